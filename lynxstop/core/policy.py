@@ -1,0 +1,94 @@
+"""What a request may be stopped by: certified levels, guards and the tokens of a forced exit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lynxstop.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One certified risk level.
+
+    Parameters
+    ----------
+    risk : float
+        Certified upper limit of the request-level risk, in (0, 1).
+    threshold : float
+        Exit iff the score (a logit) exceeds it; ``inf`` means never exit.
+    """
+
+    risk: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.risk < 1.0:
+            raise ConfigError(f"A risk level lies strictly between 0 and 1, not at {self.risk!r}.")
+        if math.isnan(self.threshold):
+            raise ConfigError(f"The threshold of risk level {self.risk} is not a number.")
+
+
+NEVER = Level(risk=0.5, threshold=math.inf)
+"""The level of a request that thinks to the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopPolicy:
+    """Everything that decides a stop, apart from the scores.
+
+    Parameters
+    ----------
+    exit_ids : tuple of int
+        Tokens forced at an exit: they close the thinking block and may open the answer.
+    levels : tuple of Level
+        Certified levels, in ascending order of risk; empty while a probe is not yet calibrated.
+    min_tokens : int
+        Thinking tokens before the first cue that may be scored.
+    cooldown : int
+        Thinking tokens between two scored cues.
+    budget : int, optional
+        Thinking tokens after which an exit is forced whatever the score.
+
+    Raises
+    ------
+    ConfigError
+        On an empty exit, a negative guard or unordered levels.
+    """
+
+    exit_ids: tuple[int, ...]
+    levels: tuple[Level, ...] = ()
+    min_tokens: int = 0
+    cooldown: int = 0
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.exit_ids:
+            raise ConfigError("An exit needs at least one token to force.")
+        if self.min_tokens < 0 or self.cooldown < 0:
+            raise ConfigError("min_tokens and cooldown are counts of tokens: 0 or more.")
+        if self.budget is not None and self.budget < 1:
+            raise ConfigError("A thinking budget is at least 1 token.")
+        risks = [level.risk for level in self.levels]
+        if risks != sorted(set(risks)):
+            raise ConfigError("Risk levels must be distinct and in ascending order.")
+
+    def level(self, risk: float | None) -> Level:
+        """Return the level certified for `risk`; None gives the level that never exits.
+
+        Raises
+        ------
+        ConfigError
+            When `risk` is not one of the certified levels; the message lists them.
+        """
+        if risk is None:
+            return NEVER
+        for level in self.levels:
+            if math.isclose(level.risk, risk, rel_tol=1e-9):
+                return level
+        certified = ", ".join(f"{level.risk:g}" for level in self.levels) or "none"
+        raise ConfigError(
+            f"Risk {risk:g} is not certified; certified levels: {certified}.",
+            hint="Choose one of them, or certify this one with `lynxstop calibrate --risk`.",
+        )

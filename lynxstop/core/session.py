@@ -1,0 +1,253 @@
+"""The life of one request: thinking, forcing, answering, done.
+
+Every engine drives it the same way, in this order::
+
+    if session.read(token):          # read the step
+        score = probe(hidden_state)  # score it
+    forced = session.decide(score)   # compare, decide, record; a token id to force next, or None
+
+The session holds no tensors, no clock and does no I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.rule import eligible, passes
+from lynxstop.core.watch import Watch
+
+
+class Phase(enum.Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    """No thinking block is open yet."""
+    THINKING = "thinking"
+    FORCING = "forcing"
+    """Exit tokens are being forced."""
+    ANSWERING = "answering"
+    DONE = "done"
+
+
+class Mode(enum.StrEnum):
+    """`stop` forces exits; `shadow` decides and records them, but never forces."""
+
+    STOP = "stop"
+    SHADOW = "shadow"
+
+
+class Reason(enum.StrEnum):
+    """Why a request was stopped."""
+
+    SCORE = "score"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True, slots=True)
+class CueEvent:
+    """A cue that was seen whole.
+
+    Parameters
+    ----------
+    index : int
+        Index, in the generated tokens, of the token that completes the cue: features are taken there.
+    seen_at : int
+        Index of the token that proved the right word boundary; an exit is forced behind it.
+    position : int
+        Thinking tokens up to and including `index`.
+    score : float
+        Logit of the probe; NaN where nobody scored it.
+    eligible : bool
+        False when a guard (minimum tokens, cooldown) kept it from being decided on.
+    """
+
+    index: int
+    seen_at: int
+    position: int
+    score: float
+    eligible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A decided stop: the reason, the cue's ordinal among the events (-1 for a budget), and the comparison."""
+
+    reason: Reason
+    cue: int
+    seen_at: int
+    thinking_tokens: int
+    score: float
+    threshold: float
+
+
+class _Candidate(NamedTuple):
+    index: int
+    position: int
+    score: float
+
+
+class Session:
+    """State of one request; see the module for the loop that drives it.
+
+    Parameters
+    ----------
+    watch : Watch
+        Compiled machines of the tokenizer.
+    policy : StopPolicy
+        Guards, levels and exit tokens.
+    prompt_ids : iterable of int
+        The prompt; a thinking block opened in it counts, cues in it do not.
+    risk : float, optional
+        The certified level to stop at; None thinks to the end (a budget still holds).
+    mode : Mode
+        Stop, or only record what would have happened.
+
+    Attributes
+    ----------
+    phase : Phase
+    events : list of CueEvent
+        Cues seen so far, in order.
+    exit : Exit or None
+        The stop that was taken, or in shadow mode the one that would have been.
+    tokens, thinking_tokens : int
+        Generated tokens read so far, and how many of them lie inside thinking blocks.
+
+    Raises
+    ------
+    ConfigError
+        When `risk` is not certified.
+    """
+
+    __slots__ = (
+        "_candidate", "_confirmed", "_forced", "_here", "_last_eligible", "_pending", "_state", "_threshold",
+        "events", "exit", "mode", "phase", "policy", "thinking_tokens", "tokens", "watch",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        watch: Watch,
+        policy: StopPolicy,
+        prompt_ids: Iterable[int],
+        *,
+        risk: float | None = None,
+        mode: Mode = Mode.STOP,
+    ) -> None:
+        self.watch = watch
+        self.policy = policy
+        self.mode = mode
+        self.events: list[CueEvent] = []
+        self.exit: Exit | None = None
+        self.tokens = 0
+        self.thinking_tokens = 0
+        self._threshold = policy.level(risk).threshold
+        self._state = watch.start(prompt_ids)
+        self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
+        self._forced: int | None = None
+        self._last_eligible: int | None = None
+        self._pending: _Candidate | None = None
+        self._confirmed = False
+        self._here = False
+        self._candidate = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an exit has been forced, or is being forced."""
+        return self._forced is not None
+
+    def read(self, token: int) -> bool:
+        """Read one generated token; True when `decide` wants the score taken at this token."""
+        seen = self.watch.read(self._state, token)
+        self._state = seen.state
+        self.tokens += 1
+        self._confirmed = self._here = self._candidate = False
+        if self.phase is Phase.DONE:
+            return False
+        if self.phase is Phase.FORCING:
+            self._advance_forcing(token, seen.thinking)
+            return False
+        was_thinking = self.phase is Phase.THINKING
+        if not seen.thinking:
+            if was_thinking:
+                self.phase = Phase.ANSWERING
+            self._pending = None
+            return False
+        self.phase = Phase.THINKING
+        if not was_thinking:
+            return False
+        self.thinking_tokens += 1
+        if self.stopped:
+            return False
+        self._confirmed, self._here = seen.confirmed, seen.here
+        self._candidate = seen.here or seen.pending
+        return self._candidate
+
+    def decide(self, score: float | None = None) -> int | None:
+        """Decide on what the last token showed, and record it.
+
+        Parameters
+        ----------
+        score : float, optional
+            Logit taken at the last token, when `read` asked for it.
+
+        Returns
+        -------
+        int or None
+            The token to force next, or None when the model goes on by itself.
+        """
+        if self.phase is Phase.THINKING and not self.stopped:
+            if self._confirmed and self._pending is not None:
+                self._settle(self._pending)
+            self._pending = None
+            if self._candidate:
+                value = math.nan if score is None else score
+                candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value)
+                if self._here:
+                    self._settle(candidate)
+                else:
+                    self._pending = candidate
+            self._confirmed = self._here = self._candidate = False
+            self._watch_budget()
+        if self.phase is not Phase.FORCING:
+            return None
+        assert self._forced is not None
+        return self.policy.exit_ids[self._forced]
+
+    def finish(self) -> None:
+        """End the request; nothing is decided any more."""
+        self.phase = Phase.DONE
+
+    def _settle(self, cue: _Candidate) -> None:
+        ready = eligible(self.policy, cue.position, self._last_eligible)
+        if ready:
+            self._last_eligible = cue.position
+        self.events.append(CueEvent(cue.index, self.tokens - 1, cue.position, cue.score, ready))
+        if ready and self.exit is None and passes(cue.score, self._threshold):
+            self._record(Reason.SCORE, len(self.events) - 1, cue.score)
+            if self.mode is Mode.STOP:
+                self._force()
+
+    def _watch_budget(self) -> None:
+        budget = self.policy.budget
+        if budget is not None and self.thinking_tokens >= budget and not self.stopped:
+            if self.exit is None:
+                self._record(Reason.BUDGET, -1, math.nan)
+            self._force()
+
+    def _record(self, reason: Reason, cue: int, score: float) -> None:
+        self.exit = Exit(reason, cue, self.tokens - 1, self.thinking_tokens, score, self._threshold)
+
+    def _force(self) -> None:
+        self._forced = 0
+        self.phase = Phase.FORCING
+
+    def _advance_forcing(self, token: int, thinking: bool) -> None:
+        assert self._forced is not None
+        expected = self.policy.exit_ids[self._forced]
+        self._forced += 1
+        if token != expected or self._forced == len(self.policy.exit_ids):
+            self.phase = Phase.THINKING if thinking else Phase.ANSWERING

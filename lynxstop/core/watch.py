@@ -1,0 +1,64 @@
+"""What is watched in a token stream: thinking blocks and cues, compiled once and shared by all requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine
+from lynxstop.core.thinking import ThinkingMachine
+
+
+class WatchState(NamedTuple):
+    """Where both machines stand after a prefix of the stream."""
+
+    thinking: int
+    cue: int
+
+
+class Seen(NamedTuple):
+    """What one token showed.
+
+    `confirmed`: the cue completed by an earlier token is now known to be a whole word.
+    `here`: this token completes a cue and proves its right boundary itself.
+    `pending`: this token completes a cue; the next one will confirm or cancel it.
+    """
+
+    state: WatchState
+    thinking: bool
+    confirmed: bool
+    here: bool
+    pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The two token-level machines of a tokenizer."""
+
+    thinking: ThinkingMachine
+    cues: CueMachine
+
+    def start(self, prompt_ids: Iterable[int]) -> WatchState:
+        """Read a prompt: blocks opened in it count, cues in it do not."""
+        state = WatchState(self.thinking.start, self.cues.start)
+        for token in prompt_ids:
+            state = WatchState(self.thinking.step(state.thinking, token), self.cues.step(state.cue, token)[0])
+        return WatchState(state.thinking, self.cues.settle(state.cue))
+
+    def inside(self, state: WatchState) -> bool:
+        """Say whether a thinking block is open."""
+        return self.thinking.inside(state.thinking)
+
+    def read(self, state: WatchState, token: int) -> Seen:
+        """Advance by one generated token, in O(1)."""
+        before = self.thinking.inside(state.thinking)
+        thinking = self.thinking.step(state.thinking, token)
+        inside = self.thinking.inside(thinking)
+        if not (before and inside):
+            cue = self.cues.settle(self.cues.step(state.cue, token)[0])
+            return Seen(WatchState(thinking, cue), inside, False, False, False)
+        cue, flags = self.cues.step(state.cue, token)
+        return Seen(
+            WatchState(thinking, cue), True, bool(flags & CONFIRMED), bool(flags & HERE), bool(flags & PENDING)
+        )
