@@ -1,0 +1,73 @@
+"""What every engine takes and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.core.session import CueEvent, Exit, Mode
+from lynxstop.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters of a request; temperature 0 is greedy, top_k 0 and top_p 1 keep everything."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    answer_tokens: int = 64
+    """Limit of tokens behind the end of thinking."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ConfigError("Sampling needs temperature >= 0, 0 < top_p <= 1 and top_k >= 0.")
+        if self.max_tokens < 1 or self.answer_tokens < 1:
+            raise ConfigError("max_tokens and answer_tokens are at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: its id keys its random numbers, so it must be unique among requests of one seed."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    risk: float | None = None
+    mode: Mode = Mode.STOP
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Statistics of the next-token distribution at a cue token, and of the tokens since the last cue, in nats."""
+
+    entropy: float
+    top_gap: float
+    """Log-probability of the most likely token minus that of the second."""
+    end_margin: float
+    """Log-probability of the most likely token minus that of the first exit token."""
+    min_logprob: float
+    mean_logprob: float
+
+
+@dataclass(slots=True)
+class Generation:
+    """What came of a request.
+
+    `output_ids` holds the generated tokens without the end-of-sequence token, forced tokens included.
+    `finish` is "stop" or "length". `features` has shape (events, width) and `signals` one row per event when recording, else None.
+    """
+
+    request: Request
+    output_ids: list[int]
+    thinking_tokens: int
+    finish: str
+    events: list[CueEvent]
+    exit: Exit | None
+    features: NDArray[np.float32] | None = None
+    signals: list[Signals] | None = None
+    logprobs: list[float] = field(default_factory=list)
+    """Log-probability of each generated token under the sampled distribution before temperature; filled when asked for."""
