@@ -1,0 +1,1 @@
+"""The small reasoning model that is trained from scratch and shipped with the project."""
