@@ -1,0 +1,45 @@
+# The same commands everywhere: continuous integration runs `make test`.
+PYTHON ?= python3
+RUN := .venv/bin
+BASE := transformers,calibrate,report
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help env demo test test-slow check bench reasoner bundle clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+env:  ## Make or reuse .venv
+	@scripts/env $(BASE) $(PYTHON)
+
+env-dev:
+	@scripts/env $(BASE),dev $(PYTHON)
+
+demo: env  ## Early exit at the certified risk, live, on the shipped model
+	$(RUN)/lynxstop demo
+
+test: env-dev  ## Checks and all tests that fit in minutes
+	$(MAKE) --no-print-directory check
+	$(RUN)/python -m pytest
+
+test-slow: env-dev  ## The tests that take long
+	$(RUN)/python -m pytest -m slow
+
+check: env-dev  ## Lint, format and types
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: env-dev  ## Benchmarks; tables are printed
+	$(RUN)/python benchmarks/core_step.py
+	$(RUN)/python benchmarks/transformers_step.py
+	$(RUN)/python benchmarks/calibrate_scale.py
+
+reasoner: env  ## Train the shipped model again, from scratch (hours)
+	$(RUN)/python -m lynxstop.reasoner.train
+
+bundle: env  ## Collect, train and calibrate the shipped bundle again
+	$(RUN)/lynxstop demo --rebuild
+
+clean:  ## Remove everything that is built
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,100 @@
+"""Which model a bundle belongs to: digests of configuration, weights, tokenizer and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lynxstop.errors import FingerprintError, ModelError
+
+_VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+"""Configuration keys that change between library versions or by the way of loading, not with the model."""
+_SAMPLE = 65_536
+"""Bytes of tensor data read at the start and at the end of every weights file."""
+
+
+class Fingerprint(BaseModel):
+    """Digests that tell one model folder from another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: str
+    weights: str
+    """Of every weights file: name, size, header, and the first and last 64 KiB of data."""
+    tokenizer: str
+    template: str
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Names of the parts in which the two differ."""
+        return [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
+
+
+def fingerprint(model: Path) -> Fingerprint:
+    """Fingerprint a Hugging Face model folder.
+
+    Raises
+    ------
+    ModelError
+        When the folder has no configuration, no weights or no tokenizer.
+    """
+    try:
+        config: dict[str, Any] = json.loads((model / "config.json").read_text())
+        settings: dict[str, Any] = json.loads((model / "tokenizer_config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"{model} is not a model folder: {error}.",
+            hint="Give a folder with config.json, tokenizer files and safetensors weights.",
+        ) from error
+    tokenizer = hashlib.sha256()
+    vocabularies = [
+        path
+        for path in sorted(model.iterdir())
+        if path.name in {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tekken.json"}
+    ]
+    weights = sorted(model.glob("*.safetensors"))
+    if not vocabularies or not weights:
+        missing = "tokenizer" if not vocabularies else "safetensors weights"
+        raise ModelError(f"{model} has no {missing}.", hint="Download the model's folder completely.")
+    for path in vocabularies:
+        tokenizer.update(path.name.encode() + b"\0" + path.read_bytes())
+    jinja = model / "chat_template.jinja"
+    template = jinja.read_text() if jinja.exists() else json.dumps(settings.get("chat_template"))
+    stable = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return Fingerprint(
+        config=_digest(json.dumps(stable, sort_keys=True).encode()),
+        weights=_digest(b"".join(_weights_sample(path) for path in weights)),
+        tokenizer=tokenizer.hexdigest()[:32],
+        template=_digest(template.encode()),
+    )
+
+
+def require_same(recorded: Fingerprint, found: Fingerprint, what: str) -> None:
+    """Refuse a model that is not the recorded one.
+
+    Raises
+    ------
+    FingerprintError
+        Names what belongs to another model, and the parts that differ.
+    """
+    if different := recorded.differences(found):
+        raise FingerprintError(
+            f"{what} belongs to another model: {', '.join(different)} differ.",
+            hint="Serve the model it was made for, or collect, train and calibrate again for this one.",
+        )
+
+
+def _weights_sample(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        start = file.read(min(header, size) + _SAMPLE)
+        file.seek(max(0, size - _SAMPLE))
+        return path.name.encode() + size.to_bytes(8, "little") + start + file.read()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]

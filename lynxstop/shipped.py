@@ -1,0 +1,13 @@
+"""Where the shipped model, problems, bundle and certificate lie: in the wheel, or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_WHEEL = _PACKAGE / "shipped"
+_CHECKOUT = _PACKAGE.parent
+
+MODEL = _WHEEL / "reasoner" if _WHEEL.is_dir() else _CHECKOUT / "data" / "reasoner"
+PROBLEMS = _WHEEL / "problems" if _WHEEL.is_dir() else _CHECKOUT / "data" / "problems"
+BUNDLE = _WHEEL / "bundle" if _WHEEL.is_dir() else _CHECKOUT / "probes" / "reasoner"
