@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,3 +72,37 @@ class Generation:
     signals: list[Signals] | None = None
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each generated token under the sampled distribution before temperature; filled when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer decoded behind an exit forced in a recorded trace.
+
+    Parameters
+    ----------
+    ids : tuple of int
+        Answer tokens behind the exit tokens, without the end-of-sequence token.
+    logprobs : tuple of float
+        Log-probability of each of them, in nats, before temperature.
+    finish : str
+        "stop", or "length" when a limit cut it.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the token probabilities; 0 for an empty answer."""
+        return math.exp(sum(self.logprobs) / len(self.logprobs)) if self.logprobs else 0.0
+
+    @property
+    def mean_prob(self) -> float:
+        """Arithmetic mean of the token probabilities; 0 for an empty answer."""
+        return sum(map(math.exp, self.logprobs)) / len(self.logprobs) if self.logprobs else 0.0
+
+    @property
+    def min_prob(self) -> float:
+        """Smallest token probability; 0 for an empty answer."""
+        return math.exp(min(self.logprobs)) if self.logprobs else 0.0
