@@ -17,7 +17,7 @@ from lynxstop.reasoner.problems import (
     calculate,
     stream,
 )
-from lynxstop.reasoner.tokenizer import BEGIN, END, END_THINK, THINK
+from lynxstop.reasoner.tokenizer import BEGIN, END, THINK
 from lynxstop.reasoner.traces import CLOSE, CUES, EXIT, Writer
 
 VERDICTS = (" ok.", " fails.", " yes.", " no.")
@@ -52,7 +52,7 @@ class Documents:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self.rng = random.Random(f"documents/{seed}")
         self._encoder = tokenizer.backend_tokenizer
-        self._pad = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+        self._pad = int(tokenizer.pad_token_id)
         self._verdicts = {self._encode(word)[0] for word in VERDICTS}
         self._cues = {self._encode(cue)[-1] for cue in CUES}
         self._results = self._encode(" =")[0]
@@ -146,6 +146,3 @@ class Documents:
 def prompt_text(prompt: str) -> str:
     """Return the user's turn and the opened thinking, as the chat template writes them."""
     return f"{BEGIN}user\n{prompt}{END}\n{BEGIN}assistant\n{THINK}\n"
-
-
-__all__ = ["Batch", "Document", "Documents", "END_THINK", "prompt_text"]

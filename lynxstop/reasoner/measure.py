@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,7 @@ def dynamics(traces: Sequence[Sampled]) -> Report:
         "repaired": _mean(_right(t) and not _stands(t)[0] for t in traces if t.cues),
         "damaged": _mean(not _right(t) and any(_stands(t)) for t in traces),
         "damaged_from_last_cue": _mean(not _right(t) and any(_stands(t)[-1:]) for t in traces),
-        "right_to_wrong_steps": _mean(
-            bool(a and not b) for t in traces for a, b in zip(_stands(t), _stands(t)[1:])
-        ),
+        "right_to_wrong_steps": _mean(bool(a and not b) for t in traces for a, b in pairwise(_stands(t))),
         "parsed_exits": _mean(cue.answer is not None for cue in cues),
         "right_exits": _mean(right for t in traces for right in _stands(t)),
         "confidence_median": float(np.median([cue.confidence for cue in cues])),
@@ -63,7 +62,7 @@ def signals(traces: Sequence[Sampled]) -> Report:
     rows = [(t, i) for t in traces for i in range(len(t.cues))]
     right = np.array([_stands(t)[i] for t, i in rows])
     groups = np.array([index for index, t in enumerate(traces) for _ in t.cues])
-    hidden = np.stack([t.cues[i].hidden for t, i in rows])
+    hidden = np.stack([t.cues[i].hidden for t, i in rows]).astype(np.float64)
     rivals: dict[str, Values] = {
         "entropy": _column([t.cues[i].entropy for t, i in rows]),
         "position": _column([t.cues[i].position for t, i in rows]),
@@ -104,7 +103,7 @@ def out_of_fold(features: Values, right: NDArray[np.bool_], groups: NDArray[np.i
 def first_exit(traces: Sequence[Sampled], scores: Values, level: float = 0.05) -> Report:
     """Stop at the first cue above a threshold that keeps `level` on the other half."""
     edges = np.cumsum([0] + [len(t.cues) for t in traces])
-    split = [scores[a:b] for a, b in zip(edges, edges[1:])]
+    split = [scores[a:b] for a, b in pairwise(edges)]
     order = np.random.default_rng(0).permutation(len(traces))
     stops: list[int | None] = [None] * len(traces)
     for half, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
@@ -158,9 +157,7 @@ def _disagrees(trace: Sampled, stop: int | None) -> bool:
 
 
 def _saved(traces: Sequence[Sampled], stops: Sequence[int | None]) -> float:
-    kept = [
-        t.tokens if s is None else t.cues[s].position for t, s in zip(traces, stops, strict=True)
-    ]
+    kept = [t.tokens if s is None else t.cues[s].position for t, s in zip(traces, stops, strict=True)]
     return round(1 - sum(kept) / sum(t.tokens for t in traces), 4)
 
 
@@ -208,9 +205,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    report = measure(
-        arguments.model, arguments.problems, arguments.temperature, hard=arguments.hard
-    )
+    report = measure(arguments.model, arguments.problems, arguments.temperature, hard=arguments.hard)
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.out:

@@ -189,9 +189,7 @@ def _show(steps: Sequence[Step]) -> str:
     return " ".join(str(step) for step in steps)
 
 
-def _problem(
-    family: Family, difficulty: int, prompt: str, answer: str, chains: tuple[Chain, ...]
-) -> Problem:
+def _problem(family: Family, difficulty: int, prompt: str, answer: str, chains: tuple[Chain, ...]) -> Problem:
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
     return Problem(f"{family}-{digest}", family, difficulty, prompt, answer, chains)
 
@@ -222,8 +220,7 @@ def _choose(rng: random.Random, difficulty: int) -> Problem:
             start = step.inverse().apply(start)
         chains.append(Chain(start, steps))
     options = (
-        f"{LETTERS[option]}: {chain.start} {_show(chain.steps)}"
-        for option, chain in enumerate(chains)
+        f"{LETTERS[option]}: {chain.start} {_show(chain.steps)}" for option, chain in enumerate(chains)
     )
     prompt = f"Which gives {target} mod {MODULUS}? {' '.join(options)}"
     return _problem("choose", difficulty, prompt, LETTERS[right], tuple(chains))

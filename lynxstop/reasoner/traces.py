@@ -83,9 +83,7 @@ class Trace:
     def thinking(self) -> str:
         """Return the text between the thinking tags, without the final line break."""
         parts = [self.paragraphs[0].text]
-        for cue, phrase, paragraph in zip(
-            self.cues, self.phrases, self.paragraphs[1:], strict=True
-        ):
+        for cue, phrase, paragraph in zip(self.cues, self.phrases, self.paragraphs[1:], strict=True):
             parts.append(PARAGRAPH + cue + phrase + " " + paragraph.text)
         return "".join(parts)
 

@@ -80,9 +80,7 @@ def create(vocabulary: int, pad: int, end: int) -> Qwen3ForCausalLM:
 def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     """Return the weighted mean of the next-token loss."""
     logits = model(batch.ids[:, :-1], use_cache=False).logits
-    losses = functional.cross_entropy(
-        logits.flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
-    )
+    losses = functional.cross_entropy(logits.flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
     weights = batch.weights[:, 1:].flatten()
     return (losses * weights).sum() / weights.sum()
 
@@ -132,7 +130,7 @@ def train(schedule: Schedule, folder: Path, every: int = 50, keep: int = 1000) -
             for group in (group for rule in rules for group in rule.param_groups):
                 group["lr"] = schedule.rate(step)
             loss = loss_of(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for rule in rules:
                 rule.step()
