@@ -1,6 +1,7 @@
 """The stop rule: the one place where a stop is decided.
 
-The scalar form serves the per-request session, the array form serves replay; a property test holds them equal.
+The scalar form serves the per-request session, the array form serves replay; a property test holds
+them equal.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class CueEvent:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A decided stop: the reason, the cue's ordinal among the events (-1 for a budget), and the comparison."""
+    """A decided stop: the reason, the cue's ordinal among the events (-1: a budget), and the comparison."""
 
     reason: Reason
     cue: int
@@ -86,7 +86,7 @@ class Exit:
 
 
 class _Candidate(NamedTuple):
-    index: int
+    token: int
     position: int
     score: float
 
@@ -225,7 +225,7 @@ class Session:
         ready = eligible(self.policy, cue.position, self._last_eligible)
         if ready:
             self._last_eligible = cue.position
-        self.events.append(CueEvent(cue.index, self.tokens - 1, cue.position, cue.score, ready))
+        self.events.append(CueEvent(cue.token, self.tokens - 1, cue.position, cue.score, ready))
         if ready and self.exit is None and passes(cue.score, self._threshold):
             self._record(Reason.SCORE, len(self.events) - 1, cue.score)
             if self.mode is Mode.STOP:

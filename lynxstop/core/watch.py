@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine
-from lynxstop.core.thinking import ThinkingMachine
+from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine, CueSet, compile_cues
+from lynxstop.core.surface import token_surfaces
+from lynxstop.core.thinking import Delimiters, ThinkingMachine, compile_thinking
+from lynxstop.errors import TokenizerError
 
 
 class WatchState(NamedTuple):
@@ -60,5 +62,48 @@ class Watch:
             return Seen(WatchState(thinking, cue), inside, False, False, False)
         cue, flags = self.cues.step(state.cue, token)
         return Seen(
-            WatchState(thinking, cue), True, bool(flags & CONFIRMED), bool(flags & HERE), bool(flags & PENDING)
+            WatchState(thinking, cue),
+            True,
+            bool(flags & CONFIRMED),
+            bool(flags & HERE),
+            bool(flags & PENDING),
+        )
+
+
+def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch:
+    """Compile cues and thinking delimiters for a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : object
+        See `lynxstop.core.surface.token_surfaces` for the kinds that are understood.
+    cues : CueSet
+        What makes a cue.
+    delimiters : Delimiters
+        What opens and closes a thinking block; `lynxstop.core.thinking.detect_delimiters` finds them.
+
+    Raises
+    ------
+    TokenizerError
+        When the tokens cannot express a cue or a delimiter.
+    """
+    surfaces = token_surfaces(tokenizer)
+    return Watch(compile_thinking(delimiters, surfaces), compile_cues(cues, surfaces))
+
+
+def check_exit(watch: Watch, exit_ids: Iterable[int]) -> None:
+    """Make sure that the tokens of a forced exit leave the thinking block.
+
+    Raises
+    ------
+    TokenizerError
+        When a thinking block is still open behind them.
+    """
+    state = watch.thinking.opened
+    for token in exit_ids:
+        state = watch.thinking.step(state, token)
+    if watch.thinking.inside(state):
+        raise TokenizerError(
+            "The exit text does not close the thinking block.",
+            hint="It must contain the model's own end-of-thinking text, tokenized with special tokens.",
         )
