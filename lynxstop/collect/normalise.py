@@ -1,0 +1,53 @@
+"""One spelling for answers that differ only in how they are written."""
+
+from __future__ import annotations
+
+import re
+
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|boxed|mbox|hbox)\s*\{(?P<inner>[^{}]*)\}"
+)
+_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[,;:! ]|\\q?quad(?![a-z])|~")
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{(\w+)\}|(\d))\s*(?:\{(\w+)\}|(\d))")
+_VARIABLE = re.compile(r"^[A-Za-z](?:_\{?\w+\}?)?\s*(?:=|\\in(?![a-z]))\s*")
+_NAMES = {
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\%": "%", r"\$": "", "{,}": ",",
+    r"\emptyset": r"\{\}", r"\varnothing": r"\{\}", "∅": r"\{\}", r"\lbrace": r"\{", r"\rbrace": r"\}",
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
+    "∪": r"\cup ", "√": r"\sqrt", "±": r"\pm ", "€": "", "£": "",
+    r"^{\circ}": " degrees", r"^\circ": " degrees", "°": " degrees",
+}  # fmt: skip
+
+
+def normalise(answer: str) -> str:
+    """Return the answer without wrappers, spacing commands and alternative spellings; "" if nothing is left.
+
+    Keeps whatever carries meaning: brackets, order, percent signs, units.
+    """
+    text = answer.strip()
+    for name, plain in _NAMES.items():
+        text = text.replace(name, plain)
+    text = _SPACING.sub(" ", text)
+    previous = None
+    while text != previous:
+        previous = text
+        text = _WRAPPERS.sub(lambda match: f" {match['inner']} ", text)
+        text = _SHORT_FRACTION.sub(_braced, text)
+        text = " ".join(text.split()).rstrip(".;")
+        for left, right in _DELIMITERS:
+            if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
+                text = text[len(left) : -len(right)].strip()
+    text = text.lstrip("$").strip()
+    return _VARIABLE.sub("", text) if text.count("=") <= 1 else text
+
+
+def named_variable(answer: str) -> str | None:
+    """The variable of an answer such as "x = 3", which `normalise` drops."""
+    match = re.match(r"[\s$(\\]*([A-Za-z](?:_\{?\w+\}?)?)\s*=", answer)
+    return match[1] if match else None
+
+
+def _braced(match: re.Match[str]) -> str:
+    above, below = match[1] or match[2], match[3] or match[4]
+    return rf"\frac{{{above}}}{{{below}}}"
