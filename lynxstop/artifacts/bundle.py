@@ -6,6 +6,7 @@
     ├── policy.json          what is watched, how a stop is forced, the certified levels, fingerprint, provenance
     ├── probe.safetensors    float32 weights
     ├── scores.safetensors   out-of-fold scores of the training split: calibration fixes its thresholds on them
+    ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
     └── README.md            the card
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,7 +125,7 @@ class Policy(_Strict):
 class TrainingScores(_Strict):
     """Out-of-fold logits of the training split: shape (cues,), and the problems they come from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     scores: NDArray[np.float32]
     problems: tuple[str, ...]
@@ -132,7 +134,7 @@ class TrainingScores(_Strict):
 class Bundle(_Strict):
     """A loaded bundle."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     path: Path
     policy: Policy
@@ -188,6 +190,11 @@ class Bundle(_Strict):
                 f"{path} is missing or damaged: {error}.", hint="Run `lynxstop train` again."
             ) from error
 
+    def training(self) -> dict[str, Any]:
+        """Read how the probe was chosen."""
+        content: dict[str, Any] = json.loads((self.path / "training.json").read_text())
+        return content
+
     def with_levels(
         self, levels: list[CertifiedLevel], certificates: dict[str, str], default_risk: float | None
     ) -> Bundle:
@@ -205,15 +212,22 @@ class Bundle(_Strict):
         return Bundle(path=self.path, policy=policy, probe=self.probe)
 
 
-def write_bundle(path: Path, policy: Policy, probe: bytes, scores: TrainingScores, card: str) -> Bundle:
-    """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no bundle."""
-    atomic.write_bytes(path / "probe.safetensors", probe)
+def write_bundle(
+    path: Path, policy: Policy, probe: Probe, scores: TrainingScores, training: Mapping[str, Any]
+) -> Bundle:
+    """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no bundle.
+
+    `policy.probe_sha256` is set to the digest of the written probe.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "policy.json").unlink(missing_ok=True)
+    probe.save(path / "probe.safetensors")
     problems = np.frombuffer("\n".join(scores.problems).encode(), dtype=np.uint8)
     atomic.write_bytes(
         path / "scores.safetensors", save_tensors({"scores": scores.scores, "problems": problems})
     )
-    atomic.write_text(path / "README.md", card)
-    write_policy(path, policy)
+    atomic.write_text(path / "training.json", json.dumps(training, indent=2) + "\n")
+    write_policy(path, policy.model_copy(update={"probe_sha256": atomic.sha256(path / "probe.safetensors")}))
     return Bundle.load(path)
 
 

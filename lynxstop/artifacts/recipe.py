@@ -1,0 +1,90 @@
+"""A recipe: how one model is watched, stopped and sampled, as a small TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lynxstop.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Thinking(_Section):
+    """Delimiters of a thinking block; empty lists are detected from the tokenizer."""
+
+    open: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
+
+
+class Cues(_Section):
+    """Words that open a new thought, and whether any paragraph break counts as one."""
+
+    words: tuple[str, ...] = ("wait", "hmm", "alternatively")
+    paragraph: bool = False
+
+
+class ForcedExit(_Section):
+    """Text forced at an exit; `{close}` stands for the closing delimiter."""
+
+    text: str = "\n{close}\n\nThe final answer is \\boxed{"
+
+
+class ProbeOptions(_Section):
+    """Layers to record (indices as in `output_hidden_states`, negative from the end), and the probe's kind."""
+
+    layers: tuple[int, ...] = (-1,)
+    kind: str = Field("logistic", pattern="^(logistic|mlp)$")
+
+
+class SamplingOptions(_Section):
+    """Sampling parameters as served."""
+
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_tokens: int = Field(32768, ge=1)
+    answer_tokens: int = Field(128, ge=1)
+
+
+class Guards(_Section):
+    """Limits on when a stop may happen, in thinking tokens; see `lynxstop.core.policy.StopPolicy`."""
+
+    min_tokens: int = Field(0, ge=0)
+    cooldown: int = Field(0, ge=0)
+    budget: int | None = Field(None, ge=1)
+
+
+class Recipe(_Section):
+    """All sections; every one has defaults."""
+
+    thinking: Thinking = Thinking()
+    cues: Cues = Cues()
+    exit: ForcedExit = ForcedExit()
+    probe: ProbeOptions = ProbeOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    guards: Guards = Guards()
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe.
+
+        Raises
+        ------
+        ConfigError
+            When the file is missing, not TOML, or holds an unknown or wrong key.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text()))
+        except OSError as error:
+            raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The recipe {path} is not TOML: {error}.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"The recipe {path} has a wrong value at {where}: {first['msg']}.") from error

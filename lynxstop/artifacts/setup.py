@@ -1,0 +1,79 @@
+"""From a recipe or a bundle and a tokenizer to what an engine needs: the watch, the policy, the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.core.cues import CueSet
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.thinking import Delimiters, detect_delimiters
+from lynxstop.core.watch import Watch, check_exit, compile_watch
+from lynxstop.errors import FingerprintError, TokenizerError
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Compiled for one tokenizer."""
+
+    cues: CueSet
+    delimiters: Delimiters
+    exit_text: str
+    watch: Watch
+    policy: StopPolicy
+
+
+def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
+    """Compile a recipe.
+
+    Raises
+    ------
+    TokenizerError
+        When a cue, a delimiter or the exit text cannot be expressed in the tokenizer's tokens.
+    ModelError
+        When the recipe names no delimiters and the tokenizer shows no thinking block.
+    """
+    if recipe.thinking.open and recipe.thinking.close:
+        delimiters = Delimiters(open=recipe.thinking.open, close=recipe.thinking.close)
+    else:
+        delimiters = detect_delimiters(tokenizer)
+    exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
+    exit_ids = tuple(tokenizer.encode(exit_text, add_special_tokens=False))
+    if not exit_ids:
+        raise TokenizerError("The exit text has no tokens.", hint="Set [exit] text in the recipe.")
+    policy = StopPolicy(
+        exit_ids=exit_ids,
+        min_tokens=recipe.guards.min_tokens,
+        cooldown=recipe.guards.cooldown,
+        budget=recipe.guards.budget,
+    )
+    cues = CueSet(words=recipe.cues.words, paragraph=recipe.cues.paragraph)
+    return _compiled(cues, delimiters, exit_text, policy, tokenizer)
+
+
+def setup_from_bundle(bundle: Bundle, tokenizer: Any) -> Setup:
+    """Compile a bundle's policy.
+
+    Raises
+    ------
+    FingerprintError
+        When the bundle's exit text has other tokens in this tokenizer.
+    """
+    policy = bundle.policy
+    found = tuple(tokenizer.encode(policy.exit_text, add_special_tokens=False))
+    if found != policy.exit_ids:
+        raise FingerprintError(
+            "The bundle's exit text has other token ids in this tokenizer.",
+            hint="Serve the model that the bundle was made for.",
+        )
+    return _compiled(policy.cues, policy.delimiters, policy.exit_text, policy.stop_policy(), tokenizer)
+
+
+def _compiled(
+    cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, tokenizer: Any
+) -> Setup:
+    watch = compile_watch(tokenizer, cues, delimiters)
+    check_exit(watch, policy.exit_ids)
+    return Setup(cues=cues, delimiters=delimiters, exit_text=exit_text, watch=watch, policy=policy)

@@ -1,0 +1,66 @@
+"""`lynxstop collect`: record full traces and the forced exit of every cue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.errors import ConfigError
+
+
+def collect(
+    model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
+    problems: Annotated[Path, typer.Argument(help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the recorded data; resumed when it exists.")],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")] = None,
+    engine: Annotated[str, typer.Option(help="Engine that generates: transformers.")] = "transformers",
+    samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
+    max_cues: Annotated[int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
+    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Record full traces, the features of every cue, and the answer forced there.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+
+    **Examples**
+
+    - `lynxstop collect MODEL train.jsonl data/train --recipe recipe.toml`
+
+    - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
+    """
+    if engine != "transformers":
+        raise ConfigError(f"There is no engine {engine!r}.", hint="Engines: transformers.")
+    from lynxstop.artifacts.recipe import Recipe
+    from lynxstop.collect.problems import load_problems
+    from lynxstop.collect.recording import record
+
+    settings = Recipe.load(recipe) if recipe else Recipe()
+    result = record(
+        model,
+        load_problems(problems)[:limit],
+        out,
+        settings,
+        samples=samples,
+        max_cues=max_cues,
+        seed=seed,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        device=device,
+        dtype=dtype,
+        console=_output.console,
+    )
+    if json:
+        _output.emit(result)
+    else:
+        _output.console.print(
+            f"{result['traces']} traces with {result['cues']} cues in {out}; next: lynxstop train {out} BUNDLE"
+        )

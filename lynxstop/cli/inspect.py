@@ -1,0 +1,104 @@
+"""`lynxstop inspect`: say what a bundle or a recorded data set holds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.errors import StepError
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle or a recorded data set.")],
+    model: Annotated[Path | None, typer.Option(help="Also check that the bundle belongs to this model folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a bundle or a recorded data set holds, and check it.
+
+    **Examples**
+
+    - `lynxstop inspect probes/reasoner`
+
+    - `lynxstop inspect probes/reasoner --model data/reasoner`
+
+    - `lynxstop inspect recorded/train --json`
+    """
+    if (path / "policy.json").exists():
+        found = _bundle(path, model)
+    elif (path / "meta.json").exists():
+        found = _data(path)
+    else:
+        raise StepError(
+            f"{path} is neither a bundle (policy.json) nor a recorded data set (meta.json).",
+            hint="Record one with `lynxstop collect`, then make a bundle with `lynxstop train`.",
+        )
+    if json:
+        _output.emit(found)
+        return
+    levels = found.pop("levels", None)
+    rows = _output.table(str(path), "", "")
+    for key, value in found.items():
+        rows.add_row(key, str(value))
+    _output.console.print(rows)
+    if levels:
+        menu = _output.table("Certified levels", "risk", "confidence", "loss", "method", "threshold")
+        for level in levels:
+            threshold = level["threshold"]
+            menu.add_row(
+                f"{level['risk']:g}",
+                f"{level['confidence']:g}",
+                level["loss"],
+                level["method"],
+                "never exit" if threshold == math.inf else f"{threshold:.4f}",
+            )
+        _output.console.print(menu)
+
+
+def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.artifacts.fingerprint import fingerprint, require_same
+
+    bundle = Bundle.load(path)
+    policy = bundle.policy
+    if model is not None:
+        require_same(policy.fingerprint, fingerprint(model), f"The bundle {path}")
+    return {
+        "kind": "bundle",
+        "name": policy.name,
+        "layers": list(bundle.probe.layers),
+        "width": bundle.probe.width,
+        "maps": len(bundle.probe.affines),
+        "target": policy.target,
+        "cues": [*policy.cue_words, *(["paragraph break"] if policy.cue_paragraph else [])],
+        "exit_text": policy.exit_text,
+        "engine": policy.engine,
+        "dtype": policy.dtype,
+        "sampling": policy.sampling.model_dump(),
+        "guards": {"min_tokens": policy.min_tokens, "cooldown": policy.cooldown, "budget": policy.budget},
+        "fingerprint": policy.fingerprint.model_dump(),
+        "belongs_to_model": None if model is None else True,
+        "created": policy.provenance.created.isoformat(),
+        "commit": policy.provenance.commit,
+        "levels": [
+            {"risk": v.risk, "confidence": v.confidence, "loss": v.loss, "method": v.method, "threshold": v.threshold}
+            for v in policy.levels
+        ],
+    }
+
+
+def _data(path: Path) -> dict[str, Any]:
+    from lynxstop.collect.storage import DataSet
+
+    data = DataSet.open(path)
+    traces = data.traces()
+    return {
+        "kind": "recorded data set",
+        "traces": traces.num_rows,
+        "problems": len(set(traces["problem_id"].to_pylist())),
+        "cues": data.cues().num_rows,
+        **{key: value for key, value in data.meta.items() if key in {"schema_version", "layers", "sampling", "seed"}},
+    }

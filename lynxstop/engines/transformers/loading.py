@@ -1,0 +1,84 @@
+"""Load a model folder into an engine, with a bundle to serve or a recipe to record by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint, require_same
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
+from lynxstop.engines.transformers.engine import TransformersEngine
+from lynxstop.errors import ModelError
+from lynxstop.extras import need
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine and what it was made from."""
+
+    engine: TransformersEngine
+    tokenizer: Any
+    setup: Setup
+    fingerprint: Fingerprint
+    dtype: str
+
+
+def load_engine(
+    model: Path,
+    made_by: Bundle | Recipe,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+) -> Loaded:
+    """Load a model folder.
+
+    Parameters
+    ----------
+    model : Path
+        Hugging Face folder with configuration, tokenizer and safetensors weights.
+    made_by : Bundle or Recipe
+        A bundle is served with its probe and must belong to this model; a recipe records its layers.
+    device, dtype : str, optional
+        As PyTorch names them; a GPU where there is one, and float32 on CPU, bfloat16 elsewhere.
+    batch_size : int, optional
+        Rows generated at once.
+
+    Raises
+    ------
+    ModelError
+        When the folder cannot be loaded or the model cannot be watched.
+    FingerprintError
+        When the bundle belongs to another model.
+    """
+    torch = need("torch", "transformers")
+    transformers = need("transformers", "transformers")
+    found = fingerprint(model)
+    if isinstance(made_by, Bundle):
+        require_same(made_by.policy.fingerprint, found, f"The bundle {made_by.path}")
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = dtype or ("float32" if place == "cpu" else "bfloat16")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, kind))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model} cannot be loaded: {error}") from error
+    network = network.to(place).eval()
+    setup = (
+        setup_from_bundle(made_by, tokenizer)
+        if isinstance(made_by, Bundle)
+        else setup_from_recipe(made_by, tokenizer)
+    )
+    engine = TransformersEngine(
+        network,
+        tokenizer,
+        setup.watch,
+        setup.policy,
+        probe=made_by.probe if isinstance(made_by, Bundle) else None,
+        layers=made_by.probe.layers,
+        **({} if batch_size is None else {"batch_size": batch_size}),
+    )
+    return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)

@@ -1,0 +1,54 @@
+"""Fingerprints tell models apart, and only models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.errors import FingerprintError, ModelError
+
+
+def test_the_way_of_loading_does_not_count(model: Path) -> None:
+    before = fingerprint(model)
+
+    (model / "config.json").write_text(
+        json.dumps({"transformers_version": "9", "dtype": "float32", "hidden_size": 4})
+    )
+
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        ("config.json", {"hidden_size": 5}, "config"),
+        ("tokenizer.json", {"model": 1}, "tokenizer"),
+        ("tokenizer_config.json", {"chat_template": "other"}, "template"),
+    ],
+)
+def test_a_change_is_named(model: Path, file: str, content: dict[str, object], part: str) -> None:
+    before = fingerprint(model)
+
+    (model / file).write_text(json.dumps(content))
+
+    with pytest.raises(FingerprintError, match=f"bundle belongs to another model: {part} differ"):
+        require_same(before, fingerprint(model), "The bundle")
+
+
+def test_other_weights_of_the_same_shape_are_another_model(model: Path) -> None:
+    before = fingerprint(model)
+
+    save_file({"weight": np.arange(8, dtype=np.float32) + 1}, model / "model.safetensors")
+
+    assert before.differences(fingerprint(model)) == ["weights"]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_an_incomplete_folder_is_refused(model: Path, missing: str) -> None:
+    (model / missing).unlink()
+
+    with pytest.raises(ModelError):
+        fingerprint(model)
