@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Statistics of the next-token distribution at a cue token, and of the tokens since the last cue, in nats."""
+    """Statistics of the next-token distribution at a cue, and of the tokens since the last cue, in nats."""
 
     entropy: float
     top_gap: float
@@ -59,7 +59,8 @@ class Generation:
     """What came of a request.
 
     `output_ids` holds the generated tokens without the end-of-sequence token, forced tokens included.
-    `finish` is "stop" or "length". `features` has shape (events, width) and `signals` one row per event when recording, else None.
+    `finish` is "stop" or "length". When recording, `features` has shape (events, width) and `signals` one entry
+    per event; else they are None.
     """
 
     request: Request
@@ -71,7 +72,7 @@ class Generation:
     features: NDArray[np.float32] | None = None
     signals: list[Signals] | None = None
     logprobs: list[float] = field(default_factory=list)
-    """Log-probability of each generated token under the sampled distribution before temperature; filled when asked for."""
+    """Log-probability of each generated token before temperature; filled when recording."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ class Probe:
     layers : tuple of int
         Hidden states the features are made of, ascending, numbered as in `output_hidden_states`.
     affines : tuple of (weight, bias)
-        float32; weight of shape (out, in), bias of shape (out,). The first takes raw features: the standardiser is
-        folded into it. The last has one output, the logit.
+        float32; weight of shape (out, in), bias of shape (out,). The first takes raw features: the standardiser
+        is folded into it. The last has one output, the logit.
 
     Raises
     ------
@@ -84,8 +84,10 @@ class Probe:
             When the width is not the probe's.
         """
         if features.ndim != 2 or features.shape[1] != self.width:
-            raise BundleError(f"The probe takes features of shape (cues, {self.width}), not {features.shape}.")
-        sound = np.isfinite(features).all(axis=1)
+            raise BundleError(
+                f"The probe takes features of shape (cues, {self.width}), not {features.shape}."
+            )
+        sound: NDArray[np.bool_] = np.isfinite(features).all(axis=1)
         values = np.where(sound[:, None], features, np.float32(0)).astype(np.float32)
         for number, (weight, bias) in enumerate(self.affines):
             values = (np.maximum(values, np.float32(0)) if number else values) @ weight.T + bias

@@ -19,7 +19,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self._buffers: tuple[Tensor, Tensor] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Append states of shape (rows, heads, new, head size); return all."""
         start = self.get_seq_length()
         end = start + key_states.shape[-2]

@@ -8,6 +8,11 @@ from torch import Tensor
 from lynxstop.engines.types import Sampling
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Widest float type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     """Draw the next token of every row.
 
@@ -30,7 +35,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0.0:
         return logits.argmax(dim=-1)
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    exact = exact_dtype(logits.device)
     scaled = logits.to(exact) / sampling.temperature
     if 0 < sampling.top_k < scaled.shape[-1]:
         least = scaled.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -48,7 +53,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of most likely tokens whose mass reaches `top_p`; ties at the edge stay."""
+    """Zero all but the fewest most likely tokens whose mass reaches `top_p`; ties at the edge stay."""
     ordered = probs.sort(dim=-1, descending=True).values
     inside = ordered.cumsum(dim=-1) - ordered < top_p
     least = ordered.masked_fill(~inside, torch.inf).amin(dim=-1, keepdim=True)

@@ -21,11 +21,12 @@ class DeviceProbe:
 
     def __init__(self, probe: Probe, device: torch.device) -> None:
         self._maps = [
-            (torch.tensor(weight, device=device), torch.tensor(bias, device=device)) for weight, bias in probe.affines
+            (torch.tensor(weight, device=device), torch.tensor(bias, device=device))
+            for weight, bias in probe.affines
         ]
 
     def score(self, features: Tensor) -> Tensor:
-        """Return float32 logits of shape (cues,) for float32 features (cues, width); NaN where one is not finite."""
+        """Return float32 logits (cues,) of float32 features (cues, width); NaN where a feature is not finite."""
         sound = torch.isfinite(features).all(dim=1)
         values = features.masked_fill(~sound.unsqueeze(1), 0.0)
         for number, (weight, bias) in enumerate(self._maps):

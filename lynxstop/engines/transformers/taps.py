@@ -15,9 +15,9 @@ from lynxstop.errors import ModelError
 class Taps:
     """Catch hidden states while a causal language model runs.
 
-    Layers are numbered as in `output_hidden_states`: 0 is the embeddings, k the output of the k-th decoder layer,
-    and the last number is taken after the final norm. Only the last position of each row is kept, and only until
-    the next forward pass; nothing is copied before `read`.
+    Layers are numbered as in `output_hidden_states`: 0 is the embeddings, k the output of the k-th decoder
+    layer, and the last number is taken after the final norm. Only the last position of each row is kept, and
+    only until the next forward pass; nothing is copied before `read`.
 
     Parameters
     ----------
@@ -76,7 +76,9 @@ class Taps:
         for layer in self.layers:
             state = self._caught.get(layer)
             if state is None or state.dim() != 2:
-                raise ModelError(f"No hidden state of layer {layer} was caught: the model has not run as expected.")
+                raise ModelError(
+                    f"No hidden state of layer {layer} was caught: the model has not run as expected."
+                )
             parts.append(state if rows is None else state[rows])
         device = parts[-1].device
         return torch.cat([part.to(device, torch.float32) for part in parts], dim=-1)
@@ -121,7 +123,8 @@ def _decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     depth = getattr(config, "num_hidden_layers", None)
-    root = model.get_decoder() if hasattr(model, "get_decoder") else model
+    get_decoder = getattr(model, "get_decoder", None)
+    root: nn.Module = model if get_decoder is None else get_decoder()
     owners = [
         owner
         for owner in root.modules()

@@ -1,0 +1,269 @@
+"""Batched generation with early exit, for any causal language model of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import Session
+from lynxstop.core.watch import Watch
+from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.exits import force_exits
+from lynxstop.engines.transformers.observe import Observation, Observer
+from lynxstop.engines.transformers.random import uniforms
+from lynxstop.engines.transformers.row import Row
+from lynxstop.engines.transformers.sampling import exact_dtype
+from lynxstop.engines.transformers.scoring import DeviceProbe
+from lynxstop.engines.transformers.taps import Taps
+from lynxstop.engines.types import Answer, Generation, Request, Sampling
+from lynxstop.errors import ConfigError
+from lynxstop.probes.probe import Probe
+
+OnToken = Callable[[Request, int], None]
+Progress = Callable[[int, int], None]
+
+
+class TransformersEngine:
+    """Runs requests through a model, stopping each where its session says so.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A ``*ForCausalLM`` of transformers; it is put into evaluation mode.
+    tokenizer : object
+        Its tokenizer; asked only for the end-of-sequence token.
+    watch : Watch
+        Machines compiled for the tokenizer.
+    policy : StopPolicy
+        Guards, certified levels and exit tokens.
+    probe : Probe, optional
+        Scores cues; without one, only a budget stops.
+    layers : sequence of int, optional
+        Hidden states to record; the probe's when there is one.
+    device : str or torch.device, optional
+        Where to run; where the model is when None.
+    batch_size : int
+        Rows that run at once.
+
+    Attributes
+    ----------
+    failures : int
+        Cues whose scoring failed or was not finite; their requests went on as if unwatched.
+
+    Raises
+    ------
+    ConfigError
+        When `layers` are not the probe's.
+    ModelError
+        When the model has no such layers.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        watch: Watch,
+        policy: StopPolicy,
+        *,
+        probe: Probe | None = None,
+        layers: Sequence[int] | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        if probe is not None and layers is not None and tuple(layers) != probe.layers:
+            raise ConfigError(f"The probe reads layers {probe.layers}, not {tuple(layers)}.")
+        if batch_size < 1:
+            raise ConfigError("A batch has at least 1 row.")
+        self.model: nn.Module = (model if device is None else model.to(device)).eval()
+        self.device = next(self.model.parameters()).device
+        self.watch = watch
+        self.policy = policy
+        self.probe = probe
+        self.layers = probe.layers if probe is not None else tuple(layers or ())
+        self.batch_size = batch_size
+        self.failures = 0
+        self.eos_ids = end_tokens(model, tokenizer)
+        config = model.config.get_text_config()
+        self.vocabulary: int = config.vocab_size
+        self.width: int = config.hidden_size * len(self.layers)
+        self._scorer = None if probe is None else DeviceProbe(probe, self.device)
+        if probe is not None and probe.width != self.width:
+            raise ConfigError(f"The probe takes {probe.width} features, the model gives {self.width}.")
+        if self.layers:
+            Taps(self.model, self.layers).close()
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        record: bool = False,
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Generation]:
+        """Generate all requests; results come as they finish, in no fixed order.
+
+        Parameters
+        ----------
+        requests : sequence of Request
+            Prompts with their risk levels.
+        sampling : Sampling
+            Shared by all requests.
+        record : bool
+            Fill features, signals and log-probabilities of the results.
+        on_token : callable, optional
+            Called with the request and the token, for every token of the output, forced ones included.
+        progress : callable, optional
+            Called with the numbers of finished and of all requests.
+
+        Raises
+        ------
+        ConfigError
+            When a risk is not certified, or a prompt is empty or not of this vocabulary.
+        """
+        for request in requests:
+            self.policy.level(request.risk)
+            if not request.prompt_ids:
+                raise ConfigError(f"The prompt of request {request.id!r} is empty.")
+            if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocabulary:
+                raise ConfigError(f"The prompt of request {request.id!r} has tokens outside the vocabulary.")
+        return self._generate(requests, sampling, record, on_token, progress)
+
+    def force_exits(
+        self,
+        generations: Sequence[Generation],
+        sampling: Sampling,
+        cuts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Answer]]:
+        """Decode, for recorded traces, the answers of exits forced behind given tokens.
+
+        An answer is the one a live exit would have given: same exit tokens, uniform numbers and limits.
+
+        Parameters
+        ----------
+        generations : sequence of Generation
+            Recorded traces.
+        sampling : Sampling
+            As they were generated with.
+        cuts : sequence of sequence of int, optional
+            For each trace the indices of the tokens behind which to exit; `seen_at` of its events when None.
+
+        Returns
+        -------
+        list of list of Answer
+            For each trace, in the order given, the answers in the order of its cuts.
+
+        Raises
+        ------
+        ConfigError
+            When a cut lies outside its trace.
+        """
+        places = [[event.seen_at for event in g.events] for g in generations] if cuts is None else cuts
+        return force_exits(self, generations, places, sampling)
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        record: bool,
+        on_token: OnToken | None,
+        progress: Progress | None,
+    ) -> Iterator[Generation]:
+        ordered = sorted(requests, key=lambda request: len(request.prompt_ids))
+        finished = 0
+        for start in range(0, len(ordered), self.batch_size):
+            group = ordered[start : start + self.batch_size]
+            for generation in self._run(group, sampling, record, on_token):
+                finished += 1
+                yield generation
+                if progress is not None:
+                    progress(finished, len(requests))
+
+    def _run(
+        self, requests: Sequence[Request], sampling: Sampling, record: bool, on_token: OnToken | None
+    ) -> Iterator[Generation]:
+        rows = [
+            Row(
+                request,
+                Session(self.watch, self.policy, request.prompt_ids, risk=request.risk, mode=request.mode),
+                sampling,
+            )
+            for request in requests
+        ]
+        numbers = self.uniforms(requests, sampling)
+        batch = Batch(self.model, self.device)
+        taps = Taps(self.model, self.layers) if self._scorer is not None or (record and self.layers) else None
+        end_token = self.policy.exit_ids[0]
+        observer = Observer(taps, self._scorer, width=self.width, end_token=end_token, record=record)
+        try:
+            logits = batch.prefill([request.prompt_ids for request in requests])
+            while True:
+                asked = [place for place, row in enumerate(rows) if row.wanted]
+                seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, asked)
+                forced = _decide(rows, asked, seen, record)
+                if record:
+                    logprobs = observer.logprobs(seen, forced)
+                    for row, logprob in zip(rows, logprobs, strict=True):
+                        row.logprobs.append(logprob)
+                leaving: set[int] = set()
+                for place, row in enumerate(rows):
+                    token = forced.get(place, seen.tokens[place])
+                    if token in self.eos_ids and place not in forced:
+                        leaving.add(place)
+                        yield row.close("stop", record, self.width)
+                        continue
+                    row.read(token)
+                    if on_token is not None:
+                        on_token(row.request, token)
+                    if len(row.ids) >= row.end:
+                        leaving.add(place)
+                        yield row.close("length", record, self.width)
+                if len(leaving) == len(rows):
+                    return
+                if leaving:
+                    order = survivors(leaving, len(rows))
+                    rows = [rows[place] for place in order]
+                    numbers = numbers[order]
+                    batch.keep(order)
+                logits = batch.advance(torch.tensor([[row.ids[-1]] for row in rows], device=self.device))
+        finally:
+            self.failures += observer.failures
+            if taps is not None:
+                taps.close()
+
+    def uniforms(self, requests: Sequence[Request], sampling: Sampling) -> Tensor:
+        """Uniform numbers of all output positions, on the device: shape (requests, max_tokens + 1)."""
+        count = sampling.max_tokens + 1
+        numbers = np.stack([uniforms(sampling.seed, request.id, count) for request in requests])
+        return torch.from_numpy(numbers).to(self.device, exact_dtype(self.device))
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a sequence, by the model's generation settings and by its tokenizer."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list | tuple) else () if ids is None else (ids,))
+    return frozenset(found)
+
+
+def _decide(rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool) -> dict[int, int]:
+    """Let every session decide on the token it read last; return the tokens forced next, by row."""
+    scores = dict(zip(asked, seen.scores, strict=True))
+    if record:
+        for rank, place in enumerate(asked):
+            rows[place].hold(seen.features[rank], seen.statistics[rank])
+    forced: dict[int, int] = {}
+    for place, row in enumerate(rows):
+        token = row.session.decide(scores.get(place))
+        if token is not None:
+            forced[place] = token
+        if record:
+            row.settle()
+    return forced

@@ -1,0 +1,135 @@
+"""What one step shows: drawn tokens, scores and statistics, brought to the host in one transfer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynxstop.engines.transformers.sampling import draw
+from lynxstop.engines.transformers.scoring import DeviceProbe
+from lynxstop.engines.transformers.taps import Taps
+from lynxstop.engines.types import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One step, on the host.
+
+    `tokens` has one entry per row; `scores`, `features` and `statistics` (entropy, top gap, end margin) have one
+    per row that was asked about; `features`, `statistics` and `logprobs` are empty unless recording.
+    """
+
+    tokens: list[int]
+    scores: list[float]
+    logprobs: list[float] = field(default_factory=list)
+    features: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    statistics: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+
+
+class Observer:
+    """Looks at steps for one engine; failures of the scoring are counted, never raised.
+
+    Parameters
+    ----------
+    taps : Taps or None
+        Where features come from; None when nobody needs any.
+    probe : DeviceProbe or None
+        What scores them.
+    width : int
+        Number of features.
+    end_token : int
+        First token of the forced exit, for the end margin.
+    record : bool
+        Bring features, statistics and log-probabilities too.
+    """
+
+    def __init__(
+        self, taps: Taps | None, probe: DeviceProbe | None, *, width: int, end_token: int, record: bool
+    ) -> None:
+        self._taps = taps
+        self._probe = probe
+        self._width = width
+        self._end_token = end_token
+        self._record = record
+        self._logprobs: Tensor | None = None
+        self.failures = 0
+
+    def look(self, logits: Tensor, uniforms: Tensor, sampling: Sampling, asked: Sequence[int]) -> Observation:
+        """Draw a token for every row of `logits`, score the rows `asked`, and fetch all of it at once."""
+        parts = [draw(logits, uniforms, sampling).to(torch.int32)]
+        rows = torch.tensor(asked, dtype=torch.long, device=logits.device) if asked else None
+        features = scores = None
+        if rows is not None and self._taps is not None:
+            features, scores = self._score(self._taps, rows)
+        if self._record:
+            self._logprobs = logits.float().log_softmax(dim=-1)
+            drawn = parts[0].long().unsqueeze(1)
+            parts.append(_bits(self._logprobs.gather(1, drawn)))
+            if rows is not None:
+                parts.append(_bits(statistics(self._logprobs[rows], self._end_token)))
+                if features is not None:
+                    parts.append(_bits(features))
+        if scores is not None:
+            parts.append(_bits(scores))
+        host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
+        return self._unpack(host, len(logits), len(asked), features is not None, scores is not None)
+
+    def logprobs(self, seen: Observation, forced: Mapping[int, int]) -> list[float]:
+        """Log-probabilities of the tokens taken at the last step: drawn ones, but for the rows `forced`."""
+        taken = list(seen.logprobs)
+        if forced and self._logprobs is not None:
+            picked = self._logprobs[list(forced.keys()), list(forced.values())].tolist()
+            for place, logprob in zip(forced, picked, strict=True):
+                taken[place] = logprob
+        return taken
+
+    def _score(self, taps: Taps, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        try:
+            features = taps.read(rows)
+            return features, None if self._probe is None else self._probe.score(features)
+        except Exception as error:
+            self._fail(len(rows), type(error).__name__)
+            return None, None
+
+    def _unpack(
+        self, host: NDArray[np.int32], rows: int, asked: int, featured: bool, scored: bool
+    ) -> Observation:
+        tokens, rest = host[:rows].tolist(), host[rows:].view(np.float32)
+        observation: dict[str, object] = {}
+        if self._record:
+            observation["logprobs"], rest = rest[:rows].tolist(), rest[rows:]
+            if asked:
+                observation["statistics"], rest = rest[: 3 * asked].reshape(asked, 3), rest[3 * asked :]
+                size = self._width * asked if featured else 0
+                absent = np.full((asked, self._width), np.nan, np.float32)
+                observation["features"] = rest[:size].reshape(asked, -1) if featured else absent
+                rest = rest[size:]
+        scores = rest.tolist() if scored else [float("nan")] * asked
+        if scored and (lost := sum(score != score for score in scores)):
+            self._fail(lost, "features that are not finite")
+        return Observation(tokens, scores, **observation)  # type: ignore[arg-type]
+
+    def _fail(self, cues: int, reason: str) -> None:
+        if not self.failures:
+            logger.warning("Scoring failed (%s); these cues are not acted on. Logged once.", reason)
+        self.failures += cues
+
+
+def statistics(logprobs: Tensor, end_token: int) -> Tensor:
+    """Entropy, top gap and end margin, in nats, of log-probabilities (cues, vocabulary); shape (cues, 3)."""
+    top = logprobs.topk(2, dim=-1).values
+    entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+    return torch.stack([entropy, top[:, 0] - top[:, 1], top[:, 0] - logprobs[:, end_token]], dim=1)
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
+    return values.contiguous().view(torch.int32).flatten()

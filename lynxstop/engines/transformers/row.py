@@ -1,0 +1,95 @@
+"""One request on its way through a batch: its session, its tokens and what was recorded of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.core.session import Phase, Session
+from lynxstop.engines.types import Generation, Request, Sampling, Signals
+
+
+class Row:
+    """A live row.
+
+    Parameters
+    ----------
+    request : Request
+    session : Session
+    sampling : Sampling
+        Gives the limits of tokens.
+
+    Attributes
+    ----------
+    ids, logprobs : list
+        Tokens of the output, and their log-probabilities when recording.
+    wanted : bool
+        Whether the score at the last token is wanted.
+    end : int
+        Number of tokens at which the output is cut.
+    """
+
+    __slots__ = (
+        "_answer_tokens", "_features", "_held", "_signals", "end", "ids", "logprobs", "request", "session",
+        "wanted",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, session: Session, sampling: Sampling) -> None:
+        self.request = request
+        self.session = session
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.wanted = False
+        self.end = sampling.max_tokens
+        self._answer_tokens: int | None = sampling.answer_tokens
+        self._held: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._features: list[NDArray[np.float32]] = []
+        self._signals: list[Signals] = []
+
+    def read(self, token: int) -> None:
+        """Take one generated token; `wanted` then says whether its score is."""
+        self.ids.append(token)
+        self.wanted = self.session.read(token)
+        if self._answer_tokens is not None and self.session.phase is Phase.ANSWERING:
+            self.end = min(self.end, len(self.ids) + self._answer_tokens)
+            self._answer_tokens = None
+
+    def hold(self, features: NDArray[np.float32], statistics: NDArray[np.float32]) -> None:
+        """Keep what was seen at the last token, until it is known whether it is a cue."""
+        self._held[len(self.ids) - 1] = (features, statistics)
+
+    def settle(self) -> None:
+        """Record the held rows that the session has made events of; forget those that cannot become any."""
+        if not self._held:
+            return
+        events = self.session.events
+        for number in range(len(self._signals), len(events)):
+            index = events[number].index
+            features, (entropy, gap, margin) = self._held.pop(index)
+            since = self.logprobs[events[number - 1].index + 1 if number else 0 : index + 1]
+            self._features.append(features)
+            self._signals.append(
+                Signals(float(entropy), float(gap), float(margin), min(since), math.fsum(since) / len(since))
+            )
+        self._held = {index: held for index, held in self._held.items() if index == len(self.ids) - 1}
+
+    def close(self, finish: str, record: bool, width: int) -> Generation:
+        """End the request and say what came of it."""
+        self.session.finish()
+        generation = Generation(
+            request=self.request,
+            output_ids=self.ids,
+            thinking_tokens=self.session.thinking_tokens,
+            finish=finish,
+            events=self.session.events,
+            exit=self.session.exit,
+        )
+        if record:
+            generation.logprobs = self.logprobs
+            generation.signals = self._signals
+            generation.features = (
+                np.stack(self._features) if self._features else np.zeros((0, width), np.float32)
+            )
+        return generation
