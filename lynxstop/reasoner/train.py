@@ -17,6 +17,7 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from lynxstop.reasoner import tokenizer as tokenizers
 from lynxstop.reasoner.documents import Batch, Documents
 from lynxstop.reasoner.muon import Muon
+from lynxstop.reasoner.traces import CLOSE, CUES, EXIT, PARAGRAPH
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "reasoner"
 TEMPERATURE = 0.9
@@ -102,8 +103,25 @@ def save(model: Qwen3ForCausalLM, folder: Path) -> None:
     copy.generation_config = model.generation_config
     copy.save_pretrained(staging)
     for file in sorted(staging.iterdir()):
+        file.chmod(0o644)
         os.replace(file, folder / file.name)
     staging.rmdir()
+
+
+def describe(folder: Path) -> None:
+    """Write what a caller has to know of the model's format: delimiters, cues, forced exit."""
+    facts = {
+        "think_open": tokenizers.THINK,
+        "think_close": tokenizers.END_THINK,
+        "paragraph": PARAGRAPH,
+        "cues": list(CUES),
+        "exit_text": EXIT,
+        "answer_close": CLOSE,
+        "end": tokenizers.END,
+        "temperature": TEMPERATURE,
+        "most_thinking_tokens": 1500,
+    }
+    (folder / "lynxstop.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _batches(documents: Documents, schedule: Schedule) -> Iterator[Batch]:
@@ -120,6 +138,7 @@ def train(schedule: Schedule, folder: Path, every: int = 50, keep: int = 1000) -
     torch.manual_seed(schedule.seed)
     folder.mkdir(parents=True, exist_ok=True)
     words = tokenizers.save(folder)
+    describe(folder)
     ids = words.convert_tokens_to_ids([tokenizers.PAD, tokenizers.END])
     model = create(len(words), *ids)
     rules = optimizers(model, schedule.peak)

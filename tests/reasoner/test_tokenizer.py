@@ -1,9 +1,6 @@
 """The tokenizer round-trips any text and keeps the promises that cue matching relies on."""
 
 import pytest
-
-pytest.importorskip("transformers")
-
 from transformers import PreTrainedTokenizerFast
 
 from lynxstop.reasoner.documents import prompt_text

@@ -3,9 +3,7 @@
 import itertools
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+import torch
 
 from lynxstop.reasoner.documents import Documents
 from lynxstop.reasoner.muon import Muon, orthogonalize
