@@ -1,0 +1,5 @@
+"""`python -m lynxstop.cli`."""
+
+from lynxstop.cli import main
+
+main()

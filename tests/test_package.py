@@ -1,0 +1,57 @@
+"""The package as a whole: what it exports, what importing it costs, what it must not contain."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import lynxstop
+
+ROOT = Path(lynxstop.__file__).parent
+
+
+def test_everything_imported_is_exported() -> None:
+    names = {name for name in vars(lynxstop) if not name.startswith("_")} | {"__version__"}
+    public = {name for name in names if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()}
+
+    assert sorted(public) == sorted(lynxstop.__all__)
+    assert list(lynxstop.__all__) == sorted(lynxstop.__all__)
+    assert len(lynxstop.__all__) <= 15
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = "import sys, lynxstop; print(' '.join(sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert not {"torch", "transformers", "sklearn", "scipy", "mapie", "pyarrow", "pydantic", "typer"} & set(loaded)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert not imports(path) & {"pickle", "joblib", "cloudpickle", "dill", "shelve"}, path
+
+
+def test_the_core_is_pure() -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "lynxstop"} - {"time", "socket", "asyncio", "threading"}
+    for path in (ROOT / "core").glob("*.py"):
+        assert imports(path) <= allowed, path
+        text = path.read_text()
+        assert "open(" not in text.replace("opens(", "").replace("reopen(", ""), path
+
+
+def test_engine_libraries_are_imported_only_in_their_folder() -> None:
+    for path in ROOT.rglob("*.py"):
+        if path.is_relative_to(ROOT / "engines") or path.is_relative_to(ROOT / "reasoner"):
+            continue
+        assert not imports(path) & {"torch", "transformers", "vllm"}, path
