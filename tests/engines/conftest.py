@@ -1,0 +1,83 @@
+"""A tiny vocabulary in which cues are frequent, and tiny random models that speak it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+
+from lynxstop.core.cues import CueSet  # noqa: E402
+from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.core.thinking import Delimiters  # noqa: E402
+from lynxstop.core.watch import Watch, compile_watch  # noqa: E402
+from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
+from lynxstop.engines.types import Request  # noqa: E402
+from lynxstop.probes.probe import Probe  # noqa: E402
+
+SPECIAL = ("<think>", "</think>", "<|end|>")
+PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "ing", "Ġ", ".", "a", "b", "Ġso", "Ġthe", "Ġ1", "Ġ2", "3", "Ċ", "=")
+HIDDEN, DEPTH = 16, 3
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *PLAIN))}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>")
+    made.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    return made
+
+
+@pytest.fixture(scope="session")
+def watch(tokenizer: transformers.PreTrainedTokenizerFast) -> Watch:
+    return compile_watch(tokenizer, CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",)))
+
+
+def tiny(kind: str = "Qwen3", seed: int = 0, bias: Mapping[int, float] | None = None) -> torch.nn.Module:
+    """A random model with lively outputs; `bias` is added to the logits of some tokens."""
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(SPECIAL) + len(PLAIN), hidden_size=HIDDEN, num_hidden_layers=DEPTH, intermediate_size=32,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, initializer_range=0.6, sliding_window=8,
+        max_position_embeddings=512, bos_token_id=None, eos_token_id=2, pad_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    shift = torch.zeros(config.vocab_size)
+    for token, value in ({0: -50.0, 1: -1.5, 2: -3.0} | dict(bias or {})).items():
+        shift[token] = value
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output + shift.to(output.device))
+    return model
+
+
+def linear_probe(seed: int = 0, bias: float = 0.0, layers: tuple[int, ...] = (1, DEPTH)) -> Probe:
+    weight = np.random.default_rng(seed).normal(size=(1, HIDDEN * len(layers))).astype(np.float32)
+    return Probe(layers, ((weight, np.full(1, bias, np.float32)),))
+
+
+EXIT = (1, 16)
+POLICY = StopPolicy(exit_ids=EXIT, levels=(Level(0.05, 2.0), Level(0.2, 0.0)))
+
+
+@pytest.fixture
+def requests() -> list[Request]:
+    prompts = [(8, 9, 0), (10, 0), (9, 9, 9, 8, 12, 0), (0, 10), (13, 8, 0), (0,), (9, 10, 11, 12, 0), (3, 0)]
+    return [Request(id=f"r{number}", prompt_ids=prompt) for number, prompt in enumerate(prompts)]
+
+
+@pytest.fixture
+def engine(tokenizer: transformers.PreTrainedTokenizerFast, watch: Watch) -> Callable[..., TransformersEngine]:
+    def make(model: torch.nn.Module | None = None, policy: StopPolicy = POLICY, **options: object) -> TransformersEngine:
+        options.setdefault("probe", linear_probe())
+        return TransformersEngine(model or tiny(), tokenizer, watch, policy, **options)
+
+    return make
