@@ -1,0 +1,176 @@
+"""A certificate: what was promised, on what it rests, and everything needed to recompute it."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from lynxstop.calibration.case import Promise
+from lynxstop.calibration.units import Samples
+from lynxstop.errors import CalibrationError
+
+_MAX_BYTES = 64 << 20
+
+Threshold = Annotated[
+    float,
+    BeforeValidator(lambda value: math.inf if value == "never" else value),
+    PlainSerializer(lambda value: "never" if value == math.inf else value, return_type=float | str),
+]
+"""A score; "never" in JSON is a refusal."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tested(_Strict):
+    """The tested sequence, columns of equal length; see `lynxstop.calibration.case.Sequence`."""
+
+    thresholds: tuple[Threshold, ...]
+    losses: tuple[float, ...]
+    n: tuple[float, ...]
+    statistic: tuple[float, ...]
+
+
+class Group(_Strict):
+    """The requests a certificate is about; its absence means all."""
+
+    column: str
+    value: str
+
+
+class Settings(_Strict):
+    """Choices made before the data were seen; with the evidence they determine the certificate."""
+
+    samples: Samples
+    seed: int
+    unknown_loss: float = Field(ge=0, le=1)
+    """Loss charged for an exit answer that could not be judged."""
+    tests: int = Field(ge=1)
+    """Promises that hold together; each was tested at delta / tests."""
+    grid: tuple[float, ...] | None
+    """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
+    start: int | None = None
+    """Where a selective sequence starts in the grid."""
+    importance: tuple[float, ...] | None = None
+    importance_limit: float | None = None
+
+
+class Claim(_Strict):
+    """What is to be certified: everything that is chosen before the calibration data are seen."""
+
+    loss: str
+    method: str
+    risk: float = Field(gt=0, lt=1)
+    """alpha"""
+    confidence: float = Field(gt=0, lt=1)
+    """1 - delta"""
+    group: Group | None = None
+    settings: Settings
+    digests: dict[str, str] = Field(default_factory=dict)
+    """Of the probe, the data, the split."""
+    fingerprint: dict[str, Any] = Field(default_factory=dict)
+    """Model, tokenizer, template, exit tokens, cues, engine, dtype and sampling."""
+    created: datetime
+    expires: datetime | None = None
+
+    @property
+    def delta(self) -> float:
+        """Error level of this claim's own test."""
+        return (1.0 - self.confidence) / self.settings.tests
+
+
+class Certificate(Claim):
+    """One certified level: the claim, and what came of it."""
+
+    schema_version: Literal[1] = 1
+    lynxstop: str
+    promise: str
+    not_promised: str
+    kind: Promise
+    threshold: Threshold
+    """Exit iff the float32 score exceeds it."""
+    threshold_hex: str
+    losses: float
+    """k: losses at the threshold, in the form the method counts."""
+    n: int
+    """Among how many: problems; exits for a selective risk, bad cues for a promise per cue."""
+    p_value: float | None
+    bound: float | None
+    """Upper limit of the risk at the threshold."""
+    observed: float
+    """Problems whose first exit at the threshold is a loss."""
+    exits: float
+    """Problems that exit at the threshold."""
+    saved: float | None
+    """Share of thinking tokens saved."""
+    problems: int
+    traces: int
+    cues: int
+    unknown: int
+    """Cues whose exit answer could not be judged."""
+    missing: int | None
+    """After a refusal: how many more problems it takes; None when no number is enough, or nothing is refused."""
+    tested: Tested
+    evidence_sha256: str
+    """Digest of the evidence's content, `TraceTable.digest`."""
+
+    @model_validator(mode="after")
+    def _exact(self) -> Self:
+        if float.fromhex(self.threshold_hex) != self.threshold:
+            raise ValueError("threshold and threshold_hex differ")
+        return self
+
+    @property
+    def refused(self) -> bool:
+        """Whether this level never exits."""
+        return math.isinf(self.threshold)
+
+    @property
+    def expired(self) -> bool:
+        """Whether its date of expiry has passed."""
+        return self.expires is not None and datetime.now(UTC) > self.expires
+
+    def to_json(self) -> str:
+        """Return the certificate as JSON text; floats keep all their digits."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Certificate:
+        """Read a certificate.
+
+        Raises
+        ------
+        CalibrationError
+            When the file is missing, too large, not JSON, or not a certificate of this version.
+        """
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise CalibrationError(f"{path} is larger than a certificate can be.")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate(content)
+        except OSError as error:
+            raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CalibrationError(f"{path} is not JSON.", hint="Copy the certificate again.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            what = f"{where}: {first['msg']}" if where else first["msg"]
+            raise CalibrationError(
+                f"{path} is not a certificate that this version reads: {what}.",
+                hint="Copy it again, or calibrate again.",
+            ) from error

@@ -1,0 +1,137 @@
+"""From a claim and the evidence to a certificate: the one computation behind calibrating and verifying."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lynxstop._version import __version__
+from lynxstop.calibration.case import Case, Floats, Method, Verdict
+from lynxstop.calibration.certificate import Certificate, Claim, Tested
+from lynxstop.calibration.groups import members
+from lynxstop.calibration.losses import table_loss
+from lynxstop.calibration.methods import method_named
+from lynxstop.calibration.plan import missing
+from lynxstop.calibration.promise import NOT_PROMISED, sentence
+from lynxstop.calibration.sweep import Curve
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.units import Units, as_units
+from lynxstop.errors import CalibrationError
+
+
+def case_for(table: TraceTable, claim: Claim) -> Case:
+    """Prepare the calibration problem of a claim's group.
+
+    Raises
+    ------
+    CalibrationError
+        When the losses are fractions and the method is valid for 0 and 1 only.
+    """
+    method, settings = method_named(claim.method), claim.settings
+    units = as_units(members(table, claim.group), settings.samples, settings.seed)
+    losses = units.table.charged(settings.unknown_loss)
+    _check_losses(method, units, losses)
+    importance = None
+    if settings.importance is not None:
+        everyone = np.asarray(settings.importance, dtype=np.float64)
+        importance = everyone[np.searchsorted(table.trace_ids, units.table.trace_ids)]
+    return Case(
+        units=units,
+        losses=losses,
+        grid=None if settings.grid is None else np.asarray(settings.grid, dtype=np.float32),
+        importance=importance,
+        importance_limit=settings.importance_limit,
+    )
+
+
+def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
+    """Test a claim.
+
+    Parameters
+    ----------
+    case : Case
+        From `case_for`; may be shared by the levels of a group.
+    claim : Claim
+    evidence : str
+        Digest of the whole table.
+    """
+    method, loss = method_named(claim.method), table_loss(claim.loss)
+    if method.selective:
+        case = replace(case, start=claim.settings.start)
+    verdict = method.certify(case, claim.risk, claim.delta)
+    at = case.at(np.array([verdict.threshold], dtype=np.float32))
+    table = case.units.table
+    fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
+    observed, exits, saved = float(at.losses[0]), float(at.exits[0]), _saved(case, at)
+    of = int(exits) if loss.selective else case.units.count
+    return Certificate(
+        **dict(claim),
+        lynxstop=__version__,
+        promise=sentence(
+            loss,
+            method.promise,
+            risk=claim.risk,
+            confidence=claim.confidence,
+            tests=claim.settings.tests,
+            problems=case.units.count,
+            observed=observed,
+            of=of,
+            saved=saved,
+            created=claim.created,
+            group=claim.group.value if claim.group else None,
+            fractions=fractions,
+            refused=verdict.refused,
+        ),
+        not_promised=NOT_PROMISED,
+        kind=method.promise,
+        threshold=verdict.threshold,
+        threshold_hex=verdict.threshold.hex(),
+        losses=verdict.losses,
+        n=verdict.n,
+        p_value=verdict.p_value,
+        bound=verdict.bound,
+        observed=observed,
+        exits=exits,
+        saved=saved,
+        problems=case.units.count,
+        traces=table.traces,
+        cues=len(table.scores),
+        unknown=table.unknown,
+        missing=missing(verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta),
+        tested=_tested(verdict),
+        evidence_sha256=evidence,
+    )
+
+
+def _check_losses(method: Method, units: Units, losses: Floats) -> None:
+    if method.fractions:
+        return
+    if ((losses > 0) & (losses < 1)).any():
+        raise CalibrationError(
+            f"The method {method.name!r} is valid for losses of 0 or 1, and some lie between.",
+            hint="Use the method 'hoeffding_bentkus' or 'crc'.",
+        )
+    if (units.weights < 1).any():
+        raise CalibrationError(
+            f"The method {method.name!r} is not valid for the mean loss of several samples.",
+            hint="Draw one sample per problem, or use the method 'hoeffding_bentkus' or 'crc'.",
+        )
+
+
+def _saved(case: Case, at: Curve) -> float | None:
+    full = case.units.table.full_tokens
+    if full is None:
+        return None
+    total = float((full * case.units.weights).sum())
+    return float(at.saved[0]) / total if total else 0.0
+
+
+def _tested(verdict: Verdict) -> Tested:
+    sequence = verdict.sequence
+    return Tested(
+        thresholds=tuple(sequence.thresholds.tolist()),
+        losses=tuple(sequence.losses.tolist()),
+        n=tuple(sequence.n.tolist()),
+        statistic=tuple(sequence.statistic.tolist()),
+    )

@@ -1,0 +1,195 @@
+"""Score tables of any system: CSV or Parquet in, evidence out.
+
+One row per cue: trace_id, problem_id, cue (ordinal in the trace), score, loss (empty = could not be judged),
+and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace) and a column to group
+by. A trace without cues is one row with an empty cue.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.artifacts import atomic
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.errors import DataError
+from lynxstop.extras import need
+
+_NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
+_REQUIRED = ("trace_id", "problem_id", "cue", "score", "loss")
+
+
+def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> TraceTable:
+    """Read a score table.
+
+    Parameters
+    ----------
+    path : Path
+        A `.csv` or `.parquet` file.
+    by : str, optional
+        Column to group by.
+    loss : str
+        Column that holds the loss.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read, a column is missing, or its content makes no sense.
+    """
+    arrow = need("pyarrow", "calibrate")
+    try:
+        table = _load(path, by, loss)
+    except (OSError, arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be read as a score table: {reason}.") from error
+    return _assemble(table, path, by, loss)
+
+
+def write_evidence(table: TraceTable, path: Path) -> None:
+    """Write a table as Parquet, atomically; `read_table(path, by="group")` gives it back."""
+    arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
+    # A trace without cues is one row with an empty cue.
+    lengths = table.lengths
+    rows = np.repeat(np.arange(table.traces), np.maximum(lengths, 1))
+    empty = lengths[rows] == 0
+    filled = np.flatnonzero(~empty)
+    cue = np.zeros(len(rows), dtype=np.int64)
+    cue[filled] = np.arange(len(table.scores)) - table.offsets[rows[filled]]
+
+    def spread(values: NDArray[Any], blank: NDArray[np.bool_] | None = None) -> Any:
+        wide = np.zeros(len(rows), dtype=values.dtype)
+        wide[filled] = values
+        hidden = empty.copy()
+        if blank is not None:
+            hidden[filled] |= blank
+        return arrow.array(wide, mask=hidden)
+
+    columns = {
+        "trace_id": _strings(table.trace_ids, rows),
+        "problem_id": _strings(table.problem_ids, rows),
+        "cue": arrow.array(cue, mask=empty),
+        "score": spread(table.scores),
+        "loss": spread(table.losses, np.isnan(table.losses)),
+    }
+    if table.tokens is not None and table.full_tokens is not None:
+        columns["tokens"] = spread(table.tokens)
+        columns["full_tokens"] = arrow.array(table.full_tokens[rows])
+    if table.groups is not None:
+        columns["group"] = _strings(table.groups, rows)
+    with atomic.replacing(path) as temporary:
+        parquet.write_table(arrow.table(columns), temporary, compression="zstd")
+
+
+def read_evidence(path: Path) -> TraceTable:
+    """Read what `write_evidence` wrote."""
+    parquet = need("pyarrow.parquet", "calibrate")
+    try:
+        names = parquet.read_schema(path).names
+    except Exception as error:  # pyarrow raises its own errors, and OSError
+        raise DataError(f"{path} cannot be read as evidence: {str(error).splitlines()[0]}.") from error
+    return read_table(path, by="group" if "group" in names else None)
+
+
+def _load(path: Path, by: str | None, loss: str) -> Any:
+    arrow = need("pyarrow", "calibrate")
+    names = [loss if name == "loss" else name for name in _REQUIRED]
+    if path.suffix == ".parquet":
+        parquet = need("pyarrow.parquet", "calibrate")
+        table = parquet.read_table(path)
+    elif path.suffix == ".csv":
+        csv = need("pyarrow.csv", "calibrate")
+        types = {"trace_id": arrow.string(), "problem_id": arrow.string()}
+        if by:
+            types[by] = arrow.string()
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
+    else:
+        raise DataError(f"{path} is neither .csv nor .parquet.", hint="Convert the table to one of them.")
+    absent = [name for name in (*names, *([by] if by else [])) if name not in table.column_names]
+    if absent:
+        raise DataError(
+            f"{path} has no column {', '.join(map(repr, absent))}.",
+            hint=f"A score table has the columns {', '.join(names)}.",
+        )
+    columns = {}
+    for name in dict.fromkeys([*names, "tokens", "full_tokens", *([by] if by else [])]):
+        if name in table.column_names:
+            kind = getattr(arrow, _NUMBERS.get("loss" if name == loss else name, "string"))()
+            columns[name] = table.column(name).combine_chunks().cast(kind)
+    return arrow.table(columns)
+
+
+def _assemble(table: Any, path: Path, by: str | None, loss: str) -> TraceTable:
+    names, owner = _codes(table, "trace_id", path)
+    problems, problem = _codes(table, "problem_id", path)
+    cue = _numbers(table, "cue")
+    order = np.lexsort((np.nan_to_num(cue, nan=-1.0), owner))
+    owner, cue = owner[order], cue[order]
+    first = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]])) if len(owner) else owner[:0]
+    if ((owner[1:] == owner[:-1]) & ~(cue[1:] > cue[:-1])).any():
+        wrong = names[owner[1:][(owner[1:] == owner[:-1]) & ~(cue[1:] > cue[:-1])][0]]
+        raise DataError(
+            f"Trace id {wrong!r} is duplicated in {path}: two rows have the same cue, or an empty one.",
+            hint="Give each trace its own id, and each of its cues one row.",
+        )
+    events = ~np.isnan(cue)
+    scores = _numbers(table, "score")[order][events]
+    if np.isnan(scores).any():
+        where = names[owner[events][np.isnan(scores)][0]]
+        raise DataError(f"A score of trace {where!r} in {path} is empty or NaN.", hint="Score every cue.")
+    tokens = full = None
+    if "tokens" in table.column_names and "full_tokens" in table.column_names:
+        tokens = _numbers(table, "tokens")[order][events]
+        full = _per_trace(_numbers(table, "full_tokens")[order], owner, first, "full_tokens", path)
+        if np.isnan(tokens).any() or np.isnan(full).any():
+            raise DataError(
+                f"A token count in {path} is empty.", hint="Fill the token columns, or drop them."
+            )
+    groups = None
+    if by:
+        labels, label = _codes(table, by, path)
+        groups = labels[_per_trace(label[order], owner, first, by, path)]
+    return TraceTable.from_arrays(
+        trace_ids=names[owner[first]],
+        problem_ids=problems[_per_trace(problem[order], owner, first, "problem_id", path)],
+        lengths=np.bincount(owner, weights=events, minlength=len(names)).astype(np.int64),
+        scores=scores,
+        losses=_numbers(table, loss)[order][events],
+        tokens=tokens,
+        full_tokens=full,
+        groups=groups,
+    )
+
+
+def _codes(table: Any, name: str, path: Path) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Distinct values in sorted order, and the index of each row's value."""
+    column = table.column(name)
+    if column.null_count:
+        raise DataError(f"A row of {path} has no {name}.")
+    encoded = column.combine_chunks().dictionary_encode()
+    values = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
+    order = np.argsort(values)
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values))
+    return values[order], rank[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _numbers(table: Any, name: str) -> NDArray[np.float64]:
+    values = table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.float64)
+
+
+def _per_trace(
+    values: NDArray[Any], owner: NDArray[np.int64], first: NDArray[np.int64], name: str, path: Path
+) -> NDArray[Any]:
+    taken = values[first]
+    if not np.array_equal(values, taken[owner], equal_nan=values.dtype.kind == "f"):
+        raise DataError(f"The rows of a trace in {path} disagree about {name}.")
+    return taken
+
+
+def _strings(values: NDArray[np.str_], rows: NDArray[np.int64]) -> Any:
+    arrow = need("pyarrow", "calibrate")
+    return arrow.DictionaryArray.from_arrays(rows, arrow.array(values.tolist())).cast(arrow.string())

@@ -1,0 +1,61 @@
+"""Recompute a certificate from its evidence, without the model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lynxstop.calibration.certificate import Certificate, Claim
+from lynxstop.calibration.certify import case_for, certify
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.errors import CalibrationError
+
+_REL_TOL = 1e-9
+"""Of floats: p-values and limits may differ in their last digits between versions of scipy."""
+_UNTESTED = {"lynxstop"}
+
+
+def differences(certificate: Certificate, table: TraceTable) -> list[str]:
+    """List what the evidence does not confirm, as sentences; empty when the certificate holds."""
+    digest = table.digest()
+    if digest != certificate.evidence_sha256:
+        return ["The evidence is not the one the certificate was computed from: its digest differs."]
+    claim = Claim(**{name: getattr(certificate, name) for name in Claim.model_fields})
+    again = certify(case_for(table, claim), claim, digest)
+    found = []
+    for name in Certificate.model_fields:
+        said, is_now = getattr(certificate, name), getattr(again, name)
+        if name not in _UNTESTED and not _same(said, is_now):
+            shown = "" if name == "tested" else f": it says {said!r}, the evidence gives {is_now!r}"
+            found.append(f"{name} differs{shown}.")
+    if certificate.expired:
+        found.append(f"It expired on {certificate.expires:%Y-%m-%d}.")
+    return found
+
+
+def verify(certificate: Certificate, table: TraceTable) -> None:
+    """Refuse a certificate that its evidence does not confirm, or that has expired.
+
+    Raises
+    ------
+    CalibrationError
+        Naming everything that differs.
+    """
+    found = differences(certificate, table)
+    if found:
+        raise CalibrationError(
+            f"The certificate does not hold. {' '.join(found)}",
+            hint="Trust neither file: calibrate again, or get both again from where they were made.",
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or math.isclose(one, other, rel_tol=_REL_TOL)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and bool(np.allclose(one, other, rtol=_REL_TOL, atol=0.0))
+    if type(one) is type(other) and hasattr(one, "statistic"):
+        return all(_same(getattr(one, name), getattr(other, name)) for name in type(one).model_fields)
+    return bool(one == other)

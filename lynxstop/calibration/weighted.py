@@ -1,0 +1,96 @@
+"""Conformal risk control under covariate shift.
+
+Weighted conformal prediction (Tibshirani et al. 2019, arXiv 1904.06019) carried to risk control: calibration
+requests count by the likelihood ratio of their prompts, serving over calibration. The bound is on average
+over calibration sets and over serving requests whose weight is at most the given limit; estimated weights make
+it approximate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.calibration.case import Case, Floats, Verdict, conclude, fixed_sequence
+from lynxstop.errors import CalibrationError, DataError
+from lynxstop.extras import need
+
+ESS_FLOOR = 100.0
+"""Below this effective sample size nothing is certified."""
+
+
+def certify(case: Case, alpha: float, delta: float) -> Verdict:
+    """E(risk under the shifted mix) <= alpha, for losses in [0, 1]; needs weights.
+
+    The threshold is the smallest at which (sum w L + limit) / (sum w + limit) <= alpha, with L the envelope
+    and `limit` the largest weight of a serving request. Too small an effective sample size refuses.
+    """
+    if case.importance is None:
+        raise CalibrationError("Weighted risk control needs one weight per trace.")
+    weights = check_weights(case.importance, case.units.table.traces)
+    highest = case.importance_limit if case.importance_limit is not None else float(weights.max())
+    if highest < weights.max():
+        raise DataError(
+            f"A weight of {weights.max():g} exceeds the limit of {highest:g}.",
+            hint="The limit bounds the weights of future requests, and so of these.",
+        )
+    shared = weights * case.units.weights
+    curve = case.at(case.fine.thresholds, shared)
+    corrected = (curve.envelope + highest) / (shared.sum() + highest)
+    enough = effective_size(shared) >= ESS_FLOOR
+    last = fixed_sequence(corrected, alpha) if enough else -1
+    return conclude(
+        curve.thresholds,
+        curve.envelope,
+        curve.units,
+        corrected,
+        last,
+        lambda losses, n: (losses + highest) / (float(shared.sum()) + highest),
+        p_values=False,
+    )
+
+
+def effective_size(weights: Floats) -> float:
+    """(sum w)^2 / sum w^2: how many unweighted requests these are worth."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def check_weights(weights: Floats, traces: int) -> Floats:
+    """Refuse weights that are not finite, not positive in sum, or not one per trace."""
+    if len(weights) != traces:
+        raise DataError(f"{traces} traces but {len(weights)} weights.")
+    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise DataError("Weights are finite and not negative, and some are positive.")
+    return weights
+
+
+def estimate_weights(
+    calibration: NDArray[np.float64], serving: NDArray[np.float64], *, seed: int = 0, folds: int = 5
+) -> Floats:
+    """Estimate likelihood ratios from prompt features, by a cross-fitted logistic classifier.
+
+    Parameters
+    ----------
+    calibration, serving : shape (requests, features)
+        Features of prompts only: nothing that the answer decides.
+
+    Returns
+    -------
+    array, shape (calibration requests,)
+        Ratios with mean 1.
+    """
+    linear = need("sklearn.linear_model", "calibrate")
+    pipeline = need("sklearn.pipeline", "calibrate")
+    scaling = need("sklearn.preprocessing", "calibrate")
+    selection = need("sklearn.model_selection", "calibrate")
+    if calibration.ndim != 2 or serving.ndim != 2 or calibration.shape[1] != serving.shape[1]:
+        raise DataError("Prompt features of both mixes are tables with the same columns.")
+    features = np.concatenate([calibration, serving])
+    if not np.isfinite(features).all() or min(len(calibration), len(serving)) < folds:
+        raise DataError(f"Prompt features must be finite, with at least {folds} prompts in each mix.")
+    origin = np.repeat([0, 1], [len(calibration), len(serving)])
+    model = pipeline.make_pipeline(scaling.StandardScaler(), linear.LogisticRegression(max_iter=1000))
+    splits = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
+    log_odds = selection.cross_val_predict(model, features, origin, cv=splits, method="decision_function")
+    ratio = np.exp(np.clip(log_odds[: len(calibration)], -30, 30))
+    return np.asarray(ratio / ratio.mean(), dtype=np.float64)
