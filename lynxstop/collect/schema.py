@@ -1,0 +1,132 @@
+"""Columns of a recorded data set, and the record of how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.provenance import Provenance
+
+SCHEMA_VERSION = 1
+
+TRACES = {
+    "trace_id": "string",
+    "problem_id": "string",
+    "sample": "int64",
+    "family": "string",
+    "difficulty": "string",
+    "split": "string",
+    "metadata": "string",
+    "seed": "int64",
+    "prompt_tokens": "int64",
+    "thinking_tokens": "int64",
+    "answer_tokens": "int64",
+    "finish": "string",
+    "exit_reason": "string",
+    "text": "string",
+    "full_answer": "string",
+    "full_status": "string",
+    "gold": "string",
+    "full_right": "bool",
+    "events": "int64",
+    "cues": "int64",
+}
+"""Column types of the trace table.
+
+`metadata` is JSON of the problem's further columns; `events` counts all cues of the trace, `cues` those with
+a row in the cue table; `thinking_tokens` and `answer_tokens` add up to the whole output, forced tokens
+included.
+"""
+
+CUES = {
+    "trace_id": "string",
+    "cue": "int64",
+    "index": "int64",
+    "seen_at": "int64",
+    "position": "int64",
+    "thinking_at_exit": "int64",
+    "word": "string",
+    "entropy": "double",
+    "top_gap": "double",
+    "end_margin": "double",
+    "min_logprob": "double",
+    "mean_logprob": "double",
+    "trial_text": "string",
+    "trial_answer": "string",
+    "trial_status": "string",
+    "trial_tokens": "int64",
+    "trial_confidence": "double",
+    "trial_min_prob": "double",
+    "right": "bool",
+    "agrees": "bool",
+}
+"""Column types of the cue table."""
+
+
+class Meta(BaseModel):
+    """Content of meta.json: all that shapes the data, where it came from, and the digests of its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: Fingerprint
+    engine: str
+    dtype: str
+    cue_words: tuple[str, ...]
+    cue_paragraph: bool
+    think_open: tuple[str, ...]
+    think_close: tuple[str, ...]
+    exit_text: str
+    exit_ids: tuple[int, ...]
+    layers: tuple[int, ...]
+    hidden: int
+    """Width of one hidden state."""
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    answer_tokens: int
+    seed: int
+    budget: int | None
+    """Thinking tokens after which a full trace is made to answer."""
+    samples: int
+    max_cues: int | None
+    shard_size: int
+    problems: int
+    problems_sha256: str
+    provenance: Provenance
+    digests: dict[str, str] | None = None
+    """SHA-256 of every file; None while the collection is unfinished."""
+
+    @property
+    def traces(self) -> int:
+        """Number of traces when finished."""
+        return self.problems * self.samples
+
+    @property
+    def shards(self) -> int:
+        """Number of shards when finished."""
+        return -(-self.traces // self.shard_size)
+
+    @property
+    def width(self) -> int:
+        """Features per cue."""
+        return len(self.layers) * self.hidden
+
+    def identity(self) -> dict[str, Any]:
+        """All that shapes the data, without provenance and digests."""
+        return self.model_dump(mode="json", exclude={"provenance", "digests"})
+
+    @property
+    def key(self) -> str:
+        """Digest of `identity`, written into every shard: shards of different settings never mix."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Meta) -> list[str]:
+        """Names of the settings in which two recordings differ."""
+        mine, others = self.identity(), other.identity()
+        return [name for name in mine if mine[name] != others[name]]
