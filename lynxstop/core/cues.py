@@ -87,7 +87,7 @@ def cue_set(name: str) -> CueSet:
 
 _WORD = "0-9A-Za-z_\u00c0-\u1fff"
 _SPACE = " \t\n\r\f\v"
-_BLANK = b" \t\r"
+_BLANK = frozenset(b" \t\r")
 _NEWLINE = 0x0A
 
 

@@ -236,7 +236,8 @@ class Session:
         if budget is not None and self.thinking_tokens >= budget and not self.stopped:
             if self.exit is None:
                 self._record(Reason.BUDGET, -1, math.nan)
-            self._force()
+            if self.mode is Mode.STOP:
+                self._force()
 
     def _record(self, reason: Reason, cue: int, score: float) -> None:
         self.exit = Exit(reason, cue, self.tokens - 1, self.thinking_tokens, score, self._threshold)

@@ -139,15 +139,8 @@ def _tiktoken(encoding: Any) -> Surfaces:
 
 def _sentencepiece(processor: Any) -> Surfaces:
     added = added_tokens(processor)
-    pieces = {i: processor.id_to_piece(i) for i in range(processor.get_piece_size())}
-    spelled = {i: _metaspace(piece) for i, piece in pieces.items()}
-    declared = {i: text for i, text in pieces.items() if _defined(processor, i) and not _plain(text)}
-    return _surfaces(spelled, added | declared)
-
-
-def _defined(processor: Any, i: int) -> bool:
-    # User-defined pieces have no predicate of their own: they are what is neither normal nor any other kind.
-    return bool(processor.is_control(i) or processor.is_unknown(i))
+    spelled = {i: _metaspace(processor.id_to_piece(i)) for i in range(processor.get_piece_size())}
+    return _surfaces(spelled, added)
 
 
 def _vocabulary(tokenizer: Any) -> Surfaces:
@@ -161,7 +154,7 @@ def _vocabulary(tokenizer: Any) -> Surfaces:
 
 def _speller(tokenizer: Any, vocabulary: Mapping[str, int]) -> Spell:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if hasattr(backend, "decoder"):
+    if hasattr(backend, "get_added_tokens_decoder"):
         return _declared_speller(backend.decoder)
     if hasattr(tokenizer, "byte_decoder"):
         return _byte_level

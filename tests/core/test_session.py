@@ -1,0 +1,178 @@
+"""One request from its prompt to its end."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.errors import ConfigError
+
+
+def policy(words, **options):
+    exit_ids = tuple(words.ids("\n\n", "</think>", " so"))
+    return StopPolicy(**{"exit_ids": exit_ids, "levels": (Level(0.05, 1.0),), **options})
+
+
+def run(session, ids, scores=()):
+    """Generate `ids`, unless the session forces something else; returns the tokens and where it was asked."""
+    scores, out, asked, forced = iter(scores), [], [], None
+    for planned in ids:
+        token = planned if forced is None else forced
+        out.append(token)
+        score = None
+        if session.read(token):
+            asked.append(len(out) - 1)
+            score = next(scores, 0.0)
+        forced = session.decide(score)
+    return out, asked
+
+
+def test_a_confident_cue_forces_the_exit_behind_its_boundary(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    out, asked = run(session, words.ids(" a", " wait", ",", " a", " a", " a", " a"), [1.5])
+    assert out == words.ids(" a", " wait", ",", "\n\n", "</think>", " so", " a")
+    assert asked == [1]
+    assert session.phase is Phase.ANSWERING
+    assert session.exit.reason is Reason.SCORE
+    assert (session.exit.seen_at, session.exit.thinking_tokens, session.exit.score) == (2, 3, 1.5)
+    assert (session.events[0].index, session.events[0].seen_at, session.events[0].position) == (1, 2, 2)
+
+
+def test_a_doubtful_cue_is_recorded_and_thinking_goes_on(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    ids = words.ids(" wait", ",", " hmm.", "</think>")
+    assert run(session, ids, [1.0, 0.5]) == (ids, [0, 2])
+    assert [event.score for event in session.events] == [1.0, 0.5]
+    assert session.exit is None
+    assert session.thinking_tokens == 3
+
+
+def test_a_word_that_goes_on_is_no_cue(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    run(session, words.ids(" wait", "er", ","), [9.0])
+    assert session.events == []
+    assert session.exit is None
+
+
+def test_a_token_that_confirms_one_cue_may_complete_the_next(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    run(session, words.ids(" wait", " wait", ",", " hmm."), [0.1, 0.2, 0.3])
+    assert [(event.index, event.seen_at, event.score) for event in session.events] == [
+        (0, 1, 0.1), (1, 2, 0.2), (3, 3, 0.3),
+    ]  # fmt: skip
+
+
+def test_without_a_risk_nothing_exits(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"))
+    run(session, words.ids(" wait", ",", " hmm."), [99.0, math.inf])
+    assert session.exit is None
+    assert len(session.events) == 2
+
+
+def test_an_unscored_cue_never_exits(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    for token in words.ids(" hmm.", " a"):
+        session.read(token)
+        assert session.decide() is None
+    assert math.isnan(session.events[0].score)
+
+
+def test_shadow_records_the_exit_but_forces_nothing(words):
+    session = Session(words.watch, policy(words, budget=2), words.ids("<think>"), risk=0.05, mode=Mode.SHADOW)
+    ids = words.ids(" hmm.", " a", " a", " hmm.", " a")
+    out, asked = run(session, ids, [2.0, 3.0])
+    assert out == ids
+    assert asked == [0, 3]
+    assert session.exit.score == 2.0
+    assert not session.stopped
+
+
+def test_a_budget_forces_the_exit_without_a_risk(words):
+    session = Session(words.watch, policy(words, budget=2), words.ids("<think>"))
+    out, _ = run(session, words.ids(" a", " a", " a", " a", " a"))
+    assert out == words.ids(" a", " a", "\n\n", "</think>", " so")
+    assert (session.exit.reason, session.exit.cue, session.exit.thinking_tokens) == (Reason.BUDGET, -1, 2)
+
+
+def test_a_budget_in_shadow_is_recorded_only(words):
+    session = Session(words.watch, policy(words, budget=2), words.ids("<think>"), mode=Mode.SHADOW)
+    ids = words.ids(" a", " a", " a", " a")
+    assert run(session, ids)[0] == ids
+    assert session.exit.reason is Reason.BUDGET
+
+
+def test_guards_keep_cues_from_being_decided_on(words):
+    session = Session(words.watch, policy(words, min_tokens=2, cooldown=3), words.ids("<think>"), risk=0.05)
+    run(session, words.ids(" hmm.", " hmm.", " hmm.", " hmm.", " hmm.", " a"), [9.0, 0.0, 9.0, 9.0, 0.5])
+    assert [event.eligible for event in session.events] == [False, True, False, False, True]
+    assert session.exit is None
+
+
+def test_a_request_waits_for_its_block_and_answers_behind_it(words):
+    session = Session(words.watch, policy(words), [], risk=0.05)
+    assert session.phase is Phase.WAITING
+    _, asked = run(session, words.ids(" hmm.", "<think>", " a"))
+    assert (session.phase, asked, session.thinking_tokens) == (Phase.THINKING, [], 1)
+    _, asked = run(session, words.ids("</think>", " hmm."))
+    assert (session.phase, asked, session.thinking_tokens) == (Phase.ANSWERING, [], 1)
+
+
+def test_a_later_block_is_watched_too_but_not_after_an_exit(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    run(session, words.ids("</think>", "<think>", " hmm.", " a", " a", " a"), [2.0])
+    assert session.exit.seen_at == 2
+    _, asked = run(session, words.ids(" a", "<think>", " hmm.", " a"), [9.0])
+    assert asked == []
+    assert len(session.events) == 1
+
+
+def test_an_engine_that_does_not_follow_ends_the_forcing(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    session.read(*words.ids(" hmm."))
+    assert session.decide(2.0) == policy(words).exit_ids[0]
+    session.read(*words.ids(" a"))
+    assert session.decide() is None
+    assert session.phase is Phase.THINKING
+
+
+def test_a_finished_request_decides_nothing(words):
+    session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
+    session.finish()
+    assert not session.read(*words.ids(" hmm."))
+    assert session.decide(9.0) is None
+
+
+def test_an_uncertified_risk_is_refused(words):
+    with pytest.raises(ConfigError):
+        Session(words.watch, policy(words), [], risk=0.5)
+
+
+texts = st.lists(
+    st.sampled_from([" a", " wait", ",", "er", " hmm.", "\n\n", "</think>", "<think>"]), max_size=30
+)
+guards = st.fixed_dictionaries({"min_tokens": st.integers(0, 5), "cooldown": st.integers(0, 5)})
+
+
+@given(texts, guards, st.lists(st.sampled_from([0.0, 1.0, 1.5, 3.0]), min_size=30, max_size=30))
+def test_a_stopped_run_is_the_full_run_cut_at_the_replayed_exit(words, texts, guards, scores):
+    ids, stop = words.ids(*texts), policy(words, **guards)
+    full = Session(words.watch, stop, words.ids("<think>"), risk=0.05, mode=Mode.SHADOW)
+    cut = Session(words.watch, stop, words.ids("<think>"), risk=0.05)
+    run(full, ids, scores)
+    out, _ = run(cut, ids, scores)
+    positions = np.array([event.position for event in full.events], dtype=np.int64)
+    values = np.array([event.score for event in full.events], dtype=np.float32)
+    replayed = first_exit(values, eligible_mask(stop, positions), 1.0)
+    assert full.exit == cut.exit
+    assert replayed == (-1 if full.exit is None else full.exit.cue)
+    if full.exit is None:
+        assert out == ids
+    else:
+        seen_at = full.events[replayed].seen_at
+        assert out[: seen_at + 1] == ids[: seen_at + 1]
+        assert out[seen_at + 1 : seen_at + 4] == list(stop.exit_ids)[: len(out) - seen_at - 1]

@@ -1,0 +1,64 @@
+"""Cues count inside thinking blocks only."""
+
+import pytest
+
+from lynxstop.core.cues import CueSet
+from lynxstop.core.thinking import FAMILIES
+from lynxstop.core.watch import check_exit, compile_watch
+from lynxstop.errors import TokenizerError
+
+
+def seen(words, prompt, *texts):
+    """What each token showed: c confirmed, h here, p pending, - thinking, . not thinking."""
+    state, shown = words.watch.start(words.ids(*prompt)), []
+    for token in words.ids(*texts):
+        what = words.watch.read(state, token)
+        state = what.state
+        marks = "c" * what.confirmed + "h" * what.here + "p" * what.pending
+        shown.append(marks or "-" if what.thinking else ".")
+    return " ".join(shown)
+
+
+def test_cues_inside_a_block_that_the_prompt_opened(words):
+    assert seen(words, ["<think>"], " wait", ",", " hmm.") == "p c h"
+
+
+def test_no_cue_before_a_block_opens_or_after_it_closes(words):
+    assert (
+        seen(words, [], " wait", ",", "<think>", " wait", ",", "</think>", " wait", ",") == ". . - p c . . ."
+    )
+
+
+def test_a_cue_cut_off_by_the_close_is_none(words):
+    assert seen(words, ["<think>"], " wait", "</think>", "<think>", ",") == "p . - -"
+
+
+def test_a_cue_that_began_in_the_prompt_is_none(words):
+    assert seen(words, ["<think>", " wait"], ",") == "-"
+    assert seen(words, ["<think>", " hold"], " on", ",") == "- -"
+
+
+def test_the_last_character_of_the_prompt_is_remembered(words):
+    assert seen(words, ["<think>", " a"], "wait", ",") == "- -"
+    assert seen(words, ["<think>", ","], "wait", ",") == "p c"
+
+
+def test_an_exit_must_close_the_block(words):
+    check_exit(words.watch, words.ids("\n\n", "</think>", " so"))
+    for bad in ([], words.ids(" so"), words.ids("</think>", "<think>")):
+        with pytest.raises(TokenizerError, match="does not close"):
+            check_exit(words.watch, bad)
+
+
+def test_compile_watch_reads_a_whole_text(tokenizers):
+    tokenizer = tokenizers["byte-level"]
+    watch = compile_watch(tokenizer, CueSet(("wait", "hold on")), FAMILIES["think"])
+    text = "wait, <think>Wait, the waiter must hold  on, await.</think> wait, "
+    ids = tokenizer.encode(text).ids
+    state, spans = watch.start([]), []
+    for i, token in enumerate(ids):
+        what = watch.read(state, token)
+        state = what.state
+        if what.confirmed or what.here:
+            spans.append(tokenizer.decode(ids[: i if what.confirmed else i + 1], skip_special_tokens=False))
+    assert spans == ["wait, <think>Wait", "wait, <think>Wait, the waiter must hold  on"]
