@@ -59,8 +59,8 @@ class Generation:
     """What came of a request.
 
     `output_ids` holds the generated tokens without the end-of-sequence token, forced tokens included.
-    `finish` is "stop" or "length". When recording, `features` has shape (events, width) and `signals` one entry
-    per event; else they are None.
+    `finish` is "stop" or "length". When recording, `features` has shape (events, width) and `signals` one
+    entry per event; else they are None.
     """
 
     request: Request

@@ -31,8 +31,8 @@ class Probe:
     layers : tuple of int
         Hidden states the features are made of, ascending, numbered as in `output_hidden_states`.
     affines : tuple of (weight, bias)
-        float32; weight of shape (out, in), bias of shape (out,). The first takes raw features: the standardiser
-        is folded into it. The last has one output, the logit.
+        float32; weight of shape (out, in), bias of shape (out,). The first takes raw features: the
+        standardiser is folded into it. The last has one output, the logit.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class Probe:
             raise BundleError(
                 f"The probe takes features of shape (cues, {self.width}), not {features.shape}."
             )
-        sound: NDArray[np.bool_] = np.isfinite(features).all(axis=1)
+        sound = np.asarray(np.isfinite(features).all(axis=1))
         values = np.where(sound[:, None], features, np.float32(0)).astype(np.float32)
         for number, (weight, bias) in enumerate(self.affines):
             values = (np.maximum(values, np.float32(0)) if number else values) @ weight.T + bias

@@ -52,7 +52,7 @@ def _groups(
     cuts: Sequence[Sequence[int]],
     sampling: Sampling,
 ) -> Iterator[list[_Exit]]:
-    """Group traces of similar length, a batch of cuts at a time; leave out cuts without room for an answer."""
+    """Group traces of similar length, a batch of cuts at a time; leave out cuts without room to answer."""
     forced = len(engine.policy.exit_ids)
     group: list[_Exit] = []
     lengths = [

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Observation:
     """One step, on the host.
 
-    `tokens` has one entry per row; `scores`, `features` and `statistics` (entropy, top gap, end margin) have one
-    per row that was asked about; `features`, `statistics` and `logprobs` are empty unless recording.
+    `tokens` has one entry per row; `scores`, `features` and `statistics` (entropy, top gap, end margin) have
+    one per row that was asked about; `features`, `statistics` and `logprobs` are empty unless recording.
     """
 
     tokens: list[int]

@@ -26,7 +26,7 @@ class DeviceProbe:
         ]
 
     def score(self, features: Tensor) -> Tensor:
-        """Return float32 logits (cues,) of float32 features (cues, width); NaN where a feature is not finite."""
+        """Return float32 logits (cues,) of float32 features (cues, width); NaN where one is not finite."""
         sound = torch.isfinite(features).all(dim=1)
         values = features.masked_fill(~sound.unsqueeze(1), 0.0)
         for number, (weight, bias) in enumerate(self._maps):
