@@ -195,6 +195,16 @@ def measure(folder: Path, problems: int, temperature: float, hard: bool = False)
     return {"temperature": temperature, **dynamics(traces), **signals(traces)}
 
 
+def measure_all(folder: Path, temperature: float = 0.9) -> None:
+    """Measure on usual problems and on the shift level, and write ``measured.json``."""
+    report = {
+        "usual": measure(folder, 1500, temperature),
+        "shift": measure(folder, 400, temperature, hard=True),
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    (folder / "measured.json").write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Measure and print, and write `--out` if given."""
     parser = argparse.ArgumentParser(description=__doc__)

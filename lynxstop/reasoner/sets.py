@@ -14,7 +14,7 @@ _COMMANDS = {
     "problems": "python -m lynxstop.reasoner.sets",
     "reasoner": "python -m lynxstop.reasoner.train",
 }
-_CARD_COMMAND = "python -m lynxstop.reasoner.card"
+_CARD_COMMAND = "python -m lynxstop.reasoner.card --measure"
 _CARD_FILES = ("README.md", "measured.json", "curves.svg")
 
 

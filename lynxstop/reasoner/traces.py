@@ -50,12 +50,12 @@ class Rates:
     check once the planned number of cues is reached; `filler` is per step.
     """
 
-    slip: tuple[float, ...] = (0.0, 0.0, 0.006, 0.010, 0.085, 0.10, 0.13)
+    slip: tuple[float, ...] = (0.0, 0.0, 0.004, 0.007, 0.12, 0.14, 0.18)
     check_slip: float = 0.005
     wishful: float = 0.025
     resolve_ok: float = 0.25
     resolve_fails: float = 0.5
-    give_up: float = 0.08
+    give_up: float = 0.1
     filler: float = 0.14
     least_cues: int = 3
     most_cues: int = 7

@@ -28,7 +28,7 @@ class Schedule:
     """The run in steps: bare facts first, then traces; tokens are per batch."""
 
     facts: int = 700
-    traces: int = 9000
+    traces: int = 6000
     warmup: int = 100
     fact_tokens: int = 1536
     trace_tokens: int = 2560
@@ -173,7 +173,7 @@ def train(schedule: Schedule, folder: Path, every: int = 50, keep: int = 1000) -
 
 
 def main() -> None:
-    """Train with the shipped schedule, or a shorter one for a trial."""
+    """Train with the shipped schedule and write the card, or try a shorter one elsewhere."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--facts", type=int, default=Schedule().facts)
@@ -182,6 +182,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(Schedule(facts=arguments.facts, traces=arguments.traces), arguments.out)
+    if arguments.out == DATA:
+        # Measuring needs scikit-learn; training does not.
+        from lynxstop.reasoner.card import write_card
+        from lynxstop.reasoner.measure import measure_all
+
+        measure_all(DATA, TEMPERATURE)
+        write_card()
 
 
 if __name__ == "__main__":
