@@ -70,7 +70,7 @@ class DataSet:
         if meta.digests is not None:
             _check_files(path, meta.digests)
             done = list(range(meta.shards))
-        tables = [_read_shard(path, meta, number, verify) for number in done]
+        tables = [read_shard(path, meta, number, verify) for number in done]
         arrow = need("pyarrow", "calibrate")
         traces = arrow.concat_tables([table[0] for table in tables])
         cues = arrow.concat_tables([table[1] for table in tables])
@@ -205,7 +205,16 @@ def _check_files(path: Path, digests: dict[str, str]) -> None:
         )
 
 
-def _read_shard(path: Path, meta: Meta, number: int, verify: bool) -> tuple[Any, Any, NDArray[np.float32]]:
+def read_shard(
+    path: Path, meta: Meta, number: int, verify: bool = True
+) -> tuple[Any, Any, NDArray[np.float32]]:
+    """Read traces, cues and mapped features of a shard.
+
+    Raises
+    ------
+    DataError
+        When a file is missing, damaged, of another recording, or, with `verify`, not as it was recorded.
+    """
     of_features, of_cues, of_traces = shards.names(number)
     traces = shards.read_table(path / of_traces, TRACES, meta.key)
     cues = shards.read_table(path / of_cues, CUES, meta.key)

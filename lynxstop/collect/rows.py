@@ -1,0 +1,106 @@
+"""The rows of the two tables, from what an engine gives back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lynxstop.collect.grading import Grade, Grader, answers_agree
+from lynxstop.collect.problems import Problem
+from lynxstop.collect.texts import Texts
+from lynxstop.engines.types import Answer, Generation
+
+Row = dict[str, Any]
+_COLUMNS = ("family", "difficulty", "split")
+
+
+def trace_row(
+    generation: Generation, problem: Problem, sample: int, seed: int, texts: Texts, grader: Grader
+) -> Row:
+    """The row of a full trace; its answer is what follows the thinking."""
+    text = texts.decode(generation.output_ids)
+    full = grader(texts.behind_thinking(text), problem.answer)
+    own = {name: _plain(problem.metadata.get(name)) for name in _COLUMNS}
+    rest = {name: value for name, value in problem.metadata.items() if name not in _COLUMNS}
+    return {
+        "trace_id": generation.request.id,
+        "problem_id": problem.id,
+        "sample": sample,
+        **own,
+        "metadata": json.dumps(rest, sort_keys=True, default=str),
+        "seed": seed,
+        "prompt_tokens": len(generation.request.prompt_ids),
+        "thinking_tokens": generation.thinking_tokens,
+        "answer_tokens": len(generation.output_ids) - generation.thinking_tokens,
+        "finish": generation.finish,
+        "exit_reason": None if generation.exit is None else str(generation.exit.reason),
+        "text": text,
+        "full_answer": full.answer,
+        "full_status": full.status,
+        "gold": problem.answer,
+        "full_right": full.right,
+        "events": len(generation.events),
+        "cues": 0,
+    }
+
+
+def cue_rows(
+    generation: Generation,
+    trace: Mapping[str, Any],
+    chosen: Sequence[int],
+    answers: Sequence[Answer],
+    exit_ids: Sequence[int],
+    texts: Texts,
+    grader: Grader,
+) -> list[Row]:
+    """The rows of the cues `chosen` of a trace, with the answers forced there."""
+    assert generation.signals is not None
+    rows = []
+    for ordinal, answer in zip(chosen, answers, strict=True):
+        event, signals = generation.events[ordinal], generation.signals[ordinal]
+        trial_text = texts.decode([*exit_ids, *answer.ids])
+        trial = grader(texts.behind_thinking(trial_text), trace["gold"])
+        rows.append(
+            {
+                "trace_id": trace["trace_id"],
+                "cue": ordinal,
+                "index": event.index,
+                "seen_at": event.seen_at,
+                "position": event.position,
+                "thinking_at_exit": event.position + event.seen_at - event.index,
+                "word": texts.cue_word(generation.output_ids, event.index),
+                "entropy": signals.entropy,
+                "top_gap": signals.top_gap,
+                "end_margin": signals.end_margin,
+                "min_logprob": signals.min_logprob,
+                "mean_logprob": signals.mean_logprob,
+                "trial_text": trial_text,
+                "trial_answer": trial.answer,
+                "trial_status": trial.status,
+                "trial_tokens": len(answer.ids),
+                "trial_confidence": answer.confidence,
+                "trial_min_prob": answer.min_prob,
+                "right": trial.right,
+                "agrees": agrees(trial, trace["full_answer"], trace["full_status"]),
+            }
+        )
+    return rows
+
+
+def agrees(trial: Grade, full_answer: str, full_status: str) -> bool:
+    """Whether a forced answer certainly equals the full one; missing and undecided ones do not."""
+    if "unparsed" in (trial.status, full_status):
+        return False
+    return answers_agree(trial.answer, full_answer) is True
+
+
+def spread(events: int, most: int | None) -> list[int]:
+    """Ordinals of at most `most` of the events, spread evenly over the trace; all when None."""
+    if most is None or events <= most:
+        return list(range(events))
+    return [(2 * number + 1) * events // (2 * most) for number in range(most)]
+
+
+def _plain(value: Any) -> str | None:
+    return None if value is None else str(value)

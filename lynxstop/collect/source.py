@@ -1,0 +1,88 @@
+"""What a collection needs of an engine: any object with these attributes will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.core.cues import CueSet
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.thinking import Delimiters
+from lynxstop.engines.types import Answer, Generation, Request, Sampling
+
+
+class Recorder(Protocol):
+    """An engine that records traces and answers of forced exits."""
+
+    policy: StopPolicy
+    layers: tuple[int, ...]
+    width: int
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        record: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Generation]:
+        """Generate all requests, in any order."""
+        ...
+
+    def force_exits(
+        self,
+        generations: Sequence[Generation],
+        sampling: Sampling,
+        cuts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Answer]]:
+        """Answers of exits forced behind the tokens `cuts` of recorded traces."""
+        ...
+
+
+class Watched(Protocol):
+    """What is watched, as `lynxstop.artifacts.setup.Setup` has it."""
+
+    @property
+    def cues(self) -> CueSet:
+        """The cues."""
+        ...
+
+    @property
+    def delimiters(self) -> Delimiters:
+        """The delimiters of a thinking block."""
+        ...
+
+    @property
+    def exit_text(self) -> str:
+        """The text forced at an exit."""
+        ...
+
+
+class Source(Protocol):
+    """A loaded model, as `lynxstop.engines.transformers.loading.Loaded` is one."""
+
+    @property
+    def engine(self) -> Recorder:
+        """Generates."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Encodes prompts and decodes outputs."""
+        ...
+
+    @property
+    def setup(self) -> Watched:
+        """What is watched."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Which model it is."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the model."""
+        ...

@@ -1,0 +1,65 @@
+"""Between texts and tokens: prompts in, answers and cue words out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lynxstop.core.cues import CueSet
+from lynxstop.core.thinking import Delimiters
+from lynxstop.errors import ModelError
+
+_CUE_TOKENS = 12
+
+
+class Texts:
+    """Reads and writes in the notation of one model.
+
+    Parameters
+    ----------
+    tokenizer : object
+        With a chat template.
+    delimiters : Delimiters
+        Of its thinking blocks.
+    cues : CueSet
+    """
+
+    def __init__(self, tokenizer: Any, delimiters: Delimiters, cues: CueSet) -> None:
+        self._tokenizer = tokenizer
+        self._close = delimiters.close
+        self._words = sorted((word.lower() for word in cues.words), key=len, reverse=True)
+
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a user's turn in the chat template, ready for the model's own.
+
+        Raises
+        ------
+        ModelError
+            When the tokenizer has no chat template.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(
+                "The tokenizer has no chat template.", hint="Use a chat model, or add a chat_template."
+            )
+        turn = [{"role": "user", "content": prompt}]
+        text = self._tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special ones included."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def behind_thinking(self, text: str) -> str:
+        """What follows the last thinking block; empty when the thinking never ends."""
+        ends = [place + len(close) for close in self._close if (place := text.rfind(close)) >= 0]
+        return text[max(ends) :] if ends else ""
+
+    def cue_word(self, ids: Sequence[int], index: int) -> str:
+        """The cue that the token at `index` completes, in lower case; a line break for a paragraph."""
+        tail = self.decode(ids[max(0, index + 1 - _CUE_TOKENS) : index + 1])
+        plain = " ".join(tail.lower().split())
+        found = next((word for word in self._words if plain.endswith(word)), None)
+        return found or ("\n\n" if tail.endswith("\n") else plain.split(" ")[-1])
