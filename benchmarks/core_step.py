@@ -13,38 +13,23 @@ import tiktoken
 from rich.console import Console
 from rich.table import Table
 
-from lynxstop.core.cues import CUE_SETS, compile_cues
+from lynxstop.core.cues import CUE_SETS, CueSet, compile_cues
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Session
 from lynxstop.core.surface import token_surfaces
 from lynxstop.core.thinking import FAMILIES, compile_thinking
 from lynxstop.core.watch import Watch
 
-WORDS = [
-    "so",
-    "the",
-    "answer",
-    "is",
-    "42",
-    "wait",
-    "hmm,",
-    "let",
-    "me",
-    "check:",
-    "alternatively",
-    "x",
-    "squared",
-    "plus",
-    "ünïcödé",
-    "等等\n\n",
-]
+TEXT = "so the answer is 42 wait hmm, let me check: alternatively x squared plus ünïcödé 等等\n\n"
 
 
 def vocabulary(size: int, seed: int) -> tiktoken.Encoding:
     """A byte-level vocabulary made by merging random pairs, with lengths like those of real ones."""
     rng = random.Random(seed)
     pieces = [bytes([byte]) for byte in range(256)]
-    pieces += [piece for word in WORDS for piece in (word.encode(), b" " + word.encode()) if len(piece) > 1]
+    pieces += [
+        piece for word in TEXT.split(" ") for piece in (word.encode(), b" " + word.encode()) if len(piece) > 1
+    ]
     ranks = dict.fromkeys(pieces)
     while len(ranks) < size:
         merged = rng.choice(pieces) + rng.choice(pieces)
@@ -84,7 +69,7 @@ def main() -> None:
     Console().print(table)
 
 
-def sum_of_all():  # type: ignore[no-untyped-def]
+def sum_of_all() -> CueSet:
     union = CUE_SETS["lynx"]
     for cues in CUE_SETS.values():
         union |= cues

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.core.automaton import SymbolTable, TokenAutomaton, explore, lift
+from lynxstop.core.characters import CONTINUATION, SPACE, WORD, WORDLY, is_word, kind, variants
 from lynxstop.core.surface import Surfaces
 from lynxstop.errors import ConfigError, TokenizerError
 
@@ -85,21 +86,8 @@ def cue_set(name: str) -> CueSet:
     return union
 
 
-_WORD = "0-9A-Za-z_\u00c0-\u1fff"
-_SPACE = " \t\n\r\f\v"
 _BLANK = frozenset(b" \t\r")
 _NEWLINE = 0x0A
-
-
-def is_word(char: str) -> bool:
-    """Say whether a character belongs to words: ``[0-9A-Za-z_]`` and U+00C0..U+1FFF."""
-    return re.fullmatch(f"[{_WORD}]", char) is not None
-
-
-def _variants(char: str) -> list[str]:
-    """Spellings of a character in any case, the character first; all in its class."""
-    forms = dict.fromkeys((char, char.lower(), char.upper(), char.title()))
-    return [form for form in forms if all(is_word(part) == is_word(char) for part in form)]
 
 
 def find_cues(text: str, cues: CueSet) -> list[int]:
@@ -119,10 +107,10 @@ def find_cues(text: str, cues: CueSet) -> list[int]:
     """
     ends: set[int] = set()
     for word in cues.words:
-        parts = ("".join(f"(?:{'|'.join(map(re.escape, _variants(c)))})" for c in p) for p in word.split())
-        body = f"[{_SPACE}]+".join(parts)
-        left = f"(?<![{_WORD}])" if is_word(word[0]) else ""
-        right = f"(?![{_WORD}])" if is_word(word[-1]) else ""
+        parts = ("".join(f"(?:{'|'.join(map(re.escape, variants(c)))})" for c in p) for p in word.split())
+        body = f"[{SPACE}]+".join(parts)
+        left = f"(?<![{WORD}])" if is_word(word[0]) else ""
+        right = f"(?![{WORD}])" if is_word(word[-1]) else ""
         ends.update(match.end(1) for match in re.finditer(f"{left}(?=({body}){right})", text))
     if cues.paragraph:
         ends.update(match.end(1) for match in re.finditer(r"(\n[ \t\r]*\n)[ \t\r\n]*", text))
@@ -160,7 +148,7 @@ class _Patterns:
         node = 0 if is_word(word[0]) else 1
         for char in word:
             following = self._node()
-            for form in _SPACE if char == " " else _variants(char):
+            for form in SPACE if char == " " else variants(char):
                 self._spell(node, form.encode(), following)
                 if char == " ":
                     self._spell(following, form.encode(), following)
@@ -178,13 +166,13 @@ class _Patterns:
         """Number the symbols so that those without an edge of their own share a class with their kind."""
         own = set(chain(_BLANK, [_NEWLINE], *self.edges))
         kinds: dict[int, int] = {}
-        keys = [s if s in own else -1 - _kind(s) for s in range(symbols)]
+        keys = [s if s in own else -1 - kind(s) for s in range(symbols)]
         return np.array([kinds.setdefault(key, len(kinds)) for key in keys], dtype=np.int32)
 
     def step(self, state: _State, symbol: int) -> tuple[_State, int, int]:
         """Read one symbol; flags differ by whether a cue ended before this token or inside it."""
-        kind = _kind(symbol)
-        word = state.word if kind == _CONTINUATION else kind == _WORDLY
+        this = kind(symbol)
+        word = state.word if this == CONTINUATION else this == WORDLY
         proved = not word and bool(state.nodes & self.open_ended)
         roots = (1,) if state.word else (0, 1)
         nodes = frozenset(chain.from_iterable(self.edges[n].get(symbol, ()) for n in (*roots, *state.nodes)))
@@ -195,17 +183,6 @@ class _Patterns:
             whole |= breaks > state.breaks == 1
         first = (CONFIRMED if proved else 0) | (HERE if whole else 0)
         return _State(word, nodes, breaks), first, HERE if proved or whole else 0
-
-
-_BOUNDARY, _WORDLY, _CONTINUATION = 0, 1, 2
-
-
-def _kind(symbol: int) -> int:
-    if 0x80 <= symbol < 0xC0:
-        return _CONTINUATION
-    if symbol < 0x80:
-        return _WORDLY if is_word(chr(symbol)) else _BOUNDARY
-    return _WORDLY if 0xC3 <= symbol <= 0xDF or symbol in (0xE0, 0xE1) else _BOUNDARY
 
 
 class CueMachine:

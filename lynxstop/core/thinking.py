@@ -116,7 +116,7 @@ class ThinkingMachine:
         self.within = within
         self.start = 0
         self.opened = 1
-        self._within = within.tolist()
+        self._within: list[bool] = within.tolist()
 
     def step(self, state: int, token: int) -> int:
         """Advance by one token, in O(1)."""
@@ -124,7 +124,7 @@ class ThinkingMachine:
 
     def inside(self, state: int) -> bool:
         """Say whether a block is open."""
-        return bool(self._within[state])
+        return self._within[state]
 
 
 def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingMachine:

@@ -19,6 +19,9 @@ class WatchState(NamedTuple):
     cue: int
 
 
+_SHOWN = [(bool(f & CONFIRMED), bool(f & HERE), bool(f & PENDING)) for f in range(8)]
+
+
 class Seen(NamedTuple):
     """What one token showed.
 
@@ -54,20 +57,12 @@ class Watch:
 
     def read(self, state: WatchState, token: int) -> Seen:
         """Advance by one generated token, in O(1)."""
-        before = self.thinking.inside(state.thinking)
         thinking = self.thinking.step(state.thinking, token)
-        inside = self.thinking.inside(thinking)
-        if not (before and inside):
-            cue = self.cues.settle(self.cues.step(state.cue, token)[0])
-            return Seen(WatchState(thinking, cue), inside, False, False, False)
         cue, flags = self.cues.step(state.cue, token)
-        return Seen(
-            WatchState(thinking, cue),
-            True,
-            bool(flags & CONFIRMED),
-            bool(flags & HERE),
-            bool(flags & PENDING),
-        )
+        inside = self.thinking.inside(thinking)
+        if inside and self.thinking.inside(state.thinking):
+            return Seen(WatchState(thinking, cue), True, *_SHOWN[flags])
+        return Seen(WatchState(thinking, self.cues.settle(cue)), inside, False, False, False)
 
 
 def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch:

@@ -145,20 +145,7 @@ def encode() -> Callable[[object, str], list[int]]:
 
 
 THINK = Delimiters(("<think>",), ("</think>",))
-PIECES = [
-    b" so",
-    b" wait",
-    b"Wait",
-    b"er",
-    b" a",
-    b"wait",
-    b",",
-    b" hmm.",
-    b"\n\n",
-    b" hold",
-    b" on",
-    b"<think>",
-]
+PIECES = [b" so", b" wait", b"Wait", b"er", b" a", b"wait", b",", b" hmm.", b"\n\n", b" hold", b" on"]
 
 
 class Words:
