@@ -1,5 +1,6 @@
 """Calibration: from scored traces to certificates of the risk per request."""
 
+from lynxstop.calibration.bundles import calibrate_bundle, install
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.groups import choose
 from lynxstop.calibration.plan import Plan, plan
@@ -15,9 +16,11 @@ __all__ = [
     "Plan",
     "TraceTable",
     "calibrate",
+    "calibrate_bundle",
     "choose",
     "differences",
     "from_recorded",
+    "install",
     "plan",
     "read_evidence",
     "read_table",

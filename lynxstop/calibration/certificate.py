@@ -63,6 +63,8 @@ class Settings(_Strict):
     """Promises that hold together; each was tested at delta / tests."""
     grid: tuple[float, ...] | None
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
+    by: str | None = None
+    """Column that groups were taken from."""
     start: int | None = None
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None
@@ -123,7 +125,9 @@ class Certificate(Claim):
     unknown: int
     """Cues whose exit answer could not be judged."""
     missing: int | None
-    """After a refusal: how many more problems it takes; None when no number is enough, or nothing is refused."""
+    """After a refusal: how many more problems it takes; None when no number is enough."""
+    effective_size: float | None
+    """With weights: how many unweighted problems these are worth."""
     tested: Tested
     evidence_sha256: str
     """Digest of the evidence's content, `TraceTable.digest`."""

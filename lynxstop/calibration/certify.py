@@ -17,6 +17,7 @@ from lynxstop.calibration.promise import NOT_PROMISED, sentence
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
+from lynxstop.calibration.weighted import effective_size
 from lynxstop.errors import CalibrationError
 
 
@@ -62,6 +63,7 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
     verdict = method.certify(case, claim.risk, claim.delta)
     at = case.at(np.array([verdict.threshold], dtype=np.float32))
     table = case.units.table
+    effective = None if case.importance is None else effective_size(case.importance * case.units.weights)
     fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
     observed, exits, saved = float(at.losses[0]), float(at.exits[0]), _saved(case, at)
     of = int(exits) if loss.selective else case.units.count
@@ -98,7 +100,10 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
         traces=table.traces,
         cues=len(table.scores),
         unknown=table.unknown,
-        missing=missing(verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta),
+        missing=missing(
+            verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta, effective=effective
+        ),
+        effective_size=effective,
         tested=_tested(verdict),
         evidence_sha256=evidence,
     )

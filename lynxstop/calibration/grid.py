@@ -31,7 +31,7 @@ def quantile_grid(train: TraceTable | NDArray[np.float32], points: int = POINTS)
             _quantiles(train.scores, 0.0, points // 2),
         ]
     else:
-        scores = np.asarray(train, dtype=np.float32)
+        scores = np.asarray(train, dtype=np.float32).ravel()
         parts = [_quantiles(scores, 0.9, points // 2), _quantiles(scores, 0.0, points // 2)]
     return np.unique(np.concatenate(parts))[::-1]
 

@@ -1,8 +1,8 @@
 """Learn then Test: exact binomial p-values in a fixed sequence.
 
 Angelopoulos et al. 2021 (arXiv 2110.01052). Needs no monotone loss: an exit answer that is right may turn
-wrong later. The sequence runs from the strictest threshold to the most lenient, over thresholds that were fixed
-on the training split, or over all float32 numbers: a finite sequence too, fixed by the number format.
+wrong later. The sequence runs from the strictest threshold to the most lenient, over thresholds that were
+fixed on the training split, or over all float32 numbers: a finite sequence too, fixed by the number format.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import Method, Verdict
+from lynxstop.calibration.weighted import ESS_FLOOR
 from lynxstop.errors import ConfigError
 
 _LIMIT = 2**40
@@ -112,11 +113,14 @@ def smallest_size(losses: int, risk: float, delta: float) -> int:
     return high
 
 
-def missing(verdict: Verdict, method: Method, *, units: int, risk: float, delta: float) -> int | None:
+def missing(
+    verdict: Verdict, method: Method, *, units: int, risk: float, delta: float, effective: float | None = None
+) -> int | None:
     """Say how many more problems turn a refusal around, if losses go on as they were observed.
 
-    The first tested threshold has to pass: from its losses comes the expected rate. None when no number of
-    problems is enough, and when nothing was refused.
+    The first tested threshold has to pass: from its losses comes the expected rate. With weights, `effective`
+    is the effective size of the `units`. None when no number of problems is enough, and when nothing was
+    refused.
     """
     if not verdict.refused or method.promise == "cue":
         return None
@@ -125,10 +129,13 @@ def missing(verdict: Verdict, method: Method, *, units: int, risk: float, delta:
     if rate >= risk:
         return None
     if method.promise == "expectation":
-        return max(1, int(np.ceil((1.0 - risk) / (risk - rate) - 1e-9)) - units)
+        wanted = (1.0 - risk) / (risk - rate)
+        if effective is not None:
+            wanted = max(wanted, ESS_FLOOR) * units / effective
+        return max(1, int(np.ceil(wanted - 1e-9)) - units)
     share = of / units if method.selective and of else 1.0
-    wanted = plan(risk, 1.0 - delta, expected_loss=rate, power=0.5, exit_share=share)
-    return max(1, wanted.problems - units)
+    enough = plan(risk, 1.0 - delta, expected_loss=rate, power=0.5, exit_share=share)
+    return max(1, enough.problems - units)
 
 
 def advice(more: int | None) -> str:

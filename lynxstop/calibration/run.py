@@ -161,6 +161,7 @@ def calibrate(
         grid=None if train_scores is None else tuple(quantile_grid(train_scores).tolist()),
         importance=None if weights is None else tuple(check_weights(weights, table.traces).tolist()),
         importance_limit=weight_limit,
+        by=by,
     )
     claim = Claim(
         loss=loss,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
+from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import DataError
 from lynxstop.extras import need
@@ -32,7 +33,7 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     by : str, optional
         Column to group by.
     loss : str
-        Column that holds the loss.
+        Column that holds the loss; the column `loss` when there is none of this name.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     except (OSError, arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as a score table: {reason}.") from error
-    return _assemble(table, path, by, loss)
+    return _assemble(table, path, by)
 
 
 def write_evidence(table: TraceTable, path: Path) -> None:
@@ -80,48 +81,82 @@ def write_evidence(table: TraceTable, path: Path) -> None:
     if table.groups is not None:
         columns["group"] = _strings(table.groups, rows)
     with atomic.replacing(path) as temporary:
-        parquet.write_table(arrow.table(columns), temporary, compression="zstd")
+        made = arrow.table(columns).replace_schema_metadata({"lynxstop": "evidence"})
+        parquet.write_table(made, temporary, compression="zstd")
 
 
-def read_evidence(path: Path) -> TraceTable:
-    """Read what `write_evidence` wrote."""
-    parquet = need("pyarrow.parquet", "calibrate")
+def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTable:
+    """Read what `write_evidence` wrote, or the score table that `certificate` was computed from."""
+    if path.suffix == ".parquet":
+        arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
+        try:
+            schema = parquet.read_schema(path)
+        except (OSError, arrow.ArrowInvalid) as error:
+            raise DataError(f"{path} cannot be read as evidence: {str(error).splitlines()[0]}.") from error
+        if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
+            return read_table(path, by="group" if "group" in schema.names else None)
+    if certificate is None:
+        return read_table(path)
+    return read_table(path, by=certificate.settings.by, loss=certificate.loss)
+
+
+def read_weights(path: Path, table: TraceTable) -> NDArray[np.float64]:
+    """Read the columns trace_id and weight, in the order of `table`; shape (traces,).
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read, or does not give every trace one weight.
+    """
+    arrow = need("pyarrow", "calibrate")
     try:
-        names = parquet.read_schema(path).names
-    except Exception as error:  # pyarrow raises its own errors, and OSError
-        raise DataError(f"{path} cannot be read as evidence: {str(error).splitlines()[0]}.") from error
-    return read_table(path, by="group" if "group" in names else None)
+        read = _open(path, None)
+        names = np.array(read.column("trace_id").cast(arrow.string()).to_pylist(), dtype=np.str_)
+        values = read.column("weight").cast(arrow.float64()).to_numpy()
+    except (OSError, KeyError, arrow.ArrowInvalid) as error:
+        raise DataError(
+            f"{path} is no table of trace_id and weight: {str(error).splitlines()[0]}."
+        ) from error
+    order = np.argsort(names)
+    if not np.array_equal(names[order], table.trace_ids):
+        raise DataError(f"{path} does not give every trace exactly one weight.")
+    weights: NDArray[np.float64] = values[order]
+    return weights
 
 
 def _load(path: Path, by: str | None, loss: str) -> Any:
     arrow = need("pyarrow", "calibrate")
-    names = [loss if name == "loss" else name for name in _REQUIRED]
-    if path.suffix == ".parquet":
-        parquet = need("pyarrow.parquet", "calibrate")
-        table = parquet.read_table(path)
-    elif path.suffix == ".csv":
-        csv = need("pyarrow.csv", "calibrate")
-        types = {"trace_id": arrow.string(), "problem_id": arrow.string()}
-        if by:
-            types[by] = arrow.string()
-        table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
-    else:
-        raise DataError(f"{path} is neither .csv nor .parquet.", hint="Convert the table to one of them.")
-    absent = [name for name in (*names, *([by] if by else [])) if name not in table.column_names]
+    table = _open(path, by)
+    if loss in table.column_names and loss not in _NUMBERS:
+        table = table.drop_columns([n for n in ("loss",) if n in table.column_names])
+        table = table.rename_columns(["loss" if n == loss else n for n in table.column_names])
+    wanted = [*_REQUIRED, *([by] if by else [])]
+    absent = [name for name in wanted if name not in table.column_names]
     if absent:
         raise DataError(
             f"{path} has no column {', '.join(map(repr, absent))}.",
-            hint=f"A score table has the columns {', '.join(names)}.",
+            hint=f"A score table has the columns {', '.join(_REQUIRED)}.",
         )
     columns = {}
-    for name in dict.fromkeys([*names, "tokens", "full_tokens", *([by] if by else [])]):
+    for name in dict.fromkeys([*wanted, "tokens", "full_tokens"]):
         if name in table.column_names:
-            kind = getattr(arrow, _NUMBERS.get("loss" if name == loss else name, "string"))()
+            kind = getattr(arrow, _NUMBERS.get(name, "string"))()
             columns[name] = table.column(name).combine_chunks().cast(kind)
     return arrow.table(columns)
 
 
-def _assemble(table: Any, path: Path, by: str | None, loss: str) -> TraceTable:
+def _open(path: Path, by: str | None) -> Any:
+    arrow = need("pyarrow", "calibrate")
+    if path.suffix == ".parquet":
+        return need("pyarrow.parquet", "calibrate").read_table(path)
+    if path.suffix == ".csv":
+        csv = need("pyarrow.csv", "calibrate")
+        strings = dict.fromkeys(["trace_id", "problem_id", *([by] if by else [])], arrow.string())
+        return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=strings))
+    raise DataError(f"{path} is neither .csv nor .parquet.", hint="Convert the table to one of them.")
+
+
+def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
     names, owner = _codes(table, "trace_id", path)
     problems, problem = _codes(table, "problem_id", path)
     cue = _numbers(table, "cue")
@@ -140,7 +175,11 @@ def _assemble(table: Any, path: Path, by: str | None, loss: str) -> TraceTable:
         where = names[owner[events][np.isnan(scores)][0]]
         raise DataError(f"A score of trace {where!r} in {path} is empty or NaN.", hint="Score every cue.")
     tokens = full = None
-    if "tokens" in table.column_names and "full_tokens" in table.column_names:
+    if ("tokens" in table.column_names) != ("full_tokens" in table.column_names):
+        raise DataError(
+            f"{path} has only one of the columns 'tokens' and 'full_tokens'.", hint="Give both or none."
+        )
+    if "tokens" in table.column_names:
         tokens = _numbers(table, "tokens")[order][events]
         full = _per_trace(_numbers(table, "full_tokens")[order], owner, first, "full_tokens", path)
         if np.isnan(tokens).any() or np.isnan(full).any():
@@ -156,7 +195,7 @@ def _assemble(table: Any, path: Path, by: str | None, loss: str) -> TraceTable:
         problem_ids=problems[_per_trace(problem[order], owner, first, "problem_id", path)],
         lengths=np.bincount(owner, weights=events, minlength=len(names)).astype(np.int64),
         scores=scores,
-        losses=_numbers(table, loss)[order][events],
+        losses=_numbers(table, "loss")[order][events],
         tokens=tokens,
         full_tokens=full,
         groups=groups,

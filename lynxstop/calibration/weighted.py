@@ -2,8 +2,8 @@
 
 Weighted conformal prediction (Tibshirani et al. 2019, arXiv 1904.06019) carried to risk control: calibration
 requests count by the likelihood ratio of their prompts, serving over calibration. The bound is on average
-over calibration sets and over serving requests whose weight is at most the given limit; estimated weights make
-it approximate.
+over calibration sets and over serving requests whose weight is at most the given limit; estimated weights
+make it approximate.
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""Certify the levels of a bundle on recorded traces, and write them into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.fingerprint import require_same
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.recorded import Recorded, from_recorded
+from lynxstop.calibration.run import Calibration, Together, calibrate
+from lynxstop.calibration.tables import write_evidence
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.units import Samples
+from lynxstop.errors import FingerprintError
+
+FOLDER = "certificates"
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
+_SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
+
+
+class DataSet(Recorded, Protocol):
+    """A recorded data set with features and the record of its making."""
+
+    @property
+    def meta(self) -> Any:
+        """As `lynxstop.collect.schema.Meta`."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole."""
+
+    def features(self, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Return features of all cues, shape (cues, width)."""
+
+
+def scored(
+    bundle: Bundle, data: DataSet, *, loss: str = "disagree", by: str | None = None, split: str | None = None
+) -> TraceTable:
+    """Score recorded traces with the bundle's probe, under the bundle's guards.
+
+    Raises
+    ------
+    FingerprintError
+        When the traces were recorded with another model, or otherwise than the bundle is served.
+    DataError
+        As `from_recorded`.
+    """
+    check_same(bundle.policy, data.meta)
+    scores = bundle.probe.score(data.features(bundle.probe.layers))
+    return from_recorded(data, scores, loss=loss, guards=bundle.policy.stop_policy(), by=by, split=split)
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    data: DataSet,
+    *,
+    risks: Sequence[float],
+    confidence: float = 0.95,
+    loss: str = "disagree",
+    method: str | None = None,
+    train: DataSet | None = None,
+    by: str | None = None,
+    split: str | None = None,
+    samples: Samples | None = None,
+    together: Together = "levels",
+    unknown_loss: float = 1.0,
+    seed: int = 0,
+    expires: datetime | None = None,
+) -> Calibration:
+    """Certify levels of a bundle; nothing is written.
+
+    Parameters
+    ----------
+    bundle, data
+        `data` must hold no training problem of the bundle.
+    train : DataSet, optional
+        Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
+        thresholds.
+    split : str, optional
+        Take only the traces of this split of `data`.
+    others
+        As `calibrate`.
+
+    Raises
+    ------
+    FingerprintError, ConfigError, DataError, CalibrationError
+    """
+    table = scored(bundle, data, loss=loss, by=by, split=split)
+    training = bundle.training_scores()
+    known = training.scores[np.isfinite(training.scores)]
+    policy = bundle.policy
+    return calibrate(
+        table,
+        risks=risks,
+        confidence=confidence,
+        loss=loss,
+        method=method,
+        train_scores=known if train is None else scored(bundle, train, loss=loss),
+        train_problems=training.problems,
+        by=by,
+        samples=samples,
+        together=together,
+        unknown_loss=unknown_loss,
+        seed=seed,
+        digests={
+            "probe": policy.probe_sha256,
+            "data": data.digest,
+            "training_problems": policy.training_problems_sha256,
+        },
+        fingerprint=served_as(policy),
+        expires=expires,
+    )
+
+
+def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
+    """Write certificates and their evidence into the bundle's folder, and the levels into its policy.
+
+    Levels are those of all requests; certificates of groups lie beside them. The level that requests get by
+    default stays, or becomes `default_risk`, or else the strictest that exits at all.
+    """
+    write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))
+    texts, levels = {}, []
+    for certificate in calibration.certificates:
+        name, text = f"{FOLDER}/{certificate_name(certificate)}", certificate.to_json()
+        texts[name] = text
+        if certificate.group is None:
+            levels.append(
+                CertifiedLevel(
+                    risk=certificate.risk,
+                    confidence=certificate.confidence,
+                    loss=certificate.loss,
+                    method=certificate.method,
+                    threshold=certificate.threshold,
+                    certificate=name,
+                    sha256=hashlib.sha256(text.encode()).hexdigest(),
+                )
+            )
+    if default_risk is None:
+        default_risk = bundle.policy.default_risk
+    if default_risk is None:
+        default_risk = next((level.risk for level in levels if np.isfinite(level.threshold)), None)
+    return bundle.with_levels(levels, texts, default_risk)
+
+
+def write_certificates(calibration: Calibration, folder: Path) -> None:
+    """Write certificates and their evidence into a folder, the evidence first."""
+    write_evidence(calibration.evidence, folder / evidence_name(calibration.certificates[0]))
+    for certificate in calibration.certificates:
+        atomic.write_text(folder / certificate_name(certificate), certificate.to_json())
+
+
+def certificate_name(certificate: Certificate) -> str:
+    """File name of a certificate."""
+    group = certificate.group
+    # Values of a column may hold anything, so a digest names the file.
+    suffix = f"-{group.column}-{hashlib.sha256(group.value.encode()).hexdigest()[:8]}" if group else ""
+    return f"risk-{certificate.risk:g}{suffix}.json"
+
+
+def evidence_name(certificate: Certificate) -> str:
+    """File name of a certificate's evidence."""
+    return f"evidence-{certificate.evidence_sha256[:16]}.parquet"
+
+
+def check_same(policy: Policy, meta: Any) -> None:
+    """Refuse traces that were not recorded as the bundle is served; no statistics are looked at.
+
+    Raises
+    ------
+    FingerprintError
+        Naming what differs.
+    """
+    require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
+    differing = [name for name in _SHARED if getattr(policy, name) != getattr(meta, name)]
+    differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
+    if differing:
+        raise FingerprintError(
+            f"The data were recorded otherwise than the bundle is served: {', '.join(differing)} differ.",
+            hint="Collect with the bundle's recipe, or train on data like these.",
+        )
+
+
+def served_as(policy: Policy) -> dict[str, Any]:
+    """Everything a certificate of this bundle depends on, as plain JSON."""
+    names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
+    dumped = policy.model_dump(mode="json")
+    return {name: dumped[name] for name in names}

@@ -1,0 +1,173 @@
+"""`lynxstop calibrate`: turn scores into certified thresholds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lynxstop.calibration.run import Calibration, Together
+    from lynxstop.calibration.units import Samples
+
+
+def calibrate(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle of a trained probe.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Recorded traces of other problems.")] = None,
+    risk: Annotated[
+        list[float] | None, typer.Option(help="Level to certify; may be given several times.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    loss: Annotated[
+        str, typer.Option(help="disagree, harm, wrong, wrong|exit, or a loss column of the table.")
+    ] = "disagree",
+    method: Annotated[
+        str | None,
+        typer.Option(help="ltt, ucb, crc, split, hoeffding_bentkus, selective, holm, weighted or lynx."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Certify this score table (CSV or Parquet) instead of a bundle.")
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Training traces (folder, or score table) on which the thresholds are fixed."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Take only the traces of this split.")] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="What several samples of a problem become: one (drawn), or mean.")
+    ] = None,
+    together: Annotated[
+        str, typer.Option(help="Which promises hold at once: levels (of a group), all, or none.")
+    ] = "levels",
+    unknown_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Loss of an exit answer that could not be judged.")
+    ] = 1.0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Table of trace_id and weight, for the method weighted.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws one sample per problem.")] = 0,
+    expires: Annotated[int | None, typer.Option(min=1, help="Days until the certificates expire.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the certificates of a score table.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    require: Annotated[bool, typer.Option("--require", help="Fail when a level never exits.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Certify thresholds: at most this risk, per request, with this confidence.
+
+    A bundle gets the certified levels and their certificates. A score table of any system has the columns
+    trace_id, problem_id, cue, score and loss, and may have tokens, full_tokens and one to group by; a trace
+    without cues is one row with an empty cue.
+
+    **Examples**
+
+    - `lynxstop calibrate BUNDLE data/calibration --risk 0.02 --risk 0.05 --report report.html`
+
+    - `lynxstop calibrate BUNDLE data/calibration --risk 0.05 --by family --expires 90`
+
+    - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
+    """
+    from lynxstop.calibration import bundles, run, tables
+
+    risks = risk or [0.05]
+    options: dict[str, Any] = {
+        "confidence": confidence,
+        "loss": loss,
+        "method": method,
+        "by": by,
+        "samples": cast("Samples | None", _one_of("samples", samples, ("one", "mean", None))),
+        "together": cast("Together", _one_of("together", together, ("levels", "all", "none"))),
+        "unknown_loss": unknown_loss,
+        "seed": seed,
+        "expires": None if expires is None else datetime.now(UTC) + timedelta(days=expires),
+    }
+    written: Path | None = None
+    if scores is not None:
+        if bundle or data or split:
+            raise ConfigError("A score table stands for itself.", hint="Leave out BUNDLE, DATA and --split.")
+        table = tables.read_table(scores, by=by, loss=loss)
+        training = None if train is None else tables.read_table(train, loss=loss)
+        result = run.calibrate(
+            table,
+            risks=risks,
+            train_scores=training,
+            weights=None if weights is None else tables.read_weights(weights, table),
+            **options,
+        )
+        loaded = None
+    else:
+        if bundle is None or data is None:
+            raise ConfigError("Give a bundle and recorded traces, or a table with --scores.")
+        if weights is not None or out is not None:
+            raise ConfigError("--weights and --out go with --scores.")
+        from lynxstop.artifacts.bundle import Bundle
+        from lynxstop.collect.storage import DataSet
+
+        loaded = Bundle.load(bundle)
+        result = bundles.calibrate_bundle(
+            loaded,
+            DataSet.open(data),
+            risks=risks,
+            train=None if train is None else DataSet.open(train),
+            split=split,
+            **options,
+        )
+    if require:
+        result.require()
+    if loaded is not None:
+        bundles.install(loaded, result, default_risk=None)
+        written = loaded.path
+    elif out is not None:
+        bundles.write_certificates(result, out)
+        written = out
+    if report is not None:
+        from lynxstop.artifacts import atomic
+        from lynxstop.report.calibration import calibration_report
+
+        atomic.write_text(report, calibration_report(result))
+    if json:
+        _output.emit({"levels": result.rows(), "written": written and str(written)})
+    else:
+        _show(result)
+
+
+def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> str | None:
+    if value not in allowed:
+        raise ConfigError(f"--{name} is {' or '.join(str(item) for item in allowed if item)}, not {value!r}.")
+    return value
+
+
+def _show(result: Calibration) -> None:
+    from lynxstop.calibration.plan import advice
+
+    first = result.certificates[0]
+    shown = _output.table(
+        f"{first.loss} by {first.method}, confidence {first.confidence:g}",
+        "group", "risk", "threshold", "losses", "limit", "exits", "saved",
+    )  # fmt: skip
+    for row in result.rows():
+        shown.add_row(
+            row["group"] or "all",
+            f"{row['risk']:g}",
+            "never" if row["refused"] else f"{row['threshold']:.6g}",
+            f"{row['k']:g}/{row['n']}",
+            "" if row["bound"] is None else f"{row['bound']:.4f}",
+            f"{row['exits']:.1%}",
+            "" if row["saved"] is None else f"{row['saved']:.1%}",
+        )
+    _output.console.print(shown)
+    if first.unknown:
+        _output.console.print(
+            f"{first.unknown} of {first.cues} exit answers could not be judged; each counts as a loss of "
+            f"{first.settings.unknown_loss:g}."
+        )
+    for certificate in result.certificates:
+        _output.console.print(certificate.promise, markup=False)
+        if certificate.refused:
+            _output.console.print(advice(certificate.missing), style="yellow")
+    _output.console.print(first.not_promised, style="dim")
