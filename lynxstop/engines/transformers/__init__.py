@@ -6,5 +6,6 @@ need("torch", "transformers")
 need("transformers", "transformers")
 
 from lynxstop.engines.transformers.engine import TransformersEngine  # noqa: E402
+from lynxstop.engines.transformers.processor import LynxStopProcessor  # noqa: E402
 
-__all__ = ["TransformersEngine"]
+__all__ = ["LynxStopProcessor", "TransformersEngine"]

@@ -13,12 +13,13 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.eos import end_tokens
 from lynxstop.engines.transformers.exits import force_exits
 from lynxstop.engines.transformers.observe import Observation, Observer
 from lynxstop.engines.transformers.random import uniforms
 from lynxstop.engines.transformers.row import Row
 from lynxstop.engines.transformers.sampling import exact_dtype
-from lynxstop.engines.transformers.scoring import DeviceProbe
+from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.engines.types import Answer, Generation, Request, Sampling
 from lynxstop.errors import ConfigError
@@ -91,7 +92,7 @@ class TransformersEngine:
         config = model.config.get_text_config()
         self.vocabulary: int = config.vocab_size
         self.width: int = config.hidden_size * len(self.layers)
-        self._scorer = None if probe is None else DeviceProbe(probe, self.device)
+        self._probe = None if probe is None else DeviceProbe(probe, self.device)
         if probe is not None and probe.width != self.width:
             raise ConfigError(f"The probe takes {probe.width} features, the model gives {self.width}.")
         if self.layers:
@@ -198,9 +199,10 @@ class TransformersEngine:
         ]
         numbers = self.uniforms(requests, sampling)
         batch = Batch(self.model, self.device)
-        taps = Taps(self.model, self.layers) if self._scorer is not None or (record and self.layers) else None
+        taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
+        scorer = None if taps is None else Scorer(taps, self._probe)
         end_token = self.policy.exit_ids[0]
-        observer = Observer(taps, self._scorer, width=self.width, end_token=end_token, record=record)
+        observer = Observer(scorer, width=self.width, end_token=end_token, record=record)
         try:
             logits = batch.prefill([request.prompt_ids for request in requests])
             while True:
@@ -233,8 +235,8 @@ class TransformersEngine:
                     batch.keep(order)
                 logits = batch.advance(torch.tensor([[row.ids[-1]] for row in rows], device=self.device))
         finally:
-            self.failures += observer.failures
-            if taps is not None:
+            if taps is not None and scorer is not None:
+                self.failures += scorer.failures
                 taps.close()
 
     def uniforms(self, requests: Sequence[Request], sampling: Sampling) -> Tensor:
@@ -242,15 +244,6 @@ class TransformersEngine:
         count = sampling.max_tokens + 1
         numbers = np.stack([uniforms(sampling.seed, request.id, count) for request in requests])
         return torch.from_numpy(numbers).to(self.device, exact_dtype(self.device))
-
-
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end a sequence, by the model's generation settings and by its tokenizer."""
-    found: set[int] = set()
-    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        found.update(ids if isinstance(ids, list | tuple) else () if ids is None else (ids,))
-    return frozenset(found)
 
 
 def _decide(rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool) -> dict[int, int]:

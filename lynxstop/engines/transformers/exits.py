@@ -103,7 +103,7 @@ def _decode(
     positions = torch.tensor([exit.cut + start for exit in exits]).unsqueeze(1) + steps
     numbers = engine.uniforms([generations[exit.trace].request for exit in exits], sampling)
     numbers = numbers.gather(1, positions.clamp(max=sampling.max_tokens).to(engine.device))
-    observer = Observer(None, None, width=0, end_token=0, record=True)
+    observer = Observer(None, width=0, end_token=0, record=True)
     batch, logits = _prefill(engine, generations, exits)
     while True:
         seen = observer.look(logits, numbers[:, len(exits[0].ids)], sampling, ())

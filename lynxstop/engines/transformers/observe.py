@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,11 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.engines.transformers.sampling import draw
-from lynxstop.engines.transformers.scoring import DeviceProbe
-from lynxstop.engines.transformers.taps import Taps
+from lynxstop.engines.transformers.scoring import Scorer
 from lynxstop.engines.types import Sampling
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +31,12 @@ class Observation:
 
 
 class Observer:
-    """Looks at steps for one engine; failures of the scoring are counted, never raised.
+    """Looks at the steps of one batch.
 
     Parameters
     ----------
-    taps : Taps or None
-        Where features come from; None when nobody needs any.
-    probe : DeviceProbe or None
-        What scores them.
+    scorer : Scorer or None
+        Where features and scores come from; None when nobody needs any.
     width : int
         Number of features.
     end_token : int
@@ -51,24 +45,20 @@ class Observer:
         Bring features, statistics and log-probabilities too.
     """
 
-    def __init__(
-        self, taps: Taps | None, probe: DeviceProbe | None, *, width: int, end_token: int, record: bool
-    ) -> None:
-        self._taps = taps
-        self._probe = probe
+    def __init__(self, scorer: Scorer | None, *, width: int, end_token: int, record: bool) -> None:
+        self._scorer = scorer
         self._width = width
         self._end_token = end_token
         self._record = record
         self._logprobs: Tensor | None = None
-        self.failures = 0
 
     def look(self, logits: Tensor, uniforms: Tensor, sampling: Sampling, asked: Sequence[int]) -> Observation:
         """Draw a token for every row of `logits`, score the rows `asked`, and fetch all of it at once."""
         parts = [draw(logits, uniforms, sampling).to(torch.int32)]
         rows = torch.tensor(asked, dtype=torch.long, device=logits.device) if asked else None
         features = scores = None
-        if rows is not None and self._taps is not None:
-            features, scores = self._score(self._taps, rows)
+        if rows is not None and self._scorer is not None:
+            features, scores = self._scorer.score(rows)
         if self._record:
             self._logprobs = logits.float().log_softmax(dim=-1)
             drawn = parts[0].long().unsqueeze(1)
@@ -91,14 +81,6 @@ class Observer:
                 taken[place] = logprob
         return taken
 
-    def _score(self, taps: Taps, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        try:
-            features = taps.read(rows)
-            return features, None if self._probe is None else self._probe.score(features)
-        except Exception as error:
-            self._fail(len(rows), type(error).__name__)
-            return None, None
-
     def _unpack(
         self, host: NDArray[np.int32], rows: int, asked: int, featured: bool, scored: bool
     ) -> Observation:
@@ -113,14 +95,9 @@ class Observer:
                 observation["features"] = rest[:size].reshape(asked, -1) if featured else absent
                 rest = rest[size:]
         scores = rest.tolist() if scored else [float("nan")] * asked
-        if scored and (lost := sum(score != score for score in scores)):
-            self._fail(lost, "features that are not finite")
+        if scored and self._scorer is not None:
+            self._scorer.check(scores)
         return Observation(tokens, scores, **observation)  # type: ignore[arg-type]
-
-    def _fail(self, cues: int, reason: str) -> None:
-        if not self.failures:
-            logger.warning("Scoring failed (%s); these cues are not acted on. Logged once.", reason)
-        self.failures += cues
 
 
 def statistics(logprobs: Tensor, end_token: int) -> Tensor:

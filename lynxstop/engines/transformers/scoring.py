@@ -1,15 +1,21 @@
-"""The probe on the model's device: the same arithmetic as `Probe.score`, without leaving the device."""
+"""Scores on the model's device, and the promise that scoring never harms a request."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lynxstop.engines.transformers.taps import Taps
 from lynxstop.probes.probe import Probe
+
+logger = logging.getLogger(__name__)
 
 
 class DeviceProbe:
-    """A probe whose maps live on a device.
+    """A probe whose maps live on a device: the same arithmetic as `Probe.score`.
 
     Parameters
     ----------
@@ -32,3 +38,44 @@ class DeviceProbe:
         for number, (weight, bias) in enumerate(self._maps):
             values = torch.nn.functional.linear(values.relu() if number else values, weight, bias)
         return values[:, 0].masked_fill(~sound, torch.nan)
+
+
+class Scorer:
+    """Taps and probe together; what fails is counted and logged once, never raised.
+
+    Parameters
+    ----------
+    taps : Taps
+        Where features come from.
+    probe : DeviceProbe, optional
+        What scores them; None only reads features.
+
+    Attributes
+    ----------
+    failures : int
+        Cues that got no score, or one that is not a number.
+    """
+
+    def __init__(self, taps: Taps, probe: DeviceProbe | None) -> None:
+        self._taps = taps
+        self._probe = probe
+        self.failures = 0
+
+    def score(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Features (rows, width) and logits (rows,) of the last forward pass, or None; both stay on the device."""
+        try:
+            features = self._taps.read(rows)
+            return features, None if self._probe is None else self._probe.score(features)
+        except Exception as error:
+            self._fail(len(rows), type(error).__name__)
+            return None, None
+
+    def check(self, scores: Sequence[float]) -> None:
+        """Count fetched scores that are not numbers."""
+        if lost := sum(score != score for score in scores):
+            self._fail(lost, "features that are not finite")
+
+    def _fail(self, cues: int, reason: str) -> None:
+        if not self.failures:
+            logger.warning("Scoring failed (%s); these cues are not acted on. Logged once.", reason)
+        self.failures += cues

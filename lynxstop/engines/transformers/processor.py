@@ -1,0 +1,202 @@
+"""Early exit inside the `generate` of transformers."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.watch import Watch
+from lynxstop.engines.transformers.eos import end_tokens
+from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
+from lynxstop.engines.transformers.taps import Taps
+from lynxstop.errors import ModelError
+from lynxstop.probes.probe import Probe
+
+
+class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
+    """A logits processor that stops thinking, for ``model.generate(..., logits_processor=[processor])``.
+
+    Greedy decoding and sampling, left-padded batches and several returned sequences are served; every call of
+    `generate` starts anew. The processor hangs hooks on the model: use it in a ``with`` block, or `close` it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model whose `generate` is called.
+    watch : Watch
+        Machines compiled for its tokenizer.
+    policy : StopPolicy
+        Guards, certified levels and exit tokens.
+    probe : Probe, optional
+        Scores cues; without one, only a budget stops.
+    risk : float, optional
+        Certified level to stop at; None stops at a budget only.
+    mode : Mode
+        Stop, or only record what would have happened.
+
+    Raises
+    ------
+    ConfigError
+        When `risk` is not certified.
+    ModelError
+        When the model has no such layers; from `generate`, on beam search and assisted generation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        watch: Watch,
+        policy: StopPolicy,
+        *,
+        probe: Probe | None = None,
+        risk: float | None = None,
+        mode: Mode = Mode.STOP,
+    ) -> None:
+        policy.level(risk)
+        self._watch, self._policy, self._risk, self._mode = watch, policy, risk, mode
+        self._eos_ids = end_tokens(model)
+        self._pad_id: int | None = getattr(model.generation_config, "pad_token_id", None)
+        self._taps = None if probe is None else Taps(model, probe.layers)
+        device = next(model.parameters()).device
+        self._scorer = (
+            None if probe is None or self._taps is None else Scorer(self._taps, DeviceProbe(probe, device))
+        )
+        self._hook = model.register_forward_pre_hook(self._before_pass, with_kwargs=True)
+        self.reset()
+
+    @property
+    def exits(self) -> list[Exit | None]:
+        """For each sequence of the last call, the exit that was taken, or None."""
+        return [session.exit for session in self._sessions]
+
+    @property
+    def events(self) -> list[list[CueEvent]]:
+        """For each sequence of the last call, the cues that were seen."""
+        return [session.events for session in self._sessions]
+
+    @property
+    def failures(self) -> int:
+        """Cues whose scoring failed; their requests went on as if unwatched."""
+        return 0 if self._scorer is None else self._scorer.failures
+
+    def reset(self) -> None:
+        """Forget the last call; `generate` does not need it."""
+        self._sessions: list[Session] = []
+        self._width = 0
+        self._fresh = False
+        self._several = False
+        self._mask: Tensor | None = None
+
+    def close(self) -> None:
+        """Take the hooks off the model; may be called twice."""
+        self._hook.remove()
+        if self._taps is not None:
+            self._taps.close()
+
+    def __enter__(self) -> LynxStopProcessor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return `scores` (rows, vocabulary), with all but the forced token ruled out where an exit is forced."""
+        if self._fresh or input_ids.shape != (len(self._sessions), self._width + 1):
+            _refuse_beams(scores)
+            self._start(input_ids)
+            asked: list[int] = []
+        else:
+            if self._several:
+                raise ModelError(
+                    "Assisted generation cannot be stopped early.", hint="Leave the assistant out."
+                )
+            asked = self._read(input_ids[:, -1].tolist())
+        self._width = input_ids.shape[1]
+        self._fresh = self._several = False
+        values = self._score(asked)
+        forced = {}
+        for row, session in enumerate(self._sessions):
+            token = session.decide(values.get(row))
+            if token is not None:
+                forced[row] = token
+        return _force(scores, forced) if forced else scores
+
+    def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See whether this pass starts a call of `generate`, and which of its tokens are padding."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.shape[1] == 1:
+            return
+        cache = kwargs.get("past_key_values")
+        if ids.shape[1] != self._width + 1 if cache is None else cache.get_seq_length() == 0:
+            self._fresh = True
+        elif cache is not None and not self._fresh:
+            self._several = True
+        self._mask = kwargs.get("attention_mask")
+
+    def _start(self, input_ids: Tensor) -> None:
+        prompts = input_ids.tolist()
+        if self._mask is not None and self._mask.shape == input_ids.shape:
+            real = self._mask.tolist()
+        else:
+            real = [_without_padding(prompt, self._pad_id) for prompt in prompts]
+        self._mask = None
+        self._sessions = [
+            Session(
+                self._watch,
+                self._policy,
+                [token for token, kept in zip(prompt, mask, strict=True) if kept],
+                risk=self._risk,
+                mode=self._mode,
+            )
+            for prompt, mask in zip(prompts, real, strict=True)
+        ]
+
+    def _read(self, tokens: list[int]) -> list[int]:
+        asked = []
+        for row, (session, token) in enumerate(zip(self._sessions, tokens, strict=True)):
+            if token in self._eos_ids:
+                session.finish()
+            elif session.read(token):
+                asked.append(row)
+        return asked
+
+    def _score(self, asked: list[int]) -> dict[int, float]:
+        if not asked or self._scorer is None:
+            return {}
+        _, scores = self._scorer.score(torch.tensor(asked))
+        if scores is None:
+            return {}
+        values: list[float] = scores.tolist()
+        self._scorer.check(values)
+        return dict(zip(asked, values, strict=True))
+
+
+def _force(scores: Tensor, forced: dict[int, int]) -> Tensor:
+    rows, tokens = list(forced.keys()), list(forced.values())
+    scores = scores.clone()
+    scores[rows] = -torch.inf
+    scores[rows, tokens] = 0.0
+    return scores
+
+
+def _refuse_beams(scores: Tensor) -> None:
+    """Beam search hands log-probabilities to its processors, everything else raw logits."""
+    if len(scores) > 1 and bool((scores.float().logsumexp(dim=-1).abs() < 1e-4).all()):
+        raise ModelError(
+            "Beam search cannot be stopped early: its beams change places.",
+            hint="Use num_beams=1, with or without sampling.",
+        )
+
+
+def _without_padding(prompt: list[int], pad_id: int | None) -> list[bool]:
+    """True behind the padding on the left."""
+    start = next((place for place, token in enumerate(prompt) if token != pad_id), len(prompt))
+    return [place >= start for place in range(len(prompt))]
