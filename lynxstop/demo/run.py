@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.collect.grading import answers_agree, grade
+from lynxstop.collect.grading import Grade, grade
 from lynxstop.collect.problems import Problem
-from lynxstop.collect.runner import final_answer, prompt_ids
+from lynxstop.collect.rows import agrees
+from lynxstop.collect.texts import Texts
+from lynxstop.core.session import Mode, Reason
 from lynxstop.engines.transformers.loading import Loaded
 from lynxstop.engines.types import Generation, Request, Sampling
 from lynxstop.evaluate.outcome import Outcome
@@ -27,6 +29,7 @@ class CueAnswers:
 
     scores: NDArray[np.float32]
     thinking_at_exit: NDArray[np.int64]
+    eligible: NDArray[np.bool_]
     agrees: NDArray[np.bool_]
     right: NDArray[np.bool_]
 
@@ -58,27 +61,83 @@ def demonstrate(
         When `risk` is not certified.
     """
     bundle.policy.stop_policy().level(risk)
-    engine = loaded.engine
-    served = bundle.policy.sampling
-    sampling = Sampling(**served.model_dump(), seed=seed)
-    thinking = [
-        Request(id=problem.id, prompt_ids=prompt_ids(loaded.tokenizer, problem)) for problem in problems
-    ]
+    texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
+    sampling = Sampling(**bundle.policy.sampling.model_dump(), seed=seed)
+    requests = [Request(id=problem.id, prompt_ids=texts.prompt_ids(problem.prompt)) for problem in problems]
 
-    def timed(name: str, requests: list[Request]) -> tuple[list[Generation], float]:
+    def timed(name: str, asked: list[Request]) -> tuple[list[Generation], float]:
         start = time.perf_counter()
-        done = []
-        for generation in engine.generate(requests, sampling):
-            done.append(generation)
+        done = {}
+        for generation in loaded.engine.generate(asked, sampling):
+            done[generation.request.id] = generation
             progress(name, len(done))
         seconds = time.perf_counter() - start
-        order = {generation.request.id: generation for generation in done}
-        return [order[request.id] for request in requests], seconds
+        return [done[request.id] for request in asked], seconds
 
-    full, seconds_full = timed("full thinking", thinking)
-    early, seconds_early = timed("early exit", [replace(request, risk=risk) for request in thinking])
-    cues = _every_cue(loaded, problems, thinking, full, sampling, progress)
+    full, seconds_full = timed("full thinking", requests)
+    early, seconds_early = timed("early exit", [replace(request, risk=risk) for request in requests])
+    cues = _every_cue(loaded, texts, problems, requests, sampling, progress)
+    grades = [
+        tuple(grade(texts.behind_thinking(texts.decode(g.output_ids)), problem.answer) for g in pair)
+        for problem, *pair in zip(problems, full, early, strict=True)
+    ]
     outcomes = [
-        _outcome(loaded, problem, *rows) for problem, *rows in zip(problems, full, early, cues, strict=True)
+        _outcome(problem, *rows)
+        for problem, *rows in zip(problems, full, early, grades, cues, strict=True)
     ]
     return Demonstration(problems, full, early, outcomes, cues, seconds_full, seconds_early)
+
+
+def _every_cue(
+    loaded: Loaded,
+    texts: Texts,
+    problems: Sequence[Problem],
+    requests: Sequence[Request],
+    sampling: Sampling,
+    progress: Progress,
+) -> list[CueAnswers]:
+    """Think every request to the end once more, in shadow mode, and force an exit at each of its cues."""
+    engine = loaded.engine
+    done = {}
+    for generation in engine.generate([replace(r, mode=Mode.SHADOW) for r in requests], sampling, record=True):
+        done[generation.request.id] = generation
+        progress("every cue", len(done))
+    traces = [done[request.id] for request in requests]
+    answers = engine.force_exits(traces, sampling)
+    found = []
+    for problem, trace, forced in zip(problems, traces, answers, strict=True):
+        full = grade(texts.behind_thinking(texts.decode(trace.output_ids)), problem.answer)
+        trials = [
+            grade(texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])), problem.answer)
+            for answer in forced
+        ]
+        assert trace.features is not None
+        assert engine.probe is not None
+        found.append(
+            CueAnswers(
+                scores=engine.probe.score(trace.features),
+                thinking_at_exit=np.array([e.position + e.seen_at - e.index for e in trace.events], np.int64),
+                eligible=np.array([event.eligible for event in trace.events], bool),
+                agrees=np.array([agrees(trial, full.answer, full.status) for trial in trials], bool),
+                right=np.array([trial.right is True for trial in trials], bool),
+            )
+        )
+    return found
+
+
+def _outcome(
+    problem: Problem, full: Generation, early: Generation, grades: tuple[Grade, Grade], cues: CueAnswers
+) -> Outcome:
+    exited = early.exit is not None and early.exit.reason is Reason.SCORE
+    of_full, of_early = grades
+    ceiling = np.flatnonzero(cues.agrees & cues.eligible)
+    return Outcome(
+        problem_id=problem.id,
+        right_full=of_full.right,
+        right_early=of_early.right,
+        disagree=exited and not agrees(of_early, of_full.answer, of_full.status),
+        exited=exited,
+        tokens_full=full.thinking_tokens,
+        tokens_early=early.thinking_tokens,
+        oracle_tokens=int(cues.thinking_at_exit[ceiling[0]]) if len(ceiling) else full.thinking_tokens,
+    )

@@ -61,6 +61,7 @@ def load_engine(
         require_same(made_by.policy.fingerprint, found, f"The bundle {made_by.path}")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = dtype or ("float32" if place == "cpu" else "bfloat16")
+    transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, kind))

@@ -1,0 +1,69 @@
+"""`lynxstop train`: fit a probe on recorded traces and write a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.errors import ConfigError
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Recorded training data, from `lynxstop collect`.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
+    target: Annotated[str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")] = "agrees",
+    kind: Annotated[str, typer.Option(help="`logistic`, or `mlp` for an MLP(256, 64).")] = "logistic",
+    layers: Annotated[str | None, typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation.")] = None,
+    name: Annotated[str | None, typer.Option(help="Title of the card; by default the folder's name.")] = None,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")] = 0,
+    cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fit a probe on recorded traces, choosing layers and penalty by cross-validation grouped by problem.
+
+    **Examples**
+
+    - `lynxstop train recorded/train bundle`
+
+    - `lynxstop train recorded/train bundle --kind mlp --layers 2,4 --json`
+    """
+    from lynxstop.collect.storage import DataSet
+    from lynxstop.probes.making import make_bundle
+    from lynxstop.probes.train import train as fit
+
+    if target not in ("agrees", "right"):
+        raise ConfigError(f"There is no target {target!r}.", hint="Targets: agrees, right.")
+    if kind not in ("logistic", "mlp"):
+        raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
+    recorded = DataSet.open(data)
+    with _output.progress() as bar:
+        task = bar.add_task("cross-validation", total=None)
+        trained = fit(
+            recorded,
+            target="right" if target == "right" else "agrees",
+            kind=kind,
+            layer_sets=None if layers is None else [_layers(layers)],
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    make_bundle(recorded, trained, bundle, name or bundle.resolve().name, min_tokens=min_tokens, cooldown=cooldown)
+    if json:
+        _output.emit({"bundle": str(bundle), **trained.report()})
+        return
+    rows = _output.table(f"Probe of {bundle}", "signal", "AUC")
+    rows.add_row(f"probe, layers {list(trained.chosen.layers)}, C {trained.chosen.C:g}", f"{trained.auc:.3f}")
+    for signal, auc in trained.rivals.items():
+        rows.add_row(signal, f"{auc:.3f}")
+    _output.console.print(rows)
+    _output.console.print(f"Nothing exits yet; next: lynxstop calibrate {bundle} CALIBRATION_DATA --risk 0.05")
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise ConfigError(f"Layers are numbers with commas between, not {text!r}.") from error

@@ -1,0 +1,67 @@
+"""From a trained probe to a bundle on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.bundle import Bundle, Policy, ServedSampling, TrainingScores, write_bundle
+from lynxstop.artifacts.card import card
+from lynxstop.artifacts.provenance import provenance
+from lynxstop.collect.storage import DataSet
+from lynxstop.probes.train import TrainedProbe
+
+
+def make_bundle(
+    data: DataSet, trained: TrainedProbe, path: Path, name: str, *, min_tokens: int = 0, cooldown: int = 0
+) -> Bundle:
+    """Write a bundle that is not calibrated yet.
+
+    Parameters
+    ----------
+    data : DataSet
+        The training data: its settings become the policy.
+    trained : TrainedProbe
+    path : Path
+        Folder to write; an existing bundle there is replaced.
+    name : str
+        Title of the card.
+    min_tokens, cooldown : int
+        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    """
+    meta = data.meta
+    policy = Policy(
+        name=name,
+        fingerprint=meta.fingerprint,
+        engine=meta.engine,
+        dtype=meta.dtype,
+        sampling=ServedSampling(
+            temperature=meta.temperature,
+            top_p=meta.top_p,
+            top_k=meta.top_k,
+            max_tokens=meta.max_tokens,
+            answer_tokens=meta.answer_tokens,
+        ),
+        cue_words=meta.cue_words,
+        cue_paragraph=meta.cue_paragraph,
+        think_open=meta.think_open,
+        think_close=meta.think_close,
+        exit_text=meta.exit_text,
+        exit_ids=meta.exit_ids,
+        min_tokens=min_tokens,
+        cooldown=cooldown,
+        budget=meta.budget,
+        target=trained.target,
+        probe_sha256="",
+        training_problems_sha256=hashlib.sha256("\n".join(sorted(trained.problem_ids)).encode()).hexdigest(),
+        training_data_sha256=data.digest,
+        provenance=provenance(),
+    )
+    known = trained.scores[np.isfinite(trained.scores)]
+    scores = TrainingScores(scores=known, problems=trained.problem_ids)
+    bundle = write_bundle(path, policy, trained.probe, scores, trained.report())
+    atomic.write_text(path / "README.md", card(bundle.policy, trained.report()))
+    return bundle
