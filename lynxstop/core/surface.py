@@ -175,8 +175,7 @@ def _declared_speller(decoder: Any) -> Spell:
     if "WordPiece" in parts:
         return _word_piece(parts["WordPiece"]["prefix"])
     if "BPEDecoder" in parts:
-        suffix = parts["BPEDecoder"]["suffix"]
-        return lambda text: text.replace(suffix, " ").encode()
+        return _word_end(parts["BPEDecoder"]["suffix"])
     return _metaspace
 
 
@@ -187,6 +186,13 @@ def _word_level(text: str) -> bytes:
 def _word_piece(prefix: str) -> Spell:
     def spell(text: str) -> bytes:
         return text[len(prefix) :].encode() if text.startswith(prefix) else b" " + text.encode()
+
+    return spell
+
+
+def _word_end(suffix: str) -> Spell:
+    def spell(text: str) -> bytes:
+        return (text.removesuffix(suffix) + " " if text.endswith(suffix) else text).encode()
 
     return spell
 

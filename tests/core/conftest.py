@@ -104,6 +104,17 @@ def word_level() -> Tokenizer:
     return tokenizer
 
 
+def word_end() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.BPEDecoder()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["[UNK]", *SPECIAL], end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
+
+
 KINDS: dict[str, Callable[[], object]] = {
     "byte-level": byte_level,
     "sentencepiece": sentence_piece,
@@ -111,6 +122,7 @@ KINDS: dict[str, Callable[[], object]] = {
     "wordpiece": word_piece,
     "wordpiece-slow": slow_word_piece,
     "tiktoken": tik_token,
+    "word-end": word_end,
     "word-level": word_level,
 }
 

@@ -20,6 +20,7 @@ WORDS = {
     "tiktoken": CueSet((*LATIN, "élan", "подожди", "等等"), paragraph=True),
     "wordpiece": CueSet((*LATIN, "élan", "подожди", "等等")),
     "wordpiece-slow": CueSet((*LATIN, "élan", "подожди", "等等")),
+    "word-end": CueSet((*LATIN, "élan", "подожди", "等等")),
     "word-level": CueSet((*LATIN, "élan", "подожди", "等等")),
 }
 ASCII_WORD = string.ascii_letters + string.digits + "_"
