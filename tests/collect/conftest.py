@@ -1,0 +1,18 @@
+"""A recorded data set made without a model."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scripted import SAMPLING, ScriptedSource, problems
+
+from lynxstop.collect.runner import collect
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Ten traces in shards of four."""
+    return collect(ScriptedSource(), problems(10), tmp_path / "data", sampling=SAMPLING, shard_size=4)

@@ -1,0 +1,177 @@
+"""The collection: rows, settings, interruptions."""
+
+import errno
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+
+from lynxstop.collect.rows import spread
+from lynxstop.collect.runner import collect
+from lynxstop.collect.storage import DataSet
+from lynxstop.errors import ConfigError, DataError
+
+FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors")
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for pattern in FILES for file in sorted(folder.glob(pattern))}
+
+
+def test_rows_say_what_the_engine_did(recorded):
+    # given the traces of a scripted engine
+    cues = recorded.cues().to_pylist()
+    for trace in recorded.traces().to_pylist():
+        rows = [cue for cue in cues if cue["trace_id"] == trace["trace_id"]]
+        assert trace["trace_id"] == f"{trace['problem_id']}#0"
+        assert (trace["family"], json.loads(trace["metadata"])) == ("sum", {"source": "x"})
+        assert trace["full_right"] is (trace["full_answer"] == trace["gold"])
+        assert trace["text"].endswith(f"\\boxed{{{trace['full_answer']}}}")
+        assert trace["thinking_tokens"] + trace["answer_tokens"] == len(trace["text"])
+        assert [row["cue"] for row in rows] == list(range(trace["events"]))
+        for row in rows:
+            # then every cue knows its word, its place and whether its forced answer equals the full one
+            assert (row["word"], row["thinking_at_exit"]) == ("wait", row["position"] + 1)
+            assert row["agrees"] is (row["trial_answer"] == trace["full_answer"])
+            assert row["right"] is (row["trial_answer"] == trace["gold"])
+            assert row["trial_confidence"] == pytest.approx(0.8187, abs=1e-4)
+            assert row["trial_text"] == f"</think>\\boxed{{{row['trial_answer']}}}."
+
+
+def test_samples_and_shard_sizes_change_no_trace(recorded, tmp_path):
+    other = collect(
+        ScriptedSource(), problems(10), tmp_path / "two", sampling=SAMPLING, shard_size=7, samples=2
+    )
+    firsts = [row for row in other.traces().to_pylist() if row["sample"] == 0]
+    assert firsts == recorded.traces().to_pylist()
+
+
+def test_max_cues_spreads_the_exits_and_says_so(tmp_path):
+    data = collect(ScriptedSource(), problems(10), tmp_path / "d", sampling=SAMPLING, max_cues=2)
+    assert max(data.traces()["cues"].to_pylist()) == 2
+    assert not data.whole
+    assert spread(10, 2) == [2, 7]
+    assert spread(2, 3) == [0, 1]
+
+
+def test_other_settings_are_refused_by_name(recorded):
+    changed = SAMPLING.__class__(temperature=0.5, max_tokens=600, answer_tokens=8, seed=6)
+    with pytest.raises(ConfigError, match=r"temperature, seed"):
+        collect(ScriptedSource(), problems(10), recorded.path, sampling=changed, shard_size=4)
+    with pytest.raises(ConfigError, match="problems, problems_sha256"):
+        collect(ScriptedSource(), problems(9), recorded.path, sampling=SAMPLING, shard_size=4)
+    with pytest.raises(ConfigError, match="already"):
+        collect(ScriptedSource(), problems(10), recorded.path, sampling=SAMPLING, shard_size=4, resume=False)
+
+
+def test_a_finished_collection_is_not_repeated(recorded):
+    source = ScriptedSource()
+    collect(source, problems(10), recorded.path, sampling=SAMPLING, shard_size=4)
+    assert source.engine.generated == []
+
+
+def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path):
+    # given an interruption in the third shard
+    class Interrupted(ScriptedEngine):
+        def _think(self, request, sampling):
+            if len(self.generated) == 9:
+                raise KeyboardInterrupt
+            return super()._think(request, sampling)
+
+    out = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        collect(ScriptedSource(Interrupted()), problems(10), out, sampling=SAMPLING, shard_size=4)
+    # when it goes on
+    source = ScriptedSource()
+    source.engine = type("Interrupted", (ScriptedEngine,), {})()
+    collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
+    # then only the unfinished shard is redone
+    assert sorted(source.engine.generated) == ["p8#0", "p9#0"]
+    assert len(DataSet.open(out).traces()) == 10
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+fatal, rename, count = int(sys.argv[2]), Path.replace, [0]
+def replace(self, target):
+    count[0] += 1
+    if count[0] == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.replace = replace
+from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+from lynxstop.collect.runner import collect
+collect(ScriptedSource(ScriptedEngine(pause=0.002)), problems(60), Path(sys.argv[1]), sampling=SAMPLING, shard_size=3)
+"""
+
+
+def start(out, fatal_rename=0):
+    code = CHILD.format(here=str(Path(__file__).parent))
+    root = Path(__file__).parents[2]
+    return subprocess.Popen([sys.executable, "-c", code, str(out), str(fatal_rename)], cwd=root)
+
+
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    # given an undisturbed collection
+    assert start(tmp_path / "calm").wait() == 0
+    out = tmp_path / "killed"
+    # when another is killed before each kind of file is renamed into place
+    for fatal_rename in (1, 2, 3, 4):
+        assert start(out, fatal_rename).wait() == -signal.SIGKILL
+        assert len(list(out.glob("traces-*"))) == 0 if fatal_rename < 4 else 1
+    # and then twice at a random moment of the work
+    for _ in range(2):
+        before = len(list(out.glob("traces-*")))
+        child = start(out)
+        while len(list(out.glob("traces-*"))) == before:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert before < len(list(out.glob("traces-*"))) < 20
+    assert start(out).wait() == 0
+    # then the result is the same, byte by byte, and nothing half-written is left
+    assert content(out) == content(tmp_path / "calm")
+    assert DataSet.open(out).digest == DataSet.open(tmp_path / "calm").digest
+    assert [file.name for file in out.glob(".*")] == []
+
+
+def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):
+    # given no room for files of more than a few bytes, once the settings are written
+    out = tmp_path / "full"
+
+    class Filling(ScriptedEngine):
+        def force_exits(self, generations, sampling, cuts=None):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+            return super().force_exits(generations, sampling, cuts)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(DataError, match="No space left") as caught:
+            collect(ScriptedSource(Filling()), problems(10), out, sampling=SAMPLING, shard_size=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno in (errno.EFBIG, errno.ENOSPC)
+    # when there is room again, then it goes on
+    source = ScriptedSource(type("Filling", (ScriptedEngine,), {})())
+    data = collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
+    assert data.traces().select(["text"]) == recorded.traces().select(["text"])
+
+
+def test_nothing_to_do_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no problems"):
+        collect(ScriptedSource(), [], tmp_path, sampling=SAMPLING)
+    with pytest.raises(ConfigError):
+        collect(ScriptedSource(), problems(1), tmp_path, sampling=SAMPLING, samples=0)
+    with pytest.raises(DataError, match="twice"):
+        collect(ScriptedSource(), problems(1) * 2, tmp_path, sampling=SAMPLING)

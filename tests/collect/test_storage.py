@@ -1,0 +1,99 @@
+"""Recorded data: what was written is read, and nothing else is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
+
+from lynxstop.collect.runner import collect
+from lynxstop.collect.schema import CUES, TRACES
+from lynxstop.collect.storage import DataSet
+from lynxstop.errors import DataError, StepError
+
+
+def test_the_tables_have_the_documented_columns_and_belong_together(recorded):
+    # given a data set of three shards, opened again
+    data = DataSet.open(recorded.path)
+    traces, cues = data.traces(), data.cues()
+    # then columns, order and counts are as documented
+    assert traces.column_names == list(TRACES)
+    assert cues.column_names == list(CUES)
+    owners = [name for row in traces.to_pylist() for name in [row["trace_id"]] * row["cues"]]
+    assert cues["trace_id"].to_pylist() == owners
+    assert data.features().shape == (len(cues), len(LAYERS) * HIDDEN)
+    assert data.features().dtype == np.float32
+    assert data.problem_ids == tuple(f"p{i}" for i in range(10))
+    assert data.whole
+
+
+def test_layers_and_rows_select_features(recorded):
+    everything = recorded.features()
+    rows = np.arange(len(everything)) % 2 == 0
+    np.testing.assert_array_equal(recorded.features([3]), everything[:, HIDDEN:])
+    np.testing.assert_array_equal(recorded.features([1], rows), everything[rows, :HIDDEN])
+    with pytest.raises(DataError, match=r"\[2\] were not recorded"):
+        recorded.features([2])
+
+
+@pytest.mark.parametrize("name", ["traces-00001.parquet", "cues-00000.parquet", "features-00002.safetensors"])
+@pytest.mark.parametrize("fault", ["flip", "cut", "remove"])
+def test_damaged_shards_are_refused(recorded, name, fault):
+    file = recorded.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    if fault == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(content if fault == "flip" else content[: len(content) // 2])
+    with pytest.raises(DataError, match=name):
+        DataSet.open(recorded.path)
+
+
+def test_shards_of_another_recording_are_refused(recorded, tmp_path):
+    # given a recording that differs in its seed alone
+    other = SAMPLING.__class__(temperature=1.0, max_tokens=600, answer_tokens=8, seed=6)
+    collect(ScriptedSource(), problems(10), tmp_path / "other", sampling=other, shard_size=4)
+    # when one of its shards takes the place of ours, or stands beside them
+    for name in ("traces-00001.parquet", "cues-00001.parquet", "features-00001.safetensors"):
+        kept = (recorded.path / name).read_bytes()
+        shutil.copy(tmp_path / "other" / name, recorded.path / name)
+        with pytest.raises(DataError, match="another recording"):
+            DataSet.open(recorded.path, verify=False)
+        (recorded.path / name).write_bytes(kept)
+    shutil.copy(tmp_path / "other" / "cues-00001.parquet", recorded.path / "cues-00007.parquet")
+    with pytest.raises(DataError, match="does not belong"):
+        DataSet.open(recorded.path)
+
+
+def test_an_unfinished_collection_is_a_missing_step(recorded, tmp_path):
+    meta = json.loads((recorded.path / "meta.json").read_text())
+    (recorded.path / "meta.json").write_text(json.dumps(meta | {"digests": None}))
+    (recorded.path / "traces-00002.parquet").unlink()
+    with pytest.raises(StepError, match="2 of 3 shards"):
+        DataSet.open(recorded.path)
+    assert len(DataSet.open(recorded.path, partial=True).traces()) == 8
+    with pytest.raises(StepError, match="no recorded data"):
+        DataSet.open(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "damaged"),
+        ("[]", "schema version"),
+        ('{"schema_version": 99}', "99"),
+        ('{"schema_version": 1}', "damaged"),
+    ],
+)
+def test_a_foreign_meta_file_is_refused(recorded, content, complaint):
+    (recorded.path / "meta.json").write_text(content)
+    with pytest.raises(DataError, match=complaint):
+        DataSet.open(recorded.path)
+
+
+def test_the_digest_is_that_of_the_content(recorded, tmp_path):
+    again = collect(ScriptedSource(), problems(10), tmp_path / "again", sampling=SAMPLING, shard_size=4)
+    fewer = collect(ScriptedSource(), problems(9), tmp_path / "fewer", sampling=SAMPLING, shard_size=4)
+    assert recorded.digest == again.digest != fewer.digest
