@@ -86,7 +86,7 @@ class TrainedProbe:
             "problems": self.problems,
             "rate": self.rate,
             "layers": list(self.chosen.layers),
-            "C": self.chosen.C,
+            "C": self.trainer.C,
             "auc": self.auc,
             "rivals": self.rivals,
             "platt": list(self.platt),

@@ -16,6 +16,7 @@ try:
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
     from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ModuleNotFoundError as error:
     raise MissingExtraError("scikit-learn", "calibrate") from error
@@ -43,6 +44,8 @@ class ProbeTrainer(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     classes_ : ndarray of shape (2,)
     scaler_, model_ : fitted scikit-learn estimators
+    n_iter_ : int or ndarray
+        Iterations of the fit.
 
     Notes
     -----
@@ -77,6 +80,7 @@ class ProbeTrainer(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not self.C > 0:
             raise ConfigError(f"C is a positive number, not {self.C!r}.")
         features, target = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(target)
         self.classes_, labels = np.unique(target, return_inverse=True)
         self.scaler_ = StandardScaler().fit(features)
         standard = self.scaler_.transform(features)
@@ -90,6 +94,7 @@ class ProbeTrainer(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 max_iter=self.max_iter,
                 random_state=self.seed,
             ).fit(standard, labels, sample_weight=compute_sample_weight("balanced", labels))
+        self.n_iter_ = self.model_.n_iter_
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -101,6 +106,7 @@ class ProbeTrainer(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The more probable class, shape (cues,)."""
+        check_is_fitted(self)
         chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return chosen
 

@@ -37,7 +37,7 @@ class CharacterTokenizer:
 
 @dataclass
 class ScriptedEngine:
-    """Thinks "wait." up to four times and answers 0, 1 or 2, as the request's id says; `pause` is per trace."""
+    """Thinks "wait." up to four times and answers 0, 1 or 2, as the id says; `pause` is per trace."""
 
     policy: StopPolicy = field(default_factory=lambda: StopPolicy(exit_ids=tuple(map(ord, EXIT)), budget=500))
     layers: tuple[int, ...] = LAYERS

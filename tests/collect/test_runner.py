@@ -110,7 +110,8 @@ def replace(self, target):
 Path.replace = replace
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from lynxstop.collect.runner import collect
-collect(ScriptedSource(ScriptedEngine(pause=0.002)), problems(60), Path(sys.argv[1]), sampling=SAMPLING, shard_size=3)
+source = ScriptedSource(ScriptedEngine(pause=0.002))
+collect(source, problems(60), Path(sys.argv[1]), sampling=SAMPLING, shard_size=3)
 """
 
 

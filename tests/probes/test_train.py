@@ -1,0 +1,131 @@
+"""Training: the search, its honesty about problems, and the rivals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lynxstop.collect.schema import Meta
+from lynxstop.collect.storage import DataSet
+from lynxstop.errors import ConfigError, DataError
+from lynxstop.probes.rivals import SIGNALS, agreement_runs
+from lynxstop.probes.train import default_layer_sets, platt, train
+
+HIDDEN = 3
+LAYERS = (1, 2, 4)
+
+
+def data_set(problems=60, cues=4, seed=0, leak=False, hidden=HIDDEN, **columns):
+    """Cues that layer 2 knows the truth of; with `leak`, features only name the problem."""
+    rng = np.random.default_rng(seed)
+    count = problems * cues
+    owner = np.repeat(np.arange(problems), cues)
+    truth = np.repeat(rng.random(problems) < 0.5, cues) if leak else rng.random(count) < 0.6
+    X = rng.normal(size=(count, len(LAYERS) * hidden))
+    X[:, hidden] += 2 * truth * (not leak)
+    if leak:
+        X = rng.normal(size=(problems, X.shape[1]))[owner]
+    table = {name: rng.normal(size=count) for name in SIGNALS if name != "agreement_run"}
+    table |= {"cue": np.tile(np.arange(cues), problems), "entropy": rng.normal(size=count) / 2 - truth}
+    table |= {"trial_answer": ["1"] * count, "agrees": truth, "right": truth}
+    table |= {"trace_id": [f"p{i}#0" for i in owner]} | columns
+    traces = {
+        "trace_id": [f"p{i}#0" for i in range(problems)],
+        "problem_id": [f"p{i}" for i in range(problems)],
+    }
+    traces |= {"cues": [cues] * problems, "events": [cues] * problems}
+    meta = Meta.model_construct(layers=LAYERS, hidden=hidden)
+    half = count // 2
+    parts = [X[:half].astype(np.float32), X[half:].astype(np.float32)]
+    return DataSet(Path(), meta, pa.table(traces), pa.table(table), parts)
+
+
+def test_the_informative_layer_wins_and_the_probe_scores_it():
+    # given cues whose truth stands in layer 2
+    data = data_set()
+    trained = train(data, penalties=(1e-2, 1.0))
+    # then the search finds it, the probe reads it, and all tried are reported
+    assert 2 in trained.chosen.layers
+    assert trained.probe.layers == trained.chosen.layers
+    assert len(trained.table) == 2 * len(default_layer_sets(LAYERS)) == 14
+    assert trained.chosen.auc == max(line.auc for line in trained.table) > 0.9
+    truth = np.array(data.cues()["agrees"].to_pylist())
+    assert roc_auc_score(truth, trained.probe.score(data.features(trained.chosen.layers))) > 0.9
+    # and the cheap signals stand beside it, whatever their sign
+    assert set(trained.rivals) == set(SIGNALS)
+    assert trained.rivals["entropy"] > 0.9
+    assert trained.rivals["position"] < 0.65
+    assert json.loads(json.dumps(trained.report()))["auc"] == trained.auc
+
+
+def test_out_of_fold_scores_come_from_probes_that_never_saw_the_problem():
+    # given features that tell problems apart and nothing else: a split by cue would find AUC 1
+    data = data_set(leak=True, hidden=20)
+    trained = train(data, layer_sets=[LAYERS], penalties=(1.0,))
+    truth = np.array(data.cues()["agrees"].to_pylist())
+    # then the out-of-fold scores are worth nothing, while the final probe has learnt the problems by heart
+    assert trained.auc == pytest.approx(roc_auc_score(truth, trained.scores))
+    assert trained.auc < 0.65
+    assert roc_auc_score(truth, trained.probe.score(data.features())) > 0.8
+    assert trained.scores.dtype == np.float32
+
+
+def test_unknown_targets_are_left_out():
+    right = [None, True, False, True] * 60
+    trained = train(data_set(right=right), target="right", layer_sets=[(2,)], penalties=(1.0,))
+    assert trained.cues == 180
+    assert np.isnan(trained.scores[::4]).all()
+    assert np.isfinite(trained.scores[1::4]).all()
+    assert trained.rate == pytest.approx(2 / 3)
+
+
+def test_equal_seeds_give_equal_probes():
+    first, second = (train(data_set(), kind="mlp", layer_sets=[(2,)], penalties=(1.0,)) for _ in range(2))
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert first.report() == second.report()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error"),
+    [
+        (data_set(problems=4), {}, DataError),
+        (data_set(agrees=np.ones(240, bool)), {}, DataError),
+        (data_set(right=pa.array([None] * 240, pa.bool_())), {"target": "right"}, DataError),
+        (data_set(), {"layer_sets": [(3,)]}, DataError),
+        (data_set(), {"target": "help"}, ConfigError),
+        (data_set(), {"layer_sets": []}, ConfigError),
+        (data_set(), {"folds": 1}, ConfigError),
+    ],
+)
+def test_unusable_data_and_options_are_refused(data, options, error):
+    with pytest.raises(error):
+        train(data, **options)
+
+
+def test_features_that_are_not_finite_are_counted():
+    data = data_set()
+    data._features[0][3, 4] = np.inf
+    with pytest.raises(DataError, match="1 cues"):
+        train(data)
+
+
+def test_layer_sets_start_with_the_last_and_repeat_none():
+    assert default_layer_sets((4, 1, 2)) == [(4,), (2,), (1,), (1, 2), (1, 4), (2, 4), (1, 2, 4)]
+    assert default_layer_sets((3,)) == [(3,)]
+    assert default_layer_sets((1, 2)) == [(2,), (1,), (1, 2)]
+
+
+def test_runs_of_equal_answers_end_with_the_trace_and_with_a_missing_answer():
+    traces = ["a", "a", "a", "b", "b", "b", "b"]
+    answers = ["1", "1", "2", "2", "", "2", "2"]
+    assert agreement_runs(traces, answers).tolist() == [1, 2, 1, 1, 0, 1, 2]
+
+
+def test_platt_recovers_the_curve_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=20_000).astype(np.float32)
+    truth = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * scores + 1.0)))
+    assert platt(scores, truth) == pytest.approx((0.5, 1.0), abs=0.07)
