@@ -26,7 +26,24 @@ WORDS = {
 ASCII_WORD = string.ascii_letters + string.digits + "_"
 FORMS = [
     *(*LATIN, "élan", "ÉLAN", "подожди", "等等", "Wait", "HMM", "Hold\n on"),
-    *("await", "waiter", "wait_", "wаit", "\n\n", "\n", " ", ",", "。", "等", "à"),
+    *(
+        "await",
+        "waiter",
+        "wait_",
+        "wаit",
+        "\n\n",
+        "\n",
+        " ",
+        ",",
+        "。",
+        "等",
+        "à",
+        "—",
+        "\u1fff",
+        "\u2000",
+        "¿",
+        "\u00c0",
+    ),
 ]
 SEPARATOR = "\ufffc".encode()
 
@@ -124,6 +141,19 @@ def test_machine_agrees_with_the_reference_however_the_text_is_cut(parts, seed):
     machine = compile_cues(WORDS["byte-level"], surfaces)
     tokens = list(range(len(pieces)))
     assert found(machine, tokens) == expected(surfaces, tokens, WORDS["byte-level"])
+
+
+def test_ids_beyond_the_vocabulary_are_boundaries(words):
+    machine, size = words.watch.cues, len(words.surfaces)
+    pending, _ = machine.step(machine.start, *words.ids(" wait"))
+    for token in range(size, 2 * size):
+        assert machine.step(pending, token) == (machine.start, CONFIRMED)
+        following, flags = machine.step_many(np.array([pending], dtype=np.int32), np.array([token]))
+        assert (following.tolist(), flags.tolist()) == ([machine.start], [CONFIRMED])
+
+
+def test_case_beyond_ascii_may_change_the_length():
+    assert find_cues("GROSS Groß", CueSet(("groß",))) == [5, 10]
 
 
 @given(data=st.data())
