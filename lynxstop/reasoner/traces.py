@@ -50,7 +50,7 @@ class Rates:
     check once the planned number of cues is reached; `filler` is per step.
     """
 
-    slip: tuple[float, ...] = (0.0, 0.0, 0.004, 0.007, 0.12, 0.14, 0.18)
+    slip: tuple[float, ...] = (0.0, 0.0, 0.003, 0.005, 0.12, 0.14, 0.18)
     check_slip: float = 0.005
     wishful: float = 0.025
     resolve_ok: float = 0.25

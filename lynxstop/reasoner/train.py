@@ -27,8 +27,8 @@ TEMPERATURE = 0.9
 class Schedule:
     """The run in steps: bare facts first, then traces; tokens are per batch."""
 
-    facts: int = 700
-    traces: int = 6000
+    facts: int = 600
+    traces: int = 3400
     warmup: int = 100
     fact_tokens: int = 1536
     trace_tokens: int = 2560
