@@ -135,6 +135,8 @@ def signals(report: Report, shift: Report) -> str:
     best = report["best_layer"]
     for layer, (auc, shifted) in enumerate(zip(report["layers"], shift["layers"], strict=True)):
         name = "embedding" if layer == 0 else f"after layer {layer}"
+        if layer + 1 == len(report["layers"]):
+            name += " and the final norm"
         hard = f"{report['hard_half']['probe']:.3f}" if layer == best else ""
         lines.append(f"| probe, {name} | {auc:.3f} | {hard} | {shifted:.3f} |")
     for name, auc in report["rivals"].items():

@@ -55,7 +55,7 @@ class Documents:
         self._pad = int(tokenizer.pad_token_id)
         self._verdicts = {self._encode(word)[0] for word in VERDICTS}
         self._cues = {self._encode(cue)[-1] for cue in CUES}
-        self._results = self._encode(" =")[0]
+        self._equals = self._encode(" =")[0]
         self._writer = Writer(self.rng)
         self._streams = {
             (family, level): stream(self.rng, "reasoner", family, level)
@@ -66,8 +66,11 @@ class Documents:
     def facts(self) -> Document:
         """Return a row of unrelated labelled steps and verdicts, with loss on what follows ``=``."""
         ids = self._encode("".join(self._fact() for _ in range(FACTS_PER_ROW)))
-        weights = [float(ids[i - 1] == self._results) for i in range(len(ids))]
-        return Document(ids, self._stress(ids, weights))
+        results = [index > 0 and ids[index - 1] == self._equals for index in range(len(ids))]
+        weights = [
+            VERDICT_WEIGHT if i in self._verdicts else float(r) for i, r in zip(ids, results, strict=True)
+        ]
+        return Document(ids, weights)
 
     def trace(self) -> Document:
         """Return a whole trace, or one that is cut at a random cue and forced to answer."""
@@ -113,15 +116,11 @@ class Documents:
         stressed = []
         for index, weight in enumerate(weights):
             if ids[index] in self._verdicts:
-                weight = weight * VERDICT_WEIGHT or float(ids[0] != self._begin) * VERDICT_WEIGHT
-            elif weight and index and ids[index - 1] in self._cues:
+                weight *= VERDICT_WEIGHT
+            elif index and ids[index - 1] in self._cues:
                 weight *= PHRASE_WEIGHT
             stressed.append(weight)
         return stressed
-
-    @property
-    def _begin(self) -> int:
-        return int(self._encoder.token_to_id(BEGIN))
 
     def _fact(self) -> str:
         left, kind = self.rng.randrange(MODULUS), self.rng.random()
