@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.recorded import Recorded, from_recorded
@@ -122,7 +123,7 @@ def calibrate_bundle(
 
 
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
-    """Write certificates and their evidence into the bundle's folder, and the levels into its policy.
+    """Write certificates and their evidence into the bundle's folder, the levels into its policy, and its card.
 
     Levels are those of all requests; certificates of groups lie beside them. The level that requests get by
     default stays, or becomes `default_risk`, or else the strictest that exits at all.
@@ -148,7 +149,12 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
         default_risk = bundle.policy.default_risk
     if default_risk is None:
         default_risk = next((level.risk for level in levels if np.isfinite(level.threshold)), None)
-    return bundle.with_levels(levels, texts, default_risk)
+    certified = bundle.with_levels(levels, texts, default_risk)
+    promises = [
+        Certificate.load(certified.path / level.certificate).promise for level in certified.policy.levels
+    ]
+    atomic.write_text(certified.path / "README.md", card(certified.policy, certified.training(), promises))
+    return certified
 
 
 def write_certificates(calibration: Calibration, folder: Path) -> None:

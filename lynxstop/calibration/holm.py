@@ -5,6 +5,8 @@ Needs no order of thresholds, and pays for that: it is the cross-check of `ltt`,
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
@@ -56,5 +58,8 @@ def _valid(losses: Floats, alpha: float, delta: float) -> np.ndarray:
         list_predict_params=np.arange(losses.shape[1])[:, None],
         fwer_method="bonferroni_holm",
     )
-    controller.calibrate(np.arange(len(losses))[:, None], np.zeros(len(losses), dtype=int))
+    with warnings.catch_warnings():
+        # It warns when every threshold or none is valid; both are ordinary results here.
+        warnings.simplefilter("ignore", UserWarning)
+        controller.calibrate(np.arange(len(losses))[:, None], np.zeros(len(losses), dtype=int))
     return np.asarray(controller.valid_predict_params, dtype=int).ravel()

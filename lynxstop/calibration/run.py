@@ -149,7 +149,8 @@ def calibrate(
     """
     about = table_loss(loss)
     chosen = method_named(method or ("selective" if about.selective else "ltt"))
-    _check_options(chosen, about, risks, confidence, together)
+    _check_options(chosen, about, risks, confidence)
+    _check_choices(samples, together, unknown_loss, seed)
     _check_given(chosen, train_scores, weights)
     _check_training(table, train_scores, train_problems)
     parts = split_groups(table, by)
@@ -193,9 +194,7 @@ def calibrate(
     return Calibration(tuple(certificates), table)
 
 
-def _check_options(
-    method: Method, loss: Loss, risks: Sequence[float], confidence: float, together: Together
-) -> None:
+def _check_options(method: Method, loss: Loss, risks: Sequence[float], confidence: float) -> None:
     if not risks or len(set(risks)) != len(risks):
         raise ConfigError("Give one or several distinct risk levels.")
     for risk in risks:
@@ -203,13 +202,22 @@ def _check_options(
             raise ConfigError(f"A risk level lies strictly between 0 and 1, not at {risk!r}.")
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"The confidence lies strictly between 0 and 1, not at {confidence!r}.")
-    if together not in ("levels", "all", "none"):
-        raise ConfigError(f"Promises hold together by 'levels', 'all' or 'none', not {together!r}.")
     if method.selective != loss.selective:
         raise ConfigError(
             f"The method {method.name!r} does not bound the loss {loss.name!r}.",
             hint="The method 'selective' and the loss 'wrong|exit' belong together.",
         )
+
+
+def _check_choices(samples: Samples | None, together: Together, unknown_loss: float, seed: int) -> None:
+    if samples not in (None, "one", "mean"):
+        raise ConfigError(f"Several samples of a problem become 'one' or 'mean', not {samples!r}.")
+    if together not in ("levels", "all", "none"):
+        raise ConfigError(f"Promises hold together by 'levels', 'all' or 'none', not {together!r}.")
+    if not 0.0 <= unknown_loss <= 1.0:
+        raise ConfigError(f"The loss of an unknown answer lies in [0, 1], not at {unknown_loss!r}.")
+    if seed < 0:
+        raise ConfigError("A seed is 0 or more.")
 
 
 def _check_given(method: Method, train_scores: Scores, weights: NDArray[np.float64] | None) -> None:

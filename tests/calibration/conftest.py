@@ -1,0 +1,34 @@
+"""Small tables of traces."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lynxstop.calibration import TraceTable
+
+
+@pytest.fixture
+def simulated():
+    """Return a maker of traces with dependent cues."""
+
+    def make(n, seed=0, *, start="p", groups=False):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(0, 15, n)
+        owner = np.repeat(np.arange(n), lengths)
+        position = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        scores = rng.normal(0, 1, n)[owner] + rng.normal(0, 1, len(owner))
+        return TraceTable.from_arrays(
+            problem_ids=[f"{start}{i:05d}" for i in range(n)],
+            lengths=lengths,
+            scores=scores,
+            losses=rng.random(len(owner)) < 1 / (1 + np.exp(2 + 2 * scores)),
+            tokens=20 * position + 20,
+            full_tokens=20 * lengths + 20,
+            groups=np.where(np.arange(n) % 3, "maths", "code") if groups else None,
+        )
+
+    return make
