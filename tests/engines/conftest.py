@@ -21,7 +21,25 @@ from lynxstop.engines.types import Request  # noqa: E402
 from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
-PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "ing", "Ġ", ".", "a", "b", "Ġso", "Ġthe", "Ġ1", "Ġ2", "3", "Ċ", "=")
+PLAIN = (
+    "Wait",
+    "ĠWait",
+    "Hmm",
+    "Hmm,",
+    "er",
+    "ing",
+    "Ġ",
+    ".",
+    "a",
+    "b",
+    "Ġso",
+    "Ġthe",
+    "Ġ1",
+    "Ġ2",
+    "3",
+    "Ċ",
+    "=",
+)
 HIDDEN, DEPTH = 16, 3
 
 torch.set_num_threads(1)
@@ -43,29 +61,45 @@ def watch(tokenizer: transformers.PreTrainedTokenizerFast) -> Watch:
     return compile_watch(tokenizer, CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",)))
 
 
-def tiny(kind: str = "Qwen3", seed: int = 0, bias: Mapping[int, float] | None = None) -> torch.nn.Module:
+def _tiny(kind: str = "Qwen3", seed: int = 0, bias: Mapping[int, float] | None = None) -> torch.nn.Module:
     """A random model with lively outputs; `bias` is added to the logits of some tokens."""
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(SPECIAL) + len(PLAIN), hidden_size=HIDDEN, num_hidden_layers=DEPTH, intermediate_size=32,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, initializer_range=0.6, sliding_window=8,
-        max_position_embeddings=512, bos_token_id=None, eos_token_id=2, pad_token_id=2, tie_word_embeddings=False,
+        vocab_size=len(SPECIAL) + len(PLAIN), hidden_size=HIDDEN, num_hidden_layers=DEPTH,
+        intermediate_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        initializer_range=0.6, max_position_embeddings=512, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=2, pad_token_id=2,
+        **({"sliding_window": 8} if kind in ("Gemma2", "Gemma3Text") else {}),
     )  # fmt: skip
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval()
     shift = torch.zeros(config.vocab_size)
-    for token, value in ({0: -50.0, 1: -1.5, 2: -3.0} | dict(bias or {})).items():
+    for token, value in ({0: -50.0, 1: -1.5, 2: -3.0, 6: -2.0} | dict(bias or {})).items():
         shift[token] = value
     model.lm_head.register_forward_hook(lambda module, inputs, output: output + shift.to(output.device))
     return model
 
 
-def linear_probe(seed: int = 0, bias: float = 0.0, layers: tuple[int, ...] = (1, DEPTH)) -> Probe:
+def _linear_probe(seed: int = 0, bias: float = 0.0, layers: tuple[int, ...] = (1, DEPTH)) -> Probe:
     weight = np.random.default_rng(seed).normal(size=(1, HIDDEN * len(layers))).astype(np.float32)
     return Probe(layers, ((weight, np.full(1, bias, np.float32)),))
 
 
-EXIT = (1, 16)
-POLICY = StopPolicy(exit_ids=EXIT, levels=(Level(0.05, 2.0), Level(0.2, 0.0)))
+@pytest.fixture
+def tiny() -> Callable[..., torch.nn.Module]:
+    return _tiny
+
+
+@pytest.fixture
+def linear_probe() -> Callable[..., Probe]:
+    return _linear_probe
+
+
+@pytest.fixture
+def policy() -> StopPolicy:
+    return POLICY
+
+
+POLICY = StopPolicy(exit_ids=(1, 16), levels=(Level(0.05, 0.0), Level(0.2, -20.0)))
 
 
 @pytest.fixture
@@ -75,9 +109,13 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture
-def engine(tokenizer: transformers.PreTrainedTokenizerFast, watch: Watch) -> Callable[..., TransformersEngine]:
-    def make(model: torch.nn.Module | None = None, policy: StopPolicy = POLICY, **options: object) -> TransformersEngine:
-        options.setdefault("probe", linear_probe())
-        return TransformersEngine(model or tiny(), tokenizer, watch, policy, **options)
+def engine(
+    tokenizer: transformers.PreTrainedTokenizerFast, watch: Watch
+) -> Callable[..., TransformersEngine]:
+    def make(
+        model: torch.nn.Module | None = None, policy: StopPolicy = POLICY, **options: object
+    ) -> TransformersEngine:
+        options.setdefault("probe", _linear_probe())
+        return TransformersEngine(model or _tiny(), tokenizer, watch, policy, **options)
 
     return make

@@ -209,10 +209,7 @@ class TransformersEngine:
                 asked = [place for place, row in enumerate(rows) if row.wanted]
                 seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, asked)
                 forced = _decide(rows, asked, seen, record)
-                if record:
-                    logprobs = observer.logprobs(seen, forced)
-                    for row, logprob in zip(rows, logprobs, strict=True):
-                        row.logprobs.append(logprob)
+                logprobs = observer.logprobs(seen, forced)
                 leaving: set[int] = set()
                 for place, row in enumerate(rows):
                     token = forced.get(place, seen.tokens[place])
@@ -221,6 +218,8 @@ class TransformersEngine:
                         yield row.close("stop", record, self.width)
                         continue
                     row.read(token)
+                    if record:
+                        row.logprobs.append(logprobs[place])
                     if on_token is not None:
                         on_token(row.request, token)
                     if len(row.ids) >= row.end:

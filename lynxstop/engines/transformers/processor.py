@@ -90,7 +90,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self._sessions: list[Session] = []
         self._width = 0
         self._fresh = False
-        self._several = False
+        self._passed = False
         self._mask: Tensor | None = None
 
     def close(self) -> None:
@@ -108,19 +108,20 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self.close()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return `scores` (rows, vocabulary), with all but the forced token ruled out where an exit is forced."""
+        """Return `scores` (rows, vocabulary); where an exit is forced, only its token is left possible."""
+        if not self._passed:
+            raise ModelError(
+                "The model has not run since the last token: assisted generation cannot be stopped early.",
+                hint="Leave the assistant out, and close processors of other models.",
+            )
         if self._fresh or input_ids.shape != (len(self._sessions), self._width + 1):
             _refuse_beams(scores)
             self._start(input_ids)
             asked: list[int] = []
         else:
-            if self._several:
-                raise ModelError(
-                    "Assisted generation cannot be stopped early.", hint="Leave the assistant out."
-                )
             asked = self._read(input_ids[:, -1].tolist())
         self._width = input_ids.shape[1]
-        self._fresh = self._several = False
+        self._fresh = self._passed = False
         values = self._score(asked)
         forced = {}
         for row, session in enumerate(self._sessions):
@@ -131,14 +132,13 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See whether this pass starts a call of `generate`, and which of its tokens are padding."""
+        self._passed = True
         ids = args[0] if args else kwargs.get("input_ids")
         if not isinstance(ids, Tensor) or ids.shape[1] == 1:
             return
         cache = kwargs.get("past_key_values")
         if ids.shape[1] != self._width + 1 if cache is None else cache.get_seq_length() == 0:
             self._fresh = True
-        elif cache is not None and not self._fresh:
-            self._several = True
         self._mask = kwargs.get("attention_mask")
 
     def _start(self, input_ids: Tensor) -> None:

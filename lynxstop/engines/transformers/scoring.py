@@ -62,7 +62,7 @@ class Scorer:
         self.failures = 0
 
     def score(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Features (rows, width) and logits (rows,) of the last forward pass, or None; both stay on the device."""
+        """Features (rows, width) and logits (rows,) of the last forward pass, or None, on the device."""
         try:
             features = self._taps.read(rows)
             return features, None if self._probe is None else self._probe.score(features)

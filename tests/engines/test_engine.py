@@ -1,0 +1,225 @@
+"""Generation stops where it should, and is the same up to there in any batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.session import Mode, Reason
+from lynxstop.engines.transformers import TransformersEngine
+from lynxstop.engines.types import Generation, Request, Sampling
+from lynxstop.errors import ConfigError
+from lynxstop.probes.probe import Probe
+
+Tiny = Callable[..., torch.nn.Module]
+Make = Callable[..., TransformersEngine]
+GREEDY = Sampling(max_tokens=60, answer_tokens=8)
+SAMPLED = Sampling(temperature=1.0, top_p=0.97, max_tokens=80, answer_tokens=8)
+BOTH = pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+
+
+def run(
+    engine: TransformersEngine, requests: list[Request], sampling: Sampling, **options: Any
+) -> dict[str, Generation]:
+    return {made.request.id: made for made in engine.generate(requests, sampling, **options)}
+
+
+def at_risk(requests: list[Request], risk: float) -> list[Request]:
+    return [replace(request, risk=risk) for request in requests]
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama", "Gemma2", "Gemma3Text"])
+def test_greedy_output_equals_generate_of_transformers(
+    kind: str, engine: Make, tiny: Tiny, requests: list[Request]
+) -> None:
+    model = tiny(kind)
+    made = run(engine(model, probe=None), requests, Sampling(max_tokens=30, answer_tokens=30))
+    for request in requests:
+        ids = torch.tensor([request.prompt_ids])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30
+        )
+        tokens = [token for token in expected[0, ids.shape[1] :].tolist() if token != 2]
+        assert made[request.id].output_ids == tokens
+
+
+@BOTH
+def test_early_exit_is_the_full_trace_up_to_the_exit(
+    sampling: Sampling, engine: Make, requests: list[Request]
+) -> None:
+    # given full traces
+    full = run(engine(), requests, sampling)
+    # when the same requests may stop
+    stopped = run(engine(), at_risk(requests, 0.2), sampling)
+    # then some do, at the first score that passes, with the exit forced right behind
+    assert sum(made.exit is not None for made in stopped.values()) >= 2
+    for name, made in stopped.items():
+        if made.exit is None:
+            assert made.output_ids == full[name].output_ids
+            continue
+        cut = made.exit.seen_at + 1
+        assert made.output_ids[:cut] == full[name].output_ids[:cut]
+        assert made.output_ids[cut : cut + 2] == [1, 16][: sampling.max_tokens - cut]
+        first = next(event for event in full[name].events if event.score > -20)
+        assert (made.exit.reason, made.exit.seen_at) == (Reason.SCORE, first.seen_at)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_batch_changes_nothing(
+    sampling: Sampling, size: int, engine: Make, requests: list[Request]
+) -> None:
+    together = run(engine(batch_size=64), at_risk(requests, 0.2), sampling)
+    apart = run(engine(batch_size=size), at_risk(requests, 0.2)[::-1], sampling)
+    for name, made in together.items():
+        assert made.output_ids == apart[name].output_ids
+        assert [event.index for event in made.events] == [event.index for event in apart[name].events]
+
+
+def test_the_answer_has_its_own_limit(engine: Make, tiny: Tiny, requests: list[Request]) -> None:
+    model = tiny(bias={2: -100.0})
+    for made in run(engine(model), at_risk(requests, 0.2), SAMPLED).values():
+        ends = [place for place, token in enumerate(made.output_ids) if token == 1]
+        assert made.finish == "length"
+        assert len(made.output_ids) == 80 or len(made.output_ids) == ends[0] + 1 + 8 + (made.exit is not None)
+
+
+def test_the_budget_makes_a_request_answer(engine: Make, requests: list[Request]) -> None:
+    policy = StopPolicy(exit_ids=(1, 16), budget=10)
+    made = run(engine(policy=policy, probe=None), requests, GREEDY)
+    reasons = [generation.exit.reason for generation in made.values() if generation.exit is not None]
+    assert reasons.count(Reason.BUDGET) >= 6
+    assert max(generation.thinking_tokens for generation in made.values()) == 10
+
+
+def test_shadow_mode_records_the_exit_and_goes_on(engine: Make, requests: list[Request]) -> None:
+    full = run(engine(), requests, GREEDY)
+    shadow = run(engine(), [replace(r, mode=Mode.SHADOW) for r in at_risk(requests, 0.2)], GREEDY)
+    assert sum(made.exit is not None for made in shadow.values()) >= 2
+    assert all(made.output_ids == full[name].output_ids for name, made in shadow.items())
+
+
+@BOTH
+def test_recorded_features_scores_and_logprobs_are_the_models(
+    sampling: Sampling, engine: Make, tiny: Tiny, linear_probe: Callable[..., Probe], requests: list[Request]
+) -> None:
+    model, probe = tiny(), linear_probe()
+    events = 0
+    for made in run(engine(model, probe=probe), at_risk(requests, 0.2), sampling, record=True).values():
+        # given one pass over the whole output
+        ids = [*made.request.prompt_ids, *made.output_ids]
+        with torch.inference_mode():
+            output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        start = len(made.request.prompt_ids)
+        logprobs = output.logits[0].float().log_softmax(dim=-1)
+        # then the log-probabilities of all tokens are the model's, of forced ones too
+        expected = logprobs[start - 1 : -1].gather(1, torch.tensor(made.output_ids).unsqueeze(1)).squeeze(1)
+        np.testing.assert_allclose(made.logprobs, expected, atol=2e-3)
+        # and so are features, scores and signals of every event
+        assert made.features is not None
+        assert made.signals is not None
+        assert len(made.features) == len(made.signals) == len(made.events)
+        last = -1
+        for event, features, signals in zip(made.events, made.features, made.signals, strict=True):
+            place = start + event.index
+            states = torch.cat([output.hidden_states[layer][0, place] for layer in probe.layers])
+            np.testing.assert_allclose(features, states, atol=2e-3)
+            np.testing.assert_allclose(probe.score(features[None])[0], event.score, rtol=1e-4, atol=1e-4)
+            here = logprobs[place]
+            top = here.topk(2).values
+            since = made.logprobs[last + 1 : event.index + 1]
+            np.testing.assert_allclose(signals.entropy, -(here.exp() * here).sum(), atol=5e-3)
+            np.testing.assert_allclose(signals.top_gap, top[0] - top[1], atol=5e-3)
+            np.testing.assert_allclose(signals.end_margin, top[0] - here[1], atol=5e-3)
+            np.testing.assert_allclose(
+                [signals.min_logprob, signals.mean_logprob], [min(since), np.mean(since)]
+            )
+            last = event.index
+            events += 1
+    assert events >= 10
+
+
+def test_cues_that_wait_for_their_boundary_are_among_the_events(
+    engine: Make, requests: list[Request]
+) -> None:
+    made = run(engine(), requests, SAMPLED, record=True)
+    gaps = {event.seen_at - event.index for generation in made.values() for event in generation.events}
+    assert gaps == {0, 1}
+
+
+def test_tokens_stream_in_order_and_progress_counts(engine: Make, requests: list[Request]) -> None:
+    streamed: dict[str, list[int]] = {request.id: [] for request in requests}
+    counts: list[tuple[int, int]] = []
+    made = run(
+        engine(batch_size=3), at_risk(requests, 0.2), SAMPLED,
+        on_token=lambda request, token: streamed[request.id].append(token),
+        progress=lambda finished, total: counts.append((finished, total)),
+    )  # fmt: skip
+    assert streamed == {name: generation.output_ids for name, generation in made.items()}
+    assert counts == [(number + 1, 8) for number in range(8)]
+
+
+def test_finished_rows_are_not_computed(engine: Make, tiny: Tiny, requests: list[Request]) -> None:
+    model = tiny()
+    rows: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    made = run(engine(model), at_risk(requests, 0.2), SAMPLED)
+    lengths = [len(generation.output_ids) + (generation.finish == "stop") for generation in made.values()]
+    assert sum(rows) == sum(lengths)
+    assert len(set(rows)) > 2
+
+
+def test_failing_scores_harm_nobody(
+    engine: Make, tiny: Tiny, requests: list[Request], caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a probe that overflows on some features
+    full = run(engine(), requests, GREEDY)
+    weight = np.full((1, 32), 3e38, np.float32)
+    overflowing = engine(probe=Probe((1, 3), ((weight, np.zeros(1, np.float32)),)))
+    # when they generate
+    with caplog.at_level(logging.WARNING):
+        made = run(overflowing, requests, GREEDY)
+    # then the tokens are those of a full trace, and the failures are counted and logged once
+    assert {name: g.output_ids for name, g in made.items()} == {
+        name: g.output_ids for name, g in full.items()
+    }
+    assert overflowing.failures >= 1
+    assert len(caplog.records) == 1
+
+
+def test_bad_input_is_refused_before_anything_runs(
+    engine: Make, linear_probe: Callable[..., Probe], requests: list[Request]
+) -> None:
+    made = engine()
+    with pytest.raises(ConfigError, match="not certified"):
+        made.generate(at_risk(requests, 0.1), GREEDY)
+    with pytest.raises(ConfigError, match="empty"):
+        made.generate([Request("x", ())], GREEDY)
+    with pytest.raises(ConfigError, match="vocabulary"):
+        made.generate([Request("x", (3, 10_000))], GREEDY)
+    with pytest.raises(ConfigError, match="reads layers"):
+        engine(layers=(2,))
+    with pytest.raises(ConfigError, match="features"):
+        engine(probe=Probe((1,), ((np.ones((1, 4), np.float32), np.ones(1, np.float32)),)))
+
+
+def test_nothing_comes_of_no_requests(engine: Make) -> None:
+    assert list(engine().generate([], GREEDY)) == []
+
+
+def test_an_abandoned_run_leaves_no_hooks(engine: Make, tiny: Tiny, requests: list[Request]) -> None:
+    model = tiny()
+    stream = engine(model, policy=StopPolicy((1, 16), (Level(0.2, 0.0),))).generate(requests, SAMPLED)
+    next(iter(stream))
+    stream.close()
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+    assert not torch.is_inference_mode_enabled()
