@@ -43,7 +43,7 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         "Stops a reasoning model at a cue when the answer forced there is already the one it would end on.",
         "",
         "## Promise",
-        *(promises or ["Not calibrated yet: `lynxstop calibrate` certifies risk levels; until then nothing exits."]),
+        *(_list(promises) or ["Not calibrated yet: `lynxstop calibrate` certifies risk levels; until then nothing exits."]),
         "",
         *_levels(policy),
         "## What it watches and forces",
@@ -78,6 +78,10 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         "",
     ]
     return "\n".join(parts)
+
+
+def _list(promises: Sequence[str]) -> list[str]:
+    return [f"- {promise}" for promise in promises]
 
 
 def _levels(policy: Policy) -> list[str]:

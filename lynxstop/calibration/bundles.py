@@ -123,7 +123,7 @@ def calibrate_bundle(
 
 
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
-    """Write certificates and their evidence into the bundle's folder, the levels into its policy, and its card.
+    """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
 
     Levels are those of all requests; certificates of groups lie beside them. The level that requests get by
     default stays, or becomes `default_risk`, or else the strictest that exits at all.

@@ -100,5 +100,9 @@ def _data(path: Path) -> dict[str, Any]:
         "traces": traces.num_rows,
         "problems": len(set(traces["problem_id"].to_pylist())),
         "cues": data.cues().num_rows,
-        **{key: value for key, value in data.meta.items() if key in {"schema_version", "layers", "sampling", "seed"}},
+        "layers": list(data.layers),
+        "samples": data.meta.samples,
+        "seed": data.meta.seed,
+        "every_cue": data.whole,
+        "digest": data.digest,
     }

@@ -14,6 +14,7 @@ from rich.console import Console
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect import shards
 from lynxstop.collect.grading import Grader, grade
+from lynxstop.collect.lock import alone_in
 from lynxstop.collect.problems import Problem, digest_problems
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import Row, cue_rows, spread, trace_row
@@ -21,9 +22,10 @@ from lynxstop.collect.schema import Meta
 from lynxstop.collect.source import Source
 from lynxstop.collect.storage import META, DataSet, read_meta, read_shard, seal, write_meta
 from lynxstop.collect.texts import Texts
-from lynxstop.core.session import Mode
+from lynxstop.collect.verify_math import require_math_verify
 from lynxstop.engines.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.extras import need
 
 _TEMPORARY = re.compile(r"\.(?:meta\.json|(?:traces|cues|features)-\d+\.\w+)\.\w+")
 
@@ -83,7 +85,10 @@ def collect(
     Raises
     ------
     ConfigError
-        On impossible counts, and when `out` holds a recording of other settings; names them.
+        On impossible counts, when `out` holds a recording of other settings, which are named, and while
+        another process collects into it.
+    MissingExtraError
+        When pyarrow or math-verify is not installed: at once, not at the first answer that needs it.
     DataError
         When there are no problems, the disk is full, or a finished shard is damaged. Finished shards are
         kept.
@@ -93,12 +98,31 @@ def collect(
         raise ConfigError("samples, max_cues and shard_size are at least 1.")
     if not problems:
         raise DataError("There are no problems to collect traces for.")
-    meta = _describe(source, problems, sampling, samples, max_cues, shard_size)
-    meta = _begin(out, meta, resume)
-    if meta.digests is not None:
-        return DataSet.open(out)
-    jobs = [_Job(problem, sample) for problem in problems for sample in range(samples)]
-    parts = [jobs[start : start + shard_size] for start in range(0, len(jobs), shard_size)]
+    need("pyarrow.parquet", "calibrate")
+    if grader is grade:
+        require_math_verify()
+    asked = _describe(source, problems, sampling, samples, max_cues, shard_size)
+    with alone_in(out):
+        meta = _begin(out, asked, resume)
+        if meta.digests is not None:
+            return DataSet.open(out)
+        _fill(source, problems, out, meta, sampling, grader, console)
+        seal(out, meta)
+        return DataSet.open(out, verify=False)
+
+
+def _fill(
+    source: Source,
+    problems: Sequence[Problem],
+    out: Path,
+    meta: Meta,
+    sampling: Sampling,
+    grader: Grader,
+    console: Console | None,
+) -> None:
+    """Write the shards that are not there yet."""
+    jobs = [_Job(problem, sample) for problem in problems for sample in range(meta.samples)]
+    parts = [jobs[start : start + meta.shard_size] for start in range(0, len(jobs), meta.shard_size)]
     done = {number for number in range(len(parts)) if shards.is_complete(out, number)}
     for number in done:
         read_shard(out, meta, number)
@@ -107,11 +131,9 @@ def collect(
         for number, part in enumerate(parts):
             if number in done:
                 continue
-            traces, cues, features = _record(source, part, sampling, max_cues, texts, grader, meter)
+            traces, cues, features = _record(source, part, sampling, meta.max_cues, texts, grader, meter)
             shards.write_shard(out, number, meta.key, traces, cues, features)
             meter.recorded(len(traces), len(cues))
-    seal(out, meta)
-    return DataSet.open(out, verify=False)
 
 
 def _record(
@@ -124,7 +146,7 @@ def _record(
     meter: Meter,
 ) -> tuple[list[Row], list[Row], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
     engine = source.engine
-    requests = [Request(job.trace_id, texts.prompt_ids(job.problem.prompt), mode=Mode.SHADOW) for job in jobs]
+    requests = [Request(job.trace_id, texts.prompt_ids(job.problem.prompt)) for job in jobs]
     found: dict[str, Generation] = {}
     for generation in engine.generate(requests, sampling, record=True):
         found[generation.request.id] = generation

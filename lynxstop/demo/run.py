@@ -14,7 +14,7 @@ from lynxstop.collect.grading import Grade, grade
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.rows import agrees
 from lynxstop.collect.texts import Texts
-from lynxstop.core.session import Mode, Reason
+from lynxstop.core.session import Reason
 from lynxstop.engines.transformers.loading import Loaded
 from lynxstop.engines.types import Generation, Request, Sampling
 from lynxstop.evaluate.outcome import Outcome
@@ -96,10 +96,10 @@ def _every_cue(
     sampling: Sampling,
     progress: Progress,
 ) -> list[CueAnswers]:
-    """Think every request to the end once more, in shadow mode, and force an exit at each of its cues."""
+    """Think every request to the end once more, and force an exit at each of its cues."""
     engine = loaded.engine
     done = {}
-    for generation in engine.generate([replace(r, mode=Mode.SHADOW) for r in requests], sampling, record=True):
+    for generation in engine.generate(requests, sampling, record=True):
         done[generation.request.id] = generation
         progress("every cue", len(done))
     traces = [done[request.id] for request in requests]

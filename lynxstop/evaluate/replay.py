@@ -19,7 +19,7 @@ from lynxstop.probes.probe import Probe
 
 def score_cues(data: DataSet, probe: Probe) -> NDArray[np.float32]:
     """Score all recorded cues in the order of the cue table; shape (cues,)."""
-    return probe.score(data.features())
+    return probe.score(data.features(probe.layers))
 
 
 def replay(

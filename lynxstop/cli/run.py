@@ -1,0 +1,156 @@
+"""`lynxstop run`: answer prompts with early exit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lynxstop.collect.texts import Texts
+    from lynxstop.engines.transformers.loading import Loaded
+    from lynxstop.engines.types import Generation, Request, Sampling
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle made for this model.")],
+    prompt: Annotated[str | None, typer.Argument(help="One prompt; or give --problems.")] = None,
+    problems: Annotated[Path | None, typer.Option(help="Prompts from a file: JSONL, CSV or Parquet with id and prompt.")] = None,
+    risk: Annotated[str | None, typer.Option(help="A certified level, or `off` to think to the end; by default the bundle's.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Instead of the certified sampling; the promise is void then.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+) -> None:
+    """Answer prompts, stopping the thinking where the bundle's certificate allows it.
+
+    **Examples**
+
+    - `lynxstop run data/reasoner probes/reasoner "Solve x mod 11: x a. * 5 b. + 3 gives 9"`
+
+    - `lynxstop run MODEL BUNDLE --problems prompts.jsonl --risk 0.05 --json > answers.json`
+
+    - `lynxstop run MODEL BUNDLE "..." --shadow`
+    """
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.collect.problems import Problem, load_problems
+    from lynxstop.collect.texts import Texts
+    from lynxstop.core.session import Mode
+    from lynxstop.engines.transformers.loading import load_engine
+    from lynxstop.engines.types import Request, Sampling
+
+    if (prompt is None) == (problems is None):
+        raise ConfigError("Give either one prompt or --problems.")
+    found = Bundle.load(bundle)
+    policy = found.policy
+    level = _level(risk, policy.default_risk)
+    policy.stop_policy().level(level)
+    asked = [Problem("prompt", prompt)] if prompt is not None else load_problems(problems or Path())
+    served = policy.sampling.model_dump()
+    if temperature is not None and temperature != served["temperature"]:
+        served["temperature"] = temperature
+        _output.console.print("This is not the sampling that was certified: the promise is void.", style="yellow")
+    loaded = load_engine(model, found, device=device, dtype=dtype, batch_size=batch_size)
+    texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
+    mode = Mode.SHADOW if shadow else Mode.STOP
+    requests = [Request(p.id, texts.prompt_ids(p.prompt), risk=level, mode=mode) for p in asked]
+    sampling = Sampling(**served, seed=seed)
+    if prompt is not None and not json:
+        _stream(loaded, requests[0], sampling)
+        return
+    rows = {}
+    with _output.progress() as bar:
+        task = bar.add_task("answering", total=len(requests))
+        for generation in loaded.engine.generate(requests, sampling):
+            rows[generation.request.id] = _row(generation, texts)
+            bar.advance(task)
+    answers = [rows[request.id] for request in requests]
+    if json:
+        _output.emit({"risk": level, "mode": str(mode), "answers": answers})
+        return
+    for row in answers:
+        note = "" if row["exit"] is None else f"  (stopped after {row['thinking_tokens']} thinking tokens)"
+        typer.echo(f"{row['id']}\t{row['answer']}{note}")
+
+
+def _level(risk: str | None, default: float | None) -> float | None:
+    if risk is None:
+        return default
+    if risk == "off":
+        return None
+    try:
+        return float(risk)
+    except ValueError as error:
+        raise ConfigError(f"--risk is a certified level or `off`, not {risk!r}.") from error
+
+
+def _row(generation: Generation, texts: Texts) -> dict[str, Any]:
+    from lynxstop.collect.extract import extract_answer
+
+    text = texts.decode(generation.output_ids)
+    stop = generation.exit
+    return {
+        "id": generation.request.id,
+        "answer": extract_answer(texts.behind_thinking(text)),
+        "text": text,
+        "finish": generation.finish,
+        "thinking_tokens": generation.thinking_tokens,
+        "cues": len(generation.events),
+        "exit": None
+        if stop is None
+        else {
+            "reason": str(stop.reason),
+            "cue": stop.cue,
+            "thinking_tokens": stop.thinking_tokens,
+            "score": stop.score,
+            "threshold": stop.threshold,
+        },
+    }
+
+
+def _stream(loaded: Loaded, request: Request, sampling: Sampling) -> None:
+    """Print tokens as they come, then where and why it stopped."""
+    show = _printer(loaded.tokenizer)
+    (generation,) = loaded.engine.generate([request], sampling, on_token=lambda _, token: show(token))
+    sys.stdout.write("\n")
+    stop = generation.exit
+    if stop is None:
+        _output.console.print(f"Thought to the end: {generation.thinking_tokens} thinking tokens.", style="dim")
+    elif request.mode == "shadow":
+        _output.console.print(
+            f"Would have stopped after {stop.thinking_tokens} of {generation.thinking_tokens} thinking tokens.",
+            style="green",
+        )
+    else:
+        _output.console.print(
+            f"Stopped after {stop.thinking_tokens} thinking tokens ({stop.reason}): "
+            f"score {stop.score:.3f} > {stop.threshold:.3f}.",
+            style="green",
+        )
+
+
+def _printer(tokenizer: Any) -> Callable[[int], None]:
+    """Decode a growing list of tokens, so that characters split over tokens come out whole."""
+    ids: list[int] = []
+    shown = 0
+
+    def show(token: int) -> None:
+        nonlocal shown
+        ids.append(token)
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if not text.endswith("\ufffd"):
+            sys.stdout.write(text[shown:])
+            sys.stdout.flush()
+            shown = len(text)
+
+    return show

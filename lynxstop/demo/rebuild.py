@@ -1,0 +1,74 @@
+"""The whole way from the model up: collect, train, calibrate; then compare with what is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.bundles import calibrate_bundle, install
+from lynxstop.collect.problems import load_problems
+from lynxstop.collect.recording import record
+from lynxstop.collect.storage import DataSet
+from lynxstop.probes.making import make_bundle
+from lynxstop.probes.train import train
+
+RISKS = (0.01, 0.02, 0.05, 0.10)
+DEFAULT_RISK = 0.05
+SEED = 0
+
+
+def rebuild(workdir: Path, console: Console) -> dict[str, Any]:
+    """Make the shipped bundle again in `workdir`; an interrupted rebuild goes on where it stopped.
+
+    Returns
+    -------
+    dict
+        Sizes, the probe's AUC, and for each level the new and the shipped threshold. `reproduced` says that probe
+        and thresholds are equal to the last bit, `scores_differ_by` how far the two probes' scores are apart.
+    """
+    recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
+    for name in ("train", "calibration"):
+        problems = load_problems(shipped.PROBLEMS / f"{name}.jsonl")
+        console.print(f"Collecting {len(problems)} traces: {name}")
+        record(shipped.MODEL, problems, workdir / name, recipe, seed=SEED, console=console)
+    console.print("Training the probe")
+    training = DataSet.open(workdir / "train")
+    trained = train(training, seed=SEED)
+    made = make_bundle(training, trained, workdir / "bundle", "reasoner")
+    console.print("Calibrating")
+    calibration = calibrate_bundle(made, DataSet.open(workdir / "calibration"), risks=RISKS)
+    made = install(made, calibration, DEFAULT_RISK)
+    return {
+        "bundle": str(made.path),
+        "training_traces": len(training.traces()),
+        "training_cues": len(training.cues()),
+        "auc": trained.auc,
+        "levels": calibration.rows(),
+        **_compare(made, training),
+    }
+
+
+def _compare(made: Bundle, training: DataSet) -> dict[str, Any]:
+    if not (shipped.BUNDLE / "policy.json").exists():
+        return {"reproduced": None}
+    old = Bundle.load(shipped.BUNDLE)
+    thresholds = {
+        level.risk: (level.threshold, next((v.threshold for v in old.policy.levels if v.risk == level.risk), None))
+        for level in made.policy.levels
+    }
+    if made.probe.layers != old.probe.layers:
+        return {"reproduced": False, "thresholds": thresholds, "scores_differ_by": None}
+    features = training.features(made.probe.layers)
+    apart = float(np.max(np.abs(made.probe.score(features) - old.probe.score(features))))
+    same = made.policy.probe_sha256 == old.policy.probe_sha256
+    return {
+        "reproduced": same and all(new == shipped_one for new, shipped_one in thresholds.values()),
+        "thresholds": thresholds,
+        "scores_differ_by": apart,
+    }

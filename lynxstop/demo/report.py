@@ -1,0 +1,138 @@
+"""The demo's HTML report: the risk curve, accuracy against tokens, one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.core.rule import first_exit
+from lynxstop.demo.run import Demonstration
+from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
+
+_POINTS = 120
+
+
+def write_report(path: Path, seen: Demonstration, bundle: Bundle, found: dict[str, Any]) -> Path:
+    """Write the page; `found` is the summary made by `lynxstop.demo.result.result`."""
+    levels = [level for level in bundle.policy.levels if np.isfinite(level.threshold)]
+    certificates = [Certificate.load(bundle.path / level.certificate) for level in levels]
+    page = Page(
+        title="lynxstop: full thinking against early exit",
+        lead=found["promise"],
+        footer="Every token was generated live by the shipped model. `lynxstop demo` writes this page.",
+    )
+    page.section("This run")
+    page.table(("", "full thinking", "early exit"), _rows(found))
+    page.section("Curves")
+    page.figures(_accuracy(seen, certificates), _risk(seen, certificates))
+    page.section("By family and difficulty")
+    page.table(("problems", "n", "accuracy full", "early", "saved", "differ"), _groups(seen))
+    atomic.write_text(path, page.render())
+    return path
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        ("accuracy", f"{found['accuracy_full']:.1%}", f"{found['accuracy_early']:.1%}"),
+        ("thinking tokens", f"{found['thinking_tokens_full']:,}", f"{found['thinking_tokens_early']:,}"),
+        ("thinking tokens saved", "", f"{found['saved']:.1%} (oracle {found['oracle_saved']:.1%})"),
+        ("stopped early", "", f"{found['exits']} of {found['n_problems']}"),
+        (
+            "answers that differ",
+            "",
+            f"{found['disagree']} of {found['n_problems']}, certified at most {found['certified_risk']:.1%}",
+        ),
+        ("right answers lost, wrong ones mended", "", f"{found['harm']}, {found['help']}"),
+        ("wall-clock", f"{found['seconds_full']:.1f} s", f"{found['seconds_early']:.1f} s"),
+    ]
+
+
+def _replayed(seen: Demonstration, threshold: float) -> tuple[float, float, float]:
+    """Thinking tokens per problem, accuracy and share of differing answers at a threshold."""
+    tokens, right, differ = 0, 0, 0
+    for outcome, cues in zip(seen.outcomes, seen.cues, strict=True):
+        hit = first_exit(cues.scores, cues.eligible, threshold)
+        tokens += outcome.tokens_full if hit < 0 else int(cues.thinking_at_exit[hit])
+        right += bool(outcome.right_full) if hit < 0 else bool(cues.right[hit])
+        differ += hit >= 0 and not cues.agrees[hit]
+    n = len(seen.outcomes)
+    return tokens / n, right / n, differ / n
+
+
+def _thresholds(seen: Demonstration) -> list[float]:
+    scores = np.concatenate([cues.scores for cues in seen.cues])
+    inner = np.quantile(scores, np.linspace(0, 1, _POINTS)) if len(scores) else np.empty(0)
+    return [-np.inf, *inner.tolist(), np.inf]
+
+
+def _accuracy(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
+    curve = np.array([_replayed(seen, threshold) for threshold in _thresholds(seen)])
+    n = len(seen.outcomes)
+    full = sum(o.tokens_full for o in seen.outcomes) / n
+    oracle = sum(o.oracle_tokens for o in seen.outcomes) / n
+    accuracy = sum(bool(o.right_full) for o in seen.outcomes) / n
+
+    def draw(axes: Any) -> None:
+        axes.plot(curve[:, 0], curve[:, 1], color=COLOURS[0], label="probe, any threshold")
+        axes.plot(full, accuracy, "s", color=INK, label="full thinking")
+        axes.plot(oracle, accuracy, "*", color=COLOURS[2], ms=11, label="oracle")
+        for certificate in certificates:
+            tokens, right, _ = _replayed(seen, certificate.threshold)
+            axes.plot(tokens, right, "o", color=COLOURS[1])
+            axes.annotate(f" {certificate.risk:.0%}", (tokens, right), va="top", color=INK)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("thinking tokens per problem")
+        axes.set_ylabel("accuracy")
+        axes.legend(loc="lower right")
+
+    return figure("Accuracy against thinking tokens", "Points are the certified levels, on these problems.", draw)
+
+
+def _risk(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
+    thresholds = [value for value in _thresholds(seen) if np.isfinite(value)]
+    observed = [_replayed(seen, threshold)[2] for threshold in thresholds]
+
+    def draw(axes: Any) -> None:
+        axes.step(thresholds, observed, where="post", color=COLOURS[0], label="observed on these problems")
+        for certificate in certificates:
+            axes.axhline(certificate.risk, color=MUTED, lw=0.8, ls="--")
+            axes.plot(certificate.threshold, certificate.risk, "o", color=COLOURS[1])
+        axes.set_ylim(0, 1.6 * max(certificate.risk for certificate in certificates))
+        axes.invert_xaxis()
+        axes.set_xlabel("threshold, strict to lenient")
+        axes.set_ylabel("answers that differ, per request")
+        axes.legend(loc="upper left")
+
+    return figure(
+        "Risk against threshold",
+        "Certified levels (dashed) and their thresholds (points): the curve should pass below the points.",
+        draw,
+    )
+
+
+def _groups(seen: Demonstration) -> list[tuple[object, ...]]:
+    rows = []
+    keys = [
+        (str(p.metadata.get("family", "all")), str(p.metadata.get("difficulty", "")))
+        for p in seen.problems
+    ]
+    for key in sorted(set(keys)):
+        chosen = [o for o, own in zip(seen.outcomes, keys, strict=True) if own == key]
+        full = sum(o.tokens_full for o in chosen)
+        rows.append(
+            (
+                " ".join(key),
+                len(chosen),
+                f"{np.mean([bool(o.right_full) for o in chosen]):.1%}",
+                f"{np.mean([bool(o.right_early) for o in chosen]):.1%}",
+                f"{1 - sum(o.tokens_early for o in chosen) / full:.1%}",
+                sum(o.disagree for o in chosen),
+            )
+        )
+    return rows
