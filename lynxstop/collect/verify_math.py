@@ -18,6 +18,17 @@ _START_SECONDS = 120.0
 _ANSWER_SECONDS = 8.0
 
 
+def require_math_verify() -> None:
+    """Check that math-verify is installed, without the time that importing it takes.
+
+    Raises
+    ------
+    MissingExtraError
+    """
+    if find_spec("math_verify") is None:
+        raise MissingExtraError("math-verify", "calibrate")
+
+
 class MathWorker:
     """A warmed math-verify process that is killed and replaced when it does not answer in time.
 
@@ -67,8 +78,7 @@ class MathWorker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._kill()
-        if find_spec("math_verify") is None:
-            raise MissingExtraError("math-verify", "calibrate")
+        require_math_verify()
         worker = Path(__file__).with_name("math_worker.py")
         process = subprocess.Popen(
             [sys.executable, "-P", str(worker)],

@@ -65,12 +65,13 @@ def test_undecided_is_not_wrong(left, right):
     assert answers_agree(right, left) is None
 
 
-@pytest.mark.parametrize("power", [r"10^{10^{10}}", "9^{9^9}", "1000000!", "2^{10^6}"])
-def test_pathological_powers_end_undecided_or_different_in_time(power):
+@pytest.mark.parametrize("power", [r"10^{10^{10}}", "9^{9^9}", "1000000!"])
+def test_pathological_powers_stay_undecided_and_cost_seconds(power):
     started = time.monotonic()
-    assert answers_agree(power, r"\sqrt{5}") is not True
-    assert answers_agree(power, "5") is not True
-    assert time.monotonic() - started < 40
+    assert answers_agree(power, r"\sqrt{5}") is None
+    assert time.monotonic() - started < 30
+    # and the worker goes on
+    assert answers_agree(r"\sqrt{12}", r"2\sqrt{3}") is True
 
 
 def test_a_killed_worker_is_replaced():

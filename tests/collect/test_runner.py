@@ -1,6 +1,7 @@
 """The collection: rows, settings, interruptions."""
 
 import errno
+import io
 import json
 import random
 import resource
@@ -8,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.collect.rows import spread
@@ -167,6 +171,35 @@ def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):
     source = ScriptedSource(type("Filling", (ScriptedEngine,), {})())
     data = collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
     assert data.traces().select(["text"]) == recorded.traces().select(["text"])
+
+
+def test_traces_without_cues_are_recorded_too(tmp_path):
+    class Decided(ScriptedEngine):
+        def _think(self, request, sampling):
+            generation = super()._think(request, sampling)
+            empty = np.empty((0, self.width), np.float32)
+            return replace(generation, events=[], signals=[], features=empty)
+
+    data = collect(ScriptedSource(Decided()), problems(3), tmp_path / "d", sampling=SAMPLING, shard_size=2)
+    assert (len(data.traces()), len(data.cues()), data.features().shape) == (3, 0, (0, 8))
+    assert len(DataSet.open(data.path).traces()) == 3
+
+
+def test_two_collections_do_not_share_a_folder(tmp_path):
+    class Rival(ScriptedEngine):
+        def force_exits(self, generations, sampling, cuts=None):
+            collect(ScriptedSource(), problems(10), tmp_path / "d", sampling=SAMPLING)
+
+    with pytest.raises(ConfigError, match="Another process"):
+        collect(ScriptedSource(Rival()), problems(10), tmp_path / "d", sampling=SAMPLING)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_drawn_on_terminals_only(tmp_path, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    collect(ScriptedSource(), problems(5), tmp_path / "d", sampling=SAMPLING, shard_size=2, console=console)
+    assert ("traces/s" in console.file.getvalue()) is terminal
+    assert ("5/5" in console.file.getvalue()) is terminal
 
 
 def test_nothing_to_do_is_an_error(tmp_path):
