@@ -142,7 +142,7 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
                     method=certificate.method,
                     threshold=certificate.threshold,
                     certificate=name,
-                    sha256=hashlib.sha256(text.encode()).hexdigest(),
+                    sha256=_sha256(text),
                 )
             )
     if default_risk is None:
@@ -150,11 +150,25 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
     if default_risk is None:
         default_risk = next((level.risk for level in levels if np.isfinite(level.threshold)), None)
     certified = bundle.with_levels(levels, texts, default_risk)
+    _prune(certified, calibration, set(texts))
     promises = [
         Certificate.load(certified.path / level.certificate).promise for level in certified.policy.levels
     ]
     atomic.write_text(certified.path / "README.md", card(certified.policy, certified.training(), promises))
     return certified
+
+
+def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:
+    """Remove the certificates these replace, and evidence that no certificate rests on any more."""
+    folder = bundle.path / FOLDER
+    for risk in {certificate.risk for certificate in calibration.certificates}:
+        for path in folder.glob(f"risk-{risk:g}-*.json"):
+            if f"{FOLDER}/{path.name}" not in written:
+                path.unlink()
+    needed = {evidence_name(Certificate.load(path)) for path in folder.glob("risk-*.json")}
+    for path in folder.glob("evidence-*.parquet"):
+        if path.name not in needed:
+            path.unlink()
 
 
 def write_certificates(calibration: Calibration, folder: Path) -> None:
@@ -165,11 +179,9 @@ def write_certificates(calibration: Calibration, folder: Path) -> None:
 
 
 def certificate_name(certificate: Certificate) -> str:
-    """File name of a certificate."""
-    group = certificate.group
-    # Values of a column may hold anything, so a digest names the file.
-    suffix = f"-{group.column}-{hashlib.sha256(group.value.encode()).hexdigest()[:8]}" if group else ""
-    return f"risk-{certificate.risk:g}{suffix}.json"
+    """File name of a certificate; its digest keeps a replaced one in place until the policy names the new."""
+    of = "group" if certificate.group else "all"
+    return f"risk-{certificate.risk:g}-{of}-{_sha256(certificate.to_json())[:8]}.json"
 
 
 def evidence_name(certificate: Certificate) -> str:
@@ -200,3 +212,7 @@ def served_as(policy: Policy) -> dict[str, Any]:
     names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
     dumped = policy.model_dump(mode="json")
     return {name: dumped[name] for name in names}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -27,7 +27,7 @@ def split_groups(table: TraceTable, by: str | None) -> list[Group | None]:
     repeated = pairs[1:] == pairs[:-1]
     if repeated.any():
         raise DataError(
-            f"Samples of problem {pairs[1:][repeated][0]!r} are in several groups.",
+            f"Samples of problem {str(pairs[1:][repeated][0])!r} are in several groups.",
             hint="Group by something that all samples of a problem share.",
         )
     return [None, *(Group(column=by, value=str(value)) for value in np.unique(table.groups))]

@@ -166,14 +166,16 @@ def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
     if ((owner[1:] == owner[:-1]) & ~(cue[1:] > cue[:-1])).any():
         wrong = names[owner[1:][(owner[1:] == owner[:-1]) & ~(cue[1:] > cue[:-1])][0]]
         raise DataError(
-            f"Trace id {wrong!r} is duplicated in {path}: two rows have the same cue, or an empty one.",
+            f"Trace id {str(wrong)!r} is duplicated in {path}: two rows have the same cue, or an empty one.",
             hint="Give each trace its own id, and each of its cues one row.",
         )
     events = ~np.isnan(cue)
     scores = _numbers(table, "score")[order][events]
     if np.isnan(scores).any():
         where = names[owner[events][np.isnan(scores)][0]]
-        raise DataError(f"A score of trace {where!r} in {path} is empty or NaN.", hint="Score every cue.")
+        raise DataError(
+            f"A score of trace {str(where)!r} in {path} is empty or NaN.", hint="Score every cue."
+        )
     tokens = full = None
     if ("tokens" in table.column_names) != ("full_tokens" in table.column_names):
         raise DataError(

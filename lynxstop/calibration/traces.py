@@ -175,7 +175,7 @@ class TraceTable:
         if not np.isfinite(self.scores).all():
             where = self.trace_ids[self.owners[np.argmin(np.isfinite(self.scores))]]
             raise DataError(
-                f"A score of trace {where!r} is NaN, infinite or beyond float32.",
+                f"A score of trace {str(where)!r} is NaN, infinite or beyond float32.",
                 hint="Score every cue with a finite number; leave the cue out when it may not be scored.",
             )
         if ((self.losses < 0) | (self.losses > 1)).any():
@@ -208,6 +208,6 @@ def _check_ids(traces: NDArray[np.str_], problems: NDArray[np.str_]) -> None:
     names, counts = np.unique(traces, return_counts=True)
     if (counts > 1).any():
         raise DataError(
-            f"Trace id {names[counts.argmax()]!r} occurs {counts.max()} times.",
+            f"Trace id {str(names[counts.argmax()])!r} occurs {counts.max()} times.",
             hint="Give every trace its own id, or several samples of a problem the same problem_id.",
         )

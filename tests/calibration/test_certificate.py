@@ -1,0 +1,185 @@
+"""Certificates: what is written down can be recomputed, and any change is found."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynxstop.calibration import Certificate, calibrate, choose, differences, verify
+from lynxstop.calibration.methods import METHODS
+from lynxstop.errors import CalibrationError, DataError
+
+
+@pytest.fixture
+def made(simulated):
+    """A certificate and its evidence."""
+    table = simulated(300)
+    return calibrate(table, risks=[0.05]).certificates[0], table
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_recomputed(simulated, tmp_path, method):
+    # given certificates of two levels and three groups, written and read
+    options = {"loss": "wrong|exit"} if method == "selective" else {}
+    if method == "weighted":
+        options["weights"] = np.linspace(0.5, 1.5, 400)
+    table, train = simulated(400, 1, groups=True), simulated(150, 2, start="t")
+    result = calibrate(table, risks=[0.02, 0.2], method=method, by="topic", train_scores=train, **options)
+    assert len(result.certificates) == 6
+    for certificate in result.certificates:
+        (tmp_path / "c.json").write_text(certificate.to_json())
+        read = Certificate.load(tmp_path / "c.json")
+        # then reading loses nothing and the evidence gives the same
+        assert read == certificate
+        verify(read, table)
+
+
+@given(st.data())
+def test_any_changed_number_is_found(data):
+    certificate, table = _once()
+    content = json.loads(certificate.to_json())
+    numbers = [
+        "losses",
+        "n",
+        "p_value",
+        "bound",
+        "observed",
+        "exits",
+        "saved",
+        "problems",
+        "traces",
+        "cues",
+        "unknown",
+    ]
+    name = data.draw(st.sampled_from(numbers))
+    content[name] = content[name] + data.draw(
+        st.sampled_from([1, 0.001, -0.001] if name in {"p_value", "bound", "saved"} else [1, -1])
+    )
+    assert differences(Certificate.model_validate(content), table)
+
+
+_cache = []
+
+
+def _once():
+    if not _cache:
+        from lynxstop.calibration import TraceTable
+
+        rng = np.random.default_rng(0)
+        table = TraceTable.from_arrays(
+            problem_ids=[f"p{i}" for i in range(200)],
+            lengths=np.full(200, 3),
+            scores=rng.normal(size=600),
+            losses=rng.random(600) < 0.1,
+            tokens=np.tile([1, 2, 3], 200),
+            full_tokens=np.full(200, 5),
+        )
+        _cache.append((calibrate(table, risks=[0.1]).certificates[0], table))
+    return _cache[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.25, "threshold_hex": (0.25).hex()},
+        {"promise": "Everything will be fine."},
+        {"not_promised": ""},
+        {"risk": 0.06},
+        {"confidence": 0.99},
+        {"kind": "expectation"},
+        {"method": "crc"},
+        {"loss": "harm"},
+        {"evidence_sha256": "0" * 64},
+    ],
+)
+def test_any_changed_statement_is_found(made, change):
+    certificate, table = made
+    changed = Certificate.model_validate({**json.loads(certificate.to_json()), **change})
+    with pytest.raises(CalibrationError, match="does not hold"):
+        verify(changed, table)
+
+
+def test_a_shortened_sequence_is_found(made):
+    certificate, table = made
+    content = json.loads(certificate.to_json())
+    content["tested"] = {name: column[:-1] for name, column in content["tested"].items()}
+    assert differences(Certificate.model_validate(content), table) == ["tested differs."]
+
+
+def test_changed_evidence_is_found(made, simulated):
+    certificate, _ = made
+    assert "digest differs" in differences(certificate, simulated(300, 1))[0]
+
+
+def test_expiry(simulated):
+    table = simulated(200)
+    now = datetime.now(UTC)
+    for days, expected in ((1, 0), (-1, 1)):
+        made = calibrate(table, risks=[0.1], expires=now + timedelta(days=days)).certificates[0]
+        assert len(differences(made, table)) == expected == made.expired
+
+
+def test_refusal_is_a_certificate(simulated, tmp_path):
+    # given too few problems
+    table = simulated(20)
+    certificate = calibrate(table, risks=[0.01]).certificates[0]
+    text = certificate.to_json()
+    # then the level is there, never exits, and says so
+    assert json.loads(text)["threshold"] == "never"
+    assert certificate.refused
+    assert "think to the end" in certificate.promise
+    (tmp_path / "c.json").write_text(text)
+    verify(Certificate.load(tmp_path / "c.json"), table)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", '{"schema_version": 2}', "\x00", "[" * 100_000], ids=range(6)
+)
+def test_files_that_are_no_certificates_are_refused(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(CalibrationError):
+        Certificate.load(tmp_path / "c.json")
+    with pytest.raises(CalibrationError):
+        Certificate.load(tmp_path / "absent.json")
+
+
+def test_threshold_and_its_hex_agree_or_are_refused(made, tmp_path):
+    content = json.loads(made[0].to_json())
+    (tmp_path / "c.json").write_text(json.dumps({**content, "threshold": content["threshold"] + 1e-9}))
+    with pytest.raises(CalibrationError, match="differ"):
+        Certificate.load(tmp_path / "c.json")
+
+
+def test_threshold_is_a_float32(made):
+    assert float(np.float32(made[0].threshold)) == made[0].threshold
+
+
+def test_groups_have_their_own_numbers_and_others_the_pooled(simulated):
+    table = simulated(600, groups=True)
+    certificates = calibrate(table, risks=[0.1], by="topic").certificates
+    code, unknown = choose(certificates, 0.1, "code"), choose(certificates, 0.1, "poetry")
+    assert (code.problems, unknown.problems, unknown.group) == (200, 600, None)
+    assert "of group 'code'" in code.promise
+    assert choose(certificates, 0.2) is None
+
+
+def test_a_problem_in_two_groups_is_refused(simulated):
+    table = simulated(20, groups=True)
+    same = type(table)(**{**vars(table), "problem_ids": np.full(20, "p")})
+    with pytest.raises(DataError, match="several groups"):
+        calibrate(same, risks=[0.1], by="topic")
+
+
+def test_promise_says_what_and_what_not(made):
+    certificate, _ = made
+    assert certificate.promise.startswith("Calibrated on 300 problems (20")
+    assert (
+        "With confidence 95%, at most 5% of requests drawn like these get an answer different"
+        in certificate.promise
+    )
+    assert f"Observed {certificate.observed:g}/300" in certificate.promise
+    assert "one given request" in certificate.not_promised

@@ -1,0 +1,128 @@
+"""Score tables in CSV and Parquet."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lynxstop.calibration import TraceTable, read_evidence, read_table, write_evidence
+from lynxstop.calibration.tables import read_weights
+from lynxstop.errors import DataError
+
+CSV = """trace_id,problem_id,cue,score,loss,tokens,full_tokens,route
+t2,p2,,,,,70,chat
+t1,p1,1,0.25,,20,90,code
+t1,p1,0,-1.5,1,10,90,code
+t3,p1,0,3,0,5,50,code
+"""
+
+
+@pytest.fixture
+def csv(tmp_path):
+    """Return a writer of CSV files."""
+
+    def write(text):
+        path = tmp_path / "table.csv"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_csv_is_read_in_any_order(csv):
+    # given rows out of order, a trace without cues and an unknown loss
+    table = read_table(csv(CSV), by="route")
+    # then traces are in the order of their ids, cues in theirs
+    assert table.trace_ids.tolist() == ["t1", "t2", "t3"]
+    assert table.problem_ids.tolist() == ["p1", "p2", "p1"]
+    assert table.lengths.tolist() == [2, 0, 1]
+    assert table.scores.tolist() == [-1.5, 0.25, 3.0]
+    assert np.array_equal(table.losses, [1, np.nan, 0], equal_nan=True)
+    assert (table.tokens.tolist(), table.full_tokens.tolist()) == ([10, 20, 5], [90, 70, 50])
+    assert table.groups.tolist() == ["code", "chat", "code"]
+
+
+def test_numeric_ids_stay_text(csv):
+    table = read_table(csv("trace_id,problem_id,cue,score,loss\n007,1,0,1,0\n7,2,0,1,0\n"))
+    assert table.trace_ids.tolist() == ["007", "7"]
+
+
+def test_another_loss_column_can_be_named(csv):
+    path = csv("trace_id,problem_id,cue,score,loss,harm\nt,p,0,1,1,0\n")
+    assert read_table(path, loss="harm").losses.tolist() == [0]
+    assert read_table(path, loss="disagree").losses.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("t1,p1,1,0.25", "t1,p1,1,"), "score of trace 't1'.* is empty or NaN"),
+        (("t1,p1,1,0.25", "t1,p1,1,nan"), "score of trace 't1'.* is empty or NaN"),
+        (("t1,p1,1,0.25", "t1,p1,1,high"), "cannot be read"),
+        (("t1,p1,1,", "t1,p1,0,"), "'t1' is duplicated"),
+        (("t1,p1,1,", "t1,p1,,"), "t1"),
+        (("t1,p1,1,", "t1,p1,wait,"), "cannot be read"),
+        (("t1,p1,1,", "t1,p2,1,"), "disagree about problem_id"),
+        (("t1,p1,1,", ",p1,1,"), "empty|no trace_id"),
+        (("t1,p1,1,0.25,,20,90,code", "t1,p1,1,0.25,,20,90,chat"), "disagree about route"),
+        (("t1,p1,1,0.25,,20,90", "t1,p1,1,0.25,,20,91"), "disagree about full_tokens"),
+        (("t1,p1,1,0.25,,20", "t1,p1,1,0.25,,"), "token count"),
+        (("0,-1.5,1", "0,-1.5,2"), "outside"),
+        (("full_tokens", "total"), "only one of the columns"),
+        (("score", "logit"), "no column 'score'"),
+        (("route", "tenant"), "no column 'route'"),
+    ],
+)
+def test_bad_tables_are_refused(csv, change, message):
+    with pytest.raises(DataError, match=message):
+        read_table(csv(CSV.replace(*change)), by="route")
+
+
+def test_an_empty_table_is_refused(csv):
+    with pytest.raises(DataError):
+        read_table(csv(CSV.splitlines()[0] + "\n"))
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet", "table.xlsx"])
+def test_files_that_are_no_tables_are_refused(tmp_path, name):
+    with pytest.raises(DataError):
+        read_table(tmp_path / name)
+
+
+def test_damaged_parquet_is_refused(tmp_path):
+    path = tmp_path / "table.parquet"
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError):
+        read_table(path)
+    with pytest.raises(DataError):
+        read_evidence(path)
+
+
+def test_parquet_is_read(tmp_path):
+    path = tmp_path / "table.parquet"
+    columns = {
+        "trace_id": ["a", "b"],
+        "problem_id": [1, 2],
+        "cue": [0, None],
+        "score": [0.1, None],
+        "loss": [True, None],
+    }
+    pq.write_table(pa.table(columns), path)
+    table = read_table(path)
+    assert (table.lengths.tolist(), table.scores.tolist()) == ([1, 0], [np.float32(0.1)])
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_evidence_comes_back_as_it_was(simulated, tmp_path, groups):
+    table = simulated(60, groups=groups)
+    unsure = TraceTable(**{**vars(table), "losses": np.where(table.scores > 1, np.nan, table.losses)})
+    write_evidence(unsure, tmp_path / "evidence.parquet")
+    assert read_evidence(tmp_path / "evidence.parquet").digest() == unsure.digest()
+
+
+def test_weights_are_matched_by_trace(csv):
+    table = read_table(csv(CSV))
+    weights = csv("trace_id,weight\nt3,3\nt1,1\nt2,2\n")
+    assert read_weights(weights, table).tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="exactly one weight"):
+        read_weights(csv("trace_id,weight\nt3,3\nt1,1\n"), table)
