@@ -1,0 +1,160 @@
+"""From settings and the engine's configuration to everything that is served; or a clear refusal."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.artifacts.setup import Setup, setup_from_bundle
+from lynxstop.engines.vllm.machine import FusedMachine, fuse
+from lynxstop.engines.vllm.settings import Settings
+from lynxstop.engines.vllm.terms import TermsReader
+from lynxstop.engines.vllm.tools import guard_tool_calls
+from lynxstop.errors import BundleError, ConfigError, ModelError
+
+logger = logging.getLogger("vllm.lynxstop")
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """A bundle ready to be served.
+
+    Parameters
+    ----------
+    closed : int
+        Number of exit tokens after which the thinking block is closed.
+    depth : int
+        Decoder layers of the model; the hidden state of this number is the one behind the final norm.
+    """
+
+    settings: Settings
+    bundle: Bundle
+    setup: Setup
+    machine: FusedMachine
+    terms: TermsReader
+    closed: int
+    depth: int
+
+
+def check_engine(config: Any, settings: Settings) -> None:
+    """Refuse what the plugin cannot serve, before anything is loaded.
+
+    Raises
+    ------
+    ConfigError
+        Names what is in the way and what to do.
+    """
+    remedy = f"Switch it off, or serve without the lynxstop bundle {settings.bundle}."
+    parallel = config.parallel_config
+    obstacles = {
+        "speculative decoding": config.speculative_config is not None,
+        "batch-sharded sampling": bool(getattr(parallel, "enable_batch_sharded_sampling", False)),
+        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "pooling": config.model_config.runner_type == "pooling",
+        "skip_tokenizer_init": bool(config.model_config.skip_tokenizer_init),
+    }
+    for name, present in obstacles.items():
+        if present:
+            raise ConfigError(f"lynxstop does not work together with {name}.", hint=remedy)
+
+
+def read_terms(settings: Settings) -> TermsReader:
+    """Load what is needed to check the arguments of requests.
+
+    Raises
+    ------
+    LynxstopError
+        When the bundle cannot be loaded, or the default risk is not certified.
+    """
+    policy = Bundle.load(settings.bundle).policy
+    return TermsReader(settings, policy.stop_policy(), policy.default_risk)
+
+
+def arm(config: Any, settings: Settings) -> Armed:
+    """Load a bundle for an engine.
+
+    Parameters
+    ----------
+    config : vllm.config.VllmConfig
+        The engine's configuration.
+    settings : Settings
+        What the operator asked for.
+
+    Raises
+    ------
+    FingerprintError
+        When the bundle belongs to another model.
+    ConfigError
+        When the engine does something the plugin cannot serve, or the default risk is not certified.
+    BundleError
+        When the bundle is damaged or its probe does not fit the model.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    check_engine(config, settings)
+    bundle = Bundle.load(settings.bundle)
+    model = config.model_config
+    require_same(bundle.policy.fingerprint, fingerprint(model_folder(model)), f"The bundle {settings.bundle}")
+    text = model.hf_text_config
+    layers, width = bundle.probe.layers, text.hidden_size
+    if bundle.probe.width != width * len(layers) or layers[-1] > text.num_hidden_layers:
+        raise BundleError(
+            f"The probe takes {bundle.probe.width} features of hidden states {layers}; the model has states "
+            f"0..{text.num_hidden_layers} of {width} numbers.",
+            hint="Serve the model that the bundle was made for.",
+        )
+    if layers != (text.num_hidden_layers,) and config.parallel_config.pipeline_parallel_size > 1:
+        raise ConfigError(
+            "The probe reads layers that lie on other pipeline stages.",
+            hint="Serve without pipeline parallelism, or train a probe on the last layer.",
+        )
+    tokenizer = cached_tokenizer_from_config(model)
+    setup = setup_from_bundle(bundle, tokenizer)
+    machine = fuse(guard_tool_calls(setup.watch, tokenizer))
+    terms = TermsReader(settings, setup.policy, bundle.policy.default_risk)
+    served = str(model.dtype).removeprefix("torch.")
+    if served != bundle.policy.dtype:
+        logger.warning(
+            "lynxstop: the bundle was certified in %s, this engine computes in %s; certify it again there.",
+            bundle.policy.dtype,
+            served,
+        )
+    return Armed(settings, bundle, setup, machine, terms, closing(setup), text.num_hidden_layers)
+
+
+def closing(setup: Setup) -> int:
+    """Count the exit tokens up to the one that closes the thinking block."""
+    thinking = setup.watch.thinking
+    state = thinking.opened
+    for count, token in enumerate(setup.policy.exit_ids, start=1):
+        state = thinking.step(state, token)
+        if not thinking.inside(state):
+            return count
+    raise AssertionError("the setup checks that an exit leaves the block")
+
+
+def model_folder(model: Any) -> Path:
+    """Find the folder of a served model; a name on the hub is looked up in the local cache.
+
+    Raises
+    ------
+    ModelError
+        When its files are not there.
+    """
+    folder = Path(model.model)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.model, revision=model.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError) as error:
+        raise ModelError(
+            f"The files of {model.model} cannot be found to compare them with the bundle.",
+            hint="Download the model to a folder and serve that folder.",
+        ) from error

@@ -1,0 +1,167 @@
+"""Where a runner's steps are served: one desk per runner, the same watcher behind both."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lynxstop.engines.vllm.arming import Armed
+from lynxstop.engines.vllm.metrics import Metrics
+from lynxstop.engines.vllm.rows import BatchRows, Parked, Slots
+from lynxstop.engines.vllm.terms import UNWATCHED, Terms
+from lynxstop.engines.vllm.watcher import Step, Watcher
+from lynxstop.errors import ConfigError
+
+logger = logging.getLogger("vllm.lynxstop")
+
+
+class Desk:
+    """Serves a runner, and keeps any error of ours away from it.
+
+    Parameters
+    ----------
+    runner : object
+        vLLM's model runner.
+    armed : Armed
+        The bundle.
+    watcher : Watcher
+        What looks at the steps.
+    """
+
+    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
+        self.runner = runner
+        self.armed = armed
+        self.watcher = watcher
+        self.metrics: Metrics = watcher.metrics
+        self.slots = Slots(watcher.sessions, runner.max_num_reqs)
+        self._logged = False
+
+    def look(self, logits: Tensor, ctx: Any) -> None:
+        """Serve a step; on an error the batch is left alone from then on."""
+        try:
+            step = self.step(logits, ctx)
+            if step is not None:
+                self.watcher.look(logits, step)
+        except Exception as error:
+            self.fail(error)
+
+    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+        """Describe the step; None when no request in it is watched."""
+        raise NotImplementedError
+
+    def update(self, change: Any) -> None:
+        """Follow changes of the batch."""
+        raise NotImplementedError
+
+    def add(self, slot: int, params: Any) -> bool:
+        """Take a request into a slot; True when it is watched."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        """Count an error, log the first, and leave the requests of the batch alone."""
+        self.metrics.count("errors")
+        if not self._logged:
+            self._logged = True
+            logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
+        self.watcher.sessions.drop()
+
+    def terms(self, params: Any) -> Terms:
+        """Return the terms of a request; those that cannot be read leave it alone."""
+        try:
+            return self.armed.terms.read(params.extra_args, structured=params.structured_outputs is not None)
+        except ConfigError as error:
+            self.fail(error)
+            return UNWATCHED
+
+    def lost(self) -> None:
+        """Count a request that came back without its state."""
+        self.metrics.count("lost")
+
+
+class FirstDesk(Desk):
+    """Serves the V1 runner, whose rows keep their places."""
+
+    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
+        super().__init__(runner, armed, watcher)
+        self.rows = BatchRows(self.slots, self.terms, self.lost)
+
+    def update(self, change: Any) -> None:
+        """Follow a `BatchUpdate`."""
+        try:
+            self.rows.update(change)
+        except Exception as error:
+            self.fail(error)
+
+    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+        """Describe the step from the runner's own buffers, which hold true under asynchronous scheduling."""
+        if not self.rows.any_watched:
+            return None
+        runner, count = self.runner, len(logits)
+        ends = runner.query_start_loc
+        if int(ends.np[count]) == count:
+            places, tokens = None, runner.input_ids.gpu[:count]
+        else:
+            places = ends.gpu[1 : count + 1] - 1
+            tokens = runner.input_ids.gpu[places]
+        slots = self.rows.of(count)
+        return Step(slots, tokens, places, self.slots.reading(slots, runner.discard_request_mask.np[:count]))
+
+
+class SecondDesk(Desk):
+    """Serves the V2 runner, whose requests keep their slots and whose rows are sorted anew in each step."""
+
+    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
+        super().__init__(runner, armed, watcher)
+        self._parked: dict[str, Parked] = {}
+        self._arriving: dict[str, Any] = {}
+        self._places: Tensor | None = None
+
+    def finishing(self, output: Any) -> None:
+        """Before the runner frees slots: keep the state of preempted requests, forget that of finished ones."""
+        states = self.runner.req_states
+        for name in output.finished_req_ids:
+            self._parked.pop(name, None)
+            if (slot := states.req_id_to_index.get(name)) is not None:
+                self.slots.leave(slot, 0)
+        for name in output.preempted_req_ids or ():
+            if (slot := states.req_id_to_index.get(name)) is None:
+                continue
+            outputs = int(states.num_computed_tokens_np[slot] - states.prompt_len.np[slot]) + 1
+            if (parked := self.slots.leave(slot, outputs)) is not None:
+                self._parked[name] = parked
+
+    def arriving(self, output: Any) -> None:
+        """Before the runner fills slots: remember who comes."""
+        self._arriving = {new.req_id: new for new in output.scheduled_new_reqs}
+
+    def sampling(self, batch: Any) -> None:
+        """Before the runner samples: remember where the sampled rows are."""
+        self._places = batch.logits_indices
+
+    def add(self, slot: int, params: Any) -> bool:
+        """Take a request into a slot; a preempted one finds its state again."""
+        try:
+            name = self.runner.req_states.index_to_req_id[slot]
+            new = self._arriving[name]
+            terms = self.terms(params)
+            parked = self._parked.pop(name, None)
+            outputs = len(new.prefill_token_ids) - new.prompt_len
+            prompt = new.prefill_token_ids[: new.prompt_len]
+            if not self.slots.enter(slot, prompt, outputs, terms, parked):
+                self.lost()
+            return bool(self.slots.watched[slot])
+        except Exception as error:
+            self.fail(error)
+            return False
+
+    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+        """Describe the step from the sampler's context."""
+        slots = ctx.idx_mapping_np
+        if not self.slots.watched[slots].any():
+            return None
+        slots = slots.astype(np.int64)
+        partial = ctx.seq_lens_upper_bound_np[: len(slots)] < self.runner.req_states.prefill_len.np[slots]
+        return Step(slots, ctx.input_ids, self._places, self.slots.reading(slots, partial))

@@ -1,0 +1,109 @@
+"""The watch as one table: thinking block and cues advance together by one lookup per token.
+
+The core keeps two automata and combines them in `lynxstop.core.session`; on a device every lookup is a
+kernel, so their product is taken once. An entry of the table holds the next state and what the token shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.core.cues import CONFIRMED, HERE, PENDING
+from lynxstop.core.watch import Watch
+
+THINKING, WHOLE, SETTLED, CANDIDATE = 1, 2, 4, 8
+"""Flags of an entry: the token is a thinking token; it completes a cue and proves it; it proves the cue of
+the token before it; its score is wanted."""
+SHIFT = 4
+DEAD = 0
+"""State of a row that nobody watches: every token leads back to it and shows nothing."""
+_TAIL = 32
+"""Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedMachine:
+    """The product of both automata.
+
+    Parameters
+    ----------
+    classes : int32 array of shape (tokens + 1,)
+        Column of each token; the last entry serves every id beyond the vocabulary.
+    table : int32 array of shape (states, columns)
+        ``next state << SHIFT | flags``; state `DEAD` is absorbing and silent.
+    roots : int32 array of shape (thinking states, 2)
+        State behind a prompt, by its thinking state and whether it ends inside a word.
+    watch : Watch
+        What was fused.
+    """
+
+    classes: NDArray[np.int32]
+    table: NDArray[np.int32]
+    roots: NDArray[np.int32]
+    watch: Watch
+
+    def start(self, prompt_ids: Sequence[int]) -> int:
+        """Return the state behind a prompt, as `Watch.start` does, without walking over ordinary text."""
+        thinking = self.watch.thinking.automaton
+        cues = self.watch.cues
+        ids = np.asarray(prompt_ids, dtype=np.int64)
+        columns = thinking.classes[np.minimum(ids, len(thinking.classes) - 1)]
+        inert = thinking.classes[-1]
+        state = self.watch.thinking.start
+        after = -2
+        for place in np.flatnonzero(columns != inert).tolist():
+            if place != after + 1:
+                state = int(thinking.table[state, inert])
+            state = int(thinking.table[state, columns[place]])
+            after = place
+        if after + 1 < len(ids):
+            state = int(thinking.table[state, inert])
+        word = cues.start
+        for token in ids[-_TAIL:].tolist():
+            word = cues.step(word, token)[0]
+        return int(self.roots[state, cues.settle(word)])
+
+
+def fuse(watch: Watch) -> FusedMachine:
+    """Take the product of a watch's automata, over the states that tokens can reach.
+
+    A state also knows whether the token before was a cue that waits for its right boundary, so that
+    `SETTLED` is exactly when a session settles a pending cue.
+    """
+    thinking, cues = watch.thinking.automaton, watch.cues.automaton
+    within = watch.thinking.within
+    keys = thinking.classes.astype(np.int64) * cues.table.shape[1] + cues.classes
+    pairs, classes = np.unique(keys, return_inverse=True)
+    of_thinking, of_cues = np.divmod(pairs, cues.table.shape[1])
+    next_thinking = thinking.table[:, of_thinking]
+    next_cue, shown = cues.table[:, of_cues], cues.flags[:, of_cues]
+
+    count = len(cues.table)
+    numbers = np.full(len(thinking.table) * count * 2, -1, dtype=np.int32)
+    front = np.array([(t * count + w) * 2 for t in range(len(thinking.table)) for w in (0, 1)])
+    numbers[front] = 1 + np.arange(len(front))
+    known = 1 + len(front)
+    roots = numbers[front].reshape(-1, 2)
+    blocks = [np.full((1, len(pairs)), DEAD << SHIFT, dtype=np.int32)]
+    while len(front):
+        state, waits = np.divmod(front, 2)
+        t, c = np.divmod(state, count)
+        following = next_thinking[t]
+        both = within[t][:, None] & within[following]
+        whole = both & (shown[c] & HERE != 0)
+        pending = both & (shown[c] & PENDING != 0) & ~whole
+        settled = both & (shown[c] & CONFIRMED != 0) & (waits == 1)[:, None]
+        cue = np.where(both, next_cue[c], watch.cues.settled[next_cue[c]])
+        targets = (following.astype(np.int64) * count + cue) * 2 + pending
+        fresh = np.unique(targets)
+        fresh = fresh[numbers[fresh] < 0]
+        numbers[fresh] = known + np.arange(len(fresh))
+        known += len(fresh)
+        flags = both * THINKING | whole * WHOLE | settled * SETTLED | (whole | pending) * CANDIDATE
+        blocks.append((numbers[targets] << SHIFT | flags).astype(np.int32))
+        front = fresh
+    return FusedMachine(classes.astype(np.int32), np.concatenate(blocks), roots, watch)

@@ -1,0 +1,10 @@
+"""vLLM's general-plugin hook: runs in the API server, the engine core and every worker."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Install the seams; without a bundle configured they change nothing."""
+    from lynxstop.engines.vllm import seams
+
+    seams.install()

@@ -1,0 +1,145 @@
+"""Which request sits in which row: slots of the running batch, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynxstop.engines.vllm.sessions import Sessions
+from lynxstop.engines.vllm.terms import UNWATCHED, Terms
+
+
+class Parked(NamedTuple):
+    """State of a request that left the batch unfinished, and how many generated tokens it has read."""
+
+    state: Tensor
+    read: int
+
+
+class Slots:
+    """Slots of watched requests; the last one, `idle`, is shared by all others.
+
+    A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not read
+    a token in that step, since it is the prompt's last.
+    """
+
+    def __init__(self, sessions: Sessions, count: int) -> None:
+        self.sessions = sessions
+        self.idle = count
+        self.watched = np.zeros(count + 1, dtype=np.bool_)
+        self.filling = np.zeros(count + 1, dtype=np.bool_)
+        self._new = np.zeros(count + 1, dtype=np.bool_)
+        self._read = np.zeros(count + 1, dtype=np.int64)
+
+    def enter(
+        self, slot: int, prompt_ids: list[int], outputs: int, terms: Terms, parked: Parked | None
+    ) -> bool:
+        """Give a slot to a request; False when its state is lost, and it is left alone.
+
+        `outputs` counts the tokens generated before; all but the last of them have been read.
+        """
+        found = outputs == 0 or (parked is not None and parked.read == outputs - 1)
+        if not found:
+            terms = UNWATCHED
+        if outputs == 0 or parked is None or not found:
+            self.sessions.admit(slot, prompt_ids, terms)
+        else:
+            self.sessions.resume(slot, parked.state)
+        self.watched[slot] = terms.watched
+        self.filling[slot] = True
+        self._new[slot] = outputs == 0
+        self._read[slot] = outputs - 1
+        return found
+
+    def leave(self, slot: int, outputs: int) -> Parked | None:
+        """Free a slot; return what a later `enter` of the same request needs, None if there is nothing yet."""
+        watched = self.watched[slot]
+        self.watched[slot] = False
+        if not watched or self._new[slot]:
+            self.filling[slot] = False
+            return None
+        read = int(self._read[slot]) if self.filling[slot] else outputs - 1
+        self.filling[slot] = False
+        return Parked(self.sessions.park(slot), read)
+
+    def reading(self, slots: NDArray[np.int64], partial: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Say which rows read a generated token in this step: shape (rows,), None when all do.
+
+        `partial` marks rows whose prompt, or history after preemption, is not complete yet.
+        """
+        if not self.filling[slots].any() and not partial.any():
+            return None
+        read = ~(partial | self._new[slots])
+        done = slots[~partial]
+        self.filling[done] = False
+        self._new[done] = False
+        return read
+
+
+class BatchRows:
+    """Rows of the V1 runner's persistent batch.
+
+    Parameters
+    ----------
+    slots : Slots
+    terms : callable
+        Gives the terms of a request's sampling parameters.
+    lost : callable
+        Called for each request that came back without its state.
+    """
+
+    def __init__(self, slots: Slots, terms: Callable[[Any], Terms], lost: Callable[[], None]) -> None:
+        self._slots = slots
+        self._terms = terms
+        self._lost = lost
+        self._free = list(range(slots.idle))[::-1]
+        self._of_row = np.full(slots.idle, slots.idle, dtype=np.int64)
+        self._requests: dict[int, tuple[Any, list[int]]] = {}
+
+    @property
+    def any_watched(self) -> bool:
+        """Whether some row is watched."""
+        return bool(self._requests)
+
+    def of(self, rows: int) -> NDArray[np.int64]:
+        """Slots of the first `rows` rows."""
+        return self._of_row[:rows]
+
+    def update(self, change: Any) -> None:
+        """Follow a `BatchUpdate`: removed, added, then moved rows."""
+        for row in change.removed:
+            self._leave(row)
+        for row, params, prompt_ids, output_ids in change.added:
+            self._leave(row)
+            self._enter(row, params, prompt_ids or [], output_ids)
+        for one, other, direction in change.moved:
+            if direction.name == "SWAP":
+                self._of_row[[one, other]] = self._of_row[[other, one]]
+            else:
+                self._leave(other)
+                self._of_row[other], self._of_row[one] = self._of_row[one], self._slots.idle
+
+    def _enter(self, row: int, params: Any, prompt_ids: list[int], output_ids: list[int]) -> None:
+        terms = self._terms(params)
+        if not terms.watched:
+            return
+        slot = self._free.pop()
+        self._of_row[row] = slot
+        self._requests[slot] = (params, output_ids)
+        # The parameters are the one object that stays with a preempted request, on every rank.
+        parked = getattr(params, "_lynxstop_parked", None)
+        if not self._slots.enter(slot, prompt_ids, len(output_ids), terms, parked):
+            self._lost()
+
+    def _leave(self, row: int) -> None:
+        slot = int(self._of_row[row])
+        if slot == self._slots.idle:
+            return
+        self._of_row[row] = self._slots.idle
+        self._free.append(slot)
+        params, output_ids = self._requests.pop(slot)
+        params._lynxstop_parked = self._slots.leave(slot, len(output_ids))

@@ -1,0 +1,123 @@
+"""What the operator asked for: one value object, read from the engine's configuration or the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lynxstop.core.session import Mode
+from lynxstop.errors import ConfigError
+
+KEY = "lynxstop"
+"""Key in vLLM's ``--additional-config``."""
+OFF = "off"
+"""Risk of a request that lynxstop leaves alone."""
+
+_VARIABLES = {"bundle": "LYNXSTOP_BUNDLE", "risk": "LYNXSTOP_RISK", "mode": "LYNXSTOP_MODE", "record": "LYNXSTOP_RECORD"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the plugin is set up.
+
+    Parameters
+    ----------
+    bundle : Path
+        Bundle to serve.
+    risk : float or "off", optional
+        Level of requests that name none; the bundle's default when None, "off" to stop only on request.
+    mode : Mode
+        Mode of requests that name none.
+    record : Path, optional
+        Folder of the spool; None keeps recording off.
+    """
+
+    bundle: Path
+    risk: float | str | None = None
+    mode: Mode = Mode.STOP
+    record: Path | None = None
+
+
+def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> Settings | None:
+    """Read the settings; a key of the configuration wins over its environment variable.
+
+    Parameters
+    ----------
+    additional_config : object
+        vLLM's ``additional_config``; only a mapping with a "lynxstop" key matters.
+    environment : mapping
+        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RISK, LYNXSTOP_MODE and LYNXSTOP_RECORD.
+
+    Returns
+    -------
+    Settings or None
+        None when no bundle is named: the plugin is then off.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key or a value of the wrong kind.
+    """
+    given = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f'"{KEY}" in the additional configuration is not an object.',
+            hint=f'Write it like {{"{KEY}": {{"bundle": "PATH", "risk": 0.05}}}}.',
+        )
+    if unknown := sorted(set(given) - set(_VARIABLES)):
+        raise ConfigError(
+            f"Unknown lynxstop settings: {', '.join(map(str, unknown))}.", hint=f"There are: {', '.join(_VARIABLES)}."
+        )
+    found: dict[str, Any] = {key: environment[name] for key, name in _VARIABLES.items() if environment.get(name)}
+    found |= {key: value for key, value in given.items() if value is not None}
+    if "bundle" not in found:
+        if given:
+            raise ConfigError("The lynxstop settings name no bundle.", hint='Add "bundle": "PATH".')
+        return None
+    return Settings(
+        bundle=_path(found["bundle"], "bundle"),
+        risk=parse_risk(found["risk"]) if "risk" in found else None,
+        mode=parse_mode(found.get("mode", Mode.STOP)),
+        record=_path(found["record"], "record") if "record" in found else None,
+    )
+
+
+def parse_risk(value: object) -> float | str:
+    """Read a risk level: a number, its text, or "off".
+
+    Raises
+    ------
+    ConfigError
+        When it is none of these.
+    """
+    if isinstance(value, str) and value.strip().lower() == OFF:
+        return OFF
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        return float(value)
+    except ValueError:
+        raise ConfigError(f'A risk is a number or "{OFF}", not {value!r}.') from None
+
+
+def parse_mode(value: object) -> Mode:
+    """Read a mode.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such mode.
+    """
+    try:
+        return Mode(value)
+    except ValueError:
+        raise ConfigError(f"A mode is one of {', '.join(Mode)}, not {value!r}.") from None
+
+
+def _path(value: object, key: str) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"The lynxstop setting {key!r} is a path, not {value!r}.")
+    return Path(value).expanduser()

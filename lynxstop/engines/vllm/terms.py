@@ -1,0 +1,120 @@
+"""What one request asked for: its level, mode and recording, from `extra_args` (`vllm_xargs` over HTTP)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import Mode
+from lynxstop.engines.vllm.settings import OFF, Settings, parse_mode, parse_risk
+from lynxstop.errors import ConfigError
+
+PREFIX = "lynxstop_"
+_KNOWN = ("lynxstop_mode", "lynxstop_record", "lynxstop_risk")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for a request.
+
+    Parameters
+    ----------
+    watched : bool
+        False for a request that is left alone altogether, its budget included.
+    threshold : float
+        Exit iff the score exceeds it.
+    budget : int, optional
+        Thinking tokens after which to exit whatever the score.
+    stops : bool
+        False in shadow mode: stops are decided and counted, never forced.
+    record : bool
+        Whether its cues are recorded.
+    structured : bool
+        Whether a grammar takes over behind the thinking block: the forced sequence then ends with the block.
+    """
+
+    watched: bool
+    threshold: float = math.inf
+    budget: int | None = None
+    stops: bool = True
+    record: bool = False
+    structured: bool = False
+
+
+UNWATCHED = Terms(watched=False)
+
+
+class TermsReader:
+    """Reads the terms of requests.
+
+    Parameters
+    ----------
+    settings : Settings
+        Defaults of the server.
+    policy : StopPolicy
+        Knows the certified levels.
+    default_risk : float, optional
+        The bundle's own default.
+
+    Raises
+    ------
+    ConfigError
+        When the server's default risk is not certified.
+    """
+
+    def __init__(self, settings: Settings, policy: StopPolicy, default_risk: float | None) -> None:
+        self._policy = policy
+        self._records = settings.record is not None
+        self._mode = settings.mode
+        risk = default_risk if settings.risk is None else settings.risk
+        self.default_risk: float | str = OFF if risk is None else risk
+        self._default = self._terms(self.default_risk, self._mode, self._records)
+
+    def read(self, extra_args: Mapping[str, object] | None, *, structured: bool = False) -> Terms:
+        """Return the terms of a request.
+
+        Raises
+        ------
+        ConfigError
+            On an unknown key, an uncertified risk (the message lists the certified ones), an unknown mode, or a
+            request to record where the server does not.
+        """
+        given = {key: value for key, value in (extra_args or {}).items() if key.startswith(PREFIX)}
+        if unknown := sorted(set(given) - set(_KNOWN)):
+            raise ConfigError(f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}.")
+        terms = self._default
+        if given:
+            risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
+            mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
+            terms = self._terms(risk, mode, self._record(given.get("lynxstop_record", terms.record)))
+        return replace(terms, structured=structured) if structured and terms.watched else terms
+
+    def _terms(self, risk: float | str, mode: Mode, record: bool) -> Terms:
+        if isinstance(risk, str):
+            return Terms(watched=record, stops=False, record=record)
+        return Terms(
+            watched=True,
+            threshold=self._threshold(risk),
+            budget=self._policy.budget,
+            stops=mode is Mode.STOP,
+            record=record,
+        )
+
+    def _threshold(self, risk: float) -> float:
+        try:
+            return self._policy.level(risk).threshold
+        except ConfigError as error:
+            raise ConfigError(error.message, hint=f'Choose one of them, or "{OFF}".') from error
+
+    def _record(self, value: object) -> bool:
+        if value in (0, "0", "false", "False", False):
+            return False
+        if value not in (1, "1", "true", "True", True):
+            raise ConfigError(f"lynxstop_record is true or false, not {value!r}.")
+        if not self._records:
+            raise ConfigError(
+                "This server does not record.", hint='Start it with "record": "FOLDER" in the lynxstop settings.'
+            )
+        return True

@@ -1,0 +1,51 @@
+"""Tool calls inside a thinking block: nothing is scored or forced between their marks.
+
+Seen from the stop rule a tool call is simply not thinking, so the guard is a thinking machine whose block is
+closed while a call is open.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lynxstop.core.automaton import TokenAutomaton
+from lynxstop.core.surface import added_tokens, token_surfaces
+from lynxstop.core.thinking import Delimiters, ThinkingMachine, compile_thinking
+from lynxstop.core.watch import Watch
+
+MARKS = (
+    ("<tool_call>", "</tool_call>"),
+    ("<function_call>", "</function_call>"),
+    ("<|tool_call_start|>", "<|tool_call_end|>"),
+    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+)
+"""Marks of tool calls, opening and closing; a model uses those that are special tokens of its tokenizer."""
+
+
+def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
+    """Return a watch that does not see thinking inside tool calls; `watch` itself when the model has no marks."""
+    known = set(added_tokens(tokenizer).values())
+    marks = [pair for pair in MARKS if set(pair) <= known]
+    if not marks:
+        return watch
+    delimiters = Delimiters(tuple(pair[0] for pair in marks), tuple(pair[1] for pair in marks))
+    return Watch(without(watch.thinking, compile_thinking(delimiters, token_surfaces(tokenizer))), watch.cues)
+
+
+def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:
+    """Take calls out of thinking blocks: the product of both machines, the first state of `calls` being outside."""
+    outer, inner = thinking.automaton, calls.automaton
+    count, columns = len(inner.table), inner.table.shape[1]
+    # States are numbered with those outside of calls first: the start and the open block keep their numbers.
+    outside, calling = np.divmod(np.arange(len(outer.table) * count), len(outer.table))[::-1]
+    keys = outer.classes.astype(np.int64) * columns + inner.classes
+    pairs, classes = np.unique(keys, return_inverse=True)
+    of_outer, of_inner = np.divmod(pairs, columns)
+    following = inner.table[calling][:, of_inner] * len(outer.table) + outer.table[outside][:, of_outer]
+    automaton = TokenAutomaton(
+        classes.astype(np.int32), following.astype(np.int32), np.zeros(following.shape, dtype=np.uint8)
+    )
+    return ThinkingMachine(automaton, thinking.within[outside] & ~calls.within[calling])

@@ -1,0 +1,69 @@
+"""One step of the batch, whichever runner takes it: hidden states, session, forced token."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynxstop.engines.vllm.hidden import HiddenStates
+from lynxstop.engines.vllm.metrics import Metrics
+from lynxstop.engines.vllm.sessions import Sessions
+
+logger = logging.getLogger("vllm.lynxstop")
+
+
+class Step(NamedTuple):
+    """What the runner feeds in a step.
+
+    Parameters
+    ----------
+    slots : int64 array of shape (rows,)
+        Slot of each row.
+    tokens : Tensor
+        Token fed last in each row, shape (rows,).
+    places : Tensor or None
+        Index of that token in the forward pass; None when row i is token i.
+    read : bool array of shape (rows,) or None
+        Rows whose token was generated and is new; None when all are.
+    """
+
+    slots: NDArray[np.int64]
+    tokens: Tensor
+    places: Tensor | None
+    read: NDArray[np.bool_] | None
+
+
+class Watcher:
+    """Watches a running batch.
+
+    Parameters
+    ----------
+    sessions : Sessions
+    hidden : HiddenStates
+    metrics : Metrics
+    """
+
+    def __init__(self, sessions: Sessions, hidden: HiddenStates, metrics: Metrics) -> None:
+        self.sessions = sessions
+        self.hidden = hidden
+        self.metrics = metrics
+
+    def look(self, logits: Tensor, step: Step) -> None:
+        """Read a step, score, decide, and raise the logits of forced tokens in place."""
+        import torch
+
+        last = self.hidden.take(len(logits))
+        sessions = self.sessions
+        sessions.seat(step.slots)
+        read = None if step.read is None else torch.from_numpy(step.read).to(logits.device, non_blocking=True)
+
+        def features(rows: Tensor | None) -> Tensor:
+            return self.hidden.features(last, step.places, rows)
+
+        sessions.step(step.tokens, features, read)
+        sessions.force(logits)
+        self.metrics.tick(sessions.counters)

@@ -1,0 +1,191 @@
+"""The device form of sessions decides as the core does, on the same streams."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+
+from lynxstop.core.cues import CueSet  # noqa: E402
+from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
+from lynxstop.core.thinking import Delimiters  # noqa: E402
+from lynxstop.core.watch import compile_watch  # noqa: E402
+from lynxstop.engines.vllm.machine import fuse  # noqa: E402
+from lynxstop.engines.vllm.sessions import COUNTERS, Sessions  # noqa: E402
+from lynxstop.engines.vllm.terms import UNWATCHED, Terms  # noqa: E402
+from lynxstop.probes.probe import Probe  # noqa: E402
+
+SPECIAL = ("<think>", "</think>", "<|end|>")
+PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "Ġ", ".", "a", "Ġso", "ĠWait,Ġhmm", "Ċ", "=", "Ã", "©")
+VOCABULARY = len(SPECIAL) + len(PLAIN)
+EXIT = (10, 1, 9)
+RISK = 0.05
+
+
+def make_tokenizer() -> Tokenizer:
+    core = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate((*SPECIAL, *PLAIN))}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(SPECIAL))
+    return core
+
+
+WATCH = compile_watch(make_tokenizer(), CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",)))
+MACHINE = fuse(WATCH)
+PROBE = Probe((0,), ((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
+
+tokens = st.integers(0, VOCABULARY - 1)
+thinkish = st.sampled_from([3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 1])
+policies = st.builds(
+    lambda minimum, cooldown, budget: StopPolicy(EXIT, (Level(RISK, 0.0),), minimum, cooldown, budget),
+    st.integers(0, 4), st.integers(0, 4), st.none() | st.integers(1, 12),
+)  # fmt: skip
+
+
+class Served(Sessions):
+    """Sessions that may not look at their state for free, as on a GPU."""
+
+    def __init__(self, *args: object, visible: bool) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._visible = visible
+
+
+def make(policy: StopPolicy, rows: int, visible: bool) -> Sessions:
+    return Served(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2, visible=visible)
+
+
+def drive(sessions: Sessions, fed: list[int], scores: list[float], read: list[bool] | None = None) -> list[int | None]:
+    """Read one token per row; return the tokens that are forced next."""
+    values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
+    mask = None if read is None else torch.tensor(read)
+    sessions.step(torch.tensor(fed), lambda rows: values if rows is None else values[rows], mask)
+    logits = torch.zeros(len(fed), VOCABULARY)
+    sessions.force(logits)
+    return [int(row.argmax()) if row.max() > 1e8 else None for row in logits]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    policy=policies,
+    mode=st.sampled_from(Mode),
+    visible=st.booleans(),
+    prompts=st.lists(st.lists(tokens, max_size=6), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_device_sessions_equal_core_sessions(
+    policy: StopPolicy, mode: Mode, visible: bool, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    # given: the same requests in the core and on the device; a budget in shadow is only counted on the device
+    if mode is Mode.SHADOW:
+        policy = StopPolicy(policy.exit_ids, policy.levels, policy.min_tokens, policy.cooldown)
+    core = [Session(WATCH, policy, prompt, risk=RISK, mode=mode) for prompt in prompts]
+    device = make(policy, len(prompts), visible)
+    for slot, prompt in enumerate(prompts):
+        device.admit(slot, prompt, Terms(True, 0.0, policy.budget, mode is Mode.STOP))
+    device.seat(np.arange(len(prompts)))
+    # when: both read the same tokens and scores, sometimes disobeying a forced token
+    wanted: list[int | None] = [None] * len(prompts)
+    for _ in range(data.draw(st.integers(1, 25))):
+        free = data.draw(st.lists(thinkish, min_size=len(prompts), max_size=len(prompts)))
+        disobey = data.draw(st.integers(0, 9)) == 0
+        fed = [token if force is None or disobey else force for token, force in zip(free, wanted, strict=True)]
+        scores = data.draw(
+            st.lists(st.sampled_from([-1.0, 1.0, math.nan]), min_size=len(prompts), max_size=len(prompts))
+        )
+        expected = []
+        for session, token, score in zip(core, fed, scores, strict=True):
+            asked = session.read(token)
+            expected.append(session.decide(score if asked else None))
+        wanted = drive(device, fed, scores)
+        # then: both force the same tokens
+        assert wanted == expected
+    # and count the same
+    counts = dict(zip(COUNTERS, device.counters.tolist(), strict=True))
+    exits = [session.exit for session in core if session.exit is not None]
+    assert counts["cues"] == sum(len(session.events) for session in core)
+    assert counts["exits_score"] == sum(exit.reason is Reason.SCORE for exit in exits)
+    assert counts["exits_budget"] == sum(exit.reason is Reason.BUDGET for exit in exits)
+    assert counts["exit_tokens"] == sum(exit.thinking_tokens for exit in exits)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(tokens, max_size=60))
+def test_a_prompt_is_read_as_the_watch_reads_it(prompt: list[int]) -> None:
+    # given a prompt, when the fused machine starts on it
+    state = MACHINE.start(prompt)
+    # then it stands where both automata stand
+    expected = WATCH.start(prompt)
+    assert state == MACHINE.roots[expected.thinking, expected.cue]
+
+
+def test_state_survives_leaving_and_moving_rows() -> None:
+    # given two requests, one of them between a cue and its confirmation
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2, True)
+    for slot in (0, 1):
+        device.admit(slot, [0], Terms(True, 0.0))
+    device.seat(np.array([0, 1]))
+    assert drive(device, [10, 4], [0.0, 1.0]) == [None, None]
+    # when it leaves, and comes back into another slot and row
+    parked = device.park(1)
+    device.seat(np.array([0]))
+    drive(device, [10], [0.0])
+    device.resume(2, parked)
+    device.seat(np.array([2, 0]))
+    # then the confirmation still stops it, with the score taken before it left
+    assert drive(device, [9, 10], [-1.0, -1.0]) == [EXIT[0], None]
+
+
+def test_rows_that_do_not_read_keep_their_state_while_being_forced() -> None:
+    # given a request in the middle of its exit
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1, True)
+    device.admit(0, [0], Terms(True, 0.0))
+    device.seat(np.array([0]))
+    assert drive(device, [4], [1.0]) == [None]
+    assert drive(device, [9], [0.0]) == [EXIT[0]]
+    assert drive(device, [EXIT[0]], [0.0]) == [EXIT[1]]
+    # when a step feeds it part of its history, and then its last token
+    assert drive(device, [4], [1.0], [False]) == [EXIT[1]]
+    # then it goes on where it stood, and never stops again
+    assert drive(device, [EXIT[1]], [0.0]) == [EXIT[2]]
+    assert drive(device, [EXIT[2]], [0.0]) == [None]
+    assert drive(device, [0], [1.0]) == [None]
+    assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
+
+
+def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
+    # given a request whose grammar takes over behind the thinking block
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1, False)
+    device.admit(0, [0], Terms(True, 0.0, structured=True))
+    device.seat(np.array([0]))
+    drive(device, [4], [1.0])
+    # when it is stopped, then the tokens up to </think> are forced, and none behind it
+    assert [drive(device, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [[EXIT[0]], [EXIT[1]], [None]]
+
+
+def test_shadow_counts_a_budget_but_never_forces() -> None:
+    # given a request in shadow mode with a budget
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1, True)
+    device.admit(0, [0], Terms(True, 5.0, budget=2, stops=False))
+    device.seat(np.array([0]))
+    # when it thinks beyond it, then nothing is forced and one exit is counted
+    assert [drive(device, [10], [0.0]) for _ in range(5)] == [[None]] * 5
+    assert device.counters[COUNTERS.index("exits_budget")] == 1
+
+
+def test_unwatched_rows_show_nothing() -> None:
+    # given a request that lynxstop leaves alone
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1, False)
+    device.admit(0, [0], UNWATCHED)
+    device.seat(np.array([0]))
+    # when it writes a cue, then nothing is counted or forced
+    assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
+    assert device.counters.sum() == 0
