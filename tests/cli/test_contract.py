@@ -1,0 +1,64 @@
+"""What the command line promises: a reference that is up to date, examples everywhere, clear endings."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from lynxstop.cli import _output, app
+
+ROOT = Path(__file__).parents[2]
+GROUP: Any = typer.main.get_command(app)
+
+
+def test_the_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "cli_reference.py", "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(GROUP.commands))
+def test_every_command_has_examples_and_json(name: str) -> None:
+    command = GROUP.commands[name]
+
+    assert "**Examples**" in command.help
+    assert f"`lynxstop {name}" in command.help
+    if name != "serve":
+        assert any("--json" in parameter.opts for parameter in command.params)
+    assert all(getattr(parameter, "help", "set") for parameter in command.params)
+
+
+def test_completion_can_be_installed() -> None:
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
+
+
+def test_an_error_on_purpose_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lynxstop.cli", "inspect", tmp_path], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert "lynxstop collect" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, lynxstop.cli; print(' '.join(sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert not {"torch", "transformers", "sklearn", "scipy", "mapie", "pyarrow", "matplotlib"} & set(loaded)
+
+
+def test_json_has_no_infinities(capsys: pytest.CaptureFixture[str]) -> None:
+    _output.emit({"a": float("inf"), "b": [float("nan"), {"c": 1.5}]})
+
+    assert capsys.readouterr().out.split() == '{ "a": null, "b": [ null, { "c": 1.5 } ] }'.split()
