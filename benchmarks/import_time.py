@@ -1,4 +1,6 @@
-"""Milliseconds that `import lynxstop` and the command line's help take in a fresh interpreter, beyond the bare one."""
+"""Milliseconds that `import lynxstop` and the command line's help take in a fresh interpreter, beyond
+the bare one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def main() -> None:
         "import lynxstop.core.session": ("-c", "import lynxstop.core.session"),
         "load the shipped bundle": (
             "-c",
-            "from lynxstop.artifacts.bundle import Bundle; from lynxstop import shipped; Bundle.load(shipped.BUNDLE)",
+            "from lynxstop import shipped; from lynxstop.artifacts.bundle import Bundle; "
+            "Bundle.load(shipped.BUNDLE)",
         ),
         "lynxstop --help": ("-m", "lynxstop.cli", "--help"),
     }

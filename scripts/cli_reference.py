@@ -33,7 +33,11 @@ def _row(parameter: Any) -> str:
         names = f"`{(parameter.name or '').upper()}`"
         help_text = getattr(parameter, "help", None) or ""
     default = parameter.default
-    shown = "required" if parameter.required else ("" if default is None or default is False or callable(default) else f"`{default}`")
+    shown = (
+        "required"
+        if parameter.required
+        else ("" if default is None or default is False or callable(default) else f"`{default}`")
+    )
     return f"| {names} | {help_text.replace('|', chr(92) + '|')} | {shown} |"
 
 

@@ -84,7 +84,16 @@ def test_live_decisions_equal_replay(work: Path) -> None:
     # A recorded trace is named problem#sample, and its name keys its random numbers.
     prompts.write_text("".join(json.dumps(p | {"id": p["id"] + "#0"}) + "\n" for p in problems))
     live = call(
-        "run", shipped.MODEL, work / "bundle", "--problems", prompts, "--risk", 0.1, "--batch-size", 7, "--json"
+        "run",
+        shipped.MODEL,
+        work / "bundle",
+        "--problems",
+        prompts,
+        "--risk",
+        0.1,
+        "--batch-size",
+        7,
+        "--json",
     )["answers"]
 
     assert sum(answer["thinking_tokens"] for answer in live) == replayed["thinking_tokens_early"]
@@ -174,13 +183,24 @@ def test_a_cue_that_the_tokenizer_cannot_write_is_refused(tmp_path: Path) -> Non
         token.replace("Z", "\u0100").replace("z", "\u0101"): number
         for token, number in tokenizer["model"]["vocab"].items()
     }
-    tokenizer["model"]["merges"] = [pair for pair in tokenizer["model"]["merges"] if "z" not in "".join(pair).lower()]
+    tokenizer["model"]["merges"] = [
+        pair for pair in tokenizer["model"]["merges"] if "z" not in "".join(pair).lower()
+    ]
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[cues]\nwords = ["zut"]\n')
 
     with pytest.raises(TokenizerError, match="zut"):
-        call("collect", model, shipped.PROBLEMS / "test.jsonl", tmp_path / "out", "--limit", 1, "--recipe", recipe)
+        call(
+            "collect",
+            model,
+            shipped.PROBLEMS / "test.jsonl",
+            tmp_path / "out",
+            "--limit",
+            1,
+            "--recipe",
+            recipe,
+        )
 
     assert not (tmp_path / "out").exists()
 

@@ -22,9 +22,13 @@ def test_everything_imported_is_exported() -> None:
 def test_importing_loads_nothing_heavy() -> None:
     code = "import sys, lynxstop; print(' '.join(sys.modules))"
 
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
 
-    assert not {"torch", "transformers", "sklearn", "scipy", "mapie", "pyarrow", "pydantic", "typer"} & set(loaded)
+    assert not {"torch", "transformers", "sklearn", "scipy", "mapie", "pyarrow", "pydantic", "typer"} & set(
+        loaded
+    )
 
 
 def imports(path: Path) -> set[str]:

@@ -22,13 +22,18 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
 
     code = (
         "from lynxstop import shipped; from lynxstop.artifacts.bundle import Bundle; "
-        "from lynxstop.artifacts.fingerprint import fingerprint, require_same; b = Bundle.load(shipped.BUNDLE); "
+        "from lynxstop.artifacts.fingerprint import fingerprint, require_same; "
+        "b = Bundle.load(shipped.BUNDLE); "
         "require_same(b.policy.fingerprint, fingerprint(shipped.MODEL), 'bundle'); "
         "print(len(shipped.problems(5, None)), len(shipped.problems(5, 1)), shipped.MODEL)"
     )
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     help_text = subprocess.run(
-        [tmp_path / "env" / "bin" / "lynxstop", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [tmp_path / "env" / "bin" / "lynxstop", "demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.stdout.startswith("5 5 ")

@@ -3,9 +3,9 @@
 ::
 
     BUNDLE/
-    ├── policy.json          what is watched, how a stop is forced, the certified levels, fingerprint, provenance
+    ├── policy.json          what is watched, how a stop is forced, certified levels, fingerprint, provenance
     ├── probe.safetensors    float32 weights
-    ├── scores.safetensors   out-of-fold scores of the training split: calibration fixes its thresholds on them
+    ├── scores.safetensors   out-of-fold scores of the training split, which fix the tested thresholds
     ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
     └── README.md            the card
@@ -200,7 +200,8 @@ class Bundle(_Strict):
     ) -> Bundle:
         """Write certified levels into the bundle on disk, replacing those of the same risk.
 
-        `certificates` maps file names relative to the bundle to their JSON text. The policy is written last, so an
+        `certificates` maps file names relative to the bundle to their JSON text. The policy is written last,
+        so an
         interrupted call leaves the bundle as it was.
         """
         kept = [old for old in self.policy.levels if all(old.risk != new.risk for new in levels)]
@@ -215,7 +216,8 @@ class Bundle(_Strict):
 def write_bundle(
     path: Path, policy: Policy, probe: Probe, scores: TrainingScores, training: Mapping[str, Any]
 ) -> Bundle:
-    """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no bundle.
+    """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no
+    bundle.
 
     `policy.probe_sha256` is set to the digest of the written probe.
     """
@@ -250,7 +252,8 @@ def _read_policy(path: Path) -> Policy:
             raise BundleError(f"{path} does not hold a policy.", hint="Copy the bundle again.")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise BundleError(
-                f"{path} has schema version {content.get('schema_version')!r}; this lynxstop reads {SCHEMA_VERSION}.",
+                f"{path} has schema version {content.get('schema_version')!r}; "
+                f"this lynxstop reads {SCHEMA_VERSION}.",
                 hint="Upgrade lynxstop, or train the bundle again.",
             )
         return Policy.model_validate(content)

@@ -1,4 +1,6 @@
-"""The card of a bundle: what it is, what it promises, and what the probe is ahead of, in Hugging Face form."""
+"""The card of a bundle: what it is, what it promises, and what the probe is ahead of, in Hugging Face
+form.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,18 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         "Stops a reasoning model at a cue when the answer forced there is already the one it would end on.",
         "",
         "## Promise",
-        *(_list(promises) or ["Not calibrated yet: `lynxstop calibrate` certifies risk levels; until then nothing exits."]),
+        *(
+            _list(promises)
+            or ["Not calibrated yet: `lynxstop calibrate` certifies risk levels; until then nothing exits."]
+        ),
         "",
         *_levels(policy),
         "## What it watches and forces",
         f"- cues: {cues}",
         f"- thinking: from `{'`, `'.join(policy.think_open)}` to `{'`, `'.join(policy.think_close)}`",
         f"- forced exit: `{policy.exit_text!r}`, {len(policy.exit_ids)} tokens",
-        f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, budget {policy.budget}",
+        f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, "
+        f"budget {policy.budget}",
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
         f"- collected with {policy.engine}, {policy.dtype}",
         "",
@@ -69,7 +75,8 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         *_search(training["search"]),
         "",
         "## Limits",
-        "A threshold belongs to this model, tokenizer, chat template, sampling and mix of prompts. The fingerprint in "
+        "A threshold belongs to this model, tokenizer, chat template, sampling and mix of prompts. "
+        "The fingerprint in "
         "`policy.json` is compared before anything is served.",
         "",
         "## Provenance",
@@ -90,7 +97,9 @@ def _levels(policy: Policy) -> list[str]:
     rows = ["| risk | confidence | loss | method | threshold |", "|---|---|---|---|---|"]
     for level in policy.levels:
         threshold = "never exit" if level.threshold == math.inf else f"{level.threshold:.4f}"
-        rows.append(f"| {level.risk:g} | {level.confidence:g} | {level.loss} | {level.method} | {threshold} |")
+        rows.append(
+            f"| {level.risk:g} | {level.confidence:g} | {level.loss} | {level.method} | {threshold} |"
+        )
     return [*rows, ""]
 
 

@@ -35,28 +35,30 @@ class ForcedExit(_Section):
 
 
 class ProbeOptions(_Section):
-    """Layers to record (indices as in `output_hidden_states`, negative from the end), and the probe's kind."""
+    """Layers to record (indices as in `output_hidden_states`, negative from the end), and the probe's
+    kind.
+    """
 
     layers: tuple[int, ...] = (-1,)
-    kind: str = Field("logistic", pattern="^(logistic|mlp)$")
+    kind: str = Field(default="logistic", pattern="^(logistic|mlp)$")
 
 
 class SamplingOptions(_Section):
     """Sampling parameters as served."""
 
-    temperature: float = Field(0.6, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    max_tokens: int = Field(32768, ge=1)
-    answer_tokens: int = Field(128, ge=1)
+    temperature: float = Field(default=0.6, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=32768, ge=1)
+    answer_tokens: int = Field(default=128, ge=1)
 
 
 class Guards(_Section):
     """Limits on when a stop may happen, in thinking tokens; see `lynxstop.core.policy.StopPolicy`."""
 
-    min_tokens: int = Field(0, ge=0)
-    cooldown: int = Field(0, ge=0)
-    budget: int | None = Field(None, ge=1)
+    min_tokens: int = Field(default=0, ge=0)
+    cooldown: int = Field(default=0, ge=0)
+    budget: int | None = Field(default=None, ge=1)
 
 
 class Recipe(_Section):

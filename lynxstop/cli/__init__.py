@@ -28,11 +28,14 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """Stop reasoning models when they know the answer, with a certified risk per request.
 
-    In order: `collect` traces, `train` a probe, `calibrate` it, then `run` or `evaluate`. `demo` shows it all.
+    In order: `collect` traces, `train` a probe, `calibrate` it, then `run` or `evaluate`. `demo` shows it
+    all.
     """
 
 

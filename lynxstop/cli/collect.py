@@ -13,13 +13,19 @@ from lynxstop.errors import ConfigError
 
 def collect(
     model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
-    problems: Annotated[Path, typer.Argument(help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer.")],
+    problems: Annotated[
+        Path, typer.Argument(help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of the recorded data; resumed when it exists.")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Engine that generates: transformers.")] = "transformers",
     samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
-    max_cues: Annotated[int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")] = None,
+    max_cues: Annotated[
+        int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
@@ -62,5 +68,6 @@ def collect(
         _output.emit(result)
     else:
         _output.console.print(
-            f"{result['traces']} traces with {result['cues']} cues in {out}; next: lynxstop train {out} BUNDLE"
+            f"{result['traces']} traces with {result['cues']} cues in {out}; "
+            f"next: lynxstop train {out} BUNDLE"
         )

@@ -14,18 +14,29 @@ from lynxstop.errors import StepError
 
 
 def demo(
-    problems: Annotated[int, typer.Option("--problems", "-n", min=10, help="Held-out problems to run.")] = 400,
+    problems: Annotated[
+        int, typer.Option("--problems", "-n", min=10, help="Held-out problems to run.")
+    ] = 400,
     risk: Annotated[float | None, typer.Option(help="A certified level; by default the bundle's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draw fresh problems by this seed; without it the shipped test set is used.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Draw fresh problems by this seed; without it the shipped test set is used."),
+    ] = None,
     report: Annotated[Path, typer.Option(help="HTML report to write.")] = Path("out/demo.html"),
     batch_size: Annotated[int, typer.Option(min=1, help="Rows generated at once.")] = 128,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Collect, train and calibrate again, and compare with the shipped bundle.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild", help="Collect, train and calibrate again, and compare with the shipped bundle."
+        ),
+    ] = False,
     workdir: Annotated[Path, typer.Option(help="Where --rebuild records and builds.")] = Path("out/rebuild"),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run held-out problems with full thinking and with early exit at the certified risk.
 
-    The model is small, but real: it was trained from scratch by this project, it reasons in text, errs, and doubts
+    The model is small, but real: it was trained from scratch by this project, it reasons in text, errs, and
+    doubts
     itself too often. Everything is generated live on this machine.
 
     **Examples**
@@ -57,9 +68,17 @@ def demo(
     loaded = load_engine(shipped.MODEL, bundle, batch_size=batch_size)
     drawn = shipped.problems(problems, seed)
     with _output.progress() as bar:
-        tasks = {name: bar.add_task(name, total=len(drawn)) for name in ("full thinking", "early exit", "every cue")}
+        tasks = {
+            name: bar.add_task(name, total=len(drawn))
+            for name in ("full thinking", "early exit", "every cue")
+        }
         seen = demonstrate(
-            loaded, bundle, drawn, level, seed or 0, lambda name, done: bar.update(tasks[name], completed=done)
+            loaded,
+            bundle,
+            drawn,
+            level,
+            seed or 0,
+            lambda name, done: bar.update(tasks[name], completed=done),
         )
     found = result(seen, bundle, level)
     found["report"] = str(write_report(report, seen, bundle, found))
@@ -75,12 +94,20 @@ def demo(
 def _summary(found: dict[str, Any]) -> Table:
     rows = _output.table(f"{found['n_problems']} held-out problems", "", "full thinking", "early exit")
     rows.add_row("accuracy", f"{found['accuracy_full']:.1%}", f"{found['accuracy_early']:.1%}")
-    rows.add_row("thinking tokens", f"{found['thinking_tokens_full']:,}", f"{found['thinking_tokens_early']:,}")
+    rows.add_row(
+        "thinking tokens", f"{found['thinking_tokens_full']:,}", f"{found['thinking_tokens_early']:,}"
+    )
     rows.add_row("thinking tokens saved", "", f"{found['saved']:.1%}")
     rows.add_row("the oracle would save", "", f"{found['oracle_saved']:.1%}")
     rows.add_row("requests stopped early", "", f"{found['exits']} of {found['n_problems']}")
-    rows.add_row("answers that differ from full thinking", "", f"{found['disagree']} of {found['n_problems']}")
-    rows.add_row("… certified to be at most", "", f"{found['certified_risk']:.1%} at {found['confidence']:.0%} confidence")
+    rows.add_row(
+        "answers that differ from full thinking", "", f"{found['disagree']} of {found['n_problems']}"
+    )
+    rows.add_row(
+        "… certified to be at most",
+        "",
+        f"{found['certified_risk']:.1%} at {found['confidence']:.0%} confidence",
+    )
     rows.add_row("right answers lost (harm)", "", str(found["harm"]))
     rows.add_row("wrong answers mended (help)", "", str(found["help"]))
     rows.add_row("wall-clock", f"{found['seconds_full']:.1f} s", f"{found['seconds_early']:.1f} s")

@@ -26,6 +26,8 @@ def evaluate(
 
     - `lynxstop evaluate bundle recorded/test --csv table.csv --json`
     """
+    import numpy as np
+
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.fingerprint import require_same
     from lynxstop.calibration.units import check_disjoint
@@ -38,10 +40,10 @@ def evaluate(
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
     recorded = DataSet.open(data)
     require_same(loaded.policy.fingerprint, recorded.meta.fingerprint, f"The bundle {bundle}")
-    check_disjoint(loaded.training_scores().problems, recorded.problem_ids)
+    check_disjoint(np.array(loaded.training_scores().problems), np.array(recorded.problem_ids))
     scores = score_cues(recorded, loaded.probe)
     policy = loaded.policy.stop_policy()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for level in loaded.policy.levels:
         summary = summarize(list(replay(recorded, scores, policy, level.threshold)))
         rows.append(

@@ -14,7 +14,9 @@ from lynxstop.errors import StepError
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle or a recorded data set.")],
-    model: Annotated[Path | None, typer.Option(help="Also check that the bundle belongs to this model folder.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Also check that the bundle belongs to this model folder.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a bundle or a recorded data set holds, and check it.
@@ -84,7 +86,13 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "created": policy.provenance.created.isoformat(),
         "commit": policy.provenance.commit,
         "levels": [
-            {"risk": v.risk, "confidence": v.confidence, "loss": v.loss, "method": v.method, "threshold": v.threshold}
+            {
+                "risk": v.risk,
+                "confidence": v.confidence,
+                "loss": v.loss,
+                "method": v.method,
+                "threshold": v.threshold,
+            }
             for v in policy.levels
         ],
     }

@@ -22,10 +22,17 @@ def run(
     model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
     bundle: Annotated[Path, typer.Argument(help="Bundle made for this model.")],
     prompt: Annotated[str | None, typer.Argument(help="One prompt; or give --problems.")] = None,
-    problems: Annotated[Path | None, typer.Option(help="Prompts from a file: JSONL, CSV or Parquet with id and prompt.")] = None,
-    risk: Annotated[str | None, typer.Option(help="A certified level, or `off` to think to the end; by default the bundle's.")] = None,
+    problems: Annotated[
+        Path | None, typer.Option(help="Prompts from a file: JSONL, CSV or Parquet with id and prompt.")
+    ] = None,
+    risk: Annotated[
+        str | None,
+        typer.Option(help="A certified level, or `off` to think to the end; by default the bundle's."),
+    ] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Instead of the certified sampling; the promise is void then.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Instead of the certified sampling; the promise is void then.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
@@ -59,7 +66,9 @@ def run(
     served = policy.sampling.model_dump()
     if temperature is not None and temperature != served["temperature"]:
         served["temperature"] = temperature
-        _output.console.print("This is not the sampling that was certified: the promise is void.", style="yellow")
+        _output.console.print(
+            "This is not the sampling that was certified: the promise is void.", style="yellow"
+        )
     loaded = load_engine(model, found, device=device, dtype=dtype, batch_size=batch_size)
     texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
     mode = Mode.SHADOW if shadow else Mode.STOP
@@ -125,10 +134,13 @@ def _stream(loaded: Loaded, request: Request, sampling: Sampling) -> None:
     sys.stdout.write("\n")
     stop = generation.exit
     if stop is None:
-        _output.console.print(f"Thought to the end: {generation.thinking_tokens} thinking tokens.", style="dim")
+        _output.console.print(
+            f"Thought to the end: {generation.thinking_tokens} thinking tokens.", style="dim"
+        )
     elif request.mode == "shadow":
         _output.console.print(
-            f"Would have stopped after {stop.thinking_tokens} of {generation.thinking_tokens} thinking tokens.",
+            f"Would have stopped after {stop.thinking_tokens} of "
+            f"{generation.thinking_tokens} thinking tokens.",
             style="green",
         )
     else:

@@ -14,11 +14,18 @@ from lynxstop.errors import ConfigError
 def train(
     data: Annotated[Path, typer.Argument(help="Recorded training data, from `lynxstop collect`.")],
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
-    target: Annotated[str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")] = "agrees",
+    target: Annotated[
+        str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")
+    ] = "agrees",
     kind: Annotated[str, typer.Option(help="`logistic`, or `mlp` for an MLP(256, 64).")] = "logistic",
-    layers: Annotated[str | None, typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Title of the card; by default the folder's name.")] = None,
-    min_tokens: Annotated[int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")] = 0,
+    min_tokens: Annotated[
+        int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")
+    ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -50,7 +57,9 @@ def train(
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    make_bundle(recorded, trained, bundle, name or bundle.resolve().name, min_tokens=min_tokens, cooldown=cooldown)
+    make_bundle(
+        recorded, trained, bundle, name or bundle.resolve().name, min_tokens=min_tokens, cooldown=cooldown
+    )
     if json:
         _output.emit({"bundle": str(bundle), **trained.report()})
         return
@@ -59,7 +68,9 @@ def train(
     for signal, auc in trained.rivals.items():
         rows.add_row(signal, f"{auc:.3f}")
     _output.console.print(rows)
-    _output.console.print(f"Nothing exits yet; next: lynxstop calibrate {bundle} CALIBRATION_DATA --risk 0.05")
+    _output.console.print(
+        f"Nothing exits yet; next: lynxstop calibrate {bundle} CALIBRATION_DATA --risk 0.05"
+    )
 
 
 def _layers(text: str) -> tuple[int, ...]:

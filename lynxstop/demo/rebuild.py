@@ -29,7 +29,8 @@ def rebuild(workdir: Path, console: Console) -> dict[str, Any]:
     Returns
     -------
     dict
-        Sizes, the probe's AUC, and for each level the new and the shipped threshold. `reproduced` says that probe
+        Sizes, the probe's AUC, and for each level the new and the shipped threshold. `reproduced` says that
+        probe
         and thresholds are equal to the last bit, `scores_differ_by` how far the two probes' scores are apart.
     """
     recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
@@ -59,7 +60,10 @@ def _compare(made: Bundle, training: DataSet) -> dict[str, Any]:
         return {"reproduced": None}
     old = Bundle.load(shipped.BUNDLE)
     thresholds = {
-        level.risk: (level.threshold, next((v.threshold for v in old.policy.levels if v.risk == level.risk), None))
+        level.risk: (
+            level.threshold,
+            next((v.threshold for v in old.policy.levels if v.risk == level.risk), None),
+        )
         for level in made.policy.levels
     }
     if made.probe.layers != old.probe.layers:

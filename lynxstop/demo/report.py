@@ -91,7 +91,9 @@ def _accuracy(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
         axes.set_ylabel("accuracy")
         axes.legend(loc="lower right")
 
-    return figure("Accuracy against thinking tokens", "Points are the certified levels, on these problems.", draw)
+    return figure(
+        "Accuracy against thinking tokens", "Points are the certified levels, on these problems.", draw
+    )
 
 
 def _risk(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
@@ -117,10 +119,9 @@ def _risk(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
 
 
 def _groups(seen: Demonstration) -> list[tuple[object, ...]]:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     keys = [
-        (str(p.metadata.get("family", "all")), str(p.metadata.get("difficulty", "")))
-        for p in seen.problems
+        (str(p.metadata.get("family", "all")), str(p.metadata.get("difficulty", ""))) for p in seen.problems
     ]
     for key in sorted(set(keys)):
         chosen = [o for o, own in zip(seen.outcomes, keys, strict=True) if own == key]

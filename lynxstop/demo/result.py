@@ -18,7 +18,8 @@ def result(seen: Demonstration, bundle: Bundle, risk: float) -> dict[str, Any]:
     Returns
     -------
     dict
-        `risk_bound` is the certificate's upper limit of the risk at its threshold, and `observed_bound` the upper
+        `risk_bound` is the certificate's upper limit of the risk at its threshold, and `observed_bound` the
+        upper
         confidence limit from these very requests.
     """
     level = next(level for level in bundle.policy.levels if level.risk == risk)

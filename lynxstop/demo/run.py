@@ -1,4 +1,6 @@
-"""Run the same requests three ways: full thinking and early exit against the clock, then every cue for the ceiling."""
+"""Run the same requests three ways: full thinking and early exit against the clock, then every cue for
+the ceiling.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def demonstrate(
 ) -> Demonstration:
     """Run all problems with full thinking and with early exit at a certified risk.
 
-    Both passes are timed with nothing but generation in them. A third, untimed pass over the full traces forces an
+    Both passes are timed with nothing but generation in them. A third, untimed pass over the full traces
+    forces an
     exit at every cue, for the oracle's savings and the curve of accuracy against tokens.
 
     Raises
@@ -77,13 +80,13 @@ def demonstrate(
     full, seconds_full = timed("full thinking", requests)
     early, seconds_early = timed("early exit", [replace(request, risk=risk) for request in requests])
     cues = _every_cue(loaded, texts, problems, requests, sampling, progress)
-    grades = [
-        tuple(grade(texts.behind_thinking(texts.decode(g.output_ids)), problem.answer) for g in pair)
-        for problem, *pair in zip(problems, full, early, strict=True)
-    ]
+
+    def graded(problem: Problem, generation: Generation) -> Grade:
+        return grade(texts.behind_thinking(texts.decode(generation.output_ids)), problem.answer)
+
+    grades = [(graded(p, full[i]), graded(p, early[i])) for i, p in enumerate(problems)]
     outcomes = [
-        _outcome(problem, *rows)
-        for problem, *rows in zip(problems, full, early, grades, cues, strict=True)
+        _outcome(problem, full[i], early[i], grades[i], cues[i]) for i, problem in enumerate(problems)
     ]
     return Demonstration(problems, full, early, outcomes, cues, seconds_full, seconds_early)
 

@@ -1,6 +1,7 @@
 """Replay: what a bundle's level would have done to recorded full traces.
 
-Nothing before the first exit is altered by stopping, so a full trace replayed offline gives the served decision exactly.
+Nothing before the first exit is altered by stopping, so a full trace replayed offline gives the served
+decision exactly.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def replay(
     agrees = cues["agrees"].to_pylist()
     right = cues["right"].to_pylist()
     start = 0
-    for trace in data.traces().select(
-        ["trace_id", "problem_id", "cues", "thinking_tokens", "full_right"]
-    ).to_pylist():
+    for trace in (
+        data.traces().select(["trace_id", "problem_id", "cues", "thinking_tokens", "full_right"]).to_pylist()
+    ):
         rows = slice(start, start + trace["cues"])
         start = rows.stop
         assert all(name == trace["trace_id"] for name in owner[rows])

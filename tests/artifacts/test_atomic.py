@@ -13,9 +13,8 @@ def test_an_error_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
 
-    with pytest.raises(RuntimeError), atomic.replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(UnicodeEncodeError), atomic.replacing(target) as temporary:
+        temporary.write_text("half \ud800")
 
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

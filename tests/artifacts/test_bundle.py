@@ -130,7 +130,9 @@ def test_random_damage_never_loads_as_something_else(bundle: Bundle) -> None:
             content = bytearray(whole)
             for _ in range(rng.randint(1, 4)):
                 content[rng.randrange(len(content))] = rng.randrange(256)
-            (bundle.path / name).write_bytes(bytes(content[: rng.choice((len(content), rng.randrange(len(content))))]))
+            (bundle.path / name).write_bytes(
+                bytes(content[: rng.choice((len(content), rng.randrange(len(content))))])
+            )
             try:
                 loaded = Bundle.load(bundle.path)
             except LynxstopError:

@@ -10,7 +10,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint, require_same
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
-from lynxstop.engines.transformers.engine import TransformersEngine
+from lynxstop.engines.transformers.engine import DEFAULT_BATCH, TransformersEngine
 from lynxstop.errors import ModelError
 from lynxstop.extras import need
 
@@ -80,6 +80,6 @@ def load_engine(
         setup.policy,
         probe=made_by.probe if isinstance(made_by, Bundle) else None,
         layers=made_by.probe.layers,
-        **({} if batch_size is None else {"batch_size": batch_size}),
+        batch_size=batch_size or DEFAULT_BATCH,
     )
     return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
