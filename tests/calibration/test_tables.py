@@ -1,11 +1,13 @@
 """Score tables in CSV and Parquet."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynxstop.calibration import TraceTable, read_evidence, read_table, write_evidence
+from lynxstop.calibration import read_evidence, read_table, write_evidence
 from lynxstop.calibration.tables import read_weights
 from lynxstop.errors import DataError
 
@@ -115,7 +117,7 @@ def test_parquet_is_read(tmp_path):
 @pytest.mark.parametrize("groups", [False, True])
 def test_evidence_comes_back_as_it_was(simulated, tmp_path, groups):
     table = simulated(60, groups=groups)
-    unsure = TraceTable(**{**vars(table), "losses": np.where(table.scores > 1, np.nan, table.losses)})
+    unsure = replace(table, losses=np.where(table.scores > 1, np.nan, table.losses))
     write_evidence(unsure, tmp_path / "evidence.parquet")
     assert read_evidence(tmp_path / "evidence.parquet").digest() == unsure.digest()
 

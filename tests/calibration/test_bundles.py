@@ -1,0 +1,177 @@
+"""Bundles: certified on recorded traces, and refused on anything else."""
+
+import json
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lynxstop.artifacts.bundle import Bundle, Policy, ServedSampling, TrainingScores, write_bundle
+from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.provenance import provenance
+from lynxstop.calibration import Certificate, calibrate_bundle, install, read_evidence, verify
+from lynxstop.calibration.bundles import evidence_name
+from lynxstop.errors import DataError, FingerprintError
+from lynxstop.probes.probe import Probe
+
+PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
+SHARED = {
+    "engine": "transformers",
+    "dtype": "float32",
+    "cue_words": ("wait",),
+    "cue_paragraph": False,
+    "think_open": ("<think>",),
+    "think_close": ("</think>",),
+    "exit_ids": (7,),
+    "budget": None,
+}
+SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}
+
+
+TRAINING = {
+    "kind": "logistic",
+    "layers": [2],
+    "target": "agrees",
+    "cues": 10,
+    "problems": 2,
+    "rate": 0.5,
+    "auc": 0.9,
+    "rivals": {},
+    "search": [{"layers": [2], "C": 1.0, "auc": 0.9}],
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recorded traces in memory: one feature per cue, which is the probe's score."""
+
+    table: object
+    meta: object
+    whole: bool = True
+    digest: str = "data"
+
+    def traces(self):
+        table = self.table
+        return pa.table(
+            {
+                "trace_id": table.trace_ids.tolist(),
+                "problem_id": table.problem_ids.tolist(),
+                "family": table.groups.tolist(),
+                "thinking_tokens": table.full_tokens,
+                "full_status": ["parsed"] * table.traces,
+                "full_right": [True] * table.traces,
+                "cues": table.lengths,
+            }
+        )
+
+    def cues(self):
+        table = self.table
+        return pa.table(
+            {
+                "position": table.tokens,
+                "thinking_at_exit": table.tokens,
+                "trial_status": ["parsed"] * len(table.scores),
+                "right": table.losses == 0,
+                "agrees": table.losses == 0,
+            }
+        )
+
+    def features(self, layers=None):
+        return self.table.scores[:, None]
+
+
+@pytest.fixture
+def data(simulated):
+    meta = SimpleNamespace(fingerprint=PRINT, **SHARED, **SAMPLING)
+    return Data(simulated(500, groups=True), meta)
+
+
+@pytest.fixture
+def bundle(tmp_path, simulated):
+    policy = Policy(
+        name="tiny",
+        fingerprint=PRINT,
+        sampling=ServedSampling(**SAMPLING),
+        exit_text="</think>",
+        target="agrees",
+        probe_sha256="",
+        training_problems_sha256="0",
+        training_data_sha256="0",
+        provenance=provenance(),
+        **SHARED,
+    )
+    probe = Probe(layers=(2,), affines=((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
+    out_of_fold = np.append(simulated(100, 7).scores, np.float32(np.nan))
+    scores = TrainingScores(scores=out_of_fold, problems=("t1", "t2"))
+    return write_bundle(tmp_path / "bundle", policy, probe, scores, TRAINING)
+
+
+def test_levels_are_certified_installed_and_verified(bundle, data):
+    # given a bundle and traces of other problems
+    made = calibrate_bundle(bundle, data, risks=[0.05, 0.2], by="family")
+    assert made.certificates[0].fingerprint["fingerprint"] == PRINT.model_dump()
+    assert made.certificates[0].settings.grid is not None
+    # when the certificates are installed
+    install(bundle, made)
+    loaded = Bundle.load(bundle.path)
+    # then the bundle serves the certified thresholds, and each can be recomputed from its own folder
+    assert [level.threshold for level in loaded.policy.levels] == [c.threshold for c in made.pooled]
+    assert loaded.policy.default_risk == 0.05
+    paths = list((bundle.path / "certificates").glob("risk-*.json"))
+    assert len(paths) == 6
+    for path in paths:
+        certificate = Certificate.load(path)
+        verify(certificate, read_evidence(path.parent / evidence_name(certificate)))
+
+
+def test_calibrating_again_replaces_levels_of_the_same_risk(bundle, data, simulated):
+    install(bundle, calibrate_bundle(bundle, data, risks=[0.05, 0.2]))
+    again = replace(data, table=simulated(400, 5, groups=True))
+    install(Bundle.load(bundle.path), calibrate_bundle(bundle, again, risks=[0.2, 0.3]))
+    # then the bundle loads, with three levels on two sets of evidence
+    loaded = Bundle.load(bundle.path)
+    assert [level.risk for level in loaded.policy.levels] == [0.05, 0.2, 0.3]
+    folder = bundle.path / "certificates"
+    assert len(list(folder.glob("risk-*.json"))) == 3
+    assert len(list(folder.glob("evidence-*.parquet"))) == 2
+
+
+def test_calibrating_changes_nothing_until_installed(bundle, data):
+    before = {path.name: path.read_bytes() for path in bundle.path.iterdir()}
+    calibrate_bundle(bundle, data, risks=[0.05])
+    assert {path.name: path.read_bytes() for path in bundle.path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": PRINT.model_copy(update={"weights": "other"})},
+        {"engine": "vllm"},
+        {"dtype": "bfloat16"},
+        {"exit_ids": (8,)},
+        {"temperature": 0.6},
+        {"budget": 10},
+        {"cue_words": ("hmm",)},
+    ],
+)
+def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
+    # given data that would also fail in their statistics
+    other = replace(data, meta=SimpleNamespace(**{**vars(data.meta), **change}), whole=False)
+    with pytest.raises(
+        FingerprintError, match=next(iter(change)) if "fingerprint" not in change else "weights"
+    ):
+        calibrate_bundle(bundle, other, risks=[0.05])
+
+
+def test_training_problems_are_refused(bundle, data):
+    table = data.table
+    seen = replace(table, problem_ids=np.where(np.arange(500) == 3, "t2", table.problem_ids))
+    with pytest.raises(DataError, match="'t2'"):
+        calibrate_bundle(bundle, replace(data, table=seen), risks=[0.05])
+
+
+def test_certificates_are_plain_json(bundle, data):
+    text = calibrate_bundle(bundle, data, risks=[0.05]).certificates[0].to_json()
+    assert json.loads(text)["digests"]["data"] == "data"

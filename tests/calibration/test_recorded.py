@@ -1,0 +1,98 @@
+"""Recorded traces as a table: losses, unknowns and guards."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lynxstop.calibration import from_recorded
+from lynxstop.core.policy import StopPolicy
+from lynxstop.errors import ConfigError, DataError
+
+TRACES = {
+    "trace_id": ["t0", "t1", "t2", "t3"],
+    "problem_id": ["p0", "p1", "p2", "p3"],
+    "family": ["sum", "sum", "path", "path"],
+    "split": ["calibration", "calibration", "test", "calibration"],
+    "thinking_tokens": [100, 100, 20, 100],
+    "full_status": ["parsed", "parsed", "parsed", "unparsed"],
+    "full_right": [True, False, True, None],
+    "cues": [3, 2, 0, 2],
+}
+CUES = {
+    "position": [10, 20, 50, 10, 60, 30, 60],
+    "thinking_at_exit": [11, 21, 51, 11, 61, 31, 61],
+    "trial_status": ["parsed", "parsed", "timeout", "parsed", "parsed", "parsed", "unparsed"],
+    "right": [False, True, None, False, True, True, None],
+    "agrees": [False, True, False, True, False, False, False],
+}
+
+
+class Data:
+    """A recorded data set in memory."""
+
+    whole = True
+
+    def traces(self):
+        return pa.table(TRACES)
+
+    def cues(self):
+        return pa.table(CUES)
+
+
+SCORES = np.arange(7, dtype=np.float32)
+NAN = np.nan
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # a time-out is unknown, and so is every cue of a trace whose full answer was not parsed
+        ("disagree", [1, 0, NAN, 0, 1, NAN, NAN]),
+        ("wrong", [1, 0, NAN, 1, 0, 0, NAN]),
+        ("wrong|exit", [1, 0, NAN, 1, 0, 0, NAN]),
+        # no harm where the exit is right or the full answer is wrong
+        ("harm", [1, 0, NAN, 0, 0, 0, NAN]),
+    ],
+)
+def test_losses(loss, expected):
+    table = from_recorded(Data(), SCORES, loss=loss)
+    assert np.array_equal(table.losses, expected, equal_nan=True)
+    assert table.lengths.tolist() == [3, 2, 0, 2]
+    assert (table.tokens.tolist(), table.full_tokens.tolist()) == (
+        CUES["thinking_at_exit"],
+        TRACES["thinking_tokens"],
+    )
+
+
+def test_guards_decide_which_cues_may_exit():
+    # given at least 15 tokens, then 40 between two cues
+    table = from_recorded(Data(), SCORES, guards=StopPolicy(exit_ids=(1,), min_tokens=15, cooldown=40))
+    assert table.lengths.tolist() == [1, 1, 0, 1]
+    assert table.scores.tolist() == [1, 4, 5]
+
+
+def test_a_split_and_a_group():
+    table = from_recorded(Data(), SCORES, split="calibration", by="family")
+    assert (table.trace_ids.tolist(), table.groups.tolist()) == (["t0", "t1", "t3"], ["sum", "sum", "path"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"loss": "regret"}, ConfigError),
+        ({"by": "tenant"}, DataError),
+        ({"split": "train"}, DataError),
+        ({"scores": SCORES[1:]}, DataError),
+        ({"scores": np.full(7, np.nan, np.float32)}, DataError),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, error):
+    with pytest.raises(error):
+        from_recorded(Data(), **{"scores": SCORES, **options})
+
+
+def test_cues_without_a_forced_exit_are_refused():
+    data = Data()
+    data.whole = False
+    with pytest.raises(DataError, match="without their forced exit"):
+        from_recorded(data, SCORES)

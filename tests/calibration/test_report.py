@@ -1,0 +1,43 @@
+"""The report of a calibration."""
+
+import re
+
+import pytest
+
+from lynxstop.calibration import calibrate
+from lynxstop.report.calibration import calibration_report
+from lynxstop.report.page import COLOURS, Page, figure
+
+
+def test_report_is_one_self_contained_page(simulated):
+    # given a calibration with a level that is refused
+    page = calibration_report(calibrate(simulated(300, groups=True), risks=[0.001, 0.1], by="topic"))
+    # then four figures, the promise and what is missing are in it, and nothing is loaded from elsewhere
+    assert page.count("<svg") == 4
+    assert "With confidence 95%" in page
+    assert "more problems are needed" in page
+    assert not re.search(r"<script|<link|<img|@import|url\(http|src=", page)
+    assert "prefers-color-scheme: dark" in page
+    # and colours are the page's own
+    assert not any(colour in page for colour in COLOURS)
+
+
+@pytest.mark.parametrize("method", ["lynx", "split", "hoeffding_bentkus"])
+def test_report_without_tokens_or_exits(simulated, method):
+    table = simulated(5)
+    bare = type(table)(**{**vars(table), "tokens": None, "full_tokens": None})
+    page = calibration_report(calibrate(bare, risks=[0.01], method=method), logits=True)
+    assert page.count("<svg") == 3
+
+
+def test_the_same_calibration_gives_the_same_page(simulated):
+    made = calibrate(simulated(100), risks=[0.1])
+    assert calibration_report(made) == calibration_report(made)
+
+
+def test_text_is_escaped():
+    page = Page("<b>", lead="a & b")
+    page.table(["<th>"], [["<td>"]])
+    page.text("<script>")
+    page.figures(figure("<f>", "<c>", lambda axes: axes.plot([0, 1], [0, 1], color=COLOURS[0])))
+    assert not re.search(r"<b>|<script>|<f>|<c>|<td><td>", page.render())
