@@ -24,6 +24,8 @@ Status = Literal["parsed", "unparsed", "timeout"]
 _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([A-J])(?:[.):](?:\s.*)?)?", re.I | re.DOTALL)
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_RELATION = re.compile(r"[=<>]|\\[lg](?:e|eq|t)(?![a-z])|\\neq?(?![a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,15 @@ def _compare(left: str, right: str) -> bool | None:
         return same_quantity(quantities[0], quantities[1])
     if _WORDS.fullmatch(left) or _WORDS.fullmatch(right):
         return True if left.casefold() == right.casefold() else None
-    left, right = _unbracket(left), _unbracket(right)
+    return _symbolic(_unbracket(left), _unbracket(right))
+
+
+def _symbolic(left: str, right: str) -> bool | None:
+    """Ask math-verify, but not about prose, nor to compare a relation with a number: it would just say no."""
+    if _PROSE.search(left) or _PROSE.search(right):
+        return None
+    if len(_RELATION.findall(left)) != len(_RELATION.findall(right)):
+        return None
     return SHARED.agree(*sorted((left, right)))
 
 
@@ -136,7 +146,7 @@ def _same_parts(one: Parts | None, other: Parts | None, left: str, right: str) -
         assert parts is not None
         if len(parts.items) == 1:
             return _agree(parts.items[0], text)
-        return False if read_quantity(text) is not None else SHARED.agree(*sorted((left, right)))
+        return False if read_quantity(text) is not None else _symbolic(left, right)
     if len(one.items) != len(other.items):
         return False
     if not (one.ordered or other.ordered):

@@ -10,7 +10,10 @@ _WRAPPERS = re.compile(
 _SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[,;:! ]|\\q?quad(?![a-z])|~")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{(\w+)\}|(\d))\s*(?:\{(\w+)\}|(\d))")
-_VARIABLE = re.compile(r"^[A-Za-z](?:_\{?\w+\}?)?\s*(?:=|\\in(?![a-z]))\s*")
+_NAME = r"[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?"
+_VARIABLE = re.compile(rf"^{_NAME}\s*(?:=|\\in(?![a-z]))\s*")
+_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:(?:arc)?(?:sin|cos|tan)h?|log|ln|exp|pi)(?![A-Za-z])")
 _NAMES = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\%": "%", r"\$": "", "{,}": ",",
     r"\emptyset": r"\{\}", r"\varnothing": r"\{\}", "∅": r"\{\}", r"\lbrace": r"\{", r"\rbrace": r"\}",
@@ -28,7 +31,8 @@ def normalise(answer: str) -> str:
     text = answer.strip()
     for name, plain in _NAMES.items():
         text = text.replace(name, plain)
-    text = _SPACING.sub(" ", text)
+    text = _ROOT.sub(r"\\sqrt{\1}", _SPACING.sub(" ", text))
+    text = _FUNCTION.sub(r"\\\g<0>", text)
     previous = None
     while text != previous:
         previous = text
@@ -44,7 +48,7 @@ def normalise(answer: str) -> str:
 
 def named_variable(answer: str) -> str | None:
     """The variable of an answer such as "x = 3", which `normalise` drops."""
-    match = re.match(r"[\s$(\\]*([A-Za-z](?:_\{?\w+\}?)?)\s*=", answer)
+    match = re.match(rf"[\s$(\\]*({_NAME})\s*=", answer)
     return match[1] if match else None
 
 
