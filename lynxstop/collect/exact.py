@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 _LONGEST = 200
 _MOST_BITS = 4096
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/])")
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -79,7 +79,7 @@ def _number(text: str) -> Fraction | None:
     text = text.strip()
     if not text or len(text) > _LONGEST:
         return None
-    text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     if _PLAIN.fullmatch(text):
         return Fraction(text)
     mixed = _MIXED.fullmatch(text)

@@ -25,6 +25,8 @@ _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([A-J])(?:[.):](?:\s.*
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_DOUBTFUL = re.compile(r"[:_]|e\s*\^|\\sqrt\s*\{\s*-|\d\s+\d|\dx\d")
+"""Times, ratios, bases, complex powers: math-verify may read them in another sense than they were meant."""
 _RELATION = re.compile(r"[=<>]|\\[lg](?:e|eq|t)(?![a-z])|\\neq?(?![a-z])")
 
 
@@ -107,7 +109,8 @@ def _symbolic(left: str, right: str) -> bool | None:
         return None
     if len(_RELATION.findall(left)) != len(_RELATION.findall(right)):
         return None
-    return SHARED.agree(*sorted((left, right)))
+    verdict = SHARED.agree(*sorted((left, right)))
+    return None if verdict is False and _DOUBTFUL.search(f"{left};{right}") else verdict
 
 
 def _simple(known: tuple[object, object], left: str, right: str) -> bool | None:

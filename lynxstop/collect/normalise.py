@@ -14,6 +14,7 @@ _NAME = r"[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?"
 _VARIABLE = re.compile(rf"^{_NAME}\s*(?:=|\\in(?![a-z]))\s*")
 _ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:(?:arc)?(?:sin|cos|tan)h?|log|ln|exp|pi)(?![A-Za-z])")
+_TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _NAMES = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\%": "%", r"\$": "", "{,}": ",",
     r"\emptyset": r"\{\}", r"\varnothing": r"\{\}", "∅": r"\{\}", r"\lbrace": r"\{", r"\rbrace": r"\}",
@@ -32,13 +33,14 @@ def normalise(answer: str) -> str:
     for name, plain in _NAMES.items():
         text = text.replace(name, plain)
     text = _ROOT.sub(r"\\sqrt{\1}", _SPACING.sub(" ", text))
+    text = _TIMES.sub(r"\\times ", text)
     text = _FUNCTION.sub(r"\\\g<0>", text)
     previous = None
     while text != previous:
         previous = text
         text = _WRAPPERS.sub(lambda match: f" {match['inner']} ", text)
         text = _SHORT_FRACTION.sub(_braced, text)
-        text = " ".join(text.split()).rstrip(".;")
+        text = " ".join(text.split()).rstrip(".;\\ ")
         for left, right in _DELIMITERS:
             if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
                 text = text[len(left) : -len(right)].strip()

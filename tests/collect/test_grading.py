@@ -29,7 +29,8 @@ SAME = [
     ("Paris", "paris"), (r"2^{10^6}", r"2^{10^6}"),
     (r"\sqrt{8}", r"2\sqrt{2}"), ("x+1", "1+x"), (r"(x+1)^2", "x^2+2x+1"),
     (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
-    (r"\frac{\pi}{2}", r"\pi/2"), ("f(x) = 2x+1", "1+2x"), ("sqrt(8)", r"2\sqrt{2}"), (r"2\pi", "2pi"),
+    (r"\frac{\pi}{2}", r"\pi/2"), ("f(x) = 2x+1", "1+2x"), ("sqrt(8)", r"2\sqrt{2}"), ("5 000", "5000"),
+    ("6 x 10^4", "60000"), ("5\\\\", "5"), (r"2\pi", "2pi"),
     (r"\sin(x)", "sin(x)"),
 ]  # fmt: skip
 DIFFERENT = [
@@ -44,7 +45,8 @@ DIFFERENT = [
 ]  # fmt: skip
 UNDECIDED = [
     ("5 cm", "5 m"), ("New York", "NYC"), ("x=3", "y=3"), ("100,200", "200,100"), ("", "3"), ("2,1", "(1,2)"),
-    ("B", "twelve"), ("Paris, France", "Paris"), ("the value is 5", "5"), ("1 < x < 2", "(1,2)"),
+    ("B", "twelve"), ("Paris, France", "Paris"), ("the value is 5", "5"), ("12:30", "12:30 PM"),
+    (r"e^{i\pi}", "-1"), ("1011_2", "11"), ("1 < x < 2", "(1,2)"),
     ("x^2=4", r"\sqrt{16}"),
 ]  # fmt: skip
 
