@@ -34,6 +34,10 @@ class Phase(enum.Enum):
     DONE = "done"
 
 
+# Looking up a member of an enumeration costs as much as the rest of a step.
+_THINKING, _FORCING, _ANSWERING, _DONE = Phase.THINKING, Phase.FORCING, Phase.ANSWERING, Phase.DONE
+
+
 class Mode(enum.StrEnum):
     """`stop` forces exits; `shadow` decides and records them, but never forces."""
 
@@ -165,22 +169,22 @@ class Session:
         self._state = seen.state
         self.tokens += 1
         self._confirmed = self._here = self._candidate = False
-        if self.phase is Phase.DONE:
+        phase = self.phase
+        if phase is _DONE:
             return False
-        if self.phase is Phase.FORCING:
+        if phase is _FORCING:
             self._advance_forcing(token, seen.thinking)
             return False
-        was_thinking = self.phase is Phase.THINKING
         if not seen.thinking:
-            if was_thinking:
-                self.phase = Phase.ANSWERING
+            if phase is _THINKING:
+                self.phase = _ANSWERING
             self._pending = None
             return False
-        self.phase = Phase.THINKING
-        if not was_thinking:
+        if phase is not _THINKING:
+            self.phase = _THINKING
             return False
         self.thinking_tokens += 1
-        if self.stopped:
+        if self._forced is not None:
             return False
         self._confirmed, self._here = seen.confirmed, seen.here
         self._candidate = seen.here or seen.pending
@@ -199,20 +203,12 @@ class Session:
         int or None
             The token to force next, or None when the model goes on by itself.
         """
-        if self.phase is Phase.THINKING and not self.stopped:
-            if self._confirmed and self._pending is not None:
-                self._settle(self._pending)
-            self._pending = None
-            if self._candidate:
-                value = math.nan if score is None else score
-                candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value)
-                if self._here:
-                    self._settle(candidate)
-                else:
-                    self._pending = candidate
-            self._confirmed = self._here = self._candidate = False
-            self._watch_budget()
-        if self.phase is not Phase.FORCING:
+        if self._forced is None and self.phase is _THINKING:
+            if self._candidate or self._pending is not None:
+                self._hear(score)
+            if self.policy.budget is not None:
+                self._watch_budget(self.policy.budget)
+        if self.phase is not _FORCING:
             return None
         assert self._forced is not None
         return self.policy.exit_ids[self._forced]
@@ -220,6 +216,20 @@ class Session:
     def finish(self) -> None:
         """End the request; nothing is decided any more."""
         self.phase = Phase.DONE
+
+    def _hear(self, score: float | None) -> None:
+        """Settle the cue that was pending, and the one that may have been completed."""
+        if self._confirmed and self._pending is not None:
+            self._settle(self._pending)
+        self._pending = None
+        if self._candidate:
+            value = math.nan if score is None else score
+            candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value)
+            if self._here:
+                self._settle(candidate)
+            else:
+                self._pending = candidate
+        self._confirmed = self._here = self._candidate = False
 
     def _settle(self, cue: _Candidate) -> None:
         ready = eligible(self.policy, cue.position, self._last_eligible)
@@ -231,9 +241,8 @@ class Session:
             if self.mode is Mode.STOP:
                 self._force()
 
-    def _watch_budget(self) -> None:
-        budget = self.policy.budget
-        if budget is not None and self.thinking_tokens >= budget and not self.stopped:
+    def _watch_budget(self, budget: int) -> None:
+        if self.thinking_tokens >= budget and not self.stopped:
             if self.exit is None:
                 self._record(Reason.BUDGET, -1, math.nan)
             if self.mode is Mode.STOP:

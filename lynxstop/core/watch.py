@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine, CueSet, compile_cues
@@ -20,6 +20,10 @@ class WatchState(NamedTuple):
 
 
 _SHOWN = [(bool(f & CONFIRMED), bool(f & HERE), bool(f & PENDING)) for f in range(8)]
+
+
+_MEMO = 1 << 16
+"""Steps that are remembered: text keeps to few states and tokens, and a look-up costs a tenth of a step."""
 
 
 class Seen(NamedTuple):
@@ -43,6 +47,9 @@ class Watch:
 
     thinking: ThinkingMachine
     cues: CueMachine
+    _memo: dict[tuple[WatchState, int], Seen] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def start(self, prompt_ids: Iterable[int]) -> WatchState:
         """Read a prompt: blocks opened in it count, cues in it do not."""
@@ -57,6 +64,15 @@ class Watch:
 
     def read(self, state: WatchState, token: int) -> Seen:
         """Advance by one generated token, in O(1)."""
+        key = (state, token)
+        seen = self._memo.get(key)
+        if seen is None:
+            if len(self._memo) >= _MEMO:
+                self._memo.clear()
+            seen = self._memo[key] = self._read(state, token)
+        return seen
+
+    def _read(self, state: WatchState, token: int) -> Seen:
         thinking = self.thinking.step(state.thinking, token)
         cue, flags = self.cues.step(state.cue, token)
         inside = self.thinking.inside(thinking)
