@@ -28,6 +28,9 @@ from lynxstop.probes.probe import Probe
 OnToken = Callable[[Request, int], None]
 Progress = Callable[[int, int], None]
 
+DEFAULT_BATCH = 128
+"""Rows that run at once, unless told otherwise."""
+
 
 class TransformersEngine:
     """Runs requests through a model, stopping each where its session says so.
@@ -74,7 +77,7 @@ class TransformersEngine:
         probe: Probe | None = None,
         layers: Sequence[int] | None = None,
         device: str | torch.device | None = None,
-        batch_size: int = 128,
+        batch_size: int = DEFAULT_BATCH,
     ) -> None:
         if probe is not None and layers is not None and tuple(layers) != probe.layers:
             raise ConfigError(f"The probe reads layers {probe.layers}, not {tuple(layers)}.")
@@ -186,17 +189,13 @@ class TransformersEngine:
                 if progress is not None:
                     progress(finished, len(requests))
 
+    def _session(self, request: Request) -> Session:
+        return Session(self.watch, self.policy, request.prompt_ids, risk=request.risk, mode=request.mode)
+
     def _run(
         self, requests: Sequence[Request], sampling: Sampling, record: bool, on_token: OnToken | None
     ) -> Iterator[Generation]:
-        rows = [
-            Row(
-                request,
-                Session(self.watch, self.policy, request.prompt_ids, risk=request.risk, mode=request.mode),
-                sampling,
-            )
-            for request in requests
-        ]
+        rows = [Row(request, self._session(request), sampling) for request in requests]
         numbers = self.uniforms(requests, sampling)
         batch = Batch(self.model, self.device)
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
