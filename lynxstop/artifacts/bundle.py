@@ -14,14 +14,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -29,6 +28,7 @@ from safetensors.numpy import save as save_tensors
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import Provenance
+from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
@@ -37,13 +37,6 @@ from lynxstop.probes.probe import Probe
 
 SCHEMA_VERSION = 1
 _MAX_POLICY_BYTES = 4 << 20
-
-Threshold = Annotated[
-    float,
-    BeforeValidator(lambda value: math.inf if value == "never" else value),
-    PlainSerializer(lambda value: "never" if value == math.inf else value, return_type=float | str),
-]
-"""A logit; "never" in JSON is a level at which nothing exits."""
 
 
 class _Strict(BaseModel):

@@ -6,30 +6,22 @@ import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     model_validator,
 )
 
+from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples
 from lynxstop.errors import CalibrationError
 
 _MAX_BYTES = 64 << 20
-
-Threshold = Annotated[
-    float,
-    BeforeValidator(lambda value: math.inf if value == "never" else value),
-    PlainSerializer(lambda value: "never" if value == math.inf else value, return_type=float | str),
-]
-"""A score; "never" in JSON is a refusal."""
 
 
 class _Strict(BaseModel):

@@ -1,0 +1,53 @@
+"""Re-split real recorded traces many times: how often does the certified risk fail on the rest?
+
+python benchmarks/resplits.py [EVIDENCE.parquet] [--splits 200] [--calibrate-on 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.grid import quantile_grid
+from lynxstop.calibration.resplits import resplit
+from lynxstop.calibration.tables import read_evidence
+
+EVIDENCE = Path(__file__).resolve().parents[1] / "calibration" / "reasoner" / "held-out.parquet"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("evidence", nargs="?", type=Path, default=EVIDENCE)
+    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--calibrate-on", type=int, default=1000)
+    arguments = parser.parse_args()
+    table = read_evidence(arguments.evidence)
+    grid = quantile_grid(Bundle.load(shipped.BUNDLE).training_scores().scores)
+    print("| method | risk level | violations | p (rate > 5%) | mean risk | exits | saved | refused |")
+    print("|---|---|---|---|---|---|---|---|")
+    for method in ("ltt", "ucb", "holm", "crc", "lynx"):
+        for alpha in (0.02, 0.05, 0.10):
+            found = resplit(
+                table,
+                alpha=alpha,
+                method=method,
+                grid=grid,
+                splits=arguments.splits,
+                calibrate_on=arguments.calibrate_on,
+            )
+            test = binomtest(found.violations, arguments.splits, 0.05, alternative="greater")
+            print(
+                f"| {method} | {alpha:.0%} | {found.violations}/{arguments.splits} | {test.pvalue:.3f} "
+                f"| {np.mean(found.risk):.4f} | {np.mean(found.exits):.1%} | {np.mean(found.saved):.1%} "
+                f"| {int(found.refused.sum())} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
