@@ -79,7 +79,12 @@ def load_engine(
         setup.watch,
         setup.policy,
         probe=made_by.probe if isinstance(made_by, Bundle) else None,
-        layers=made_by.probe.layers,
+        layers=_layers(made_by.probe.layers, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
     )
     return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
+
+
+def _layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """Count negative layers from the end: -1 is the state after the final norm."""
+    return tuple(sorted({layer if layer >= 0 else depth + 1 + layer for layer in layers}))
