@@ -2,14 +2,15 @@
 
 python benchmarks/transformers_step.py [--model data/reasoner | --shape 1024x8] [--batch 32] [--pairs 30]
 
-Both arms run in one process on the same requests and draw the same tokens; their order alternates. The armed arm
-reads every token, scores every cue with an MLP and compares it with a threshold that nothing passes.
+Both arms run in one process on the same requests and draw the same tokens; their order alternates. The armed
+arm reads every token, scores every cue with an MLP and compares it with a threshold that nothing passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def mlp(width: int, layers: tuple[int, ...]) -> Probe:
     sizes = (width, 256, 64, 1)
     maps = [
         (rng.normal(scale=into**-0.5, size=(out, into)).astype(np.float32), np.zeros(out, np.float32))
-        for into, out in zip(sizes[:-1], sizes[1:], strict=True)
+        for into, out in pairwise(sizes)
     ]
     return Probe(layers, tuple(maps))
 

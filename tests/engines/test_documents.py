@@ -1,0 +1,22 @@
+"""The examples of the document run as they stand, in order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_examples_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    torch.manual_seed(0)
+    text = (ROOT / "docs" / "transformers.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "docs/transformers.md", "exec"), names)
+    assert "problem 1" in capsys.readouterr().out
+    assert len(names["answers"]) == 2
