@@ -74,6 +74,7 @@ def calibrate_bundle(
     samples: Samples | None = None,
     together: Together = "levels",
     unknown_loss: float = 1.0,
+    weights: NDArray[np.float64] | None = None,
     seed: int = 0,
     expires: datetime | None = None,
 ) -> Calibration:
@@ -111,6 +112,7 @@ def calibrate_bundle(
         samples=samples,
         together=together,
         unknown_loss=unknown_loss,
+        weights=weights,
         seed=seed,
         digests={
             "probe": policy.probe_sha256,

@@ -63,7 +63,7 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
     verdict = method.certify(case, claim.risk, claim.delta)
     at = case.at(np.array([verdict.threshold], dtype=np.float32))
     table = case.units.table
-    effective = None if case.importance is None else effective_size(case.importance * case.units.weights)
+    effective = None if case.importance is None else effective_size(case.units, case.importance)
     fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
     observed, exits, saved = float(at.losses[0]), float(at.exits[0]), _saved(case, at)
     of = int(exits) if loss.selective else case.units.count

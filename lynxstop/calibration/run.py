@@ -160,7 +160,7 @@ def calibrate(
         unknown_loss=unknown_loss,
         tests={"levels": len(risks), "all": len(risks) * len(parts), "none": 1}[together],
         grid=None if train_scores is None else tuple(quantile_grid(train_scores).tolist()),
-        importance=None if weights is None else tuple(check_weights(weights, table.traces).tolist()),
+        importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
         importance_limit=weight_limit,
         by=by,
     )

@@ -100,8 +100,8 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
     return read_table(path, by=certificate.settings.by, loss=certificate.loss)
 
 
-def read_weights(path: Path, table: TraceTable) -> NDArray[np.float64]:
-    """Read the columns trace_id and weight, in the order of `table`; shape (traces,).
+def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Read the columns trace_id and weight, in the order of `trace_ids`, which are sorted; shape (traces,).
 
     Raises
     ------
@@ -118,7 +118,7 @@ def read_weights(path: Path, table: TraceTable) -> NDArray[np.float64]:
             f"{path} is no table of trace_id and weight: {str(error).splitlines()[0]}."
         ) from error
     order = np.argsort(names)
-    if not np.array_equal(names[order], table.trace_ids):
+    if not np.array_equal(names[order], trace_ids):
         raise DataError(f"{path} does not give every trace exactly one weight.")
     weights: NDArray[np.float64] = values[order]
     return weights

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.case import Case, Floats, Verdict, conclude, fixed_sequence
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.units import Units
 from lynxstop.errors import CalibrationError, DataError
 from lynxstop.extras import need
 
@@ -27,7 +29,7 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
     """
     if case.importance is None:
         raise CalibrationError("Weighted risk control needs one weight per trace.")
-    weights = check_weights(case.importance, case.units.table.traces)
+    weights = check_weights(case.importance, case.units.table)
     highest = case.importance_limit if case.importance_limit is not None else float(weights.max())
     if highest < weights.max():
         raise DataError(
@@ -37,7 +39,7 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
     shared = weights * case.units.weights
     curve = case.at(case.fine.thresholds, shared)
     corrected = (curve.envelope + highest) / (shared.sum() + highest)
-    enough = effective_size(shared) >= ESS_FLOOR
+    enough = effective_size(case.units, weights) >= ESS_FLOOR
     last = fixed_sequence(corrected, alpha) if enough else -1
     return conclude(
         curve.thresholds,
@@ -50,15 +52,22 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
     )
 
 
-def effective_size(weights: Floats) -> float:
-    """(sum w)^2 / sum w^2: how many unweighted requests these are worth."""
-    return float(weights.sum() ** 2 / np.square(weights).sum())
+def effective_size(units: Units, weights: Floats) -> float:
+    """(sum w)^2 / sum w^2 over problems: how many unweighted ones these are worth."""
+    _, problem = np.unique(units.table.problem_ids, return_inverse=True)
+    per_problem = np.bincount(problem, weights * units.weights)
+    return float(per_problem.sum() ** 2 / np.square(per_problem).sum())
 
 
-def check_weights(weights: Floats, traces: int) -> Floats:
-    """Refuse weights that are not finite, not positive in sum, or not one per trace."""
-    if len(weights) != traces:
-        raise DataError(f"{traces} traces but {len(weights)} weights.")
+def check_weights(weights: Floats, table: TraceTable) -> Floats:
+    """Refuse weights that are not finite, not positive in sum, not one per trace, or not of the problem."""
+    if len(weights) != table.traces:
+        raise DataError(f"{table.traces} traces but {len(weights)} weights.")
+    _, first, problem = np.unique(table.problem_ids, return_index=True, return_inverse=True)
+    if not np.array_equal(weights, weights[first][problem], equal_nan=True):
+        raise DataError(
+            "Samples of one problem have different weights.", hint="Weigh a request by its prompt alone."
+        )
     if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
         raise DataError("Weights are finite and not negative, and some are positive.")
     return weights

@@ -12,6 +12,7 @@ from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lynxstop.artifacts.bundle import Bundle
     from lynxstop.calibration.run import Calibration, Together
     from lynxstop.calibration.units import Samples
 
@@ -72,10 +73,10 @@ def calibrate(
 
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
-    from lynxstop.calibration import bundles, run, tables
+    from lynxstop.calibration import bundles
 
-    risks = risk or [0.05]
     options: dict[str, Any] = {
+        "risks": risk or [0.05],
         "confidence": confidence,
         "loss": loss,
         "method": method,
@@ -86,54 +87,82 @@ def calibrate(
         "seed": seed,
         "expires": None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     }
-    written: Path | None = None
+    loaded: Bundle | None = None
     if scores is not None:
         if bundle or data or split:
             raise ConfigError("A score table stands for itself.", hint="Leave out BUNDLE, DATA and --split.")
-        table = tables.read_table(scores, by=by, loss=loss)
-        training = None if train is None else tables.read_table(train, loss=loss)
-        result = run.calibrate(
-            table,
-            risks=risks,
-            train_scores=training,
-            weights=None if weights is None else tables.read_weights(weights, table),
-            **options,
-        )
-        loaded = None
+        result = _certify_table(scores, train, weights, options)
+    elif bundle is None or data is None:
+        raise ConfigError("Give a bundle and recorded traces, or a table with --scores.")
+    elif out is not None:
+        raise ConfigError("Certificates of a bundle are written into it.", hint="Leave out --out.")
     else:
-        if bundle is None or data is None:
-            raise ConfigError("Give a bundle and recorded traces, or a table with --scores.")
-        if weights is not None or out is not None:
-            raise ConfigError("--weights and --out go with --scores.")
-        from lynxstop.artifacts.bundle import Bundle
-        from lynxstop.collect.storage import DataSet
-
-        loaded = Bundle.load(bundle)
-        result = bundles.calibrate_bundle(
-            loaded,
-            DataSet.open(data),
-            risks=risks,
-            train=None if train is None else DataSet.open(train),
-            split=split,
-            **options,
-        )
+        loaded, result = _certify_bundle(bundle, data, train, weights, split, options)
     if require:
         result.require()
-    if loaded is not None:
-        bundles.install(loaded, result, default_risk=None)
-        written = loaded.path
-    elif out is not None:
-        bundles.write_certificates(result, out)
-        written = out
+    page = None
     if report is not None:
-        from lynxstop.artifacts import atomic
         from lynxstop.report.calibration import calibration_report
 
-        atomic.write_text(report, calibration_report(result))
+        page = calibration_report(result, logits=loaded is not None)
+    if loaded is not None:
+        bundles.install(loaded, result)
+    elif out is not None:
+        bundles.write_certificates(result, out)
+    if report is not None and page is not None:
+        from lynxstop.artifacts import atomic
+
+        atomic.write_text(report, page)
     if json:
+        written = bundle or out
         _output.emit({"levels": result.rows(), "written": written and str(written)})
     else:
         _show(result)
+
+
+def _certify_table(
+    scores: Path, train: Path | None, weights: Path | None, options: dict[str, Any]
+) -> Calibration:
+    from lynxstop.calibration import run, tables
+
+    table = tables.read_table(scores, by=options["by"], loss=options["loss"])
+    return run.calibrate(
+        table,
+        train_scores=None if train is None else tables.read_table(train, loss=options["loss"]),
+        weights=None if weights is None else tables.read_weights(weights, table.trace_ids),
+        **options,
+    )
+
+
+def _certify_bundle(
+    bundle: Path,
+    data: Path,
+    train: Path | None,
+    weights: Path | None,
+    split: str | None,
+    options: dict[str, Any],
+) -> tuple[Bundle, Calibration]:
+    import numpy as np
+
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.calibration import bundles, tables
+    from lynxstop.collect.storage import DataSet
+
+    loaded, recorded = Bundle.load(bundle), DataSet.open(data)
+    weighed = None
+    if weights is not None:
+        rows = recorded.traces().select(["trace_id", "split"]).to_pylist()
+        ids = sorted(row["trace_id"] for row in rows if split in (None, row["split"]))
+        weighed = tables.read_weights(weights, np.array(ids, dtype=np.str_))
+    result = bundles.calibrate_bundle(
+        loaded,
+        recorded,
+        train=None if train is None else DataSet.open(train),
+        split=split,
+        weights=weighed,
+        **options,
+    )
+    return loaded, result
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> str | None:

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.calibration import TraceTable
+
+# Examples are whole calibrations: on a busy machine their time says nothing.
+settings.register_profile("calibration", deadline=None, max_examples=50)
+settings.load_profile("calibration")
 
 
 @pytest.fixture

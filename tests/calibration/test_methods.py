@@ -213,6 +213,17 @@ def test_few_effective_requests_refuse(simulated):
     assert certificate.missing > 1000
 
 
+def test_samples_do_not_make_weights_more_effective(simulated):
+    # given 60 problems with five samples each
+    table = simulated(300)
+    problems = np.repeat([f"q{i:02d}" for i in range(60)], 5)
+    table = replace(table, problem_ids=problems)
+    made = calibrate(table, risks=[0.3], method="weighted", weights=np.ones(300)).certificates[0]
+    assert made.effective_size == pytest.approx(60)
+    with pytest.raises(DataError, match="different weights"):
+        calibrate(table, risks=[0.3], method="weighted", weights=np.linspace(1, 2, 300))
+
+
 def test_unit_weights_are_plain_risk_control(simulated):
     table = simulated(400)
     plain = threshold(table, method="crc")

@@ -125,6 +125,6 @@ def test_evidence_comes_back_as_it_was(simulated, tmp_path, groups):
 def test_weights_are_matched_by_trace(csv):
     table = read_table(csv(CSV))
     weights = csv("trace_id,weight\nt3,3\nt1,1\nt2,2\n")
-    assert read_weights(weights, table).tolist() == [1, 2, 3]
+    assert read_weights(weights, table.trace_ids).tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="exactly one weight"):
-        read_weights(csv("trace_id,weight\nt3,3\nt1,1\n"), table)
+        read_weights(csv("trace_id,weight\nt3,3\nt1,1\n"), table.trace_ids)
