@@ -14,6 +14,7 @@ import torch
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode, Reason
 from lynxstop.engines.transformers import TransformersEngine
+from lynxstop.engines.transformers.scoring import DeviceProbe
 from lynxstop.engines.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError
 from lynxstop.probes.probe import Probe
@@ -196,6 +197,31 @@ def test_failing_scores_harm_nobody(
     assert len(caplog.records) == 1
 
 
+class Broken(DeviceProbe):
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of order")
+
+
+def test_an_exception_in_scoring_harms_nobody(
+    engine: Make,
+    linear_probe: Callable[..., Probe],
+    requests: list[Request],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = run(engine(), requests, GREEDY)
+    broken = engine()
+    broken._probe = Broken(linear_probe(), broken.device)
+    made = run(broken, at_risk(requests, 0.2), GREEDY, record=True)
+    assert {name: g.output_ids for name, g in made.items()} == {
+        name: g.output_ids for name, g in full.items()
+    }
+    events = [event for generation in made.values() for event in generation.events]
+    assert broken.failures >= len(events) > 0
+    assert all(np.isnan(event.score) for event in events)
+    assert [record.message for record in caplog.records if "RuntimeError" in record.message]
+    assert len(caplog.records) == 1
+
+
 def test_bad_input_is_refused_before_anything_runs(
     engine: Make, linear_probe: Callable[..., Probe], requests: list[Request]
 ) -> None:
@@ -206,6 +232,8 @@ def test_bad_input_is_refused_before_anything_runs(
         made.generate([Request("x", ())], GREEDY)
     with pytest.raises(ConfigError, match="vocabulary"):
         made.generate([Request("x", (3, 10_000))], GREEDY)
+    with pytest.raises(ConfigError, match="needs a probe"):
+        engine(probe=None).generate(at_risk(requests, 0.2), GREEDY)
     with pytest.raises(ConfigError, match="reads layers"):
         engine(layers=(2,))
     with pytest.raises(ConfigError, match="features"):

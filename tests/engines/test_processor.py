@@ -157,6 +157,8 @@ def test_assisted_generation_is_refused(
 def test_an_uncertified_risk_is_refused(tiny: Tiny, watch: Watch, policy: StopPolicy) -> None:
     with pytest.raises(ConfigError, match="not certified"):
         LynxStopProcessor(tiny(), watch, policy, risk=0.5)
+    with pytest.raises(ConfigError, match="needs a probe"):
+        LynxStopProcessor(tiny(), watch, policy, risk=0.2)
 
 
 def test_closing_frees_the_model(tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes) -> None:

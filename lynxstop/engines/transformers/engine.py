@@ -128,10 +128,13 @@ class TransformersEngine:
         Raises
         ------
         ConfigError
-            When a risk is not certified, or a prompt is empty or not of this vocabulary.
+            When a risk is not certified or there is no probe to hold it, or a prompt is empty or not of this
+            vocabulary.
         """
         for request in requests:
             self.policy.level(request.risk)
+            if request.risk is not None and self.probe is None:
+                raise ConfigError("Stopping at a risk level needs a probe.")
             if not request.prompt_ids:
                 raise ConfigError(f"The prompt of request {request.id!r} is empty.")
             if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocabulary:

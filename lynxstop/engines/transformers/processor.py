@@ -15,7 +15,7 @@ from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers.eos import end_tokens
 from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
 from lynxstop.engines.transformers.taps import Taps
-from lynxstop.errors import ModelError
+from lynxstop.errors import ConfigError, ModelError
 from lynxstop.probes.probe import Probe
 
 
@@ -43,7 +43,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
     Raises
     ------
     ConfigError
-        When `risk` is not certified.
+        When `risk` is not certified, or there is no probe to hold it.
     ModelError
         When the model has no such layers; from `generate`, on beam search and assisted generation.
     """
@@ -59,6 +59,8 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         mode: Mode = Mode.STOP,
     ) -> None:
         policy.level(risk)
+        if risk is not None and probe is None:
+            raise ConfigError("Stopping at a risk level needs a probe.")
         self._watch, self._policy, self._risk, self._mode = watch, policy, risk, mode
         self._eos_ids = end_tokens(model)
         self._pad_id: int | None = getattr(model.generation_config, "pad_token_id", None)
