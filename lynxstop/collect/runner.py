@@ -73,7 +73,7 @@ def collect(
     resume : bool
         Go on with an unfinished collection of the same settings instead of refusing it.
     console : Console, optional
-        Where to show progress, if it is a terminal.
+        Where to show progress, if it is a terminal, and to say what an interruption leaves.
     grader : callable
         Replaces `lynxstop.collect.grading.grade` for answers that need another check.
 
@@ -106,7 +106,15 @@ def collect(
         meta = _begin(out, asked, resume)
         if meta.digests is not None:
             return DataSet.open(out)
-        _fill(source, problems, out, meta, sampling, grader, console)
+        try:
+            _fill(source, problems, out, meta, sampling, grader, console)
+        except KeyboardInterrupt:
+            if console is not None:
+                kept = sum(shards.is_complete(out, number) for number in range(meta.shards))
+                console.print(
+                    f"Interrupted: {kept} of {meta.shards} shards are kept; run the same command to go on."
+                )
+            raise
         seal(out, meta)
         return DataSet.open(out, verify=False)
 

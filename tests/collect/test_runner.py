@@ -90,8 +90,12 @@ def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path
             return super()._think(request, sampling)
 
     out = tmp_path / "interrupted"
+    console = Console(file=io.StringIO(), width=200)
     with pytest.raises(KeyboardInterrupt):
-        collect(ScriptedSource(Interrupted()), problems(10), out, sampling=SAMPLING, shard_size=4)
+        collect(
+            ScriptedSource(Interrupted()), problems(10), out, sampling=SAMPLING, shard_size=4, console=console
+        )
+    assert console.file.getvalue().strip().startswith("Interrupted: 2 of 3 shards are kept")
     # when it goes on
     source = ScriptedSource()
     source.engine = type("Interrupted", (ScriptedEngine,), {})()
