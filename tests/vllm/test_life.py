@@ -1,0 +1,206 @@
+"""The whole life of a request on the first runner; each test makes the thing happen and shows that it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lynxstop.artifacts.bundle import Bundle
+
+Served = tuple[Any, Path, Bundle]
+EXIT = (20, 1, 21, 19)
+OPEN, CLOSE, END, WAIT = 0, 1, 2, 5
+
+
+@pytest.fixture(scope="module")
+def served(make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
+    model = make_model("Qwen3")
+    bundle = make_bundle(model, (1, 3))
+    # Prompts of 2..30 tokens against 12 per step: prefill comes in chunks; 11 blocks of 32 tokens: requests preempt.
+    options = dict(max_num_batched_tokens=12, max_num_seqs=8, block_size=32, num_gpu_blocks_override=12)
+    return make_llm(model, bundle, **options), model, bundle
+
+
+def strip(ids: list[int]) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == END else ids
+
+
+def metric(llm: Any, name: str) -> float:
+    return sum(m.value for m in llm.get_metrics() if m.name == name)
+
+
+def steps(llm: Any, prompts: list[list[int]], tokens: int = 48, **options: Any) -> Iterator[dict[str, list[int]]]:
+    """Run requests step by step; yield the tokens so far by request, after every step."""
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    for number, prompt in enumerate(prompts):
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, **options)
+        engine.add_request(f"r{number}", {"prompt_token_ids": prompt}, params)
+    so_far: dict[str, list[int]] = {}
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            so_far[output.request_id] = list(output.outputs[0].token_ids)
+        yield so_far
+
+
+def preempt_all(llm: Any) -> None:
+    assert llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+
+
+def contains(ids: list[int], part: tuple[int, ...]) -> int:
+    return sum(tuple(ids[i : i + len(part)]) == part for i in range(len(ids)))
+
+
+def test_chunked_prefill_and_preemption_change_no_token(
+    served: Served, prompts: Any, generate: Any, reference: Any, counts_of: Callable[[Any], dict[str, int]]
+) -> None:
+    # given an engine short of memory that prefills in chunks
+    llm, model, bundle = served
+    before = metric(llm, "vllm:num_preemptions")
+    # when more requests run than it can hold
+    found = generate(llm, prompts)
+    # then some were preempted, and all tokens are those of the transformers engine
+    assert metric(llm, "vllm:num_preemptions") > before
+    expected = reference(model, bundle, prompts)
+    assert [strip(ids) for ids in found] == [g.output_ids for g in expected]
+    assert counts_of(llm)["lost"] == counts_of(llm)["errors"] == 0
+
+
+def test_preemption_at_every_moment_of_an_exit(served: Served, prompts: Any, generate: Any, reference: Any) -> None:
+    # given a request that stops at a cue proven by the token after it
+    llm, model, bundle = served
+    runs = reference(model, bundle, prompts)
+    number = next(i for i, g in enumerate(runs) if g.exit and g.exit.seen_at > g.events[g.exit.cue].index > 1)
+    stop = runs[number].exit.seen_at
+    alone = runs[number].output_ids
+    # when it is preempted once, behind each of its first tokens: before, at, behind the cue, in the exit, after it
+    for moment in range(1, stop + len(EXIT) + 4):
+        preempted = False
+        for so_far in steps(llm, [prompts[number]]):
+            if not preempted and len(so_far.get("r0", ())) == moment:
+                preempt_all(llm)
+                preempted = True
+        # then its tokens never change
+        assert preempted
+        assert strip(so_far["r0"]) == alone, moment
+
+
+def test_preemption_at_every_step(served: Served, prompts: Any, reference: Any) -> None:
+    # given several requests that stop at different times
+    llm, model, bundle = served
+    some = prompts[:5]
+    expected = [g.output_ids for g in reference(model, bundle, some, tokens=24)]
+    # when all are preempted again and again, also in the middle of their way back
+    for number, so_far in enumerate(steps(llm, some, tokens=24)):
+        if number % 5 == 4 and number < 60:
+            preempt_all(llm)
+    # then no token changes
+    assert [strip(so_far[f"r{i}"]) for i in range(len(some))] == expected
+
+
+def test_requests_join_leave_and_are_aborted(served: Served, prompts: Any, reference: Any, desk_of: Any) -> None:
+    # given running requests
+    llm, model, bundle = served
+    expected = reference(model, bundle, prompts[:6])
+    exiting = [i for i, g in enumerate(expected) if g.exit]
+    assert exiting
+    # when two of them are aborted, one before its first token and one in mid-thought
+    for number, so_far in enumerate(steps(llm, prompts[:6])):
+        if number == 0:
+            llm.llm_engine.abort_request(["r0"])
+        if number == 9:
+            llm.llm_engine.abort_request(["r3"])
+    # then the others are what they are alone, and no slot stays taken
+    for i in (1, 2, 4, 5):
+        assert strip(so_far[f"r{i}"]) == expected[i].output_ids
+    assert len(so_far.get("r3", ())) < len(expected[3].output_ids)
+    list(steps(llm, [[6, 7]], tokens=2))
+    assert len(desk_of(llm).rows._requests) <= 1
+
+
+def test_children_of_one_request_stop_by_themselves(served: Served, prompts: Any, counts_of: Any) -> None:
+    # given a request for several answers
+    from vllm import SamplingParams
+
+    llm, _, _ = served
+    before = counts_of(llm)
+    params = SamplingParams(n=4, temperature=1.0, max_tokens=48, extra_args={"lynxstop_risk": 0.2})
+    # when they are sampled
+    result = llm.generate([{"prompt_token_ids": prompts[0]}], params, use_tqdm=False)[0]
+    # then those that stopped hold the exit once, whole, at places of their own
+    after = counts_of(llm)
+    stopped = [o.token_ids for o in result.outputs if contains(list(o.token_ids), EXIT)]
+    assert after["exits_score"] - before["exits_score"] >= len(stopped) >= 2
+    assert len({tuple(ids).index(CLOSE) for ids in stopped}) > 1
+    assert after["refused"] == before["refused"]
+
+
+def test_options_of_vllm_do_not_change_decisions(served: Served, prompts: Any, generate: Any) -> None:
+    # given what requests say without options
+    llm = served[0]
+    plain = generate(llm, prompts)
+    # when log-probabilities of prompt and output are asked for, then no token changes
+    assert generate(llm, prompts, logprobs=2, prompt_logprobs=2) == plain
+    # and neither with ignore_eos, up to where the answer ended
+    longer = generate(llm, prompts, ignore_eos=True)
+    assert [b[: len(strip(a))] for a, b in zip(plain, longer, strict=True)] == [strip(a) for a in plain]
+    # and with min_tokens the exit is forced all the same
+    held = generate(llm, prompts, min_tokens=40)
+    assert [contains(ids, EXIT) for ids in held] == [contains(ids, EXIT) for ids in longer]
+
+
+def test_a_stop_string_ends_a_request_inside_the_exit(served: Served, prompts: Any, generate: Any) -> None:
+    # given a stop string that the exit contains
+    llm = served[0]
+    plain = generate(llm, prompts)
+    number = next(i for i, ids in enumerate(plain) if contains(ids, EXIT))
+    # when it is reached
+    found = generate(llm, prompts, stop=["=3"], skip_special_tokens=False)[number]
+    # then the request ends there, and the next one in its place is a fresh one
+    assert tuple(found[-4:]) == EXIT
+    assert generate(llm, prompts) == plain
+
+
+def test_a_prompt_without_an_open_block_waits_for_one(served: Served, prompts: Any, generate: Any, counts_of: Any) -> None:
+    # given prompts full of cues whose block is closed, or was never opened
+    llm = served[0]
+    closed = [[OPEN, WAIT, 11, CLOSE, 13, WAIT, 11], [WAIT, 11, 13, WAIT]]
+    before = counts_of(llm)
+    found = generate(llm, closed)
+    # when nothing opens one, then no cue counts
+    assert not any(OPEN in ids for ids in found)
+    assert counts_of(llm)["cues"] == before["cues"]
+    # when the model is made to open one by itself, then it is watched from there
+    opened = generate(llm, closed, logit_bias={OPEN: 4.0, WAIT: 6.0}, tokens=60, xargs={"lynxstop_mode": "shadow"})
+    assert any(OPEN in ids for ids in opened)
+    assert counts_of(llm)["cues"] > before["cues"]
+
+
+def test_a_second_turn_thinks_and_stops_again(served: Served, prompts: Any, generate: Any, reference: Any) -> None:
+    # given a conversation whose first turn was stopped
+    llm, model, bundle = served
+    first = generate(llm, prompts)
+    turns = [[*p, *strip(ids), END, 14, 15, OPEN] for p, ids in zip(prompts, first, strict=True) if contains(ids, EXIT)]
+    # when the next turn opens a block of its own
+    found = generate(llm, turns)
+    # then it is served as a new request
+    assert [strip(ids) for ids in found] == [g.output_ids for g in reference(model, bundle, turns)]
+    assert any(contains(ids, EXIT) for ids in found)
+
+
+def test_nothing_is_forced_inside_a_tool_call(served: Served, generate: Any, counts_of: Any) -> None:
+    # given a thought with a tool call open, and one where it is closed again
+    llm = served[0]
+    start = [OPEN, 13, 14]
+    before = counts_of(llm)["cues"]
+    # when the model writes cues in it, then none counts
+    inside = generate(llm, [[*start, 3]], logit_bias={WAIT: 8.0, 11: 7.0, 4: -50.0}, tokens=12)
+    assert inside[0].count(WAIT) >= 3
+    assert counts_of(llm)["cues"] == before
+    # and behind it they do
+    generate(llm, [[*start, 3, 15, 4]], logit_bias={WAIT: 8.0, 11: 7.0, 3: -50.0}, tokens=12)
+    assert counts_of(llm)["cues"] > before
