@@ -17,9 +17,12 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        When another process holds it.
+        When another process holds it, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made a folder: {error.strerror}.") from error
     try:
         import fcntl
     except ModuleNotFoundError:  # not a POSIX system

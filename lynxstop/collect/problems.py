@@ -76,10 +76,11 @@ def load_problems(path: str | Path) -> list[Problem]:
 
 
 def digest_problems(problems: Iterable[Problem]) -> str:
-    """SHA-256 of ids, prompts and answers, in order."""
+    """SHA-256 of all fields of the problems, in order."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode() + b"\n")
+        fields = [problem.id, problem.prompt, problem.answer, dict(problem.metadata)]
+        digest.update(json.dumps(fields, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 

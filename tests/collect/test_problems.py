@@ -75,3 +75,4 @@ def test_the_digest_sees_content_and_order():
     a, b = Problem("a", "p", "1"), Problem("b", "p", "1")
     assert digest_problems([a, b]) != digest_problems([b, a])
     assert digest_problems([a]) != digest_problems([Problem("a", "p", "2")])
+    assert digest_problems([a]) != digest_problems([Problem("a", "p", "1", {"split": "test"})])

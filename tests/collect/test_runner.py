@@ -211,5 +211,8 @@ def test_nothing_to_do_is_an_error(tmp_path):
         collect(ScriptedSource(), [], tmp_path, sampling=SAMPLING)
     with pytest.raises(ConfigError):
         collect(ScriptedSource(), problems(1), tmp_path, sampling=SAMPLING, samples=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made a folder"):
+        collect(ScriptedSource(), problems(1), tmp_path / "file", sampling=SAMPLING)
     with pytest.raises(DataError, match="twice"):
         collect(ScriptedSource(), problems(1) * 2, tmp_path, sampling=SAMPLING)
