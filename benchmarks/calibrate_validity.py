@@ -1,11 +1,9 @@
 """How often promises are broken, and what keeping them costs.
 
-    python benchmarks/calibrate_validity.py [--repeats 500]
-    python benchmarks/calibrate_validity.py --bundle BUNDLE --data DATA [--repeats 200]
+    python benchmarks/calibrate_validity.py [EVIDENCE.parquet] [--repeats 500]
 
-The first form draws calibration sets from populations of known risk (those of `tests/validity`). The second
-splits recorded traces of a bundle into halves, by problem, calibrates on one and counts on the other; what is
-compared with the level is then an estimate, which lies above it more often than the true risk does.
+Calibration sets are drawn, with replacement, from populations whose risk is therefore known exactly: those of
+`tests/validity`, or the recorded traces of an evidence file.
 """
 
 from __future__ import annotations
@@ -13,67 +11,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lynxstop.calibration import TraceTable, calibrate
-from lynxstop.calibration.certify import case_for
+from lynxstop.calibration import calibrate, read_evidence
+from lynxstop.calibration.units import as_units
 
 METHODS = ("ltt", "ucb", "hoeffding_bentkus", "crc", "split", "lynx")
 
 
-def populations(risk: float, confidence: float, sizes: list[int], repeats: int) -> Iterator[str]:
-    """Rows of known worlds: mean true risk, broken promises and savings of every method."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "validity"))
-    from worlds import WORLDS
-
-    yield "| population | n | method | mean true risk | risk above the level | tokens saved |"
-    yield "|---|---|---|---|---|---|"
-    for name, make in WORLDS.items():
-        world = make()
-        for n in sizes:
-            for method in METHODS:
-                found = []
-                for seed in range(repeats):
-                    table = world.draw(n, seed)
-                    made = calibrate(table, risks=[risk], confidence=confidence, method=method).certificates[
-                        0
-                    ]
-                    found.append((world.risk(made.threshold), made.saved))
-                risks, saved = np.array(found, dtype=float).T
-                yield row(name, n, method, risks, saved, risk)
-
-
-def resplits(table: TraceTable, risk: float, confidence: float, repeats: int) -> Iterator[str]:
-    """Rows of recorded traces: every method on random halves of the problems."""
-    yield "| n | method | mean risk of the other half | above the level | tokens saved |"
-    yield "|---|---|---|---|---|"
-    problems = np.unique(table.problem_ids)
+def compare(world: Any, risk: float, confidence: float, n: int, repeats: int) -> Iterator[str]:
+    """Rows of one population: mean true risk, how often it is above the level, and savings."""
     for method in METHODS:
         found = []
         for seed in range(repeats):
-            drawn = np.random.default_rng(seed).permutation(problems)[: len(problems) // 2]
-            inside = np.isin(table.problem_ids, drawn)
-            options = {"risks": [risk], "confidence": confidence, "method": method, "seed": seed}
-            made = calibrate(table.select(inside), **options).certificates[0]
-            other = case_for(table.select(~inside), made).at(np.array([made.threshold], np.float32))
-            found.append((other.losses[0] / other.units, made.saved))
+            table = world.draw(n, seed)
+            made = calibrate(table, risks=[risk], confidence=confidence, method=method).certificates[0]
+            found.append((world.risk(made.threshold), made.saved))
         risks, saved = np.array(found, dtype=float).T
-        yield row("", len(drawn), method, risks, saved, risk)[3:]
-
-
-def row(name: str, n: int, method: str, risks: np.ndarray, saved: np.ndarray, level: float) -> str:
-    """One line of a Markdown table."""
-    cells = (
-        name,
-        str(n),
-        method,
-        f"{risks.mean():.4f}",
-        f"{(risks > level).mean():.1%}",
-        f"{saved.mean():.1%}",
-    )
-    return f"| {' | '.join(cells)} |"
+        shares = (f"{risks.mean():.4f}", f"{(risks > risk).mean():.1%}", f"{saved.mean():.1%}")
+        yield f"| {world.name} | {n} | {method} | {' | '.join(shares)} |"
 
 
 def main() -> None:
@@ -85,20 +45,23 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("evidence", nargs="?", type=Path)
+    parser.add_argument("--worlds", nargs="+")
     options = parser.parse_args()
-    if options.bundle is None:
-        rows = populations(options.risk, options.confidence, options.sizes, options.repeats)
-    else:
-        from lynxstop.artifacts.bundle import Bundle
-        from lynxstop.calibration.bundles import scored
-        from lynxstop.collect.storage import DataSet
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "validity"))
+    from worlds import WORLDS, World
 
-        table = scored(Bundle.load(options.bundle), DataSet.open(options.data))
-        rows = resplits(table, options.risk, options.confidence, options.repeats)
-    for line in rows:
-        print(line, flush=True)
+    if options.evidence is not None:
+        units = as_units(read_evidence(options.evidence), "one", 0).table
+        populations = [World("recorded", replace(units, losses=units.charged(1.0)))]
+    else:
+        populations = [WORLDS[name]() for name in options.worlds or WORLDS]
+    print("| population | n | method | mean true risk | true risk above the level | tokens saved |")
+    print("|---|---|---|---|---|---|")
+    for world in populations:
+        for n in options.sizes:
+            for line in compare(world, options.risk, options.confidence, n, options.repeats):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -102,14 +102,17 @@ def sticky():
 
 @cache
 def turning():
-    """Right answers turn wrong again, so the loss is not monotone; scores fall behind the truth."""
+    """Right answers turn wrong again while scores rise: a lenient threshold exits before the turn.
+
+    The risk climbs to 17% and falls back to 0, so the loss is anything but monotone.
+    """
     rng = np.random.default_rng(2)
     lengths = rng.integers(1, 10, SIZE)
     owner = np.repeat(np.arange(SIZE), lengths)
     position = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    turn = rng.integers(0, 8, SIZE)[owner]
-    wrong = (position >= turn) & (rng.random(SIZE)[owner] < 0.4)
-    scores = 2.0 - 0.4 * position + rng.normal(0, 1.5, len(owner))
+    turn = rng.integers(1, 6, SIZE)[owner]
+    wrong = (position >= turn) & (rng.random(SIZE)[owner] < 0.5)
+    scores = 0.3 * position + rng.normal(0, 1, len(owner))
     return World("turning", _table(lengths, scores, wrong))
 
 
