@@ -128,7 +128,8 @@ def test_children_of_one_request_stop_by_themselves(served: Served, prompts: Any
 
     llm, _, _ = served
     before = counts_of(llm)
-    params = SamplingParams(n=4, temperature=1.0, max_tokens=48, extra_args={"lynxstop_risk": 0.2})
+    bias = {WAIT: 9.0, 11: 9.0, 13: 9.0, 14: 9.0}
+    params = SamplingParams(n=6, temperature=2.0, max_tokens=48, logit_bias=bias, extra_args={"lynxstop_risk": 0.05})
     # when they are sampled
     result = llm.generate([{"prompt_token_ids": prompts[0]}], params, use_tqdm=False)[0]
     # then those that stopped hold the exit once, whole, at places of their own
@@ -175,7 +176,7 @@ def test_a_prompt_without_an_open_block_waits_for_one(served: Served, prompts: A
     assert not any(OPEN in ids for ids in found)
     assert counts_of(llm)["cues"] == before["cues"]
     # when the model is made to open one by itself, then it is watched from there
-    opened = generate(llm, closed, logit_bias={OPEN: 4.0, WAIT: 6.0}, tokens=60, xargs={"lynxstop_mode": "shadow"})
+    opened = generate(llm, closed, frequency_penalty=2.0, allowed_token_ids=[OPEN, WAIT, 11, 13], xargs={"lynxstop_mode": "shadow"})
     assert any(OPEN in ids for ids in opened)
     assert counts_of(llm)["cues"] > before["cues"]
 
