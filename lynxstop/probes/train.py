@@ -47,7 +47,7 @@ class TrainedProbe:
     auc : float
         Of the out-of-fold scores of all cues together.
     rivals : dict of str to float
-        AUC of each signal of `lynxstop.probes.rivals` alone, by the same folds.
+        AUC of each signal of `lynxstop.probes.rivals` alone, by the same folds and over all cues together.
     platt : tuple of float
         Slope and intercept: ``sigmoid(slope * score + intercept)`` is a calibrated probability (Platt 1999),
         from out-of-fold scores. It is for people to read; decisions compare scores.
