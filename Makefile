@@ -38,8 +38,9 @@ bench: env-dev  ## Benchmarks; tables are printed
 reasoner: env  ## Train the shipped model again, from scratch (hours)
 	$(RUN)/python -m lynxstop.reasoner.train
 
-bundle: env  ## Collect, train and calibrate the shipped bundle again
+bundle: env  ## Collect, train and calibrate the shipped bundle again, and ship it
 	$(RUN)/lynxstop demo --rebuild
+	$(RUN)/python scripts/ship_bundle.py out/rebuild
 
 clean:  ## Remove everything that is built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
