@@ -12,8 +12,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from lynxstop.errors import MissingExtraError
+from lynxstop.errors import ConfigError, MissingExtraError
 
+WORKER = Path(__file__).with_name("math_worker.py")
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 8.0
 
@@ -54,6 +55,8 @@ class MathWorker:
         ------
         MissingExtraError
             When math-verify is not installed.
+        ConfigError
+            When it is, but fails on its first expressions: no pair would ever be decided.
         """
         with self._lock:
             process = self._ready()
@@ -79,9 +82,8 @@ class MathWorker:
             return self._process
         self._kill()
         require_math_verify()
-        worker = Path(__file__).with_name("math_worker.py")
         process = subprocess.Popen(
-            [sys.executable, "-P", str(worker)],
+            [sys.executable, "-P", str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -91,10 +93,16 @@ class MathWorker:
         self._lines = queue.SimpleQueue()
         threading.Thread(target=_read, args=(process, self._lines), daemon=True).start()
         try:
-            self._lines.get(timeout=_START_SECONDS)
+            first = self._lines.get(timeout=_START_SECONDS)
         except queue.Empty:
             self._kill()
             return None
+        if json.loads(first) != "ready":
+            self._kill()
+            raise ConfigError(
+                "math-verify is installed, but does not work.",
+                hint="Install it again with: pip install -U 'lynxstop[calibrate]'",
+            )
         return process
 
     def _kill(self) -> None:

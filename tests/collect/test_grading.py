@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lynxstop.collect import verify_math
 from lynxstop.collect.extract import extract_answer
 from lynxstop.collect.grading import answers_agree, grade
 from lynxstop.collect.verify_math import MathWorker
+from lynxstop.errors import ConfigError
 
 SAME = [
     ("7", "7.0"), ("1,234", "1234"), ("1{,}234", "1234"), ("007", "7"), ("+3", "3"), (".5", "0.5"),
@@ -85,6 +87,15 @@ def test_a_killed_worker_is_replaced():
     assert worker.agree(r"\sqrt{8}", r"2\sqrt{2}") is None
     assert worker.agree(r"\sqrt{8}", r"2\sqrt{2}") is None
     worker.close()
+
+
+def test_a_worker_that_cannot_start_is_an_error(monkeypatch, tmp_path):
+    # given an installation of math-verify that fails on import
+    broken = tmp_path / "math_worker.py"
+    broken.write_text("import math_verify.no_such_part")
+    monkeypatch.setattr(verify_math, "WORKER", broken)
+    with pytest.raises(ConfigError, match="does not work"):
+        MathWorker().agree(r"\sqrt{8}", r"2\sqrt{2}")
 
 
 @given(st.fractions(max_denominator=999), st.fractions(max_denominator=999))
