@@ -47,11 +47,15 @@ def _register() -> None:
     from lynxstop.cli.inspect import inspect
     from lynxstop.cli.plan import plan
     from lynxstop.cli.run import run
+    from lynxstop.cli.serve import serve
     from lynxstop.cli.train import train
     from lynxstop.cli.verify import verify
 
     for command in (demo, collect, train, calibrate, verify, run, evaluate, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
+    # What serve does not know are flags of vLLM.
+    unknown = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(no_args_is_help=True, context_settings=unknown)(serve)
 
 
 _register()

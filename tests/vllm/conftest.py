@@ -198,7 +198,7 @@ def desk_of(runner_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def counts_of(desk_of: Callable[[Any], Any]) -> Callable[[Any], dict[str, int]]:
     def count(llm: Any) -> dict[str, int]:
         desk = desk_of(llm)
-        desk.metrics.flush(desk.watcher.sessions.counters)
+        desk.metrics.fetch()
         return dict(desk.metrics.totals)
 
     return count

@@ -1,8 +1,9 @@
-"""Counters on vLLM's own /metrics: counted on the device, fetched now and then."""
+"""Counters on vLLM's own /metrics: counted on the device, fetched by a thread of their own."""
 
 from __future__ import annotations
 
-import time
+import threading
+import weakref
 
 import torch
 from torch import Tensor
@@ -33,61 +34,67 @@ class Metrics:
     ----------
     model : str
         Value of the label `model_name`, as on vLLM's own metrics.
+    counters : Tensor, optional
+        The device's counters, fetched every `INTERVAL` seconds while steps are taken.
 
     Attributes
     ----------
     totals : dict
         The counts so far, as last fetched.
+    stepped : bool
+        To be set at every step: something may have been counted.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, counters: Tensor | None = None) -> None:
         from prometheus_client import REGISTRY, Counter
 
         self.totals = dict.fromkeys(_HELP, 0)
+        self.stepped = False
         self._counters = {}
         for name, text in _HELP.items():
             full = f"lynxstop:{name}"
-            known = REGISTRY._names_to_collectors.get(full) or REGISTRY._names_to_collectors.get(f"{full}_total")
-            counter = known or Counter(full, text, ["model_name"])
-            self._counters[name] = counter.labels(model_name=model)
+            counter = REGISTRY._names_to_collectors.get(full) or Counter(full, text, ["model_name"])
+            self._counters[name] = counter.labels(model_name=model)  # type: ignore[attr-defined]
+        self._device = counters
         self._fetched = torch.zeros(len(COUNTERS), dtype=torch.int64)
-        self._pending: tuple[Tensor, torch.Event | None] | None = None
-        self._due = 0.0
+        self._lock = threading.Lock()
+        if counters is not None:
+            watch = threading.Thread(target=_fetch_forever, args=(weakref.ref(self),), name="lynxstop", daemon=True)
+            watch.start()
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter of the host."""
         self.totals[name] += amount
         self._counters[name].inc(amount)
 
-    def tick(self, counters: Tensor) -> None:
-        """Fetch the device's counters when that is due; never waits for the device."""
-        if self._pending is not None:
-            copy, event = self._pending
-            if event is None or event.query():
-                self._pending = None
-                self._add(copy)
-        elif (now := time.monotonic()) >= self._due:
-            self._due = now + INTERVAL
-            self._pending = _copy(counters)
-
-    def flush(self, counters: Tensor) -> None:
-        """Fetch the device's counters now, waiting for the device."""
-        self._pending = None
-        self._add(counters.cpu())
-
-    def _add(self, counters: Tensor) -> None:
-        grown = (counters - self._fetched).tolist()
-        self._fetched = counters.clone()
-        for name, amount in zip(COUNTERS, grown, strict=True):
-            if amount:
-                self.count(name, amount)
+    def fetch(self) -> None:
+        """Fetch the device's counters; the step under way is not waited for."""
+        if self._device is None:
+            return
+        with self._lock:
+            self.stepped = False
+            now = _copy(self._device)
+            grown = (now - self._fetched).tolist()
+            self._fetched = now
+            for name, amount in zip(COUNTERS, grown, strict=True):
+                if amount:
+                    self.count(name, amount)
 
 
-def _copy(counters: Tensor) -> tuple[Tensor, torch.Event | None]:
+def _copy(counters: Tensor) -> Tensor:
     if counters.device.type == "cpu":
-        return counters.clone(), None
-    copy = torch.empty(counters.shape, dtype=counters.dtype, pin_memory=True)
-    copy.copy_(counters, non_blocking=True)
-    event = torch.Event()
-    event.record()
-    return copy, event
+        return counters.clone()
+    with torch.Stream(device=counters.device):
+        return counters.cpu()
+
+
+def _fetch_forever(owner: weakref.ref[Metrics]) -> None:
+    pause = threading.Event()
+    while True:
+        pause.wait(INTERVAL)
+        metrics = owner()
+        if metrics is None:
+            return
+        if metrics.stepped:
+            metrics.fetch()
+        del metrics

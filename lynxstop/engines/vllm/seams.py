@@ -143,7 +143,7 @@ def _hand_over(runner: Any, armed: Any) -> None:
     sessions = Sessions(
         armed.machine, armed.setup.policy, armed.bundle.probe, runner.device, runner.max_num_reqs + 1, armed.closed
     )
-    watcher = Watcher(sessions, hidden, Metrics(served_name(config)))
+    watcher = Watcher(sessions, hidden, Metrics(served_name(config), sessions.counters))
     desk = (FirstDesk if first else SecondDesk)(runner, armed, watcher)
     if isinstance(desk, SecondDesk):
         _before(runner, "finish_requests", desk.finishing)

@@ -66,4 +66,4 @@ class Watcher:
 
         sessions.step(step.tokens, features, read)
         sessions.force(logits)
-        self.metrics.tick(sessions.counters)
+        self.metrics.stepped = True

@@ -1,0 +1,138 @@
+"""`lynxstop serve`: start vLLM's OpenAI server with a bundle at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lynxstop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lynxstop.artifacts.bundle import Bundle
+
+PARSERS = {
+    "<think>": "deepseek_r1",
+    "[THINK]": "mistral",
+    "<seed:think>": "seed_oss",
+    "<|channel|>analysis<|message|>": "openai_gptoss",
+}
+"""vLLM's reasoning parsers, by the text that opens a thinking block."""
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
+    bundle: Annotated[Path, typer.Option(help="Bundle made for this model.")],
+    risk: Annotated[
+        str | None, typer.Option(help='Certified level of requests that name none, or "off"; the bundle\'s default.')
+    ] = None,
+    mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
+    record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
+) -> None:
+    """Serve a model with vLLM, stopping each request when its answer is known.
+
+    Everything that follows is handed to vLLM. The bundle's data type, sampling parameters and reasoning parser are
+    set unless given.
+
+    **Examples**
+
+    - `lynxstop serve data/reasoner --bundle probes/reasoner --port 8000`
+
+    - `lynxstop serve MODEL --bundle BUNDLE --risk 0.05 --max-model-len 32768 --tensor-parallel-size 2`
+    """
+    from importlib.util import find_spec
+
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.artifacts.fingerprint import fingerprint, require_same
+    from lynxstop.engines.vllm.settings import parse_mode, parse_risk
+    from lynxstop.engines.vllm.terms import TermsReader
+    from lynxstop.errors import MissingExtraError
+
+    if find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "vllm")
+    loaded = Bundle.load(bundle)
+    require_same(loaded.policy.fingerprint, fingerprint(model), f"The bundle {bundle}")
+    settings: dict[str, Any] = {"bundle": str(bundle.resolve()), "mode": str(parse_mode(mode))}
+    if risk is not None:
+        settings["risk"] = parse_risk(risk)
+    if record is not None:
+        settings["record"] = str(record.resolve())
+    from lynxstop.engines.vllm.settings import read_settings
+
+    checked = read_settings({"lynxstop": settings}, {})
+    assert checked is not None
+    TermsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
+    with tempfile.TemporaryDirectory(prefix="lynxstop-metrics-") as folder:
+        environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ}
+        raise typer.Exit(run(command(model, loaded, settings, context.args), environment))
+
+
+def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequence[str]) -> list[str]:
+    """Write the command line of vLLM's server.
+
+    Parameters
+    ----------
+    model : Path
+        Model folder.
+    bundle : Bundle
+        Gives the data type, the sampling parameters and the delimiters it was certified with.
+    settings : dict
+        What goes under "lynxstop" in the additional configuration.
+    flags : sequence of str
+        Flags of vLLM; they win over what the bundle says.
+
+    Raises
+    ------
+    ConfigError
+        When the flags hold an additional configuration that is not a JSON object.
+    """
+    policy = bundle.policy
+    given, rest = _take(flags, "--additional-config")
+    try:
+        additional = json.loads(given or "{}") | {"lynxstop": settings}
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ConfigError("--additional-config is not a JSON object.") from error
+    sampling = {key: getattr(policy.sampling, key) for key in ("temperature", "top_p", "top_k")}
+    defaults = {
+        "--dtype": policy.dtype,
+        "--override-generation-config": json.dumps(sampling),
+        "--reasoning-parser": PARSERS.get(policy.think_open[0]),
+    }
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    line += ["--additional-config", json.dumps(additional)]
+    for flag, value in defaults.items():
+        if value is not None and _take(rest, flag)[0] is None:
+            line += [flag, value]
+    return line + rest
+
+
+def run(line: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, passing on the signals that end a server; return its exit status."""
+    process = subprocess.Popen(line, env=environment)
+
+    def pass_on(number: int, frame: object) -> None:
+        process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    return process.wait()
+
+
+def _take(flags: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Split off a flag given as `--name value` or `--name=value`; return its value and the other flags."""
+    rest, value = list(flags), None
+    for i, flag in enumerate(flags):
+        if flag == name and i + 1 < len(flags):
+            value, rest = flags[i + 1], [*flags[:i], *flags[i + 2 :]]
+        elif flag.startswith(f"{name}="):
+            value, rest = flag.partition("=")[2], [*flags[:i], *flags[i + 1 :]]
+    return value, rest

