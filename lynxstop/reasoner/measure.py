@@ -198,8 +198,8 @@ def measure(folder: Path, problems: int, temperature: float, hard: bool = False)
 def measure_all(folder: Path, temperature: float = 0.9) -> None:
     """Measure on usual problems and on the shift level, and write ``measured.json``."""
     report = {
-        "usual": measure(folder, 1500, temperature),
-        "shift": measure(folder, 400, temperature, hard=True),
+        "usual": measure(folder, 1000, temperature),
+        "shift": measure(folder, 300, temperature, hard=True),
     }
     text = json.dumps(report, indent=1) + "\n"
     (folder / "measured.json").write_text(text, encoding="utf-8")
@@ -209,7 +209,7 @@ def main() -> None:
     """Measure and print, and write `--out` if given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=DATA)
-    parser.add_argument("--problems", type=int, default=1200)
+    parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--hard", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -75,7 +75,7 @@ class Sampler:
         self._exit = self._ids(EXIT)
 
     @torch.no_grad()
-    def run(self, problems: Sequence[Problem], batch: int = 100) -> list[Sampled]:
+    def run(self, problems: Sequence[Problem], batch: int = 250) -> list[Sampled]:
         """Sample one trace for each problem."""
         ordered = sorted(problems, key=lambda p: (p.difficulty, len(p.prompt)))
         sampled: list[Sampled] = []
