@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lynxstop.core.judging import JudgeFactory
+from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.errors import ConfigError
 
 
@@ -50,11 +52,17 @@ class StopPolicy:
         Thinking tokens between two scored cues.
     budget : int, optional
         Thinking tokens after which an exit is forced whatever the score.
+    points : int
+        Kinds of decision points, bits of `lynxstop.core.points`.
+    every : int
+        Thinking tokens between decision points of the kind `INTERVAL`.
+    rule : JudgeFactory, optional
+        Makes the score of a decision point; None takes the probe's logit as it is.
 
     Raises
     ------
     ConfigError
-        On an empty exit, a negative guard or unordered levels.
+        On an empty exit, a negative guard, unordered levels or impossible decision points.
     """
 
     exit_ids: tuple[int, ...]
@@ -62,6 +70,9 @@ class StopPolicy:
     min_tokens: int = 0
     cooldown: int = 0
     budget: int | None = None
+    points: int = CUE
+    every: int = 0
+    rule: JudgeFactory | None = None
 
     def __post_init__(self) -> None:
         if not self.exit_ids:
@@ -70,6 +81,11 @@ class StopPolicy:
             raise ConfigError("min_tokens and cooldown are counts of tokens: 0 or more.")
         if self.budget is not None and self.budget < 1:
             raise ConfigError("A thinking budget is at least 1 token.")
+        if not 0 < self.points <= ALL or self.every < 0 or bool(self.points & INTERVAL) != (self.every > 0):
+            raise ConfigError(
+                "Decision points are cues, boundaries and intervals.",
+                hint="Give `every`, a number of tokens, together with intervals, and only then.",
+            )
         risks = [level.risk for level in self.levels]
         if risks != sorted(set(risks)):
             raise ConfigError("Risk levels must be distinct and in ascending order.")

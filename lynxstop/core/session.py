@@ -15,11 +15,13 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lynxstop.core.judging import Statistics
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
-from lynxstop.core.watch import Watch
+from lynxstop.core.watch import Seen, Watch
 
 
 class Phase(enum.Enum):
@@ -54,7 +56,7 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CueEvent:
-    """A cue that was seen whole.
+    """A decision point: most often a cue that was seen whole.
 
     Parameters
     ----------
@@ -65,9 +67,11 @@ class CueEvent:
     position : int
         Thinking tokens up to and including `index`.
     score : float
-        Logit of the probe; NaN where nobody scored it.
+        Logit of the probe, or the score of the policy's rule; NaN where nobody scored it.
     eligible : bool
         False when a guard (minimum tokens, cooldown) kept it from being decided on.
+    kind : int
+        What it is, bits of `lynxstop.core.points`.
     """
 
     index: int
@@ -75,6 +79,7 @@ class CueEvent:
     position: int
     score: float
     eligible: bool
+    kind: int = CUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,11 @@ class _Candidate(NamedTuple):
     token: int
     position: int
     score: float
+    seen: Any
+    """What the policy's rule kept at the token."""
+
+
+UNKNOWN = Statistics(math.nan, math.nan, math.nan, math.nan)
 
 
 class Session:
@@ -128,8 +138,9 @@ class Session:
     """
 
     __slots__ = (
-        "_candidate", "_confirmed", "_forced", "_here", "_last_eligible", "_pending", "_state", "_threshold",
-        "events", "exit", "mode", "phase", "policy", "thinking_tokens", "tokens", "watch",
+        "_candidate", "_confirmed", "_forced", "_here", "_judge", "_last_eligible", "_marks", "_pending",
+        "_points", "_state", "_thought", "_threshold", "_token", "_unsettled", "events", "exit", "mode",
+        "phase", "policy", "thinking_tokens", "tokens", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -157,6 +168,17 @@ class Session:
         self._confirmed = False
         self._here = False
         self._candidate = False
+        self._unsettled = False
+        self._points = policy.points
+        self._marks = 0
+        self._judge = None if policy.rule is None else policy.rule.start()
+        self._thought = False
+        self._token = -1
+
+    @property
+    def thought(self) -> bool:
+        """Whether the last token was a thinking token."""
+        return self._thought
 
     @property
     def stopped(self) -> bool:
@@ -168,7 +190,7 @@ class Session:
         seen = self.watch.read(self._state, token)
         self._state = seen.state
         self.tokens += 1
-        self._confirmed = self._here = self._candidate = False
+        self._confirmed = self._here = self._candidate = self._thought = False
         phase = self.phase
         if phase is _DONE:
             return False
@@ -184,19 +206,26 @@ class Session:
             self.phase = _THINKING
             return False
         self.thinking_tokens += 1
+        self._thought = True
         if self._forced is not None:
             return False
-        self._confirmed, self._here = seen.confirmed, seen.here
-        self._candidate = seen.here or seen.pending
+        self._token = token
+        if self._points == CUE:
+            self._confirmed, self._here, self._unsettled = seen.confirmed, seen.here, seen.pending
+            self._candidate = seen.here or seen.pending
+        else:
+            self._mark(seen, token)
         return self._candidate
 
-    def decide(self, score: float | None = None) -> int | None:
+    def decide(self, score: float | None = None, statistics: Statistics = UNKNOWN) -> int | None:
         """Decide on what the last token showed, and record it.
 
         Parameters
         ----------
         score : float, optional
             Logit taken at the last token, when `read` asked for it.
+        statistics : Statistics
+            Known behind the last token; wanted at every token when the policy's rule says so.
 
         Returns
         -------
@@ -204,6 +233,8 @@ class Session:
             The token to force next, or None when the model goes on by itself.
         """
         if self._forced is None and self.phase is _THINKING:
+            if self._judge is not None and self._thought:
+                self._judge.step(self._token, statistics)
             if self._candidate or self._pending is not None:
                 self._hear(score)
             if self.policy.budget is not None:
@@ -217,27 +248,46 @@ class Session:
         """End the request; nothing is decided any more."""
         self.phase = Phase.DONE
 
+    def _mark(self, seen: Seen, token: int) -> None:
+        """Find the decision points of all kinds that the policy asks for."""
+        self._confirmed = seen.confirmed
+        self._here = seen.here and bool(self._points & CUE)
+        self._unsettled = seen.pending and bool(self._points & CUE)
+        self._marks = 0
+        if self._points & BOUNDARY and token in self.watch.boundaries:
+            self._marks |= BOUNDARY
+        if self._points & INTERVAL and self.thinking_tokens % self.policy.every == 0:
+            self._marks |= INTERVAL
+        self._candidate = self._here or self._unsettled or self._marks > 0
+
     def _hear(self, score: float | None) -> None:
-        """Settle the cue that was pending, and the one that may have been completed."""
+        """Settle the cue that was pending, and what may have been completed."""
         if self._confirmed and self._pending is not None:
-            self._settle(self._pending)
+            self._settle(self._pending, CUE)
         self._pending = None
         if self._candidate:
             value = math.nan if score is None else score
-            candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value)
-            if self._here:
-                self._settle(candidate)
-            else:
+            seen = None if self._judge is None else self._judge.look(value)
+            candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value, seen)
+            kind = self._marks | CUE if self._here else self._marks
+            if kind:
+                self._settle(candidate, kind)
+            if self._unsettled:
                 self._pending = candidate
-        self._confirmed = self._here = self._candidate = False
+        self._confirmed = self._here = self._candidate = self._unsettled = False
 
-    def _settle(self, cue: _Candidate) -> None:
-        ready = eligible(self.policy, cue.position, self._last_eligible)
+    def _settle(self, point: _Candidate, kind: int) -> None:
+        ready = eligible(self.policy, point.position, self._last_eligible)
+        score = point.score
         if ready:
-            self._last_eligible = cue.position
-        self.events.append(CueEvent(cue.token, self.tokens - 1, cue.position, cue.score, ready))
-        if ready and self.exit is None and passes(cue.score, self._threshold):
-            self._record(Reason.SCORE, len(self.events) - 1, cue.score)
+            self._last_eligible = point.position
+        if self._judge is not None:
+            score = self._judge.score(point.seen) if ready else math.nan
+            if kind & CUE:
+                self._judge.cue(self.tokens - 1 - point.token)
+        self.events.append(CueEvent(point.token, self.tokens - 1, point.position, score, ready, kind))
+        if ready and self.exit is None and passes(score, self._threshold):
+            self._record(Reason.SCORE, len(self.events) - 1, score)
             if self.mode is Mode.STOP:
                 self._force()
 

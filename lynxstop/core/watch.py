@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine, CueSet, compile_cues
+from lynxstop.core.points import boundary_tokens
 from lynxstop.core.surface import token_surfaces
 from lynxstop.core.thinking import Delimiters, ThinkingMachine, compile_thinking
 from lynxstop.errors import TokenizerError
@@ -43,10 +44,12 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """The two token-level machines of a tokenizer."""
+    """The two token-level machines of a tokenizer, and its boundary tokens."""
 
     thinking: ThinkingMachine
     cues: CueMachine
+    boundaries: frozenset[int] = frozenset()
+    """Tokens that end a sentence, a clause or a line."""
     _memo: dict[tuple[WatchState, int], Seen] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -99,7 +102,9 @@ def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch
         When the tokens cannot express a cue or a delimiter.
     """
     surfaces = token_surfaces(tokenizer)
-    return Watch(compile_thinking(delimiters, surfaces), compile_cues(cues, surfaces))
+    return Watch(
+        compile_thinking(delimiters, surfaces), compile_cues(cues, surfaces), boundary_tokens(surfaces)
+    )
 
 
 def check_exit(watch: Watch, exit_ids: Iterable[int]) -> None:

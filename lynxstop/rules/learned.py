@@ -1,0 +1,175 @@
+"""Probes on the features that the other signals give, alone or together with the hidden states' logit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from lynxstop.errors import StepError
+from lynxstop.extras import need
+from lynxstop.rules.base import Point, Rule, Score, Use
+from lynxstop.rules.training import Training
+
+_LOGPROBS = ("entropy", "top_gap", "end_margin", "min_logprob", "mean_logprob", "rpdi:32")
+_RUNS = ("tokens", "cues", "step", "sure_run", "redundancy", "loop")
+
+
+@dataclass(frozen=True)
+class Learned(Rule):
+    """A logistic regression on features of the decision point; its score is the logit.
+
+    Features that are undefined count as average. Standardisation and weights are constants, in the order of
+    the features: the signals, then the logit of the hidden states with its mean, maximum and run length so
+    far, then what the trial answer says.
+    """
+
+    keys: ClassVar[tuple[str, ...]]
+    means: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    bias: float = 0.0
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Keys of the signals it reads."""
+        return self.keys
+
+    def fit(self, training: Training) -> Self:
+        """Fit on the training split; the penalty is chosen by cross-validation over whole problems."""
+        rows = [row for points in training.traces for row in map(self._features(), points)]
+        features = np.array(rows, np.float64).reshape(len(rows), -1)
+        known = np.isfinite(features)
+        count = np.maximum(known.sum(axis=0), 1)
+        means = np.where(known, features, 0.0).sum(axis=0) / count
+        centred = np.where(known, features - means, 0.0)
+        scales = np.sqrt((centred**2).sum(axis=0) / count)
+        scales[scales == 0] = 1.0
+        groups = np.repeat(training.problems, [len(points) for points in training.traces])
+        weights, bias = _logistic(centred / scales, training.good, groups)
+        return replace(
+            self,
+            means=tuple(means.tolist()),
+            scales=tuple(scales.tolist()),
+            weights=tuple(weights.tolist()),
+            bias=bias,
+        )
+
+    def start(self) -> Score:
+        """Begin a request.
+
+        Raises
+        ------
+        StepError
+            Before it was fitted.
+        """
+        if not self.weights:
+            raise StepError(f"The rule {self.name!r} has not been fitted.", hint="Fit it on training traces.")
+        features = self._features()
+        table = tuple(zip(self.means, self.scales, self.weights, strict=True))
+
+        def score(point: Point) -> float:
+            total = self.bias
+            for value, (mean, scale, weight) in zip(features(point), table, strict=True):
+                if math.isfinite(value):
+                    total += weight * ((value - mean) / scale)
+            return total
+
+        return score
+
+    def _features(self) -> _Features:
+        return _Features(self.keys, "hidden" in self.uses, "trial" in self.uses)
+
+
+class _Features:
+    """Features of the decision points of one request, in order."""
+
+    def __init__(self, keys: tuple[str, ...], hidden: bool, trial: bool) -> None:
+        self._keys, self._hidden, self._trial = keys, hidden, trial
+        self._sum, self._count, self._best, self._run = 0.0, 0, -math.inf, 0
+        self._answer, self._equal = "", 0
+
+    def __call__(self, point: Point) -> list[float]:
+        row = [point.signals[key] for key in self._keys]
+        if self._hidden:
+            row += self._of_logit(point.logit)
+        if self._trial:
+            row += self._of_trial(point)
+        return row
+
+    def _of_logit(self, logit: float) -> list[float]:
+        if not math.isnan(logit):
+            self._sum += logit
+            self._count += 1
+            self._best = max(self._best, logit)
+            self._run = self._run + 1 if logit > 0 else 0
+        mean = self._sum / self._count if self._count else math.nan
+        return [logit, mean, self._best, float(self._run)]
+
+    def _of_trial(self, point: Point) -> list[float]:
+        trial = point.trial()
+        self._equal = self._equal + 1 if trial.answer and trial.answer == self._answer else 0
+        self._answer = trial.answer
+        return [_log_odds(trial.confidence), _log_odds(trial.min_prob), float(self._equal)]
+
+
+@dataclass(frozen=True)
+class LogprobProbe(Learned):
+    """Log-probability features only: no hidden states needed."""
+
+    name = "logprob-probe"
+    uses: ClassVar[frozenset[Use]] = frozenset({"statistics"})
+    keys = _LOGPROBS
+
+
+@dataclass(frozen=True)
+class RunProbe(Learned):
+    """Position, run-length and repetition features only."""
+
+    name = "run-probe"
+    uses: ClassVar[frozenset[Use]] = frozenset({"statistics"})
+    keys = _RUNS
+
+
+@dataclass(frozen=True)
+class Combined(Learned):
+    """Hidden states, log-probabilities and run lengths together."""
+
+    name = "combined"
+    uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics"})
+    keys = (*_LOGPROBS, *_RUNS)
+
+
+@dataclass(frozen=True)
+class CombinedTrial(Learned):
+    """All of `combined`, and a trial answer at every point: what it would be worth, at its price."""
+
+    name = "combined-trial"
+    uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics", "trial"})
+    keys = (*_LOGPROBS, *_RUNS)
+
+
+def _log_odds(probability: float) -> float:
+    bounded = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(bounded / (1 - bounded))
+
+
+def _logistic(
+    features: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    good: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    groups: np.ndarray[tuple[int], np.dtype[np.str_]],
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+    linear = need("sklearn.linear_model", "calibrate")
+    selection = need("sklearn.model_selection", "calibrate")
+    if len(set(good.tolist())) < 2:
+        return np.zeros(features.shape[1]), 1.0 if len(good) and good[0] else -1.0
+    search = selection.GridSearchCV(
+        linear.LogisticRegression(max_iter=1000),
+        {"C": [1e-3, 1e-1, 10.0]},
+        scoring="neg_log_loss",
+        cv=selection.GroupKFold(min(5, len(set(groups.tolist())))),
+    )
+    best = search.fit(features, good, groups=groups).best_estimator_
+    return best.coef_[0], float(best.intercept_[0])

@@ -1,0 +1,68 @@
+"""A rule as a session runs it: signals, probe and score in one place, the same in replay."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lynxstop.core.judging import Statistics
+from lynxstop.errors import ConfigError
+from lynxstop.rules.base import Point, Rule
+from lynxstop.signals.panel import Panel
+
+
+class Served(NamedTuple):
+    """A `lynxstop.core.judging.JudgeFactory` of a rule; make it with `serve`."""
+
+    rule: Rule
+
+    @property
+    def statistics(self) -> bool:
+        """Whether it needs statistics at every thinking token."""
+        return "statistics" in self.rule.needs
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it needs the probe's logit."""
+        return "hidden" in self.rule.needs
+
+    def start(self) -> _Judge:
+        """Begin a request."""
+        return _Judge(self.rule)
+
+
+def serve(rule: Rule) -> Served:
+    """Prepare a rule for serving.
+
+    Raises
+    ------
+    ConfigError
+        When it needs trial answers, which are not taken while a request runs.
+    """
+    if "trial" in rule.needs:
+        raise ConfigError(
+            f"The rule {rule.name!r} needs trial answers and is not served; it can be replayed.",
+            hint="Serve one that needs none, such as lynx or combined.",
+        )
+    return Served(rule)
+
+
+class _Judge:
+    __slots__ = ("_panel", "_position", "_score")
+
+    def __init__(self, rule: Rule) -> None:
+        self._panel = Panel(rule.signals)
+        self._score = rule.start()
+        self._position = 0
+
+    def step(self, token: int, statistics: Statistics) -> None:
+        self._position += 1
+        self._panel.step(token, statistics)
+
+    def cue(self, behind: int) -> None:
+        self._panel.cue(behind)
+
+    def look(self, logit: float) -> Point:
+        return Point(self._panel.values(), logit, self._position)
+
+    def score(self, seen: Point) -> float:
+        return self._score(seen)

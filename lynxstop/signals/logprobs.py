@@ -1,0 +1,44 @@
+"""Log-probabilities of the tokens since the last cue: the lowest and the mean."""
+
+from __future__ import annotations
+
+import math
+
+from lynxstop.core.judging import Statistics
+
+
+class SinceCue:
+    """Lowest, or mean, log-probability of the tokens generated since the last cue, in nats.
+
+    Parameters
+    ----------
+    lowest : bool
+        The lowest, else the mean.
+    """
+
+    def __init__(self, lowest: bool) -> None:
+        self._lowest = lowest
+        self._total, self._count, self._least, self._last = 0.0, 0, math.nan, math.nan
+
+    def step(self, token: int, statistics: Statistics) -> None:
+        """Read one thinking token."""
+        self._last = statistics.logprob
+        if math.isnan(self._last):
+            return
+        self._total += self._last
+        self._count += 1
+        if not self._least <= self._last:
+            self._least = self._last
+
+    def cue(self, behind: int) -> None:
+        """Begin anew behind the cue."""
+        last = self._last
+        self._total, self._count, self._least = 0.0, 0, math.nan
+        if behind:
+            self.step(0, Statistics(math.nan, math.nan, math.nan, last))
+
+    def value(self) -> float:
+        """Return the lowest or the mean; NaN right behind a cue."""
+        if self._lowest:
+            return self._least
+        return self._total / self._count if self._count else math.nan

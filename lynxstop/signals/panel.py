@@ -1,0 +1,37 @@
+"""Several signals that read the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lynxstop.core.judging import Statistics
+from lynxstop.signals.table import signal
+
+
+class Panel:
+    """Fresh signals by key, for one request.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        See `lynxstop.signals.table.signal`.
+    """
+
+    __slots__ = ("_signals",)
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._signals = {key: signal(key) for key in keys}
+
+    def step(self, token: int, statistics: Statistics) -> None:
+        """Let all read one thinking token."""
+        for one in self._signals.values():
+            one.step(token, statistics)
+
+    def cue(self, behind: int) -> None:
+        """Let all hear of a cue."""
+        for one in self._signals.values():
+            one.cue(behind)
+
+    def values(self) -> dict[str, float]:
+        """Return all values at the last token."""
+        return {key: one.value() for key, one in self._signals.items()}

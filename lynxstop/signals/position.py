@@ -1,0 +1,32 @@
+"""Where a request stands: thinking tokens, cues, and the length of the present step."""
+
+from __future__ import annotations
+
+from lynxstop.core.judging import Statistics
+
+
+class Position:
+    """Count of thinking tokens so far, of those since the last cue, or of cues.
+
+    Parameters
+    ----------
+    of : {"tokens", "step", "cues"}
+    """
+
+    def __init__(self, of: str = "tokens") -> None:
+        self._of = of
+        self._counts = {"tokens": 0, "step": 0, "cues": 0}
+
+    def step(self, token: int, statistics: Statistics) -> None:
+        """Read one thinking token."""
+        self._counts["tokens"] += 1
+        self._counts["step"] += 1
+
+    def cue(self, behind: int) -> None:
+        """Count a cue."""
+        self._counts["cues"] += 1
+        self._counts["step"] = behind
+
+    def value(self) -> float:
+        """Return the count."""
+        return float(self._counts[self._of])

@@ -1,0 +1,224 @@
+"""What every rule decides on small, hand-made traces, and what they have in common."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lynxstop.errors import ConfigError, StepError
+from lynxstop.rules import Point, Rule, Training, Trial
+from lynxstop.rules.served import serve
+from lynxstop.rules.table import RULES, rule_from, rule_named
+from lynxstop.rules.training import run
+from lynxstop.signals.table import SIGNALS
+
+KEYS = sorted({key for rule in RULES.values() for key in rule.signals})
+
+
+def trial(answer="7", confidence=0.9, entropy=0.1, text=""):
+    return Trial(answer, text, 5, confidence, confidence, confidence, entropy)
+
+
+def point(position=0, logit=0.0, made=None, **signals):
+    return Point(
+        {key: signals.get(key, math.nan) for key in {*KEYS, *signals}}, logit, position, made or trial()
+    )
+
+
+def scores(name, points, **constants):
+    rule = rule_from(name, {**rule_named(name).constants(), **constants})
+    return run(rule, points)
+
+
+def population(seed=0, traces=60):
+    """Points whose logit, entropy and position all say a little about the loss."""
+    draw = np.random.default_rng(seed)
+    made, losses = [], []
+    for _ in range(traces):
+        size = int(draw.integers(0, 6))
+        bad = draw.random(size) < 0.3
+        made.append(
+            [
+                Point(
+                    {key: float(draw.normal() - b) for key in KEYS},
+                    float(draw.normal() - 2 * b),
+                    50 * (place + 1),
+                    trial(str(int(b)), float(draw.uniform(0.2, 1) - 0.2 * b)),
+                )
+                for place, b in enumerate(bad)
+            ]
+        )
+        losses.append(bad.astype(float))
+    return Training(made, losses, [f"p{i}" for i in range(traces)], 400)
+
+
+TRAINING = population()
+
+
+def test_deer_takes_ten_trials_and_pays_for_them():
+    values, costs = scores("deer", [point(made=trial(confidence=0.5 + 0.01 * i)) for i in range(12)])
+    assert values[:10] == pytest.approx(0.5 + 0.01 * np.arange(10))
+    assert np.isnan(values[10:]).all()
+    assert costs.tolist() == [5] * 10 + [0, 0]
+
+
+def test_convergence_counts_equal_answers_in_a_row():
+    values, _ = scores("convergence", [point(made=trial(a)) for a in ("1", "1", "2", "", "", "2", "2", "2")])
+    assert values.tolist() == [1, 2, 1, 0, 0, 1, 2, 3]
+
+
+def test_dynasor_asks_every_64_tokens_and_hears_whole_hedges_only():
+    points = [
+        point(70, made=trial("1", text="I know 1")),
+        point(100, made=trial("1")),
+        point(140, made=trial("1", text="north 1")),
+        point(210, made=trial("1", text="No, 1")),
+        point(280, made=trial("2")),
+    ]
+    values, costs = scores("dynasor", points)
+    assert [None if math.isnan(v) else v for v in values] == [1, None, 2, 0, 1]
+    assert costs.tolist() == [5, 0, 5, 5, 5]
+
+
+def test_dynasor_needs_the_answers_to_be_equal():
+    values, _ = scores("dynasor", [point(64 * i, made=trial(str(i))) for i in range(1, 9)])
+    assert max(values) <= rule_named("dynasor").published  # the published check would exit here
+
+
+def test_puma_confirms_only_what_redundancy_proposes():
+    points = [
+        point(made=trial(confidence=0.99), redundancy=0.1, step=30),
+        point(made=trial(confidence=0.99), redundancy=0.9, step=30),
+        point(made=trial(confidence=0.99), redundancy=0.9, step=5),
+        point(made=trial(confidence=0.985), redundancy=0.9, step=30),
+        point(made=trial("8"), redundancy=0.9, step=30),
+    ]
+    values, costs = scores("puma", points)
+    assert [None if math.isnan(v) else v for v in values] == [None, None, None, 0.985, None]
+    assert costs.tolist() == [0, 5, 0, 5, 5]
+
+
+def test_thinkbrake_exits_near_the_end_of_thinking():
+    values, _ = scores("thinkbrake", [point(end_margin=m) for m in (3.0, 0.2, 0.0)])
+    assert (values > rule_named("thinkbrake").published).tolist() == [False, True, True]
+
+
+def test_eat_waits_for_the_entropy_to_settle_at_one_token_a_look():
+    values, costs = scores("eat", [point(made=trial(entropy=e)) for e in (2.0, *[0.5] * 20)])
+    assert math.isnan(values[0])
+    assert values[1] < -0.3 < -0.05 < values[-1]
+    assert costs.tolist() == [1] * 21
+
+
+def test_sched_relaxes_with_progress():
+    values, _ = scores("sched", [point(p, top_gap=5.0) for p in (0, 50, 100, 500)], budget=100)
+    assert values.tolist() == [-2.5, 0.0, 2.5, 2.5]
+
+
+def test_q_exit_accumulates():
+    values, _ = scores("q-exit", [point(logit=-1.0)] * 4)
+    gone = 1 - (1 - 1 / (1 + math.e)) ** np.arange(1, 5)
+    assert (values > rule_named("q-exit").published).tolist() == (gone > 0.5).tolist()
+
+
+def test_cascade_pays_only_inside_the_window():
+    values, costs = scores("cascade", [point(logit=v) for v in (-5.0, 0.0, 9.0)], low=-1.0, high=4.0)
+    assert costs.tolist() == [0, 5, 0]
+    assert values[0] < 0 < values[1] <= 1 < values[2]
+
+
+def test_smoothing_takes_the_last_ten():
+    values, _ = scores("thought-calibration", [point(logit=float(i)) for i in range(20)])
+    assert values[0] == 0
+    assert values[-1] == pytest.approx(np.mean(range(10, 20)))
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_fitted_rule_survives_json_and_scores_alike(name):
+    rule = rule_named(name).fit(TRAINING)
+    again = rule_from(name, json.loads(json.dumps(rule.constants())))
+    for points in TRAINING.traces:
+        np.testing.assert_array_equal(run(rule, points)[0], run(again, points)[0])
+        costs = run(rule, points)[1]
+        assert ("trial" in rule.needs) or not costs.any()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_rule_never_looks_ahead(name):
+    rule = rule_named(name).fit(TRAINING)
+    for points in TRAINING.traces[:20]:
+        whole = run(rule, points)[0]
+        for stop in range(len(points)):
+            np.testing.assert_array_equal(run(rule, points[:stop])[0], whole[:stop])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_risks_are_those_of_first_exits(seed):
+    training = population(seed, 12)
+    own = training.scores(rule_named("lynx"))
+    thresholds = np.array([-1.0, 0.0, 1.0])
+    risk, exits = training.risks(own, thresholds)
+    for place, threshold in enumerate(thresholds):
+        first = [next((i for i, s in enumerate(t) if s > threshold), None) for t in own]
+        lost = [losses[i] for i, losses in zip(first, training.losses, strict=True) if i is not None]
+        assert risk[place] == pytest.approx(sum(lost) / 12)
+        assert exits[place] == pytest.approx(len(lost) / 12)
+
+
+def test_a_combination_exits_when_either_member_would_at_equal_risk():
+    rule = rule_named("lynx|rpdi").fit(TRAINING)
+    (x, y), _ = rule.scales
+    assert np.all(np.diff(x) > 0)
+    assert np.all(np.diff(y) >= 0)
+    quiet = dict.fromkeys(KEYS, math.nan)
+    loud = dict.fromkeys(KEYS, 99.0)
+    low, high = (run(rule, [Point(s, -9.0, 1, trial())])[0][0] for s in (quiet, loud))
+    assert high > low
+
+
+def test_combining_ranks_better_than_each_part():
+    def separation(name):
+        rule = rule_named(name).fit(TRAINING)
+        values, good = np.concatenate(population(1, 300).scores(rule)), population(1, 300).good
+        return values[good].mean() - values[~good].mean(), np.mean(values[good][:, None] > values[~good])
+
+    areas = {name: separation(name)[1] for name in ("lynx", "logprob-probe", "run-probe", "combined")}
+    assert areas["combined"] > max(areas[name] for name in ("lynx", "logprob-probe", "run-probe"))
+
+
+def test_constants_that_are_not_the_rules_are_refused():
+    with pytest.raises(ConfigError, match="damaged"):
+        rule_from("deer", {"tau": 0.9, "evil": 1})
+    with pytest.raises(ConfigError, match="lynx, "):
+        rule_named("nonsense")
+
+
+def test_rules_on_trials_are_replayed_but_not_served():
+    with pytest.raises(ConfigError, match="trial"):
+        serve(rule_named("deer"))
+    with pytest.raises(StepError, match="none were recorded"):
+        run(rule_named("deer"), [Point({}, 0.0, 1)])
+    with pytest.raises(StepError, match="fitted"):
+        run(rule_named("combined"), [point()])
+
+
+def test_every_rule_says_what_it_needs():
+    of_probabilities = {
+        "entropy",
+        "top_gap",
+        "end_margin",
+        "min_logprob",
+        "mean_logprob",
+        "rpdi",
+        "transitions",
+        "sure_run",
+    }
+    for rule in RULES.values():
+        assert isinstance(rule, Rule)
+        names = {key.split(":")[0] for key in rule.signals}
+        assert names <= set(SIGNALS)
+        assert ("statistics" in rule.needs) == bool(names & of_probabilities), rule.name
