@@ -154,14 +154,12 @@ class Bundle(_Strict):
                 hint="Copy the whole bundle again, or train and calibrate again.",
             )
         for level in policy.levels:
-            certificate = (path / level.certificate).resolve()
-            if not certificate.is_relative_to(path.resolve()) or not certificate.is_file():
-                raise BundleError(f"The certificate of risk level {level.risk:g} is missing from {path}.")
-            if atomic.sha256(certificate) != level.sha256:
-                raise BundleError(
-                    f"{certificate} was changed after certification.",
-                    hint="Copy the bundle again, or run `lynxstop calibrate` again.",
-                )
+            _check_certificate(path, level)
+        if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.levels}:
+            raise BundleError(
+                f"The default risk {policy.default_risk:g} of {path} is not one of its certified levels.",
+                hint="Run `lynxstop calibrate` with --default-risk again.",
+            )
         probe = Probe.load(weights)
         return cls(path=path, policy=policy, probe=probe)
 
@@ -229,6 +227,25 @@ def write_bundle(
 def write_policy(path: Path, policy: Policy) -> None:
     """Write policy.json atomically."""
     atomic.write_text(path / "policy.json", json.dumps(policy.model_dump(mode="json"), indent=2) + "\n")
+
+
+def _check_certificate(path: Path, level: CertifiedLevel) -> None:
+    """Refuse a level whose certificate is missing, was changed, or certifies something else."""
+    certificate = (path / level.certificate).resolve()
+    if not certificate.is_relative_to(path.resolve()) or not certificate.is_file():
+        raise BundleError(f"The certificate of risk level {level.risk:g} is missing from {path}.")
+    if atomic.sha256(certificate) != level.sha256:
+        raise BundleError(
+            f"{certificate} was changed after certification.",
+            hint="Copy the bundle again, or run `lynxstop calibrate` again.",
+        )
+    certified = json.loads(certificate.read_text())
+    for name, value in level.model_dump(exclude={"certificate", "sha256"}).items():
+        if certified.get(name) != value:
+            raise BundleError(
+                f"Risk level {level.risk:g} of {path} is not what its certificate says: {name} differs.",
+                hint="Copy the bundle again, or run `lynxstop calibrate` again.",
+            )
 
 
 def _read_policy(path: Path) -> Policy:

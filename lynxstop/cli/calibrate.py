@@ -56,6 +56,10 @@ def calibrate(
     expires: Annotated[int | None, typer.Option(min=1, help="Days until the certificates expire.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificates of a score table.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    default_risk: Annotated[
+        float | None,
+        typer.Option(help="Level for requests that name none; by default the strictest that exits."),
+    ] = None,
     require: Annotated[bool, typer.Option("--require", help="Fail when a level never exits.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -14,16 +14,21 @@ from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.errors import BundleError, LynxstopError, StepError
 
 
-def level(text: str, risk: float = 0.05, threshold: float = 1.25) -> CertifiedLevel:
-    return CertifiedLevel(
-        risk=risk,
-        confidence=0.95,
-        loss="disagree",
-        method="ltt",
-        threshold=threshold,
-        certificate=f"certificates/{risk}.json",
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+def level(risk: float = 0.05, threshold: float = 1.25) -> tuple[CertifiedLevel, dict[str, str]]:
+    """A level and the certificate it names."""
+    claim = {"risk": risk, "confidence": 0.95, "loss": "disagree", "method": "ltt"}
+    text = json.dumps(claim | {"threshold": "never" if threshold == math.inf else threshold})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    name = f"certificates/{risk}.json"
+    made = CertifiedLevel.model_validate(
+        claim | {"threshold": threshold, "certificate": name, "sha256": digest}
     )
+    return made, {name: text}
+
+
+def certify(bundle: Bundle, risk: float = 0.05, threshold: float = 1.25) -> Bundle:
+    made, certificate = level(risk, threshold)
+    return bundle.with_levels([made], certificate, risk)
 
 
 def test_a_bundle_loads_as_it_was_written(bundle: Bundle) -> None:
@@ -38,8 +43,7 @@ def test_a_bundle_loads_as_it_was_written(bundle: Bundle) -> None:
 def test_levels_are_merged_in_order_and_thresholds_keep_every_bit(bundle: Bundle) -> None:
     exact = float(np.float32(0.1) + np.float32(0.2))
 
-    first = bundle.with_levels([level("b", 0.10, exact)], {"certificates/0.1.json": "b"}, 0.10)
-    first.with_levels([level("a", 0.02, math.inf)], {"certificates/0.02.json": "a"}, 0.10)
+    certify(certify(bundle, 0.10, exact), 0.02, math.inf)
 
     loaded = Bundle.load(bundle.path).policy
     assert [(v.risk, v.threshold) for v in loaded.levels] == [(0.02, math.inf), (0.10, exact)]
@@ -84,13 +88,25 @@ def outgrow(path: Path) -> None:
 
 
 def change_certificate(path: Path) -> None:
-    Bundle.load(path).with_levels([level("a")], {"certificates/0.05.json": "a"}, 0.05)
-    (path / "certificates" / "0.05.json").write_text("b")
+    certify(Bundle.load(path))
+    (path / "certificates" / "0.05.json").write_text("{}")
+
+
+def loosen_threshold(path: Path) -> None:
+    certify(Bundle.load(path))
+    text = (path / "policy.json").read_text()
+    (path / "policy.json").write_text(text.replace('"threshold": 1.25', '"threshold": 0.25'))
+
+
+def default_to_nothing(path: Path) -> None:
+    certify(Bundle.load(path))
+    edit(path, default_risk=0.3)
 
 
 def point_outside(path: Path) -> None:
-    (path.parent / "evil.json").write_text("a")
-    outside = level("a").model_copy(update={"certificate": "../evil.json"})
+    made, (text,) = level()[0], level()[1].values()
+    (path.parent / "evil.json").write_text(text)
+    outside = made.model_copy(update={"certificate": "../evil.json"})
     policy = json.loads((path / "policy.json").read_text())
     policy["levels"] = [outside.model_dump(mode="json")]
     (path / "policy.json").write_text(json.dumps(policy))
@@ -113,6 +129,8 @@ def edit(path: Path, **changes: object) -> None:
         (outgrow, "larger than a policy"),
         (change_certificate, "changed after certification"),
         (point_outside, "is missing from"),
+        (loosen_threshold, "threshold differs"),
+        (default_to_nothing, "default risk 0.3"),
     ],
 )
 def test_damage_is_refused_by_name(bundle: Bundle, damage: Callable[[Path], None], message: str) -> None:
