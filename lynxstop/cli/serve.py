@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
 
 PARSERS = {
-    "<think>": "deepseek_r1",
+    "<think>": "qwen3",
     "[THINK]": "mistral",
     "<seed:think>": "seed_oss",
     "<|channel|>analysis<|message|>": "openai_gptoss",
@@ -33,7 +33,8 @@ def serve(
     model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
     bundle: Annotated[Path, typer.Option(help="Bundle made for this model.")],
     risk: Annotated[
-        str | None, typer.Option(help='Certified level of requests that name none, or "off"; the bundle\'s default.')
+        str | None,
+        typer.Option(help='Certified level of requests that name none, or "off"; the bundle\'s default.'),
     ] = None,
     mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,

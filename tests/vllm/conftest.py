@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
+from lynxstop.artifacts import atomic  # noqa: E402
 from lynxstop.artifacts.bundle import (  # noqa: E402
     Bundle,
     CertifiedLevel,
@@ -118,17 +120,13 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
     ) -> Bundle:  # fmt: skip
         folder = tmp_path_factory.mktemp("bundle")
         weight = np.random.default_rng(seed).normal(size=(1, width * len(layers))).astype(np.float32) * scale
-        certificates = {f"certificates/{risk}.json": "{}" for risk in (0.05, 0.2)}
-        for name, text in certificates.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text)
-        levels = tuple(
-            CertifiedLevel(
-                risk=risk, confidence=0.9, loss="disagree", method="test", threshold=threshold, certificate=name,
-                sha256=hashlib.sha256(b"{}").hexdigest(),
-            )
-            for risk, threshold, name in zip((0.05, 0.2), thresholds, certificates, strict=True)
-        )  # fmt: skip
+        levels = []
+        for risk, threshold in zip((0.05, 0.2), thresholds, strict=True):
+            content = dict(risk=risk, confidence=0.9, loss="disagree", method="test", threshold=threshold)
+            name, text = f"certificates/{risk}.json", json.dumps(content)
+            atomic.write_text(folder / name, text)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            levels.append(CertifiedLevel(**content, certificate=name, sha256=digest))
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         settings = dict(
             name="tiny", fingerprint=fingerprint(model), engine="transformers", dtype="float32",
@@ -136,7 +134,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
             cue_words=("wait", "hmm"), cue_paragraph=False, think_open=("<think>",), think_close=("</think>",),
             exit_text=exit_text, exit_ids=tuple(tokenizer.encode(exit_text, add_special_tokens=False)),
             target="agrees", probe_sha256="", training_problems_sha256="0", training_data_sha256="0",
-            provenance=provenance(), default_risk=0.05, levels=levels,
+            provenance=provenance(), default_risk=0.05, levels=tuple(levels),
         )  # fmt: skip
         scores = TrainingScores(scores=np.zeros(2, np.float32), problems=("a", "b"))
         probe = Probe(layers, ((weight, np.zeros(1, np.float32)),))

@@ -84,9 +84,7 @@ def drive(sessions: Sessions, fed: list[int], scores: list[float], read: list[bo
 def test_device_sessions_equal_core_sessions(
     policy: StopPolicy, mode: Mode, visible: bool, prompts: list[list[int]], data: st.DataObject
 ) -> None:
-    # given: the same requests in the core and on the device; a budget in shadow is only counted on the device
-    if mode is Mode.SHADOW:
-        policy = StopPolicy(policy.exit_ids, policy.levels, policy.min_tokens, policy.cooldown)
+    # given the same requests in the core and on the device
     core = [Session(WATCH, policy, prompt, risk=RISK, mode=mode) for prompt in prompts]
     device = make(policy, len(prompts), visible)
     for slot, prompt in enumerate(prompts):

@@ -10,6 +10,7 @@ from typing import Any
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.setup import Setup, setup_from_bundle
+from lynxstop.core.points import CUE
 from lynxstop.engines.vllm.machine import FusedMachine, fuse
 from lynxstop.engines.vllm.settings import Settings
 from lynxstop.engines.vllm.terms import TermsReader
@@ -114,6 +115,11 @@ def arm(config: Any, settings: Settings) -> Armed:
         )
     tokenizer = cached_tokenizer_from_config(model)
     setup = setup_from_bundle(bundle, tokenizer)
+    if setup.policy.points != CUE or setup.policy.rule is not None:
+        raise ConfigError(
+            "Inside vLLM a probe decides at cues; this bundle has other decision points, or a rule.",
+            hint="Serve it through the transformers engine, or train a bundle for cues.",
+        )
     machine = fuse(guard_tool_calls(setup.watch, tokenizer))
     terms = TermsReader(settings, setup.policy, bundle.policy.default_risk)
     served = str(model.dtype).removeprefix("torch.")

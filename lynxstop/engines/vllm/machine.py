@@ -95,7 +95,7 @@ def fuse(watch: Watch) -> FusedMachine:
         following = next_thinking[t]
         both = within[t][:, None] & within[following]
         whole = both & (shown[c] & HERE != 0)
-        pending = both & (shown[c] & PENDING != 0) & ~whole
+        pending = both & (shown[c] & PENDING != 0)
         settled = both & (shown[c] & CONFIRMED != 0) & (waits == 1)[:, None]
         cue = np.where(both, next_cue[c], watch.cues.settled[next_cue[c]])
         targets = (following.astype(np.int64) * count + cue) * 2 + pending

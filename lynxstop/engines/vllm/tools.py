@@ -6,6 +6,7 @@ closed while a call is open.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
     if not marks:
         return watch
     delimiters = Delimiters(tuple(pair[0] for pair in marks), tuple(pair[1] for pair in marks))
-    return Watch(without(watch.thinking, compile_thinking(delimiters, token_surfaces(tokenizer))), watch.cues)
+    return replace(watch, thinking=without(watch.thinking, compile_thinking(delimiters, token_surfaces(tokenizer))))
 
 
 def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:

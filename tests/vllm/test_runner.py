@@ -1,7 +1,9 @@
-"""The first model runner, in this process: the same tokens as everywhere else."""
+"""A model runner in this process (the first one, unless the environment asks for the second): its tokens are those
+of every other engine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,11 @@ def served(request: pytest.FixtureRequest, make_llm: Any, make_model: Any, make_
 
 def strip(ids: list[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] == 2 else ids
+
+
+def test_the_runner_is_the_one_asked_for(served: Served, runner_of: Any) -> None:
+    # given the environment's choice, when an engine starts, then it has that runner
+    assert hasattr(runner_of(served[0]), "input_batch") == (os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0")
 
 
 def test_tokens_equal_those_of_the_transformers_engine(
