@@ -63,7 +63,7 @@ def test_calibration_certifies_what_it_can_and_refuses_the_rest(work: Path) -> N
 
 
 def test_the_certificate_verifies_without_the_model(work: Path) -> None:
-    assert call("verify", work / "bundle" / "certificates" / "risk-0.1.json", "--json")["holds"] is True
+    assert call("verify", work / "bundle", "--json")["holds"] is True
 
 
 def test_replay_saves_tokens_within_the_risk(work: Path) -> None:
