@@ -61,6 +61,13 @@ class Guards(_Section):
     budget: int | None = Field(default=None, ge=1)
 
 
+class PointOptions(_Section):
+    """Decision points to record beside cues: ends of sentences, clauses and lines; every so many tokens."""
+
+    boundaries: bool = False
+    every: int = Field(default=0, ge=0)
+
+
 class Recipe(_Section):
     """All sections; every one has defaults."""
 
@@ -70,6 +77,7 @@ class Recipe(_Section):
     probe: ProbeOptions = ProbeOptions()
     sampling: SamplingOptions = SamplingOptions()
     guards: Guards = Guards()
+    points: PointOptions = PointOptions()
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Any
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.thinking import Delimiters, detect_delimiters
 from lynxstop.core.watch import Watch, check_exit, compile_watch
@@ -48,6 +49,8 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         min_tokens=recipe.guards.min_tokens,
         cooldown=recipe.guards.cooldown,
         budget=recipe.guards.budget,
+        points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
+        every=recipe.points.every,
     )
     cues = CueSet(words=recipe.cues.words, paragraph=recipe.cues.paragraph)
     return _compiled(cues, delimiters, exit_text, policy, tokenizer)

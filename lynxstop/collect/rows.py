@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lynxstop.collect.grading import Grade, Grader, answers_agree
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.texts import Texts
-from lynxstop.engines.types import Answer, Generation
+from lynxstop.engines.types import Answer, Generation, Tokens
 
 Row = dict[str, Any]
 _COLUMNS = ("family", "difficulty", "split")
@@ -65,6 +67,7 @@ def cue_rows(
             {
                 "trace_id": trace["trace_id"],
                 "cue": ordinal,
+                "kind": event.kind,
                 "index": event.index,
                 "seen_at": event.seen_at,
                 "position": event.position,
@@ -80,12 +83,25 @@ def cue_rows(
                 "trial_status": trial.status,
                 "trial_tokens": len(answer.ids),
                 "trial_confidence": answer.confidence,
+                "trial_mean_prob": answer.mean_prob,
                 "trial_min_prob": answer.min_prob,
+                "trial_first_entropy": answer.first_entropy,
                 "right": trial.right,
                 "agrees": agrees(trial, trace["full_answer"], trace["full_status"]),
             }
         )
     return rows
+
+
+def tokens_of(generation: Generation) -> Tokens:
+    """The recorded tokens; an engine that gives no statistics leaves them unknown."""
+    if generation.tokens is not None:
+        return generation.tokens
+    count = len(generation.output_ids)
+    thinking = np.arange(count) < generation.thinking_tokens
+    return Tokens(
+        np.array(generation.output_ids, np.int32), thinking, np.full((count, 4), np.nan, np.float32)
+    )
 
 
 def agrees(trial: Grade, full_answer: str, full_status: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from lynxstop.artifacts.provenance import provenance
@@ -17,17 +18,17 @@ from lynxstop.collect.grading import Grader, grade
 from lynxstop.collect.lock import alone_in
 from lynxstop.collect.problems import Problem, digest_problems
 from lynxstop.collect.progress import Meter
-from lynxstop.collect.rows import Row, cue_rows, spread, trace_row
+from lynxstop.collect.rows import Row, cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.schema import Meta
 from lynxstop.collect.source import Source
 from lynxstop.collect.storage import META, DataSet, read_meta, read_shard, seal, write_meta
 from lynxstop.collect.texts import Texts
 from lynxstop.collect.verify_math import require_math_verify
-from lynxstop.engines.types import Generation, Request, Sampling
+from lynxstop.engines.types import Generation, Request, Sampling, Tokens
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 
-_TEMPORARY = re.compile(r"\.(?:meta\.json|(?:traces|cues|features)-\d+\.\w+)\.\w+")
+_TEMPORARY = re.compile(r"\.(?:meta\.json|(?:traces|cues|features|tokens)-\d+\.\w+)\.\w+")
 
 
 class _Job(NamedTuple):
@@ -139,8 +140,10 @@ def _fill(
         for number, part in enumerate(parts):
             if number in done:
                 continue
-            traces, cues, features = _record(source, part, sampling, meta.max_cues, texts, grader, meter)
-            shards.write_shard(out, number, meta.key, traces, cues, features)
+            traces, cues, features, tokens = _record(
+                source, part, sampling, meta.max_cues, texts, grader, meter
+            )
+            shards.write_shard(out, number, meta.key, traces, cues, features, tokens)
             meter.recorded(len(traces), len(cues))
 
 
@@ -152,7 +155,7 @@ def _record(
     texts: Texts,
     grader: Grader,
     meter: Meter,
-) -> tuple[list[Row], list[Row], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+) -> tuple[list[Row], list[Row], NDArray[np.float32], list[Tokens]]:
     engine = source.engine
     requests = [Request(job.trace_id, texts.prompt_ids(job.problem.prompt)) for job in jobs]
     found: dict[str, Generation] = {}
@@ -178,7 +181,7 @@ def _record(
         if ordinals:
             assert generation.features is not None
             features.append(generation.features[ordinals])
-    return traces, cues, np.concatenate(features)
+    return traces, cues, np.concatenate(features), [tokens_of(generation) for generation in generations]
 
 
 def _describe(
@@ -214,6 +217,8 @@ def _describe(
         max_tokens=sampling.max_tokens,
         answer_tokens=sampling.answer_tokens,
         seed=sampling.seed,
+        points=engine.policy.points,
+        every=engine.policy.every,
         budget=engine.policy.budget,
         samples=samples,
         max_cues=max_cues,

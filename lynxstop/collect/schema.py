@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import Provenance
+from lynxstop.core.points import CUE
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +46,7 @@ included.
 CUES = {
     "trace_id": "string",
     "cue": "int64",
+    "kind": "int64",
     "index": "int64",
     "seen_at": "int64",
     "position": "int64",
@@ -60,11 +62,16 @@ CUES = {
     "trial_status": "string",
     "trial_tokens": "int64",
     "trial_confidence": "double",
+    "trial_mean_prob": "double",
     "trial_min_prob": "double",
+    "trial_first_entropy": "double",
     "right": "bool",
     "agrees": "bool",
 }
-"""Column types of the cue table."""
+"""Column types of the cue table: one row per decision point, whose `kind` are bits of `lynxstop.core.points`.
+
+`trial_confidence` is the geometric mean probability, `trial_first_entropy` that of the first answer token.
+"""
 
 
 class Meta(BaseModel):
@@ -91,6 +98,10 @@ class Meta(BaseModel):
     max_tokens: int
     answer_tokens: int
     seed: int
+    points: int = CUE
+    """Kinds of recorded decision points, bits of `lynxstop.core.points`."""
+    every: int = 0
+    """Thinking tokens between decision points of the kind `INTERVAL`."""
     budget: int | None
     """Thinking tokens after which a full trace is made to answer."""
     samples: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from lynxstop.artifacts import atomic
 from lynxstop.collect import shards
 from lynxstop.collect.schema import CUES, SCHEMA_VERSION, TRACES, Meta
+from lynxstop.engines.types import Tokens
 from lynxstop.errors import DataError, StepError
 from lynxstop.extras import need
 
@@ -32,13 +33,20 @@ class DataSet:
     """
 
     def __init__(
-        self, path: Path, meta: Meta, traces: Any, cues: Any, features: list[NDArray[np.float32]]
+        self,
+        path: Path,
+        meta: Meta,
+        traces: Any,
+        cues: Any,
+        features: list[NDArray[np.float32]],
+        counts: list[tuple[int, int]],
     ) -> None:
         self.path = path
         self.meta = meta
         self._traces = traces
         self._cues = cues
         self._features = features
+        self._counts = counts
 
     @classmethod
     def open(cls, path: str | Path, *, partial: bool = False, verify: bool = True) -> Self:
@@ -76,7 +84,8 @@ class DataSet:
         cues = arrow.concat_tables([table[1] for table in tables])
         if len(set(traces["trace_id"].to_pylist())) != len(traces):
             raise DataError(f"A trace occurs twice in {path}.", hint="Collect into a new folder.")
-        return cls(path, meta, traces, cues, [table[2] for table in tables])
+        counts = [(number, len(table[0])) for number, table in zip(done, tables, strict=True)]
+        return cls(path, meta, traces, cues, [table[2] for table in tables], counts)
 
     def traces(self) -> Any:
         """The trace table: a pyarrow table with the columns of `lynxstop.collect.schema.TRACES`."""
@@ -131,6 +140,17 @@ class DataSet:
                 target[:, place * hidden : (place + 1) * hidden] = part[:, start : start + hidden][chosen]
             read, written = read + len(part), written + len(target)
         return result
+
+    def tokens(self) -> Iterator[Tokens]:
+        """Read every trace's tokens and their statistics, in the order of the trace table, shard by shard."""
+        lengths = (
+            self._traces["thinking_tokens"].to_numpy() + self._traces["answer_tokens"].to_numpy()
+        ).tolist()
+        read = 0
+        for number, count in self._counts:
+            path = self.path / shards.names(number)[1]
+            yield from shards.read_tokens(path, lengths[read : read + count], self.meta.key)
+            read += count
 
     @property
     def digest(self) -> str:
@@ -215,7 +235,7 @@ def read_shard(
     DataError
         When a file is missing, damaged, of another recording, or, with `verify`, not as it was recorded.
     """
-    of_features, of_cues, of_traces = shards.names(number)
+    of_features, of_tokens, of_cues, of_traces = shards.names(number)
     traces = shards.read_table(path / of_traces, TRACES, meta.key)
     cues = shards.read_table(path / of_cues, CUES, meta.key)
     features = shards.map_features(path / of_features, len(cues), meta.width, meta.key)
@@ -225,7 +245,7 @@ def read_shard(
         raise DataError(f"The cues in {path / of_cues} do not belong to the traces beside them.")
     if verify:
         expected = {**shards.read_parts(traces), **(meta.digests or {})}
-        for name in (of_features, of_cues, of_traces):
+        for name in (of_features, of_tokens, of_cues, of_traces):
             if name in expected and atomic.sha256(path / name) != expected[name]:
                 raise DataError(
                     f"{path / name} was changed or damaged after it was recorded.",

@@ -39,6 +39,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     risk: float | None = None
     mode: Mode = Mode.STOP
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,24 @@ class Signals:
     """Log-probability of the most likely token minus that of the first exit token."""
     min_logprob: float
     mean_logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What was recorded of every generated token, from which signals are replayed.
+
+    Parameters
+    ----------
+    ids : int32, shape (tokens,)
+    thinking : bool, shape (tokens,)
+        Whether it lies inside a thinking block.
+    statistics : float32, shape (tokens, 4)
+        In the order of `lynxstop.core.judging.Statistics`; NaN where unknown.
+    """
+
+    ids: NDArray[np.int32]
+    thinking: NDArray[np.bool_]
+    statistics: NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -73,6 +92,8 @@ class Generation:
     signals: list[Signals] | None = None
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each generated token before temperature; filled when recording."""
+    tokens: Tokens | None = None
+    """Statistics of all tokens; filled when recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +108,14 @@ class Answer:
         Log-probability of each of them, in nats, before temperature.
     finish : str
         "stop", or "length" when a limit cut it.
+    first_entropy : float
+        Entropy of the distribution behind the exit tokens, in nats.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str
+    first_entropy: float = math.nan
 
     @property
     def confidence(self) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Session
+from lynxstop.core.session import UNKNOWN, Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers.batch import Batch, survivors
 from lynxstop.engines.transformers.eos import end_tokens
@@ -193,7 +193,14 @@ class TransformersEngine:
                     progress(finished, len(requests))
 
     def _session(self, request: Request) -> Session:
-        return Session(self.watch, self.policy, request.prompt_ids, risk=request.risk, mode=request.mode)
+        return Session(
+            self.watch,
+            self.policy,
+            request.prompt_ids,
+            risk=request.risk,
+            mode=request.mode,
+            group=request.group,
+        )
 
     def _run(
         self, requests: Sequence[Request], sampling: Sampling, record: bool, on_token: OnToken | None
@@ -204,13 +211,14 @@ class TransformersEngine:
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
         scorer = None if taps is None else Scorer(taps, self._probe)
         end_token = self.policy.exit_ids[0]
-        observer = Observer(scorer, width=self.width, end_token=end_token, record=record)
+        watch = record or (self.policy.rule is not None and self.policy.rule.statistics)
+        observer = Observer(scorer, width=self.width, end_token=end_token, record=record, watch=watch)
         try:
             logits = batch.prefill([request.prompt_ids for request in requests])
             while True:
                 asked = [place for place, row in enumerate(rows) if row.wanted]
                 seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, asked)
-                forced = _decide(rows, asked, seen, record)
+                forced = _decide(rows, asked, seen, record, watch)
                 logprobs = observer.logprobs(seen, forced)
                 leaving: set[int] = set()
                 for place, row in enumerate(rows):
@@ -220,7 +228,7 @@ class TransformersEngine:
                         yield row.close("stop", record, self.width)
                         continue
                     row.read(token)
-                    if record:
+                    if watch:
                         row.logprobs.append(logprobs[place])
                     if on_token is not None:
                         on_token(row.request, token)
@@ -247,15 +255,18 @@ class TransformersEngine:
         return torch.from_numpy(numbers).to(self.device, exact_dtype(self.device))
 
 
-def _decide(rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool) -> dict[int, int]:
+def _decide(
+    rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool, watch: bool
+) -> dict[int, int]:
     """Let every session decide on the token it read last; return the tokens forced next, by row."""
     scores = dict(zip(asked, seen.scores, strict=True))
     if record:
         for rank, place in enumerate(asked):
-            rows[place].hold(seen.features[rank], seen.statistics[rank])
+            rows[place].hold(seen.features[rank], seen.statistics[place])
     forced: dict[int, int] = {}
     for place, row in enumerate(rows):
-        token = row.session.decide(scores.get(place))
+        known = row.known(seen.statistics[place]) if watch else UNKNOWN
+        token = row.session.decide(scores.get(place), known)
         if token is not None:
             forced[place] = token
         if record:

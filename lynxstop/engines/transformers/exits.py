@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ class _Exit:
     room: int
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    first_entropy: float = math.nan
 
 
 @torch.inference_mode()
@@ -42,7 +44,9 @@ def force_exits(
             raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
     for group in _groups(engine, generations, cuts, sampling):
         for exit, finish in _decode(engine, generations, group, sampling):
-            answers[exit.trace][exit.ordinal] = Answer(tuple(exit.ids), tuple(exit.logprobs), finish)
+            answers[exit.trace][exit.ordinal] = Answer(
+                tuple(exit.ids), tuple(exit.logprobs), finish, exit.first_entropy
+            )
     return answers
 
 
@@ -109,6 +113,8 @@ def _decode(
         seen = observer.look(logits, numbers[:, len(exits[0].ids)], sampling, ())
         leaving: set[int] = set()
         for place, exit in enumerate(exits):
+            if not exit.ids:
+                exit.first_entropy = float(seen.statistics[place][0])
             if seen.tokens[place] in engine.eos_ids:
                 leaving.add(place)
                 yield exit, "stop"

@@ -19,8 +19,9 @@ from lynxstop.engines.types import Sampling
 class Observation:
     """One step, on the host.
 
-    `tokens` has one entry per row; `scores`, `features` and `statistics` (entropy, top gap, end margin) have
-    one per row that was asked about; `features`, `statistics` and `logprobs` are empty unless recording.
+    `tokens` has one entry per row, and so have `logprobs` and `statistics` (entropy, top gap, end margin),
+    which are empty unless they are watched; `scores` and `features` have one per row that was asked about,
+    and `features` are empty unless recording.
     """
 
     tokens: list[int]
@@ -43,13 +44,18 @@ class Observer:
         First token of the forced exit, for the end margin.
     record : bool
         Bring features, statistics and log-probabilities too.
+    watch : bool
+        Bring statistics and log-probabilities.
     """
 
-    def __init__(self, scorer: Scorer | None, *, width: int, end_token: int, record: bool) -> None:
+    def __init__(
+        self, scorer: Scorer | None, *, width: int, end_token: int, record: bool, watch: bool = False
+    ) -> None:
         self._scorer = scorer
         self._width = width
         self._end_token = end_token
         self._record = record
+        self._watch = watch or record
         self._logprobs: Tensor | None = None
 
     def look(self, logits: Tensor, uniforms: Tensor, sampling: Sampling, asked: Sequence[int]) -> Observation:
@@ -59,14 +65,13 @@ class Observer:
         features = scores = None
         if rows is not None and self._scorer is not None:
             features, scores = self._scorer.score(rows)
-        if self._record:
+        if self._watch:
             self._logprobs = logits.float().log_softmax(dim=-1)
             drawn = parts[0].long().unsqueeze(1)
             parts.append(_bits(self._logprobs.gather(1, drawn)))
-            if rows is not None:
-                parts.append(_bits(statistics(self._logprobs[rows], self._end_token)))
-                if features is not None:
-                    parts.append(_bits(features))
+            parts.append(_bits(statistics(self._logprobs, self._end_token)))
+        if self._record and features is not None:
+            parts.append(_bits(features))
         if scores is not None:
             parts.append(_bits(scores))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
@@ -86,14 +91,14 @@ class Observer:
     ) -> Observation:
         tokens, rest = host[:rows].tolist(), host[rows:].view(np.float32)
         observation: dict[str, object] = {}
-        if self._record:
+        if self._watch:
             observation["logprobs"], rest = rest[:rows].tolist(), rest[rows:]
-            if asked:
-                observation["statistics"], rest = rest[: 3 * asked].reshape(asked, 3), rest[3 * asked :]
-                size = self._width * asked if featured else 0
-                absent = np.full((asked, self._width), np.nan, np.float32)
-                observation["features"] = rest[:size].reshape(asked, -1) if featured else absent
-                rest = rest[size:]
+            observation["statistics"], rest = rest[: 3 * rows].reshape(rows, 3), rest[3 * rows :]
+        if self._record and asked:
+            size = self._width * asked if featured else 0
+            absent = np.full((asked, self._width), np.nan, np.float32)
+            observation["features"] = rest[:size].reshape(asked, -1) if featured else absent
+            rest = rest[size:]
         scores = rest.tolist() if scored else [float("nan")] * asked
         if scored and self._scorer is not None:
             self._scorer.check(scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.session import UNKNOWN, CueEvent, Exit, Mode, Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers.eos import end_tokens
+from lynxstop.engines.transformers.observe import statistics
 from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError, ModelError
@@ -94,6 +97,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self._fresh = False
         self._passed = False
         self._mask: Tensor | None = None
+        self._logprobs: Tensor | None = None
 
     def close(self) -> None:
         """Take the hooks off the model; may be called twice."""
@@ -125,12 +129,23 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self._width = input_ids.shape[1]
         self._fresh = self._passed = False
         values = self._score(asked)
+        known = self._know(input_ids, scores)
         forced = {}
         for row, session in enumerate(self._sessions):
-            token = session.decide(values.get(row))
+            token = session.decide(values.get(row), known[row] if known else UNKNOWN)
             if token is not None:
                 forced[row] = token
         return _force(scores, forced) if forced else scores
+
+    def _know(self, input_ids: Tensor, scores: Tensor) -> list[Statistics]:
+        """Statistics behind the last tokens, when the policy's rule wants them."""
+        if self._policy.rule is None or not self._policy.rule.statistics:
+            return []
+        before, self._logprobs = self._logprobs, scores.float().log_softmax(dim=-1)
+        found = statistics(self._logprobs, self._policy.exit_ids[0])
+        same = before is not None and before.shape == self._logprobs.shape
+        own = before.gather(1, input_ids[:, -1:]) if same and before is not None else found[:, :1] * math.nan
+        return [Statistics(*row) for row in torch.cat([found, own], dim=1).tolist()]
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See whether this pass starts a call of `generate`, and which of its tokens are padding."""

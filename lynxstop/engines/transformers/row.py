@@ -7,8 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.session import Phase, Session
-from lynxstop.engines.types import Generation, Request, Sampling, Signals
+from lynxstop.core.judging import Statistics
+from lynxstop.core.points import CUE
+from lynxstop.core.session import UNKNOWN, CueEvent, Phase, Session
+from lynxstop.engines.types import Generation, Request, Sampling, Signals, Tokens
 
 
 class Row:
@@ -24,7 +26,7 @@ class Row:
     Attributes
     ----------
     ids, logprobs : list
-        Tokens of the output, and their log-probabilities when recording.
+        Tokens of the output, and their log-probabilities where they are watched.
     wanted : bool
         Whether the score at the last token is wanted.
     end : int
@@ -32,8 +34,8 @@ class Row:
     """
 
     __slots__ = (
-        "_answer_tokens", "_features", "_held", "_signals", "end", "ids", "logprobs", "request", "session",
-        "wanted",
+        "_answer_tokens", "_features", "_held", "_signals", "_statistics", "_thinking", "end", "ids",
+        "logprobs", "request", "session", "wanted",
     )  # fmt: skip
 
     def __init__(self, request: Request, session: Session, sampling: Sampling) -> None:
@@ -47,14 +49,26 @@ class Row:
         self._held: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._features: list[NDArray[np.float32]] = []
         self._signals: list[Signals] = []
+        self._statistics: list[Statistics] = []
+        self._thinking: list[bool] = []
 
     def read(self, token: int) -> None:
         """Take one generated token; `wanted` then says whether its score is."""
         self.ids.append(token)
         self.wanted = self.session.read(token)
+        self._thinking.append(self.session.thought)
         if self._answer_tokens is not None and self.session.phase is Phase.ANSWERING:
             self.end = min(self.end, len(self.ids) + self._answer_tokens)
             self._answer_tokens = None
+
+    def known(self, behind: NDArray[np.float32]) -> Statistics:
+        """Statistics of the last token, from the entropy, top gap and end margin behind it."""
+        if not self.ids:
+            return UNKNOWN
+        entropy, gap, margin = behind.tolist()
+        found = Statistics(entropy, gap, margin, self.logprobs[-1])
+        self._statistics.append(found)
+        return found
 
     def hold(self, features: NDArray[np.float32], statistics: NDArray[np.float32]) -> None:
         """Keep what was seen at the last token, until it is known whether it is a cue."""
@@ -67,8 +81,10 @@ class Row:
         events = self.session.events
         for number in range(len(self._signals), len(events)):
             index = events[number].index
-            features, (entropy, gap, margin) = self._held.pop(index)
-            since = self.logprobs[events[number - 1].index + 1 if number else 0 : index + 1]
+            features, (entropy, gap, margin) = self._held[index]
+            since = (
+                self.logprobs[_behind_cue(events[:number]) : index + 1] or self.logprobs[index : index + 1]
+            )
             self._features.append(features)
             self._signals.append(
                 Signals(float(entropy), float(gap), float(margin), min(since), math.fsum(since) / len(since))
@@ -89,7 +105,21 @@ class Row:
         if record:
             generation.logprobs = self.logprobs
             generation.signals = self._signals
+            generation.tokens = self._tokens()
             generation.features = (
                 np.stack(self._features) if self._features else np.zeros((0, width), np.float32)
             )
         return generation
+
+    def _tokens(self) -> Tokens:
+        """All tokens; nothing is known behind the last one when a limit cut the output."""
+        found = np.full((len(self.ids), 4), np.nan, np.float32)
+        found[:, 3] = self.logprobs
+        if self._statistics:
+            found[: len(self._statistics)] = self._statistics
+        return Tokens(np.array(self.ids, np.int32), np.array(self._thinking, bool), found)
+
+
+def _behind_cue(events: list[CueEvent]) -> int:
+    """Index of the first token behind the last cue."""
+    return next((event.index + 1 for event in reversed(events) if event.kind & CUE), 0)
