@@ -32,7 +32,7 @@ from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
-from lynxstop.errors import BundleError, StepError
+from lynxstop.errors import BundleError, ConfigError, StepError
 from lynxstop.probes.probe import Probe
 
 SCHEMA_VERSION = 1
@@ -51,6 +51,9 @@ class CertifiedLevel(_Strict):
     loss: str
     method: str
     threshold: Threshold
+    column: str | None = None
+    group: str | None = None
+    """The requests it is for: those with this value in this column; None is all."""
     certificate: str
     """File of the certificate, relative to the bundle."""
     sha256: str
@@ -104,11 +107,16 @@ class Policy(_Strict):
         """The delimiters of a thinking block."""
         return Delimiters(open=self.think_open, close=self.think_close)
 
+    @property
+    def pooled(self) -> tuple[CertifiedLevel, ...]:
+        """Levels of all requests, without those of groups."""
+        return tuple(level for level in self.levels if level.group is None)
+
     def stop_policy(self) -> StopPolicy:
         """The policy as the core takes it."""
         return StopPolicy(
             exit_ids=self.exit_ids,
-            levels=tuple(Level(level.risk, level.threshold) for level in self.levels),
+            levels=tuple(Level(level.risk, level.threshold, level.group) for level in self.levels),
             min_tokens=self.min_tokens,
             cooldown=self.cooldown,
             budget=self.budget,
@@ -155,7 +163,7 @@ class Bundle(_Strict):
             )
         for level in policy.levels:
             _check_certificate(path, level)
-        if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.levels}:
+        if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.pooled}:
             raise BundleError(
                 f"The default risk {policy.default_risk:g} of {path} is not one of its certified levels.",
                 hint="Run `lynxstop calibrate` with --default-risk again.",
@@ -189,14 +197,20 @@ class Bundle(_Strict):
     def with_levels(
         self, levels: list[CertifiedLevel], certificates: dict[str, str], default_risk: float | None
     ) -> Bundle:
-        """Write certified levels into the bundle on disk, replacing those of the same risk.
+        """Write certified levels into the bundle on disk, replacing all of the same risk, groups included.
 
         `certificates` maps file names relative to the bundle to their JSON text. The policy is written last,
         so an
         interrupted call leaves the bundle as it was.
         """
-        kept = [old for old in self.policy.levels if all(old.risk != new.risk for new in levels)]
-        merged = tuple(sorted([*kept, *levels], key=lambda level: level.risk))
+        new = {level.risk for level in levels}
+        kept = [old for old in self.policy.levels if old.risk not in new]
+        if len({level.column for level in (*kept, *levels)} - {None}) > 1:
+            raise ConfigError(
+                "The groups of a bundle come from one column.",
+                hint="Certify all its levels again, by the same --by.",
+            )
+        merged = tuple(sorted([*kept, *levels], key=lambda level: (level.risk, level.group or "")))
         policy = self.policy.model_copy(update={"levels": merged, "default_risk": default_risk})
         for name, text in certificates.items():
             atomic.write_text(self.path / name, text)
@@ -240,6 +254,8 @@ def _check_certificate(path: Path, level: CertifiedLevel) -> None:
             hint="Copy the bundle again, or run `lynxstop calibrate` again.",
         )
     certified = json.loads(certificate.read_text())
+    group = certified.get("group") or {"column": None, "value": None}
+    certified |= {"column": group["column"], "group": group["value"]}
     for name, value in level.model_dump(exclude={"certificate", "sha256"}).items():
         if certified.get(name) != value:
             raise BundleError(

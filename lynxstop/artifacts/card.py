@@ -94,12 +94,12 @@ def _list(promises: Sequence[str]) -> list[str]:
 def _levels(policy: Policy) -> list[str]:
     if not policy.levels:
         return []
-    rows = ["| risk | confidence | loss | method | threshold |", "|---|---|---|---|---|"]
+    rows = ["| requests | risk | confidence | loss | method | threshold |", "|---|---|---|---|---|---|"]
     for level in policy.levels:
+        whose = "all" if level.group is None else f"{level.column} {level.group}"
         threshold = "never exit" if level.threshold == math.inf else f"{level.threshold:.4f}"
-        rows.append(
-            f"| {level.risk:g} | {level.confidence:g} | {level.loss} | {level.method} | {threshold} |"
-        )
+        cells = (whose, f"{level.risk:g}", f"{level.confidence:g}", level.loss, level.method, threshold)
+        rows.append(f"| {' | '.join(cells)} |")
     return [*rows, ""]
 
 

@@ -127,34 +127,35 @@ def calibrate_bundle(
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
     """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
 
-    Levels are those of all requests; certificates of groups lie beside them. The level that requests get by
-    default stays, or becomes `default_risk`, or else the strictest that exits at all.
+    A request of a certified group is served at its group's level, any other at that of all requests. The level
+    that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at all.
     """
     write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))
     texts, levels = {}, []
     for certificate in calibration.certificates:
         name, text = f"{FOLDER}/{certificate_name(certificate)}", certificate.to_json()
         texts[name] = text
-        if certificate.group is None:
-            levels.append(
-                CertifiedLevel(
-                    risk=certificate.risk,
-                    confidence=certificate.confidence,
-                    loss=certificate.loss,
-                    method=certificate.method,
-                    threshold=certificate.threshold,
-                    certificate=name,
-                    sha256=_sha256(text),
-                )
+        levels.append(
+            CertifiedLevel(
+                risk=certificate.risk,
+                confidence=certificate.confidence,
+                loss=certificate.loss,
+                method=certificate.method,
+                threshold=certificate.threshold,
+                column=certificate.group.column if certificate.group else None,
+                group=certificate.group.value if certificate.group else None,
+                certificate=name,
+                sha256=_sha256(text),
             )
+        )
     if default_risk is None:
         default_risk = bundle.policy.default_risk
     if default_risk is None:
-        default_risk = next((level.risk for level in levels if np.isfinite(level.threshold)), None)
+        default_risk = next((v.risk for v in levels if v.group is None and np.isfinite(v.threshold)), None)
     certified = bundle.with_levels(levels, texts, default_risk)
     _prune(certified, calibration, set(texts))
     promises = [
-        Certificate.load(certified.path / level.certificate).promise for level in certified.policy.levels
+        Certificate.load(certified.path / level.certificate).promise for level in certified.policy.pooled
     ]
     atomic.write_text(certified.path / "README.md", card(certified.policy, certified.training(), promises))
     return certified

@@ -44,7 +44,7 @@ def evaluate(
     scores = score_cues(recorded, loaded.probe)
     policy = loaded.policy.stop_policy()
     rows: list[dict[str, Any]] = []
-    for level in loaded.policy.levels:
+    for level in loaded.policy.pooled:
         summary = summarize(list(replay(recorded, scores, policy, level.threshold)))
         rows.append(
             {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}

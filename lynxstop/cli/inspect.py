@@ -47,10 +47,13 @@ def inspect(
         rows.add_row(key, str(value))
     _output.console.print(rows)
     if levels:
-        menu = _output.table("Certified levels", "risk", "confidence", "loss", "method", "threshold")
+        menu = _output.table(
+            "Certified levels", "requests", "risk", "confidence", "loss", "method", "threshold"
+        )
         for level in levels:
             threshold = level["threshold"]
             menu.add_row(
+                "all" if level["group"] is None else f"{level['column']} {level['group']}",
                 f"{level['risk']:g}",
                 f"{level['confidence']:g}",
                 level["loss"],
@@ -88,6 +91,8 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "levels": [
             {
                 "risk": v.risk,
+                "column": v.column,
+                "group": v.group,
                 "confidence": v.confidence,
                 "loss": v.loss,
                 "method": v.method,

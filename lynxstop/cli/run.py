@@ -13,6 +13,7 @@ from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lynxstop.collect.problems import Problem
     from lynxstop.collect.texts import Texts
     from lynxstop.engines.transformers.loading import Loaded
     from lynxstop.engines.types import Generation, Request, Sampling
@@ -32,6 +33,10 @@ def run(
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Instead of the certified sampling; the promise is void then.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Group of the prompts; --problems are grouped by the column that was certified."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
@@ -72,7 +77,11 @@ def run(
     loaded = load_engine(model, found, device=device, dtype=dtype, batch_size=batch_size)
     texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
     mode = Mode.SHADOW if shadow else Mode.STOP
-    requests = [Request(p.id, texts.prompt_ids(p.prompt), risk=level, mode=mode) for p in asked]
+    column = next((v.column for v in policy.levels if v.column), None)
+    requests = [
+        Request(p.id, texts.prompt_ids(p.prompt), risk=level, mode=mode, group=group or _group(p, column))
+        for p in asked
+    ]
     sampling = Sampling(**served, seed=seed)
     if prompt is not None and not json:
         _stream(loaded, requests[0], sampling)
@@ -101,6 +110,11 @@ def _level(risk: str | None, default: float | None) -> float | None:
         return float(risk)
     except ValueError as error:
         raise ConfigError(f"--risk is a certified level or `off`, not {risk!r}.") from error
+
+
+def _group(problem: Problem, column: str | None) -> str | None:
+    value = problem.metadata.get(column) if column else None
+    return None if value is None else str(value)
 
 
 def _row(generation: Generation, texts: Texts) -> dict[str, Any]:

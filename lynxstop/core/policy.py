@@ -20,10 +20,13 @@ class Level:
         Certified upper limit of the request-level risk, in (0, 1).
     threshold : float
         Exit iff the score (a logit) exceeds it; ``inf`` means never exit.
+    group : str, optional
+        The requests it is certified for; None is all of them.
     """
 
     risk: float
     threshold: float
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.risk < 1.0:
@@ -45,7 +48,9 @@ class StopPolicy:
     exit_ids : tuple of int
         Tokens forced at an exit: they close the thinking block and may open the answer.
     levels : tuple of Level
-        Certified levels, in ascending order of risk; empty while a probe is not yet calibrated.
+        Certified levels, in ascending order of risk, those of a group beside those of all requests; empty
+        while
+        a probe is not yet calibrated.
     min_tokens : int
         Thinking tokens before the first cue that may be scored.
     cooldown : int
@@ -87,11 +92,17 @@ class StopPolicy:
                 hint="Give `every`, a number of tokens, together with intervals, and only then.",
             )
         risks = [level.risk for level in self.levels]
-        if risks != sorted(set(risks)):
+        if risks != sorted(risks) or len({(v.risk, v.group) for v in self.levels}) < len(risks):
             raise ConfigError("Risk levels must be distinct and in ascending order.")
 
-    def level(self, risk: float | None) -> Level:
+    def level(self, risk: float | None, group: str | None = None) -> Level:
         """Return the level certified for `risk`; None gives the level that never exits.
+
+        Parameters
+        ----------
+        risk : float or None
+        group : str, optional
+            A request of a group gets that group's level, one of an unknown group the level of all requests.
 
         Raises
         ------
@@ -100,10 +111,10 @@ class StopPolicy:
         """
         if risk is None:
             return NEVER
-        for level in self.levels:
-            if math.isclose(level.risk, risk, rel_tol=1e-9):
-                return level
-        certified = ", ".join(f"{level.risk:g}" for level in self.levels) or "none"
+        found = {v.group: v for v in self.levels if math.isclose(v.risk, risk, rel_tol=1e-9)}
+        if level := found.get(group, found.get(None)):
+            return level
+        certified = ", ".join(f"{v.risk:g}" for v in self.levels if v.group is None) or "none"
         raise ConfigError(
             f"Risk {risk:g} is not certified; certified levels: {certified}.",
             hint="Choose one of them, or certify this one with `lynxstop calibrate --risk`.",

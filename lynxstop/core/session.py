@@ -120,6 +120,8 @@ class Session:
         The certified level to stop at; None thinks to the end (a budget still holds).
     mode : Mode
         Stop, or only record what would have happened.
+    group : str, optional
+        The group whose level holds, if it has one of its own.
 
     Attributes
     ----------
@@ -151,6 +153,7 @@ class Session:
         *,
         risk: float | None = None,
         mode: Mode = Mode.STOP,
+        group: str | None = None,
     ) -> None:
         self.watch = watch
         self.policy = policy
@@ -159,7 +162,7 @@ class Session:
         self.exit: Exit | None = None
         self.tokens = 0
         self.thinking_tokens = 0
-        self._threshold = policy.level(risk).threshold
+        self._threshold = policy.level(risk, group).threshold
         self._state = watch.start(prompt_ids)
         self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
         self._forced: int | None = None

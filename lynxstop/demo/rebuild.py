@@ -62,9 +62,9 @@ def _compare(made: Bundle, training: DataSet) -> dict[str, Any]:
     thresholds = {
         level.risk: (
             level.threshold,
-            next((v.threshold for v in old.policy.levels if v.risk == level.risk), None),
+            next((v.threshold for v in old.policy.pooled if v.risk == level.risk), None),
         )
-        for level in made.policy.levels
+        for level in made.policy.pooled
     }
     if made.probe.layers != old.probe.layers:
         return {"reproduced": False, "thresholds": thresholds, "scores_differ_by": None}

@@ -20,7 +20,7 @@ _POINTS = 120
 
 def write_report(path: Path, seen: Demonstration, bundle: Bundle, found: dict[str, Any]) -> Path:
     """Write the page; `found` is the summary made by `lynxstop.demo.result.result`."""
-    levels = [level for level in bundle.policy.levels if np.isfinite(level.threshold)]
+    levels = [level for level in bundle.policy.pooled if np.isfinite(level.threshold)]
     certificates = [Certificate.load(bundle.path / level.certificate) for level in levels]
     page = Page(
         title="lynxstop: full thinking against early exit",

@@ -22,7 +22,7 @@ def result(seen: Demonstration, bundle: Bundle, risk: float) -> dict[str, Any]:
         upper
         confidence limit from these very requests.
     """
-    level = next(level for level in bundle.policy.levels if level.risk == risk)
+    level = next(level for level in bundle.policy.pooled if level.risk == risk)
     certificate = Certificate.load(bundle.path / level.certificate)
     summary = summarize(seen.outcomes)
     delta = 1 - level.confidence

@@ -117,7 +117,11 @@ def test_levels_are_certified_installed_and_verified(bundle, data):
     install(bundle, made)
     loaded = Bundle.load(bundle.path)
     # then the bundle serves the certified thresholds, and each can be recomputed from its own folder
-    assert [level.threshold for level in loaded.policy.levels] == [c.threshold for c in made.pooled]
+    assert [level.threshold for level in loaded.policy.pooled] == [c.threshold for c in made.pooled]
+    served = loaded.policy.stop_policy()
+    for certificate in made.certificates:
+        group = certificate.group.value if certificate.group else "unknown"
+        assert served.level(certificate.risk, group).threshold == certificate.threshold
     assert loaded.policy.default_risk == 0.05
     paths = list((bundle.path / "certificates").glob("risk-*.json"))
     assert len(paths) == 6
@@ -127,7 +131,8 @@ def test_levels_are_certified_installed_and_verified(bundle, data):
 
 
 def test_calibrating_again_replaces_levels_of_the_same_risk(bundle, data, simulated):
-    install(bundle, calibrate_bundle(bundle, data, risks=[0.05, 0.2]))
+    install(bundle, calibrate_bundle(bundle, data, risks=[0.2], by="family"))
+    install(bundle, calibrate_bundle(bundle, data, risks=[0.05]))
     again = replace(data, table=simulated(400, 5, groups=True))
     install(Bundle.load(bundle.path), calibrate_bundle(bundle, again, risks=[0.2, 0.3]))
     # then the bundle loads, with three levels on two sets of evidence

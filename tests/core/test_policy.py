@@ -46,3 +46,18 @@ def test_a_bad_policy_is_refused(bad):
 def test_a_bad_level_is_refused(bad):
     with pytest.raises(ConfigError):
         Level(*bad)
+
+
+def test_a_group_gets_its_own_level_and_an_unknown_one_that_of_all():
+    policy = StopPolicy(exit_ids=(1,), levels=(Level(0.05, 1.0), Level(0.05, 3.0, "legal")))
+
+    assert policy.level(0.05, "legal").threshold == 3.0
+    assert policy.level(0.05, "unknown").threshold == 1.0
+    assert policy.level(0.05).threshold == 1.0
+
+
+def test_a_level_of_a_group_alone_serves_nobody_else():
+    policy = StopPolicy(exit_ids=(1,), levels=(Level(0.05, 3.0, "legal"),))
+
+    with pytest.raises(ConfigError, match="certified levels: none"):
+        policy.level(0.05, "other")
