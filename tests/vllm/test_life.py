@@ -32,7 +32,9 @@ def metric(llm: Any, name: str) -> float:
     return sum(m.value for m in llm.get_metrics() if m.name == name)
 
 
-def steps(llm: Any, prompts: list[list[int]], tokens: int = 48, **options: Any) -> Iterator[dict[str, list[int]]]:
+def steps(
+    llm: Any, prompts: list[list[int]], tokens: int = 48, **options: Any
+) -> Iterator[dict[str, list[int]]]:
     """Run requests step by step; yield the tokens so far by request, after every step."""
     from vllm import SamplingParams
 
@@ -70,7 +72,9 @@ def test_chunked_prefill_and_preemption_change_no_token(
     assert counts_of(llm)["lost"] == counts_of(llm)["errors"] == 0
 
 
-def test_preemption_at_every_moment_of_an_exit(served: Served, prompts: Any, generate: Any, reference: Any) -> None:
+def test_preemption_at_every_moment_of_an_exit(
+    served: Served, prompts: Any, generate: Any, reference: Any
+) -> None:
     # given a request that stops at a cue proven by the token after it
     llm, model, bundle = served
     runs = reference(model, bundle, prompts)
@@ -102,7 +106,9 @@ def test_preemption_at_every_step(served: Served, prompts: Any, reference: Any) 
     assert [strip(so_far[f"r{i}"]) for i in range(len(some))] == expected
 
 
-def test_requests_join_leave_and_are_aborted(served: Served, prompts: Any, reference: Any, desk_of: Any) -> None:
+def test_requests_join_leave_and_are_aborted(
+    served: Served, prompts: Any, reference: Any, desk_of: Any
+) -> None:
     # given running requests
     llm, model, bundle = served
     expected = reference(model, bundle, prompts[:6])
@@ -129,7 +135,9 @@ def test_children_of_one_request_stop_by_themselves(served: Served, prompts: Any
     llm, _, _ = served
     before = counts_of(llm)
     bias = {WAIT: 9.0, 11: 9.0, 13: 9.0, 14: 9.0}
-    params = SamplingParams(n=6, temperature=2.0, max_tokens=48, logit_bias=bias, extra_args={"lynxstop_risk": 0.05})
+    params = SamplingParams(
+        n=6, temperature=2.0, max_tokens=48, logit_bias=bias, extra_args={"lynxstop_risk": 0.05}
+    )
     # when they are sampled
     result = llm.generate([{"prompt_token_ids": prompts[0]}], params, use_tqdm=False)[0]
     # then those that stopped hold the exit once, whole, at places of their own
@@ -166,7 +174,9 @@ def test_a_stop_string_ends_a_request_inside_the_exit(served: Served, prompts: A
     assert generate(llm, prompts) == plain
 
 
-def test_a_prompt_without_an_open_block_waits_for_one(served: Served, prompts: Any, generate: Any, counts_of: Any) -> None:
+def test_a_prompt_without_an_open_block_waits_for_one(
+    served: Served, prompts: Any, generate: Any, counts_of: Any
+) -> None:
     # given prompts full of cues whose block is closed, or was never opened
     llm = served[0]
     closed = [[OPEN, WAIT, 11, CLOSE, 13, WAIT, 11], [WAIT, 11, 13, WAIT]]
@@ -176,16 +186,28 @@ def test_a_prompt_without_an_open_block_waits_for_one(served: Served, prompts: A
     assert not any(OPEN in ids for ids in found)
     assert counts_of(llm)["cues"] == before["cues"]
     # when the model is made to open one by itself, then it is watched from there
-    opened = generate(llm, closed, frequency_penalty=2.0, allowed_token_ids=[OPEN, WAIT, 11, 13], xargs={"lynxstop_mode": "shadow"})
+    opened = generate(
+        llm,
+        closed,
+        frequency_penalty=2.0,
+        allowed_token_ids=[OPEN, WAIT, 11, 13],
+        xargs={"lynxstop_mode": "shadow"},
+    )
     assert any(OPEN in ids for ids in opened)
     assert counts_of(llm)["cues"] > before["cues"]
 
 
-def test_a_second_turn_thinks_and_stops_again(served: Served, prompts: Any, generate: Any, reference: Any) -> None:
+def test_a_second_turn_thinks_and_stops_again(
+    served: Served, prompts: Any, generate: Any, reference: Any
+) -> None:
     # given a conversation whose first turn was stopped
     llm, model, bundle = served
     first = generate(llm, prompts)
-    turns = [[*p, *strip(ids), END, 14, 15, OPEN] for p, ids in zip(prompts, first, strict=True) if contains(ids, EXIT)]
+    turns = [
+        [*p, *strip(ids), END, 14, 15, OPEN]
+        for p, ids in zip(prompts, first, strict=True)
+        if contains(ids, EXIT)
+    ]
     # when the next turn opens a block of its own
     found = generate(llm, turns)
     # then it is served as a new request

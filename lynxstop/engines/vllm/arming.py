@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
-from lynxstop.artifacts.setup import Setup, setup_from_bundle
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.points import CUE
+from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.machine import FusedMachine, fuse
 from lynxstop.engines.vllm.settings import Settings
 from lynxstop.engines.vllm.terms import TermsReader
 from lynxstop.engines.vllm.tools import guard_tool_calls
 from lynxstop.errors import BundleError, ConfigError, ModelError
+from lynxstop.probes.probe import Probe
 
 logger = logging.getLogger("vllm.lynxstop")
 
@@ -33,7 +38,8 @@ class Armed:
     """
 
     settings: Settings
-    bundle: Bundle
+    name: str
+    probe: Probe
     setup: Setup
     machine: FusedMachine
     terms: TermsReader
@@ -49,7 +55,7 @@ def check_engine(config: Any, settings: Settings) -> None:
     ConfigError
         Names what is in the way and what to do.
     """
-    remedy = f"Switch it off, or serve without the lynxstop bundle {settings.bundle}."
+    remedy = "Switch it off, or serve without lynxstop."
     parallel = config.parallel_config
     obstacles = {
         "speculative decoding": config.speculative_config is not None,
@@ -71,12 +77,14 @@ def read_terms(settings: Settings) -> TermsReader:
     LynxstopError
         When the bundle cannot be loaded, or the default risk is not certified.
     """
+    if settings.bundle is None:
+        return TermsReader(settings, StopPolicy(exit_ids=(0,)), None)
     policy = Bundle.load(settings.bundle).policy
     return TermsReader(settings, policy.stop_policy(), policy.default_risk)
 
 
 def arm(config: Any, settings: Settings) -> Armed:
-    """Load a bundle for an engine.
+    """Load a bundle, or a recipe to record by, for an engine.
 
     Parameters
     ----------
@@ -97,39 +105,60 @@ def arm(config: Any, settings: Settings) -> Armed:
     from vllm.tokenizers import cached_tokenizer_from_config
 
     check_engine(config, settings)
-    bundle = Bundle.load(settings.bundle)
     model = config.model_config
-    require_same(bundle.policy.fingerprint, fingerprint(model_folder(model)), f"The bundle {settings.bundle}")
-    text = model.hf_text_config
-    layers, width = bundle.probe.layers, text.hidden_size
-    if bundle.probe.width != width * len(layers) or layers[-1] > text.num_hidden_layers:
+    depth, width = model.hf_text_config.num_hidden_layers, model.hf_text_config.hidden_size
+    tokenizer = cached_tokenizer_from_config(model)
+    if settings.bundle is not None:
+        bundle = Bundle.load(settings.bundle)
+        require_same(
+            bundle.policy.fingerprint, fingerprint(model_folder(model)), f"The bundle {settings.bundle}"
+        )
+        name, probe, setup = bundle.policy.name, bundle.probe, setup_from_bundle(bundle, tokenizer)
+        default_risk = bundle.policy.default_risk
+        _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
+    else:
+        assert settings.recipe is not None
+        recipe = Recipe.load(settings.recipe)
+        layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
+        name, probe, setup = (
+            str(settings.recipe),
+            _silent(layers, width),
+            setup_from_recipe(recipe, tokenizer),
+        )
+        default_risk = None
+    if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
-            f"The probe takes {bundle.probe.width} features of hidden states {layers}; the model has states "
-            f"0..{text.num_hidden_layers} of {width} numbers.",
+            f"The probe takes {probe.width} features of hidden states {probe.layers}; the model has states "
+            f"0..{depth} of {width} numbers.",
             hint="Serve the model that the bundle was made for.",
         )
-    if layers != (text.num_hidden_layers,) and config.parallel_config.pipeline_parallel_size > 1:
+    if probe.layers != (depth,) and config.parallel_config.pipeline_parallel_size > 1:
         raise ConfigError(
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    tokenizer = cached_tokenizer_from_config(model)
-    setup = setup_from_bundle(bundle, tokenizer)
     if setup.policy.points != CUE or setup.policy.rule is not None:
         raise ConfigError(
             "Inside vLLM a probe decides at cues; this bundle has other decision points, or a rule.",
             hint="Serve it through the transformers engine, or train a bundle for cues.",
         )
+    terms = TermsReader(settings, setup.policy, default_risk)
     machine = fuse(guard_tool_calls(setup.watch, tokenizer))
-    terms = TermsReader(settings, setup.policy, bundle.policy.default_risk)
-    served = str(model.dtype).removeprefix("torch.")
-    if served != bundle.policy.dtype:
+    return Armed(settings, name, probe, setup, machine, terms, closing(setup), depth)
+
+
+def _silent(layers: tuple[int, ...], width: int) -> Probe:
+    """Return a probe that gives 0 everywhere: what is recorded by a recipe has no scores yet."""
+    return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
+
+
+def _check_dtype(certified: str, served: str) -> None:
+    if served != certified:
         logger.warning(
             "lynxstop: the bundle was certified in %s, this engine computes in %s; certify it again there.",
-            bundle.policy.dtype,
+            certified,
             served,
         )
-    return Armed(settings, bundle, setup, machine, terms, closing(setup), text.num_hidden_layers)
 
 
 def closing(setup: Setup) -> int:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.engines.vllm.arming import Armed
@@ -36,7 +37,7 @@ class Desk:
         self.armed = armed
         self.watcher = watcher
         self.metrics: Metrics = watcher.metrics
-        self.slots = Slots(watcher.sessions, runner.max_num_reqs)
+        self.slots = Slots(watcher.sessions, runner.max_num_reqs, watcher.recorder)
         self._logged = False
 
     def look(self, logits: Tensor, ctx: Any) -> None:
@@ -107,7 +108,8 @@ class FirstDesk(Desk):
             places = ends.gpu[1 : count + 1] - 1
             tokens = runner.input_ids.gpu[places]
         slots = self.rows.of(count)
-        return Step(slots, tokens, places, self.slots.reading(slots, runner.discard_request_mask.np[:count]))
+        read = self.slots.reading(slots, runner.discard_request_mask.np[:count])
+        return Step(slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]))
 
 
 class SecondDesk(Desk):
@@ -164,4 +166,10 @@ class SecondDesk(Desk):
             return None
         slots = slots.astype(np.int64)
         partial = ctx.seq_lens_upper_bound_np[: len(slots)] < self.runner.req_states.prefill_len.np[slots]
-        return Step(slots, ctx.input_ids, self._places, self.slots.reading(slots, partial))
+        read = self.slots.reading(slots, partial)
+        first = self.runner.req_states.prompt_len.np
+
+        def indices(rows: NDArray[np.int64]) -> list[int]:
+            return (ctx.seq_lens_upper_bound_np[rows] - 1 - first[slots[rows]]).tolist()
+
+        return Step(slots, ctx.input_ids, self._places, read, indices)

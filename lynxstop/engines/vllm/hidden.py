@@ -87,7 +87,9 @@ class HiddenStates:
         """
         last, self._last = self._last, None
         if last is None or len(last) != rows:
-            raise ModelError(f"{rows} rows of hidden states were expected, {0 if last is None else len(last)} came.")
+            raise ModelError(
+                f"{rows} rows of hidden states were expected, {0 if last is None else len(last)} came."
+            )
         return last
 
     def features(self, last: Tensor, places: Tensor | None, rows: Tensor | None) -> Tensor:
@@ -150,7 +152,9 @@ def _tap(block: nn.Module, buffer: Tensor) -> None:
     forward = block.forward
     block.register_buffer(_BUFFER, buffer, persistent=False)
 
-    def tapped(positions: Tensor, hidden_states: Tensor, residual: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    def tapped(
+        positions: Tensor, hidden_states: Tensor, residual: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Any:
         state = hidden_states if residual is None else hidden_states + residual
         block.lynxstop_state[: state.shape[0]].copy_(state)
         return forward(positions, hidden_states, residual, *args, **kwargs)

@@ -59,7 +59,9 @@ class Metrics:
         self._fetched = torch.zeros(len(COUNTERS), dtype=torch.int64)
         self._lock = threading.Lock()
         if counters is not None:
-            watch = threading.Thread(target=_fetch_forever, args=(weakref.ref(self),), name="lynxstop", daemon=True)
+            watch = threading.Thread(
+                target=_fetch_forever, args=(weakref.ref(self),), name="lynxstop", daemon=True
+            )
             watch.start()
 
     def count(self, name: str, amount: int = 1) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.sessions import Sessions
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms
 
@@ -27,8 +28,9 @@ class Slots:
     a token in that step, since it is the prompt's last.
     """
 
-    def __init__(self, sessions: Sessions, count: int) -> None:
+    def __init__(self, sessions: Sessions, count: int, recorder: Recorder | None = None) -> None:
         self.sessions = sessions
+        self._recorder = recorder
         self.idle = count
         self.watched = np.zeros(count + 1, dtype=np.bool_)
         self.filling = np.zeros(count + 1, dtype=np.bool_)
@@ -49,6 +51,8 @@ class Slots:
             self.sessions.admit(slot, prompt_ids, terms)
         else:
             self.sessions.resume(slot, parked.state)
+        if self._recorder is not None:
+            self._recorder.start(slot, terms.record)
         self.watched[slot] = terms.watched
         self.filling[slot] = True
         self._new[slot] = outputs == 0
@@ -108,6 +112,10 @@ class BatchRows:
     def of(self, rows: int) -> NDArray[np.int64]:
         """Slots of the first `rows` rows."""
         return self._of_row[:rows]
+
+    def indices(self, slots: NDArray[np.int64]) -> list[int]:
+        """Index, among the generated tokens of each request, of the token it is fed in this step."""
+        return [len(self._requests[slot][1]) - 1 for slot in slots.tolist()]
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`: removed, added, then moved rows."""

@@ -60,7 +60,8 @@ def check_version() -> None:
     version = vllm.__version__
     if not any(version == known or version.startswith(f"{known}.") for known in TESTED):
         raise ConfigError(
-            f"lynxstop does not know vLLM {version}.", hint=f"Install vLLM {' or '.join(TESTED)}, or a newer lynxstop."
+            f"lynxstop does not know vLLM {version}.",
+            hint=f"Install vLLM {' or '.join(TESTED)}, or a newer lynxstop.",
         )
 
 
@@ -110,7 +111,9 @@ def _hand_over(runner: Any, armed: Any) -> None:
     from lynxstop.engines.vllm.hidden import HiddenStates
     from lynxstop.engines.vllm.metrics import Metrics
     from lynxstop.engines.vllm.processor import LynxstopProcessor
+    from lynxstop.engines.vllm.recorder import Recorder
     from lynxstop.engines.vllm.sessions import Sessions
+    from lynxstop.engines.vllm.spool import Spool
     from lynxstop.engines.vllm.watcher import Watcher
 
     config = runner.vllm_config
@@ -128,7 +131,7 @@ def _hand_over(runner: Any, armed: Any) -> None:
             hint="Install lynxstop so that its entry points are found, or pass --logits-processors "
             "lynxstop.engines.vllm.processor:LynxstopProcessor.",
         )
-    model, layers = runner.get_model(), armed.bundle.probe.layers
+    model, layers = runner.get_model(), armed.probe.layers
     # Part of the configuration's hash: a graph compiled without these taps must not be taken for one with them.
     config.additional_config["lynxstop_layers"] = list(layers)
     hidden = HiddenStates(
@@ -141,9 +144,14 @@ def _hand_over(runner: Any, armed: Any) -> None:
         runner.device,
     )
     sessions = Sessions(
-        armed.machine, armed.setup.policy, armed.bundle.probe, runner.device, runner.max_num_reqs + 1, armed.closed
+        armed.machine, armed.setup.policy, armed.probe, runner.device, runner.max_num_reqs + 1, armed.closed
     )
-    watcher = Watcher(sessions, hidden, Metrics(served_name(config), sessions.counters))
+    recorder = None
+    if armed.settings.record is not None:
+        recorder = Recorder(
+            Spool(armed.settings.record), runner.max_num_reqs + 1, armed.setup.policy.exit_ids[0]
+        )
+    watcher = Watcher(sessions, hidden, Metrics(served_name(config), sessions.counters), recorder)
     desk = (FirstDesk if first else SecondDesk)(runner, armed, watcher)
     if isinstance(desk, SecondDesk):
         _before(runner, "finish_requests", desk.finishing)
@@ -151,8 +159,8 @@ def _hand_over(runner: Any, armed: Any) -> None:
         _before(runner, "sample", lambda hidden_states, batch, *rest: desk.sampling(batch))
     ours[0].desk = desk
     logger.info(
-        "lynxstop is at work: bundle %s, layers %s, default risk %s, mode %s.",
-        armed.bundle.policy.name,
+        "lynxstop is at work: %s, layers %s, default risk %s, mode %s.",
+        armed.name,
         list(layers),
         armed.terms.default_risk,
         armed.settings.mode,

@@ -81,6 +81,7 @@ class Sessions:
         self.policy = policy
         self._machine = machine
         self._visible = device.type == "cpu"
+        self._nothing = torch.zeros(0, dtype=torch.int64)
         self._guarded = policy.min_tokens > 0 or policy.cooldown > 0
         self._closed = closed
         self._probe = DeviceProbe(probe, device)
@@ -136,14 +137,18 @@ class Sessions:
         self._stand()
         if self._staged:
             where = torch.tensor(list(self._staged), dtype=torch.int64).to(self.device, non_blocking=True)
-            what = torch.stack([state.to(self.device, non_blocking=True) for state in self._staged.values()], dim=1)
+            what = torch.stack(
+                [state.to(self.device, non_blocking=True) for state in self._staged.values()], dim=1
+            )
             self._slots.index_copy_(1, where, what)
             self._staged.clear()
         self._seated = slots.copy()
         self._index = torch.from_numpy(self._seated).to(self.device, non_blocking=True)
         self._rows = self._slots.index_select(1, self._index)
         rows = self._rows.unbind(0)
-        self._state, self._seen, self._last, self._forced, self._length, self._stops, self._budget = rows[:THRESHOLD]
+        self._state, self._seen, self._last, self._forced, self._length, self._stops, self._budget = rows[
+            :THRESHOLD
+        ]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
         if self._visible:
@@ -171,7 +176,7 @@ class Sessions:
         torch.bitwise_right_shift(entry, SHIFT, out=self._state)
         self.flags = entry & ((1 << SHIFT) - 1)
         self._seen += self.flags & THINKING
-        self.cues: Tensor | None = None
+        self.cues: Tensor | None = self._nothing if self._visible else None
         if self._visible:
             shown = self.flags.numpy()
             candidates = (shown & CANDIDATE).nonzero()[0]
@@ -190,6 +195,15 @@ class Sessions:
         wanted = self._exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
         boost = (self._forced >= 0).unsqueeze(1) * _BOOST
         logits.scatter_(1, wanted, logits.gather(1, wanted) + boost)
+
+    def candidates(self) -> NDArray[np.int64]:
+        """Rows of the last step whose token completes a cue; waits for the device."""
+        shown = self.flags.cpu().numpy()
+        return np.flatnonzero(shown & CANDIDATE)
+
+    def thinking_tokens(self) -> Tensor:
+        """Thinking tokens of each row: int32, shape (rows,)."""
+        return self._seen
 
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""

@@ -16,7 +16,13 @@ KEY = "lynxstop"
 OFF = "off"
 """Risk of a request that lynxstop leaves alone."""
 
-_VARIABLES = {"bundle": "LYNXSTOP_BUNDLE", "risk": "LYNXSTOP_RISK", "mode": "LYNXSTOP_MODE", "record": "LYNXSTOP_RECORD"}
+_VARIABLES = {
+    "bundle": "LYNXSTOP_BUNDLE",
+    "recipe": "LYNXSTOP_RECIPE",
+    "risk": "LYNXSTOP_RISK",
+    "mode": "LYNXSTOP_MODE",
+    "record": "LYNXSTOP_RECORD",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,10 @@ class Settings:
 
     Parameters
     ----------
-    bundle : Path
+    bundle : Path, optional
         Bundle to serve.
+    recipe : Path, optional
+        Recipe to record by where there is no bundle yet: nothing is scored, and only its budget stops.
     risk : float or "off", optional
         Level of requests that name none; the bundle's default when None, "off" to stop only on request.
     mode : Mode
@@ -35,7 +43,8 @@ class Settings:
         Folder of the spool; None keeps recording off.
     """
 
-    bundle: Path
+    bundle: Path | None = None
+    recipe: Path | None = None
     risk: float | str | None = None
     mode: Mode = Mode.STOP
     record: Path | None = None
@@ -49,12 +58,12 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
     additional_config : object
         vLLM's ``additional_config``; only a mapping with a "lynxstop" key matters.
     environment : mapping
-        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RISK, LYNXSTOP_MODE and LYNXSTOP_RECORD.
+        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE and LYNXSTOP_RECORD.
 
     Returns
     -------
     Settings or None
-        None when no bundle is named: the plugin is then off.
+        None when neither a bundle nor a recipe is named: the plugin is then off.
 
     Raises
     ------
@@ -69,16 +78,26 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
         )
     if unknown := sorted(set(given) - set(_VARIABLES)):
         raise ConfigError(
-            f"Unknown lynxstop settings: {', '.join(map(str, unknown))}.", hint=f"There are: {', '.join(_VARIABLES)}."
+            f"Unknown lynxstop settings: {', '.join(map(str, unknown))}.",
+            hint=f"There are: {', '.join(_VARIABLES)}.",
         )
-    found: dict[str, Any] = {key: environment[name] for key, name in _VARIABLES.items() if environment.get(name)}
+    found: dict[str, Any] = {
+        key: environment[name] for key, name in _VARIABLES.items() if environment.get(name)
+    }
     found |= {key: value for key, value in given.items() if value is not None}
-    if "bundle" not in found:
+    if "bundle" not in found and "recipe" not in found:
         if given:
             raise ConfigError("The lynxstop settings name no bundle.", hint='Add "bundle": "PATH".')
         return None
+    if "bundle" in found and "recipe" in found:
+        raise ConfigError(
+            "The lynxstop settings name a bundle and a recipe.", hint="Serve one, or record by the other."
+        )
+    if "recipe" in found and "record" not in found:
+        raise ConfigError("A recipe is only recorded by.", hint='Add "record": "FOLDER", or serve a bundle.')
     return Settings(
-        bundle=_path(found["bundle"], "bundle"),
+        bundle=_path(found["bundle"], "bundle") if "bundle" in found else None,
+        recipe=_path(found["recipe"], "recipe") if "recipe" in found else None,
         risk=parse_risk(found["risk"]) if "risk" in found else None,
         mode=parse_mode(found.get("mode", Mode.STOP)),
         record=_path(found["record"], "record") if "record" in found else None,

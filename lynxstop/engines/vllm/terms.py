@@ -29,8 +29,8 @@ class Terms:
         Thinking tokens after which to exit whatever the score.
     stops : bool
         False in shadow mode: stops are decided and counted, never forced.
-    record : bool
-        Whether its cues are recorded.
+    record : str, optional
+        Name under which its cues are recorded; "" has one made up, None does not record.
     structured : bool
         Whether a grammar takes over behind the thinking block: the forced sequence then ends with the block.
     """
@@ -39,7 +39,7 @@ class Terms:
     threshold: float = math.inf
     budget: int | None = None
     stops: bool = True
-    record: bool = False
+    record: str | None = None
     structured: bool = False
 
 
@@ -70,7 +70,7 @@ class TermsReader:
         self._mode = settings.mode
         risk = default_risk if settings.risk is None else settings.risk
         self.default_risk: float | str = OFF if risk is None else risk
-        self._default = self._terms(self.default_risk, self._mode, self._records)
+        self._default = self._terms(self.default_risk, self._mode, "" if self._records else None)
 
     def read(self, extra_args: Mapping[str, object] | None, *, structured: bool = False) -> Terms:
         """Return the terms of a request.
@@ -83,17 +83,20 @@ class TermsReader:
         """
         given = {key: value for key, value in (extra_args or {}).items() if key.startswith(PREFIX)}
         if unknown := sorted(set(given) - set(_KNOWN)):
-            raise ConfigError(f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}.")
+            raise ConfigError(
+                f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}."
+            )
         terms = self._default
         if given:
             risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
-            terms = self._terms(risk, mode, self._record(given.get("lynxstop_record", terms.record)))
+            record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else terms.record
+            terms = self._terms(risk, mode, record)
         return replace(terms, structured=structured) if structured and terms.watched else terms
 
-    def _terms(self, risk: float | str, mode: Mode, record: bool) -> Terms:
+    def _terms(self, risk: float | str, mode: Mode, record: str | None) -> Terms:
         if isinstance(risk, str):
-            return Terms(watched=record, stops=False, record=record)
+            return Terms(watched=record is not None, stops=False, record=record)
         return Terms(
             watched=True,
             threshold=self._threshold(risk),
@@ -108,13 +111,16 @@ class TermsReader:
         except ConfigError as error:
             raise ConfigError(error.message, hint=f'Choose one of them, or "{OFF}".') from error
 
-    def _record(self, value: object) -> bool:
-        if value in (0, "0", "false", "False", False):
-            return False
-        if value not in (1, "1", "true", "True", True):
-            raise ConfigError(f"lynxstop_record is true or false, not {value!r}.")
-        if not self._records:
+    def _record(self, value: object) -> str | None:
+        if isinstance(value, bool | int) and value in (0, 1):
+            name = "" if value else None
+        elif isinstance(value, str):
+            name = {"true": "", "false": None}.get(value.lower(), value)
+        else:
+            raise ConfigError(f"lynxstop_record is true, false or a name, not {value!r}.")
+        if name is not None and not self._records:
             raise ConfigError(
-                "This server does not record.", hint='Start it with "record": "FOLDER" in the lynxstop settings.'
+                "This server does not record.",
+                hint='Start it with "record": "FOLDER" in the lynxstop settings.',
             )
-        return True
+        return name

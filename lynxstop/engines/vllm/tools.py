@@ -33,7 +33,9 @@ def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
     if not marks:
         return watch
     delimiters = Delimiters(tuple(pair[0] for pair in marks), tuple(pair[1] for pair in marks))
-    return replace(watch, thinking=without(watch.thinking, compile_thinking(delimiters, token_surfaces(tokenizer))))
+    return replace(
+        watch, thinking=without(watch.thinking, compile_thinking(delimiters, token_surfaces(tokenizer)))
+    )
 
 
 def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lynxstop.engines.vllm.hidden import HiddenStates
 from lynxstop.engines.vllm.metrics import Metrics
+from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.sessions import Sessions
 
 logger = logging.getLogger("vllm.lynxstop")
@@ -35,6 +37,8 @@ class Step(NamedTuple):
     tokens: Tensor
     places: Tensor | None
     read: NDArray[np.bool_] | None
+    indices: Callable[[NDArray[np.int64]], list[int]]
+    """Give the indices, among the generated tokens, of the tokens of some rows."""
 
 
 class Watcher:
@@ -45,12 +49,17 @@ class Watcher:
     sessions : Sessions
     hidden : HiddenStates
     metrics : Metrics
+    recorder : Recorder, optional
+        Records cues of requests that ask for it.
     """
 
-    def __init__(self, sessions: Sessions, hidden: HiddenStates, metrics: Metrics) -> None:
+    def __init__(
+        self, sessions: Sessions, hidden: HiddenStates, metrics: Metrics, recorder: Recorder | None = None
+    ) -> None:
         self.sessions = sessions
         self.hidden = hidden
         self.metrics = metrics
+        self.recorder = recorder
 
     def look(self, logits: Tensor, step: Step) -> None:
         """Read a step, score, decide, and raise the logits of forced tokens in place."""
@@ -65,5 +74,7 @@ class Watcher:
             return self.hidden.features(last, step.places, rows)
 
         sessions.step(step.tokens, features, read)
+        if self.recorder is not None and (sessions.cues is None or len(sessions.cues)):
+            self.recorder.look(sessions, step.slots, step.indices, features, logits)
         sessions.force(logits)
         self.metrics.stepped = True
