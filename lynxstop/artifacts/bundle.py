@@ -30,10 +30,14 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.cues import CueSet
+from lynxstop.core.points import CUE
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import BundleError, ConfigError, StepError
 from lynxstop.probes.probe import Probe
+from lynxstop.rules.base import Rule
+from lynxstop.rules.served import serve
+from lynxstop.rules.table import rule_from
 
 SCHEMA_VERSION = 1
 _MAX_POLICY_BYTES = 4 << 20
@@ -69,6 +73,27 @@ class ServedSampling(_Strict):
     answer_tokens: int
 
 
+class ServedRule(_Strict):
+    """The rule that makes scores from signals and the probe's logit, as plain data."""
+
+    name: str
+    constants: dict[str, Any] = Field(default_factory=dict)
+    points: int = CUE
+    """Kinds of decision points, bits of `lynxstop.core.points`."""
+    every: int = 0
+
+    @property
+    def rule(self) -> Rule:
+        """The rule itself.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such rule, or its constants are damaged.
+        """
+        return rule_from(self.name, self.constants)
+
+
 class Policy(_Strict):
     """Content of policy.json."""
 
@@ -95,6 +120,8 @@ class Policy(_Strict):
     training_data_sha256: str
     default_risk: float | None = None
     levels: tuple[CertifiedLevel, ...] = ()
+    rule: ServedRule | None = None
+    """None: the probe's logit is the score, at cues."""
     provenance: Provenance
 
     @property
@@ -120,6 +147,9 @@ class Policy(_Strict):
             min_tokens=self.min_tokens,
             cooldown=self.cooldown,
             budget=self.budget,
+            points=CUE if self.rule is None else self.rule.points,
+            every=0 if self.rule is None else self.rule.every,
+            rule=None if self.rule is None else serve(self.rule.rule),
         )
 
 

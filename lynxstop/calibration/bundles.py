@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from lynxstop.calibration.run import Calibration, Together, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Samples
+from lynxstop.engines.types import Tokens
 from lynxstop.errors import FingerprintError
 
 FOLDER = "certificates"
@@ -39,6 +40,9 @@ class DataSet(Recorded, Protocol):
     def digest(self) -> str:
         """SHA-256 of the whole."""
 
+    def tokens(self) -> Iterator[Tokens]:
+        """Tokens of every trace, which rules read."""
+
     def features(self, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return features of all cues, shape (cues, width)."""
 
@@ -46,7 +50,7 @@ class DataSet(Recorded, Protocol):
 def scored(
     bundle: Bundle, data: DataSet, *, loss: str = "disagree", by: str | None = None, split: str | None = None
 ) -> TraceTable:
-    """Score recorded traces with the bundle's probe, under the bundle's guards.
+    """Score recorded traces with the bundle's probe and rule, under the bundle's guards.
 
     Raises
     ------
@@ -56,8 +60,17 @@ def scored(
         As `from_recorded`.
     """
     check_same(bundle.policy, data.meta)
-    scores = bundle.probe.score(data.features(bundle.probe.layers))
-    return from_recorded(data, scores, loss=loss, guards=bundle.policy.stop_policy(), by=by, split=split)
+    from lynxstop.evaluate.serving import scores_of
+
+    return from_recorded(
+        data,
+        scores_of(bundle, data),
+        loss=loss,
+        guards=bundle.policy.stop_policy(),
+        by=by,
+        split=split,
+        abstains=bundle.policy.rule is not None,
+    )
 
 
 def calibrate_bundle(
@@ -214,7 +227,8 @@ def served_as(policy: Policy) -> dict[str, Any]:
     """Everything a certificate of this bundle depends on, as plain JSON."""
     names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
     dumped = policy.model_dump(mode="json")
-    return {name: dumped[name] for name in names}
+    rule = {} if policy.rule is None else {"rule": dumped["rule"]}
+    return {name: dumped[name] for name in names} | rule
 
 
 def _sha256(text: str) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.traces import TraceTable
+from lynxstop.core.points import CUE, of_kind
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible_mask
 from lynxstop.errors import DataError
@@ -36,6 +37,7 @@ def from_recorded(
     guards: StopPolicy | None = None,
     by: str | None = None,
     split: str | None = None,
+    abstains: bool = False,
 ) -> TraceTable:
     """Read a recorded data set.
 
@@ -53,6 +55,8 @@ def from_recorded(
         Column of the traces to group by.
     split : str, optional
         Take only the traces of this split.
+    abstains : bool
+        Leave points with a score of NaN out: a rule abstains there. Else they are an error.
 
     Raises
     ------
@@ -75,7 +79,10 @@ def from_recorded(
         raise DataError(f"{len(cues)} cues were recorded, but {len(scores)} scores were given.")
     counts = traces["cues"].to_numpy()
     owner = np.repeat(np.arange(len(traces)), counts)
-    keep = _eligible(guards, cues["position"].to_numpy(), counts)
+    asked = of_kind(cues, CUE if guards is None else guards.points)
+    keep = _eligible(guards, cues["position"].to_numpy(), owner, asked)
+    if abstains:
+        keep &= ~np.isnan(scores)
     table = TraceTable.from_arrays(
         trace_ids=traces["trace_id"].to_pylist(),
         problem_ids=traces["problem_id"].to_pylist(),
@@ -95,12 +102,19 @@ def from_recorded(
 
 
 def _eligible(
-    guards: StopPolicy | None, positions: NDArray[np.int64], counts: NDArray[np.int64]
+    guards: StopPolicy | None,
+    positions: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    asked: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
+    """Of the points asked about, those that the guards let through."""
     if guards is None or (guards.min_tokens == 0 and guards.cooldown == 0):
-        return np.ones(len(positions), dtype=bool)
-    parts = np.split(positions, np.cumsum(counts)[:-1])
-    return np.concatenate([eligible_mask(guards, part) for part in parts])
+        return asked
+    keep = asked.copy()
+    starts = np.searchsorted(owner[asked], np.arange(1, int(owner.max(initial=0)) + 1))
+    parts = np.split(positions[asked], starts)
+    keep[asked] = np.concatenate([eligible_mask(guards, part) for part in parts])
+    return keep
 
 
 def _losses(name: str, traces: Any, cues: Any, owner: NDArray[np.int64]) -> NDArray[np.float64]:

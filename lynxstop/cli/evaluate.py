@@ -1,50 +1,134 @@
-"""`lynxstop evaluate`: replay a bundle's levels on recorded traces."""
+"""`lynxstop evaluate`: replay rules, or a bundle's levels, on recorded traces."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.errors import StepError
 
+if TYPE_CHECKING:
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.collect.storage import DataSet
+
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle.")],
     data: Annotated[Path, typer.Argument(help="Recorded traces that the bundle has not seen.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle: its levels, or its probe for the rules.")
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option(help="Compare these rules, separated by commas, or `all`.")
+    ] = None,
+    risk: Annotated[float, typer.Option(help="Level at which rules are certified.")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
+    loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
+    seed: Annotated[int, typer.Option(help="Of the split by problem and of the intervals.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the rules.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Replay every certified level of a bundle on recorded traces, beside full thinking and the oracle.
+    """Compare rules on recorded traces, each certified at the same level, beside the oracle.
+
+    The traces are split by problem: rules learn on one part, are certified on another, and replayed on the
+    third. With a bundle and without `--rules`, its certified levels are replayed on all traces instead.
 
     **Examples**
 
-    - `lynxstop evaluate bundle recorded/test`
+    - `lynxstop evaluate recorded/test --rules all --report rules.html`
 
-    - `lynxstop evaluate bundle recorded/test --csv table.csv --json`
+    - `lynxstop evaluate recorded/test --bundle bundle --rules lynx,deer,combined --risk 0.02 --csv rules.csv`
+
+    - `lynxstop evaluate recorded/test --bundle bundle --json`
     """
-    import numpy as np
-
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.artifacts.fingerprint import require_same
-    from lynxstop.calibration.units import check_disjoint
     from lynxstop.collect.storage import DataSet
-    from lynxstop.evaluate.outcome import summarize
-    from lynxstop.evaluate.replay import replay, score_cues
 
-    loaded = Bundle.load(bundle)
-    if not loaded.policy.levels:
+    loaded = None if bundle is None else Bundle.load(bundle)
+    if loaded is not None and rules is None and not loaded.policy.levels:
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
     recorded = DataSet.open(data)
-    require_same(loaded.policy.fingerprint, recorded.meta.fingerprint, f"The bundle {bundle}")
-    check_disjoint(np.array(loaded.training_scores().problems), np.array(recorded.problem_ids))
-    scores = score_cues(recorded, loaded.probe)
-    policy = loaded.policy.stop_policy()
+    if loaded is not None:
+        _check(loaded, recorded)
+    if loaded is not None and rules is None:
+        _levels(loaded, recorded, csv, json)
+    else:
+        _rules(recorded, loaded, rules or "all", risk, confidence, loss, seed, csv, report, json)
+
+
+def _check(bundle: Bundle, recorded: DataSet) -> None:
+    import numpy as np
+
+    from lynxstop.artifacts.fingerprint import require_same
+    from lynxstop.calibration.units import check_disjoint
+
+    require_same(bundle.policy.fingerprint, recorded.meta.fingerprint, f"The bundle {bundle.path}")
+    check_disjoint(np.array(bundle.training_scores().problems), np.array(recorded.problem_ids))
+
+
+def _rules(
+    recorded: DataSet,
+    bundle: Bundle | None,
+    names: str,
+    risk: float,
+    confidence: float,
+    loss: str,
+    seed: int,
+    csv: Path | None,
+    report: Path | None,
+    json: bool,
+) -> None:
+    from lynxstop.artifacts import atomic
+    from lynxstop.evaluate.compare import compare
+    from lynxstop.evaluate.report import SHOWN, as_csv, as_json, as_page, cells, lead, ordered
+    from lynxstop.extras import need
+    from lynxstop.rules.table import all_rules, rule_named
+
+    chosen = list(all_rules().values()) if names == "all" else [rule_named(name) for name in names.split(",")]
+    if report is not None:
+        need("matplotlib", "report")
+    with _output.progress() as bar:
+        task = bar.add_task("rules", total=None)
+        found = compare(
+            recorded,
+            chosen,
+            probe=None if bundle is None else bundle.probe,
+            policy=None if bundle is None else bundle.policy.stop_policy(),
+            risk=risk,
+            confidence=confidence,
+            loss=loss,
+            seed=seed,
+            progress=lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total
+            ),
+        )
+    if csv is not None:
+        atomic.write_text(csv, as_csv(found))
+    if report is not None:
+        atomic.write_text(report, as_page(found))
+    if json:
+        typer.echo(as_json(found), nl=False)
+        return
+    shown = _output.table(f"{found.about['traces']['test']} test traces", *SHOWN)
+    for line in ordered(found):
+        shown.add_row(*cells(line))
+    _output.console.print(shown)
+    _output.console.print(lead(found))
+
+
+def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
+    from lynxstop.evaluate.outcome import summarize
+    from lynxstop.evaluate.replay import replay
+    from lynxstop.evaluate.serving import scores_of
+
+    scores = scores_of(bundle, recorded)
+    policy = bundle.policy.stop_policy()
     rows: list[dict[str, Any]] = []
-    for level in loaded.policy.pooled:
+    for level in bundle.policy.pooled:
         summary = summarize(list(replay(recorded, scores, policy, level.threshold)))
         rows.append(
             {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}
@@ -54,7 +138,7 @@ def evaluate(
     if csv is not None:
         _write_csv(csv, rows)
     if json:
-        _output.emit({"bundle": str(bundle), "data": str(data), "levels": rows})
+        _output.emit({"bundle": str(bundle.path), "data": str(recorded.path), "levels": rows})
         return
     shown = _output.table(
         f"{rows[0]['n_problems']} recorded traces",

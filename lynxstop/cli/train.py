@@ -27,6 +27,9 @@ def train(
         int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")
     ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
+    rule: Annotated[
+        str | None, typer.Option(help="Serve this rule, such as `combined`, instead of the probe's logit.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -37,15 +40,20 @@ def train(
     - `lynxstop train recorded/train bundle`
 
     - `lynxstop train recorded/train bundle --kind mlp --layers 2,4 --json`
+
+    - `lynxstop train recorded/train bundle --rule combined`
     """
     from lynxstop.collect.storage import DataSet
     from lynxstop.probes.making import make_bundle
     from lynxstop.probes.train import train as fit
+    from lynxstop.rules.served import serve
+    from lynxstop.rules.table import rule_named
 
     if target not in ("agrees", "right"):
         raise ConfigError(f"There is no target {target!r}.", hint="Targets: agrees, right.")
     if kind not in ("logistic", "mlp"):
         raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
+    served = None if rule is None else serve(rule_named(rule)).rule
     recorded = DataSet.open(data)
     with _output.progress() as bar:
         task = bar.add_task("cross-validation", total=None)
@@ -58,7 +66,13 @@ def train(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     make_bundle(
-        recorded, trained, bundle, name or bundle.resolve().name, min_tokens=min_tokens, cooldown=cooldown
+        recorded,
+        trained,
+        bundle,
+        name or bundle.resolve().name,
+        min_tokens=min_tokens,
+        cooldown=cooldown,
+        rule=served,
     )
     if json:
         _output.emit({"bundle": str(bundle), **trained.report()})

@@ -39,7 +39,7 @@ class DataSet:
         traces: Any,
         cues: Any,
         features: list[NDArray[np.float32]],
-        counts: list[tuple[int, int]],
+        counts: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.path = path
         self.meta = meta

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from lynxstop.core.surface import INERT, Surfaces
 
 CUE, BOUNDARY, INTERVAL = 1, 2, 4
@@ -26,3 +31,10 @@ def boundary_tokens(surfaces: Surfaces) -> frozenset[int]:
                     found.add(token)
                 break
     return frozenset(found)
+
+
+def of_kind(table: Any, points: int) -> NDArray[np.bool_]:
+    """Rows of a cue table that are of one of the kinds `points`; a table without kinds holds cues only."""
+    if "kind" not in table.column_names:
+        return np.full(len(table), bool(points & CUE))
+    return np.asarray((table["kind"].to_numpy() & points) > 0, bool)

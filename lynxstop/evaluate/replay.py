@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.collect.storage import DataSet
+from lynxstop.core.points import of_kind
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible_mask, first_exit
 from lynxstop.evaluate.outcome import Outcome
@@ -42,6 +43,7 @@ def replay(
     cues = data.cues()
     owner = cues["trace_id"].to_pylist()
     position = cues["position"].to_numpy()
+    asked = of_kind(cues, policy.points)
     at_exit = cues["thinking_at_exit"].to_numpy()
     agrees = cues["agrees"].to_pylist()
     right = cues["right"].to_pylist()
@@ -52,7 +54,8 @@ def replay(
         rows = slice(start, start + trace["cues"])
         start = rows.stop
         assert all(name == trace["trace_id"] for name in owner[rows])
-        mask = eligible_mask(policy, position[rows])
+        mask = asked[rows].copy()
+        mask[mask] = eligible_mask(policy, position[rows][mask])
         hit = first_exit(scores[rows], mask, threshold)
         ceiling = next((i for i in range(trace["cues"]) if mask[i] and agrees[rows][i]), -1)
         full = trace["thinking_tokens"]

@@ -8,15 +8,31 @@ from pathlib import Path
 import numpy as np
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import Bundle, Policy, ServedSampling, TrainingScores, write_bundle
+from lynxstop.artifacts.bundle import (
+    Bundle,
+    Policy,
+    ServedRule,
+    ServedSampling,
+    TrainingScores,
+    write_bundle,
+)
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect.storage import DataSet
+from lynxstop.core.policy import StopPolicy
 from lynxstop.probes.train import TrainedProbe
+from lynxstop.rules.base import Rule
 
 
 def make_bundle(
-    data: DataSet, trained: TrainedProbe, path: Path, name: str, *, min_tokens: int = 0, cooldown: int = 0
+    data: DataSet,
+    trained: TrainedProbe,
+    path: Path,
+    name: str,
+    *,
+    min_tokens: int = 0,
+    cooldown: int = 0,
+    rule: Rule | None = None,
 ) -> Bundle:
     """Write a bundle that is not calibrated yet.
 
@@ -31,6 +47,13 @@ def make_bundle(
         Title of the card.
     min_tokens, cooldown : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    rule : Rule, optional
+        Makes the score; it is fitted here. None serves the probe's logit at cues.
+
+    Raises
+    ------
+    ConfigError
+        When the rule cannot be served.
     """
     meta = data.meta
     policy = Policy(
@@ -60,7 +83,19 @@ def make_bundle(
         training_data_sha256=data.digest,
         provenance=provenance(),
     )
-    known = trained.scores[np.isfinite(trained.scores)]
+    found = trained.scores
+    if rule is not None:
+        from lynxstop.evaluate.serving import fit_rule
+
+        guards = StopPolicy(
+            meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+        )
+        fitted, found = fit_rule(rule, data, trained.scores, guards)
+        made = ServedRule(
+            name=fitted.name, constants=fitted.constants(), points=meta.points, every=meta.every
+        )
+        policy = policy.model_copy(update={"rule": made})
+    known = found[np.isfinite(found)]
     scores = TrainingScores(scores=known, problems=trained.problem_ids)
     bundle = write_bundle(path, policy, trained.probe, scores, trained.report())
     atomic.write_text(path / "README.md", card(bundle.policy, trained.report()))

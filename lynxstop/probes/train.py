@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.collect.storage import DataSet
+from lynxstop.core.points import CUE, of_kind
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.probe import Probe
@@ -94,8 +94,31 @@ class TrainedProbe:
         }
 
 
+class TrainingData(Protocol):
+    """What is read of a data set, or of a part of one."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Recorded layers."""
+
+    @property
+    def problem_ids(self) -> tuple[str, ...]:
+        """Ids of the problems, each once."""
+
+    def traces(self) -> Any:
+        """One row per trace."""
+
+    def cues(self) -> Any:
+        """One row per decision point."""
+
+    def features(
+        self, layers: Sequence[int] | None = None, rows: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Features of the chosen decision points."""
+
+
 def train(
-    dataset: DataSet,
+    dataset: TrainingData,
     *,
     target: Target = "agrees",
     kind: str = "logistic",
@@ -109,7 +132,8 @@ def train(
 
     Parameters
     ----------
-    dataset : DataSet
+    dataset : TrainingData
+        A `lynxstop.collect.storage.DataSet`, or a part of one.
         Recorded traces of the training split.
     target : {"agrees", "right"}
         Foresee that the answer forced at the cue equals the full trace's, or that it equals gold.
@@ -143,6 +167,7 @@ def train(
         raise ConfigError("There is no layer set or no penalty to try.")
     cues, owners = dataset.cues(), _owners(dataset)
     known = np.array([value is not None for value in cues[target].to_pylist()], dtype=bool)
+    known &= of_kind(cues, CUE)
     truth = np.array([bool(value) for value in cues[target].to_pylist()], dtype=bool)[known]
     parts = split(truth, owners[known], folds, seed)
     table: list[Candidate] = []
@@ -219,12 +244,12 @@ def _area(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
     return float(need("sklearn.metrics", "calibrate").roc_auc_score(truth, scores))
 
 
-def _owners(dataset: DataSet) -> NDArray[Any]:
+def _owners(dataset: TrainingData) -> NDArray[Any]:
     traces = dataset.traces()
     return np.repeat(np.array(traces["problem_id"].to_pylist(), dtype=object), traces["cues"].to_numpy())
 
 
-def _features(dataset: DataSet, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _features(dataset: TrainingData, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
     features = dataset.features(layers, rows)
     if not np.isfinite(features).all():
         raise DataError(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from lynxstop.rules.base import Point, Rule, Score
-from lynxstop.rules.training import Training
+from lynxstop.rules.training import Floats, Training
 
 _KNOTS = 64
+_FACTORS = (1.0, 3.0, 10.0, 100.0, 1000.0)
+_RISK = 0.05
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Either(Rule):
     """Exit as soon as one of several rules is worth it: one dial, one certificate for the whole policy.
 
     Every rule's score is mapped to the risk that its own first exits would have taken on the training split,
-    were this score the threshold; the best of them counts. At any setting of the dial all rules may thus
-    spend the same risk, and a signal that tells little hardly ever exits.
+    were this score the threshold; the best of them counts. What a unit of risk may cost is another matter for
+    a signal that saves little: each further member's risk is multiplied by the factor that saves most on the
+    training split, and the largest factor keeps it silent but for the safest exits.
 
     Parameters
     ----------
@@ -31,7 +36,7 @@ class Either(Rule):
 
     name = "either"
     members: tuple[Rule, ...] = ()
-    scales: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    scales: tuple[Scale, ...] = ()
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -46,7 +51,12 @@ class Either(Rule):
     def fit(self, training: Training) -> Self:
         """Fit the members, then their common scale."""
         members = tuple(member.fit(training) for member in self.members)
-        return replace(self, members=members, scales=tuple(_scale(member, training) for member in members))
+        scores = [training.scores(member) for member in members]
+        scales = [_scale(own, training) for own in scores]
+        for place in range(1, len(scales)):
+            tries = [[*scales[:place], _dearer(scales[place], factor)] for factor in _FACTORS]
+            scales[place] = max(tries, key=lambda some: _worth(some, scores, training))[place]
+        return replace(self, members=members, scales=tuple(scales))
 
     def start(self) -> Score:
         """Begin a request."""
@@ -54,16 +64,9 @@ class Either(Rule):
         scores = [member.start() for member in self.members]
 
         def score(point: Point) -> float:
-            best = math.nan
-            for own, (x, y) in zip(scores, maps, strict=True):
-                value = own(point)
-                if not math.isnan(value) and len(x):
-                    best = (
-                        max(best, float(np.interp(value, x, y)))
-                        if best == best
-                        else float(np.interp(value, x, y))
-                    )
-            return best
+            values = zip([own(point) for own in scores], maps, strict=True)
+            known = [float(np.interp(value, x, y)) for value, (x, y) in values if value == value and len(x)]
+            return max(known, default=math.nan)
 
         return score
 
@@ -87,14 +90,37 @@ class CombinedOrLower(Either):
     name = "combined|lower"
 
 
-def _scale(rule: Rule, training: Training) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    scores = training.scores(rule)
+def _scale(scores: Sequence[Floats], training: Training) -> Scale:
     known = np.concatenate([np.zeros(0), *scores])
     known = known[np.isfinite(known)]
     if not len(known):
         return (), ()
     grid = np.unique(np.quantile(known, np.linspace(0.0, 1.0, _KNOTS)))
-    risk, exits = training.risks(scores, grid)
+    risk, saved = training.risks(scores, grid)
     envelope = np.maximum.accumulate(risk[::-1])[::-1]
-    # Exits part thresholds of equal risk, so that the map has no flat piece before the last exit.
-    return tuple(grid.tolist()), tuple((-(envelope + 1e-3 * exits)).tolist())
+    # One loss more, as for one trace more: a signal that has shown no loss yet is not free of risk.
+    envelope = (envelope * len(scores) + 1.0) / (len(scores) + 1.0)
+    # What is saved parts thresholds of equal risk, so that the map has hardly a flat piece.
+    slope = np.maximum.accumulate(saved[::-1])[::-1]
+    return tuple(grid.tolist()), tuple((-(envelope + 1e-3 * slope)).tolist())
+
+
+def _dearer(scale: Scale, factor: float) -> Scale:
+    return scale[0], tuple(factor * value for value in scale[1])
+
+
+def _worth(scales: Sequence[Scale], scores: Sequence[Sequence[Floats]], training: Training) -> float:
+    """Tokens saved on the training split at the most lenient threshold within the usual risk."""
+    mapped = [
+        [np.interp(own, *scale) if len(scale[0]) else np.full(len(own), -np.inf) for own in of_member]
+        for scale, of_member in zip(scales, scores, strict=False)
+    ]
+    best = [
+        np.max([np.where(np.isnan(own), -np.inf, own) for own in of_trace], axis=0)
+        for of_trace in zip(*mapped, strict=True)
+    ]
+    finite = np.concatenate([np.zeros(0), *best])
+    finite = finite[np.isfinite(finite)]
+    grid = np.unique(np.quantile(finite, np.linspace(0.0, 1.0, _KNOTS))) if len(finite) else np.zeros(1)
+    risk, saved = training.risks(best, grid)
+    return float(saved[risk <= _RISK].max(initial=0.0))

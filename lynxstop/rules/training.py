@@ -25,6 +25,8 @@ class Training:
         Loss of an exit at each point, 0 or 1.
     problems : sequence of str
         Of each trace.
+    tokens : sequence of int
+        Thinking tokens of each full trace.
     budget : int
         Thinking tokens a request may take.
     """
@@ -32,6 +34,7 @@ class Training:
     traces: Sequence[Sequence[Point]]
     losses: Sequence[Floats]
     problems: Sequence[str]
+    tokens: Sequence[int]
     budget: int
 
     def scores(self, rule: Rule) -> list[Floats]:
@@ -49,16 +52,18 @@ class Training:
         return np.asarray(losses == 0, bool)
 
     def risks(self, scores: Sequence[Floats], thresholds: Floats) -> tuple[Floats, Floats]:
-        """First-exit risk and share of exits at each threshold; shapes (thresholds,)."""
+        """First-exit risk, and share of thinking tokens saved, at each threshold; shapes (thresholds,)."""
         lost, gone = np.zeros(len(thresholds)), np.zeros(len(thresholds))
-        for own, losses in zip(scores, self.losses, strict=True):
+        traces = zip(scores, self.losses, self.traces, self.tokens, strict=True)
+        for own, losses, points, full in traces:
             known = np.where(np.isnan(own), -np.inf, own)
             best = np.maximum.accumulate(known) if len(known) else known
             first = np.searchsorted(best, thresholds, side="right")
             exits = first < len(known)
-            gone += exits
+            places = np.array([point.position for point in points], np.float64)
+            gone[exits] += full - places[first[exits]]
             lost[exits] += losses[first[exits]]
-        return lost / max(len(scores), 1), gone / max(len(scores), 1)
+        return lost / max(len(scores), 1), gone / max(sum(self.tokens), 1)
 
 
 def run(rule: Rule, points: Sequence[Point]) -> tuple[Floats, NDArray[np.int64]]:

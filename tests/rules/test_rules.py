@@ -52,7 +52,7 @@ def population(seed=0, traces=60):
             ]
         )
         losses.append(bad.astype(float))
-    return Training(made, losses, [f"p{i}" for i in range(traces)], 400)
+    return Training(made, losses, [f"p{i}" for i in range(traces)], [400] * traces, 400)
 
 
 TRAINING = population()
@@ -161,12 +161,13 @@ def test_risks_are_those_of_first_exits(seed):
     training = population(seed, 12)
     own = training.scores(rule_named("lynx"))
     thresholds = np.array([-1.0, 0.0, 1.0])
-    risk, exits = training.risks(own, thresholds)
+    risk, saved = training.risks(own, thresholds)
     for place, threshold in enumerate(thresholds):
         first = [next((i for i, s in enumerate(t) if s > threshold), None) for t in own]
         lost = [losses[i] for i, losses in zip(first, training.losses, strict=True) if i is not None]
         assert risk[place] == pytest.approx(sum(lost) / 12)
-        assert exits[place] == pytest.approx(len(lost) / 12)
+        tokens = [400 - 50 * (i + 1) for i in first if i is not None]
+        assert saved[place] == pytest.approx(sum(tokens) / 4800)
 
 
 def test_a_combination_exits_when_either_member_would_at_equal_risk():

@@ -1,0 +1,288 @@
+"""Every rule on the same traces: fitted on one part, certified on another, replayed on the third."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.run import calibrate
+from lynxstop.collect.storage import DataSet
+from lynxstop.core.policy import StopPolicy
+from lynxstop.errors import DataError
+from lynxstop.evaluate.first_finish import first_finish
+from lynxstop.evaluate.parts import Part, parts_of
+from lynxstop.evaluate.points import Replay, Trace, read_points, replay, table_of, training_of
+from lynxstop.evaluate.result import Effect, draws, effect, ratio
+from lynxstop.probes.probe import Probe
+from lynxstop.rules import Rule
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and the numbers of finished and of all parts of it."""
+
+CURVE = 40
+"""Thresholds of a curve."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A rule's row, in plain numbers, and its curve on the test part."""
+
+    row: dict[str, Any]
+    published: dict[str, Any] | None
+    curve: list[tuple[float, float, float]] = field(default_factory=list)
+    """(net tokens per request, accuracy, disagreement); accuracy is NaN without gold."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns; `about` says on what."""
+
+    about: dict[str, Any]
+    lines: list[Line]
+
+
+def compare(
+    data: DataSet,
+    rules: Sequence[Rule],
+    *,
+    probe: Probe | None = None,
+    policy: StopPolicy | None = None,
+    risk: float = 0.05,
+    confidence: float = 0.95,
+    loss: str = "disagree",
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Comparison:
+    """Fit, certify and replay rules.
+
+    Parameters
+    ----------
+    data : DataSet
+        Recorded traces, none of which the probe has seen; split by problem into three parts.
+    rules : sequence of Rule
+    probe : Probe, optional
+        Of a bundle; without one, a probe is trained on the training part when a rule needs it.
+    policy : StopPolicy, optional
+        Guards and kinds of decision points; all cues by default.
+    risk, confidence, loss
+        What is certified, by `calibrate` with Learn then Test, for every rule on its own.
+    seed : int
+        Of the split and of the intervals.
+
+    Raises
+    ------
+    DataError
+        When the data are too few, or were recorded with a limit of cues.
+    """
+    if not data.whole:
+        raise DataError(
+            "Some decision points were recorded without their forced exit.",
+            hint="Collect again without a limit of cues per trace.",
+        )
+    parts = parts_of(data, seed)
+    policy = policy or StopPolicy(exit_ids=data.meta.exit_ids)
+    logits = _logits(parts, probe, any("hidden" in rule.needs for rule in rules), seed, progress)
+    keys = [key for rule in rules for key in rule.signals]
+    total, done = len(data.traces()), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress("signals", done, total)
+
+    read = {
+        name: read_points(part, keys, logits[name], policy, loss=loss, step=step)
+        for name, part in parts.items()
+    }
+    budget = data.meta.budget or data.meta.max_tokens
+    training = training_of(read["train"], budget)
+    weights = draws([trace.problem_id for trace in read["test"]], seed)
+    lines: list[Line] = []
+    effects: dict[str, Effect] = {}
+    for number, rule in enumerate(rules):
+        progress(rule.name, number, len(rules))
+        fitted = rule.fit(training)
+        replays = {name: replay(fitted, traces) for name, traces in read.items()}
+        certificate = _certify(read, replays, risk, confidence, loss, seed)
+        threshold = np.inf if certificate is None else certificate.threshold
+        effects[rule.name] = effect(read["test"], replays["test"], threshold)
+        row = _row(rule, threshold, certificate, effects[rule.name], weights)
+        lines.append(Line(row, _published(fitted, read, replays, weights), _curve(read, replays)))
+    if (finish := first_finish(data, parts, risk, 1 - confidence)) is not None:
+        row, effects["first-finish"] = finish
+        lines.append(
+            Line(row | measure(effects["first-finish"], draws(parts["test"].problem_ids, seed)), None)
+        )
+    progress("rules", len(rules), len(rules))
+    _against_best(lines, effects, weights)
+    return Comparison(_about(read, effects, risk, confidence, loss, data, weights), lines)
+
+
+def _logits(
+    parts: dict[str, Part], probe: Probe | None, needed: bool, seed: int, progress: Progress
+) -> dict[str, NDArray[np.float32]]:
+    """Logits of every part's points; those of the training part by a probe that has not seen the problem."""
+    if not needed:
+        return {name: np.full(int(part.cue_rows.sum()), np.nan, np.float32) for name, part in parts.items()}
+    if probe is not None:
+        return {name: probe.score(part.features(probe.layers)) for name, part in parts.items()}
+    from lynxstop.probes.train import train
+
+    trained = train(
+        parts["train"],
+        layer_sets=[parts["train"].layers],
+        seed=seed,
+        progress=lambda done, total: progress("probe", done, total),
+    )
+    made = trained.probe
+    return {
+        name: trained.scores if name == "train" else made.score(part.features(made.layers))
+        for name, part in parts.items()
+    }
+
+
+def _certify(
+    read: dict[str, list[Trace]],
+    replays: dict[str, Replay],
+    risk: float,
+    confidence: float,
+    loss: str,
+    seed: int,
+) -> Certificate | None:
+    """Certify one rule; None when it never scores a training point, so that there is nothing to test."""
+    known = np.concatenate([np.zeros(0), *replays["train"].scores])
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return None
+    found = calibrate(
+        table_of(read["calibration"], replays["calibration"].scores),
+        risks=[risk],
+        confidence=confidence,
+        loss=loss,
+        train_scores=known.astype(np.float32),
+        train_problems=[trace.problem_id for trace in read["train"]],
+        seed=seed,
+    )
+    return found.certificates[0]
+
+
+def _row(
+    rule: Rule, threshold: float, certificate: Certificate | None, done: Effect, weights: NDArray[np.float64]
+) -> dict[str, Any]:
+    certified = certificate is not None and not certificate.refused
+    return {
+        "rule": rule.name,
+        "paper": rule.paper,
+        "needs": "+".join(sorted(rule.needs)) or "tokens",
+        "certified": certified,
+        "threshold": float(threshold),
+        "calibration_losses": None if certificate is None else certificate.losses,
+        "calibration_problems": None if certificate is None else certificate.n,
+        "risk_bound": None if certificate is None or not certified else certificate.bound,
+    } | measure(done, weights)
+
+
+def measure(done: Effect, weights: NDArray[np.float64]) -> dict[str, Any]:
+    """Return an effect in plain numbers."""
+    graded = done.graded
+    saved, best = done.full - done.net, done.full - done.oracle
+    share, net = ratio(saved, best, weights), ratio(saved, done.full, weights)
+    full, early = done.right_full[graded], done.right_early[graded]
+    return {
+        "requests": len(done.full),
+        "accuracy_full": float(full.mean()) if len(full) else None,
+        "accuracy_early": float(early.mean()) if len(early) else None,
+        "harm": int(((full == 1) & (early == 0)).sum()),
+        "help": int(((full == 0) & (early == 1)).sum()),
+        "disagree": int(done.disagree.sum()),
+        "exits": int(done.exits.sum()),
+        "trials": float(done.trials.mean()),
+        "tokens_full": int(done.full.sum()),
+        "tokens_gross": int(done.gross.sum()),
+        "tokens_net": int(done.net.sum()),
+        "saved_gross": float(1 - done.gross.sum() / done.full.sum()) if done.full.sum() else 0.0,
+        "saved_net": net.value,
+        "saved_net_low": net.low,
+        "saved_net_high": net.high,
+        "oracle_share": share.value,
+        "oracle_share_low": share.low,
+        "oracle_share_high": share.high,
+    }
+
+
+def _published(
+    rule: Rule,
+    read: dict[str, list[Trace]],
+    replays: dict[str, Replay],
+    weights: NDArray[np.float64],
+) -> dict[str, Any] | None:
+    if rule.published is None:
+        return None
+    return {"threshold": rule.published} | measure(
+        effect(read["test"], replays["test"], rule.published), weights
+    )
+
+
+def _curve(read: dict[str, list[Trace]], replays: dict[str, Replay]) -> list[tuple[float, float, float]]:
+    known = np.concatenate([np.zeros(0), *replays["train"].scores])
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return []
+    points = []
+    for threshold in np.unique(np.quantile(known, np.linspace(0.0, 1.0, CURVE))):
+        done = effect(read["test"], replays["test"], float(threshold))
+        early = done.right_early[done.graded]
+        points.append(
+            (
+                float(done.net.mean()),
+                float(early.mean()) if len(early) else float("nan"),
+                float(done.disagree.mean()),
+            )
+        )
+    return points
+
+
+def _against_best(lines: list[Line], effects: dict[str, Effect], weights: NDArray[np.float64]) -> None:
+    """Add to every row how much less it saves than the best certified one, paired by problem."""
+    certified = [line for line in lines if line.row["certified"] and line.row["rule"] != "first-finish"]
+    best = max(certified, key=lambda line: float(line.row["saved_net"]), default=None)
+    for line in lines:
+        one = effects[line.row["rule"]]
+        other = None if best is None else effects[best.row["rule"]]
+        if other is None or len(one.net) != len(other.net):
+            line.row.update(behind_best=None, behind_best_low=None, behind_best_high=None)
+            continue
+        behind = ratio(one.net - other.net, one.full, weights)
+        line.row.update(behind_best=behind.value, behind_best_low=behind.low, behind_best_high=behind.high)
+
+
+def _about(
+    read: dict[str, list[Trace]],
+    effects: dict[str, Effect],
+    risk: float,
+    confidence: float,
+    loss: str,
+    data: DataSet,
+    weights: NDArray[np.float64],
+) -> dict[str, Any]:
+    one = next(iter(effects.values()))
+    ceiling = ratio(one.full - one.oracle, one.full, weights)
+    return {
+        "data": data.digest,
+        "risk": risk,
+        "confidence": confidence,
+        "loss": loss,
+        "traces": {name: len(traces) for name, traces in read.items()},
+        "problems": {name: len({trace.problem_id for trace in traces}) for name, traces in read.items()},
+        "budget": data.meta.budget,
+        "oracle_saved": ceiling.value,
+        "oracle_saved_low": ceiling.low,
+        "oracle_saved_high": ceiling.high,
+        "oracle_tokens": int(one.oracle.sum()),
+        "tokens_full": int(one.full.sum()),
+    }

@@ -1,0 +1,55 @@
+"""First Finish Search (2505.18149): n samples run, the first to finish answers, the rest are cancelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
+from lynxstop.collect.grading import answers_agree
+from lynxstop.collect.storage import DataSet
+from lynxstop.evaluate.parts import Part
+from lynxstop.evaluate.result import Effect
+
+
+def first_finish(
+    data: DataSet, parts: dict[str, Part], risk: float, delta: float
+) -> tuple[dict[str, Any], Effect] | None:
+    """Measure first-finish of all recorded samples against the first sample; None with one sample each.
+
+    There is no threshold to choose: one policy is tested once. All samples' tokens are charged.
+    """
+    if data.meta.samples < 2:
+        return None
+    tried = _effect(parts["calibration"])
+    losses, n = int(tried.disagree.sum()), len(tried.full)
+    return {
+        "rule": "first-finish",
+        "paper": "2505.18149",
+        "needs": f"{data.meta.samples} samples",
+        "certified": bool(binomial_p(losses, n, risk) <= delta),
+        "threshold": float("nan"),
+        "calibration_losses": losses,
+        "calibration_problems": n,
+        "risk_bound": float(clopper_pearson_upper(losses, n, delta)),
+    }, _effect(parts["test"])
+
+
+def _effect(part: Part) -> Effect:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    columns = ["problem_id", "thinking_tokens", "full_answer", "full_status", "full_right"]
+    for row in part.traces().select(columns).to_pylist():
+        groups.setdefault(row["problem_id"], []).append(row)
+    rows = []
+    for samples in groups.values():
+        first, winner = samples[0], min(samples, key=lambda row: int(row["thinking_tokens"]))
+        parsed = "unparsed" not in (first["full_status"], winner["full_status"])
+        same = first is winner or (
+            parsed and answers_agree(first["full_answer"], winner["full_answer"]) is True
+        )
+        full, early = first["thinking_tokens"], winner["thinking_tokens"]
+        verdicts = [np.nan if row["full_right"] is None else row["full_right"] for row in (first, winner)]
+        rows.append((first is not winner, full, early, early * len(samples), early, not same, *verdicts, 0))
+    values = np.array(rows, np.float64).T
+    return Effect(values[0].astype(bool), *values[1:])
