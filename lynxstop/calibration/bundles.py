@@ -140,7 +140,8 @@ def calibrate_bundle(
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
     """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
 
-    A request of a certified group is served at its group's level, any other at that of all requests. The level
+    A request of a certified group is served at its group's level, any other at that of all requests. The
+    level
     that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at all.
     """
     write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))

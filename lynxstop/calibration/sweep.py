@@ -134,4 +134,5 @@ def worst(found: Steps, loss: Floats) -> Floats:
 def _ordered(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     bits = scores.view(np.uint32)
     flip = np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-    return (bits ^ flip).astype(np.int64)
+    ordered: NDArray[np.int64] = (bits ^ flip).astype(np.int64)
+    return ordered
