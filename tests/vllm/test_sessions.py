@@ -19,6 +19,7 @@ from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
+from lynxstop.engines.vllm.host import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.machine import fuse  # noqa: E402
 from lynxstop.engines.vllm.sessions import COUNTERS, Sessions  # noqa: E402
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms  # noqa: E402
@@ -51,16 +52,9 @@ policies = st.builds(
 )  # fmt: skip
 
 
-class Served(Sessions):
-    """Sessions that may not look at their state for free, as on a GPU."""
-
-    def __init__(self, *args: object, visible: bool) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._visible = visible
-
-
 def make(policy: StopPolicy, rows: int, visible: bool) -> Sessions:
-    return Served(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2, visible=visible)
+    kind = HostSessions if visible else Sessions
+    return kind(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
 
 
 def drive(

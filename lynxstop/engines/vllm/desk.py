@@ -120,6 +120,7 @@ class SecondDesk(Desk):
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}
         self._places: Tensor | None = None
+        self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
 
     def finishing(self, output: Any) -> None:
         """Before the runner frees slots: keep the state of preempted requests, forget that of finished ones."""
@@ -131,7 +132,7 @@ class SecondDesk(Desk):
         for name in output.preempted_req_ids or ():
             if (slot := states.req_id_to_index.get(name)) is None:
                 continue
-            outputs = int(states.num_computed_tokens_np[slot] - states.prompt_len.np[slot]) + 1
+            outputs = int(self._fed[slot] - states.prompt_len.np[slot]) + 1
             if (parked := self.slots.leave(slot, outputs)) is not None:
                 self._parked[name] = parked
 
@@ -165,11 +166,12 @@ class SecondDesk(Desk):
         if not self.slots.watched[slots].any():
             return None
         slots = slots.astype(np.int64)
-        partial = ctx.seq_lens_upper_bound_np[: len(slots)] < self.runner.req_states.prefill_len.np[slots]
+        self._fed[slots] = ctx.seq_lens_upper_bound_np[: len(slots)]
+        partial = self._fed[slots] < self.runner.req_states.prefill_len.np[slots]
         read = self.slots.reading(slots, partial)
         first = self.runner.req_states.prompt_len.np
 
         def indices(rows: NDArray[np.int64]) -> list[int]:
-            return (ctx.seq_lens_upper_bound_np[rows] - 1 - first[slots[rows]]).tolist()
+            return (self._fed[slots[rows]] - 1 - first[slots[rows]]).tolist()
 
         return Step(slots, ctx.input_ids, self._places, read, indices)

@@ -63,11 +63,12 @@ class Recorder:
         if not len(rows):
             return
         places = torch.from_numpy(rows).to(logits.device)
+        scores, positions = sessions.shown()
         block = torch.cat(
             [
-                sessions.scores[places].unsqueeze(1),
+                scores[places].unsqueeze(1),
                 statistics(logits[places].float().log_softmax(dim=-1), self._end_token),
-                sessions.thinking_tokens()[places].unsqueeze(1).float(),
+                positions[places].unsqueeze(1).float(),
                 features(places),
             ],
             dim=1,

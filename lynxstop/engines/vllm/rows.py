@@ -34,6 +34,7 @@ class Slots:
         self.idle = count
         self.watched = np.zeros(count + 1, dtype=np.bool_)
         self.filling = np.zeros(count + 1, dtype=np.bool_)
+        self._arrivals = False
         self._new = np.zeros(count + 1, dtype=np.bool_)
         self._read = np.zeros(count + 1, dtype=np.int64)
 
@@ -54,7 +55,7 @@ class Slots:
         if self._recorder is not None:
             self._recorder.start(slot, terms.record)
         self.watched[slot] = terms.watched
-        self.filling[slot] = True
+        self.filling[slot] = self._arrivals = True
         self._new[slot] = outputs == 0
         self._read[slot] = outputs - 1
         return found
@@ -75,11 +76,12 @@ class Slots:
 
         `partial` marks rows whose prompt, or history after preemption, is not complete yet.
         """
-        if not self.filling[slots].any() and not partial.any():
+        if not self._arrivals and not partial.any():
             return None
         read = ~(partial | self._new[slots])
         done = slots[~partial]
         self.filling[done] = False
+        self._arrivals = bool(self.filling.any())
         self._new[done] = False
         return read
 
@@ -103,6 +105,7 @@ class BatchRows:
         self._free = list(range(slots.idle))[::-1]
         self._of_row = np.full(slots.idle, slots.idle, dtype=np.int64)
         self._requests: dict[int, tuple[Any, list[int]]] = {}
+        self._view: NDArray[np.int64] | None = None
 
     @property
     def any_watched(self) -> bool:
@@ -110,8 +113,10 @@ class BatchRows:
         return bool(self._requests)
 
     def of(self, rows: int) -> NDArray[np.int64]:
-        """Slots of the first `rows` rows."""
-        return self._of_row[:rows]
+        """Slots of the first `rows` rows: the same array as long as nothing changes."""
+        if self._view is None or len(self._view) != rows:
+            self._view = self._of_row[:rows].copy()
+        return self._view
 
     def indices(self, slots: NDArray[np.int64]) -> list[int]:
         """Index, among the generated tokens of each request, of the token it is fed in this step."""
@@ -119,6 +124,7 @@ class BatchRows:
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`: removed, added, then moved rows."""
+        self._view = None
         for row in change.removed:
             self._leave(row)
         for row, params, prompt_ids, output_ids in change.added:

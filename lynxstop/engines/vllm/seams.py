@@ -109,6 +109,7 @@ def _loading(load: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -
 def _hand_over(runner: Any, armed: Any) -> None:
     from lynxstop.engines.vllm.desk import FirstDesk, SecondDesk
     from lynxstop.engines.vllm.hidden import HiddenStates
+    from lynxstop.engines.vllm.host import HostSessions
     from lynxstop.engines.vllm.metrics import Metrics
     from lynxstop.engines.vllm.processor import LynxstopProcessor
     from lynxstop.engines.vllm.recorder import Recorder
@@ -143,7 +144,7 @@ def _hand_over(runner: Any, armed: Any) -> None:
         config.model_config.dtype,
         runner.device,
     )
-    sessions = Sessions(
+    sessions = (HostSessions if runner.device.type == "cpu" else Sessions)(
         armed.machine, armed.setup.policy, armed.probe, runner.device, runner.max_num_reqs + 1, armed.closed
     )
     recorder = None

@@ -1,9 +1,9 @@
 """The sessions of a whole batch on its device: the array form of `lynxstop.core.session`.
 
 The state of a request is one column of an int32 matrix. Rows of the running batch work on a copy that stays
-in place until the batch changes, so that a step is arithmetic on a few small vectors: no Python per row, no
-copy to the host. Where the device is the CPU the state can be looked at for free, and a step that shows
-nothing ends early; elsewhere everything is masked arithmetic.
+in place until the batch changes, so that a step is arithmetic on a few small vectors, masked instead of
+branching: no Python per row, nothing that waits for the device. `lynxstop.engines.vllm.host` is the form for
+the CPU, where state can be looked at for free.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from lynxstop.probes.probe import Probe
 STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
 """Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being forced
 (-1: none), exit tokens to force, whether stops are forced, and three numbers (the last two float32)."""
+MASK = (1 << SHIFT) - 1
 _FIELDS = 9
 _NONE = -(2**30)
-_ENDLESS = 2**30
-_BOOST = 1e9
+ENDLESS = 2**30
+BOOST = 1e9
 """Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids (-inf) stays
 forbidden."""
 
@@ -60,12 +61,6 @@ class Sessions:
     ----------
     counters : Tensor
         int64, one number per name in `COUNTERS`.
-    cues : Tensor or None
-        Rows of the last step whose token completes a cue, int64 indices; on a device without free look always None.
-    scores : Tensor
-        float32, shape (rows,): scores of the last step, meaningful at candidate rows.
-    flags : Tensor
-        int32, shape (rows,): what the tokens of the last step showed.
     """
 
     def __init__(
@@ -80,8 +75,6 @@ class Sessions:
         self.device = device
         self.policy = policy
         self._machine = machine
-        self._visible = device.type == "cpu"
-        self._nothing = torch.zeros(0, dtype=torch.int64)
         self._guarded = policy.min_tokens > 0 or policy.cooldown > 0
         self._closed = closed
         self._probe = DeviceProbe(probe, device)
@@ -93,8 +86,8 @@ class Sessions:
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(_silent().unsqueeze(1))
         self._seated: NDArray[np.int64] | None = None
+        self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
-        self._forcing = False
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
 
     def admit(self, slot: int, prompt_ids: list[int], terms: Terms) -> None:
@@ -106,7 +99,7 @@ class Sessions:
         state[FORCED] = -1
         state[LENGTH] = self._closed if terms.structured else len(self.policy.exit_ids)
         state[STOPS] = terms.stops
-        state[BUDGET] = _ENDLESS if terms.budget is None else terms.budget
+        state[BUDGET] = ENDLESS if terms.budget is None else terms.budget
         numbers[THRESHOLD] = terms.threshold
         numbers[PENDING] = np.nan
         self._staged[slot] = torch.from_numpy(state)
@@ -128,12 +121,18 @@ class Sessions:
             for slot in self._seated.tolist():
                 self._staged[slot] = _silent()
             self._seated = None
-        self._forcing = False
 
     def seat(self, slots: NDArray[np.int64]) -> None:
-        """Say which slots are the rows of the coming step; free when nothing has changed."""
-        if not self._staged and self._seated is not None and np.array_equal(slots, self._seated):
-            return
+        """Say which slots are the rows of the coming step; free when nothing has changed.
+
+        The same array given again must hold the same slots.
+        """
+        if not self._staged and self._seated is not None:
+            if slots is self._given:
+                return
+            if np.array_equal(slots, self._seated):
+                self._given = slots
+                return
         self._stand()
         if self._staged:
             where = torch.tensor(list(self._staged), dtype=torch.int64).to(self.device, non_blocking=True)
@@ -142,6 +141,7 @@ class Sessions:
             )
             self._slots.index_copy_(1, where, what)
             self._staged.clear()
+        self._given = slots
         self._seated = slots.copy()
         self._index = torch.from_numpy(self._seated).to(self.device, non_blocking=True)
         self._rows = self._slots.index_select(1, self._index)
@@ -151,9 +151,7 @@ class Sessions:
         ]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
-        if self._visible:
-            self._look = self._rows.numpy()
-            self._forcing = bool((self._look[FORCED] >= 0).any())
+        self._sit()
 
     def step(self, tokens: Tensor, features: Features, read: Tensor | None = None) -> None:
         """Read one token per row, score the cues among them, and decide.
@@ -167,43 +165,29 @@ class Sessions:
         read : Tensor, optional
             bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when None.
         """
-        if self._forcing or not self._visible:
-            self._advance(tokens, read)
+        self._advance(tokens, read)
         column = self._classes[tokens.clamp(max=self._beyond)]
         entry = self._table[torch.add(column, self._state, alpha=self._columns)]
         if read is not None:
             entry = torch.where(read, entry, self._state << SHIFT)
         torch.bitwise_right_shift(entry, SHIFT, out=self._state)
-        self.flags = entry & ((1 << SHIFT) - 1)
-        self._seen += self.flags & THINKING
-        self.cues: Tensor | None = self._nothing if self._visible else None
-        if self._visible:
-            shown = self.flags.numpy()
-            candidates = (shown & CANDIDATE).nonzero()[0]
-            spent = (self._look[SEEN] >= self._look[BUDGET]).any()
-            if not len(candidates) and not spent and not (shown & SETTLED).any():
-                return
-            self.cues = torch.from_numpy(candidates)
+        self._flags = entry & MASK
+        self._seen += self._flags & THINKING
         self._decide(features)
-        if self._visible:
-            self._forcing = bool((self._look[FORCED] >= 0).any())
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows, vocabulary)."""
-        if self._visible and not self._forcing:
-            return
         wanted = self._exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
-        boost = (self._forced >= 0).unsqueeze(1) * _BOOST
+        boost = (self._forced >= 0).unsqueeze(1) * BOOST
         logits.scatter_(1, wanted, logits.gather(1, wanted) + boost)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose token completes a cue; waits for the device."""
-        shown = self.flags.cpu().numpy()
-        return np.flatnonzero(shown & CANDIDATE)
+        return np.flatnonzero(self._flags.cpu().numpy() & CANDIDATE)
 
-    def thinking_tokens(self) -> Tensor:
-        """Thinking tokens of each row: int32, shape (rows,)."""
-        return self._seen
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
+        return self._pending, self._seen
 
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
@@ -217,43 +201,41 @@ class Sessions:
         self.counters[-1] += (active & ~obeyed).sum()
 
     def _decide(self, features: Features) -> None:
-        candidate = (self.flags & CANDIDATE) != 0
-        self.scores = self._score(candidate, features)
-        whole = (self.flags & WHOLE) != 0
-        settled = (self.flags & SETTLED) != 0
+        candidate = (self._flags & CANDIDATE) != 0
+        scores = self._score(features)
+        whole = (self._flags & WHOLE) != 0
+        settled = (self._flags & SETTLED) != 0
         now, before = whole, settled
         if self._guarded:
             before = settled & self._eligible(self._seen - 1)
             torch.where(before, self._seen - 1, self._last, out=self._last)
             now = whole & self._eligible(self._seen)
             torch.where(now, self._seen, self._last, out=self._last)
-        hit = (before & (self._pending > self._threshold)) | (now & (self.scores > self._threshold))
-        spent = ((self.flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
+        hit = (before & (self._pending > self._threshold)) | (now & (scores > self._threshold))
+        spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
-        self._pending.copy_(self.scores)
+        self._pending.copy_(scores)
         self._forced.masked_fill_(force, 0)
         self._state.masked_fill_(force, DEAD)
         self._threshold.masked_fill_(stop, torch.inf)
-        self._budget.masked_fill_(stop, _ENDLESS)
-        lost = candidate & torch.isnan(self.scores)
+        self._budget.masked_fill_(stop, ENDLESS)
+        lost = candidate & torch.isnan(scores)
         counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
         counts[-1] *= self._seen
         counts = counts.sum(dim=1)
         self.counters[0] += counts[0]
         self.counters[:-1] += counts[1:]
 
-    def _score(self, candidate: Tensor, features: Features) -> Tensor:
-        if self.cues is None:
-            return self._probe.score(features(None))
-        scores = torch.full((len(self._state),), torch.nan)
-        if len(self.cues):
-            scores[self.cues] = self._probe.score(features(self.cues))
-        return scores
+    def _score(self, features: Features) -> Tensor:
+        return self._probe.score(features(None))
 
     def _eligible(self, positions: Tensor) -> Tensor:
         distant = positions - self._last >= self.policy.cooldown
         return distant & (positions >= self.policy.min_tokens)
+
+    def _sit(self) -> None:
+        """Note that the rows are new."""
 
     def _stand(self) -> None:
         if self._seated is not None:
@@ -264,5 +246,5 @@ class Sessions:
 def _silent() -> Tensor:
     """Return the state of a request that nobody watches."""
     state = torch.zeros(_FIELDS, dtype=torch.int32)
-    state[STATE], state[FORCED], state[BUDGET] = DEAD, -1, _ENDLESS
+    state[STATE], state[FORCED], state[BUDGET] = DEAD, -1, ENDLESS
     return state

@@ -74,7 +74,7 @@ class Watcher:
             return self.hidden.features(last, step.places, rows)
 
         sessions.step(step.tokens, features, read)
-        if self.recorder is not None and (sessions.cues is None or len(sessions.cues)):
+        if self.recorder is not None:
             self.recorder.look(sessions, step.slots, step.indices, features, logits)
         sessions.force(logits)
         self.metrics.stepped = True
