@@ -177,7 +177,7 @@ def train(
             table.append(_try(ProbeTrainer(C=penalty), layers, features, truth, parts))
             if progress is not None:
                 progress(len(table), len(sets) * len(penalties))
-    chosen = max(table, key=lambda line: line.auc)
+    chosen = simplest(table, len(parts))
     features = _features(dataset, chosen.layers, known)
     trainer = ProbeTrainer(kind=kind, C=chosen.C if kind == "logistic" else 1.0, seed=seed)
     held_out = _out_of_fold(trainer, features, truth, parts)
@@ -199,6 +199,17 @@ def train(
         rate=float(truth.mean()),
         problem_ids=dataset.problem_ids,
     )
+
+
+def simplest(table: Sequence[Candidate], folds: int) -> Candidate:
+    """Choose the fewest layers that are within one standard error of the best AUC; the best of those.
+
+    The rule of one standard error (Breiman et al. 1984): what cross-validation cannot tell apart is decided by
+    cost, so a tie does not flip with the last digits of the data.
+    """
+    best = max(table, key=lambda line: line.auc)
+    enough = [line for line in table if line.auc >= best.auc - best.spread / folds**0.5]
+    return min(enough, key=lambda line: (len(line.layers), -line.auc))
 
 
 def default_layer_sets(recorded: Sequence[int]) -> list[tuple[int, ...]]:
