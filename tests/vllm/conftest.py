@@ -99,7 +99,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "Gemma": dict(head_dim=32, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"),
     "Gemma2": dict(head_dim=32, tie_word_embeddings=True),
     "DeepseekV3": dict(
-        q_lora_rank=None, topk_method="noaux_tc", kv_lora_rank=32, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
+        q_lora_rank=None, topk_method="noaux_tc", kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
         num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1,
         n_shared_experts=1,
     ),
@@ -249,21 +249,17 @@ def reference() -> Callable[..., list[Any]]:
     """Generate the same requests with the transformers engine."""
 
     def run(
-        model: Path,
-        bundle: Bundle,
-        prompts: list[list[int]],
-        *,
-        risk: float | None = 0.05,
-        tokens: int = 48,
-        **options: Any,
-    ) -> list[Any]:
+        model: Path, bundle: Bundle, prompts: list[list[int]], *, risk: float | None = 0.05, tokens: int = 48,
+        sampling: Sampling | None = None, forced: bool = False, **options: Any,
+    ) -> Any:  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         setup = setup_from_bundle(bundle, tokenizer)
         engine = TransformersEngine(network, tokenizer, setup.watch, setup.policy, probe=bundle.probe)
         requests = [Request(str(i), tuple(prompt), risk) for i, prompt in enumerate(prompts)]
-        done = engine.generate(requests, Sampling(max_tokens=tokens, answer_tokens=tokens), **options)
-        return sorted(done, key=lambda generation: int(generation.request.id))
+        sampling = sampling or Sampling(max_tokens=tokens, answer_tokens=tokens)
+        done = sorted(engine.generate(requests, sampling, **options), key=lambda made: int(made.request.id))
+        return (done, engine.force_exits(done, sampling)) if forced else done
 
     return run
 

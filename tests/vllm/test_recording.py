@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.engines.types import Request, Sampling
+from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.spool import read_spool
 from lynxstop.errors import ModelError
 
@@ -58,3 +62,45 @@ def test_an_architecture_that_cannot_be_tapped_is_refused_at_start(
     # when the engine starts, then it says why not
     with pytest.raises(ModelError, match="cannot be tapped"):
         make_llm(model, make_bundle(model, (1, 3)))
+
+
+RECIPE = """
+[cues]
+words = ["wait", "hmm"]
+[exit]
+text = "\\n{close}=3"
+[probe]
+layers = [1, -1]
+[guards]
+budget = 40
+"""
+
+
+def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
+    make_llm: Any, make_model: Any, make_bundle: Any, prompts: Any, reference: Any, tmp_path: Path
+) -> None:
+    # given a recipe, no bundle yet, and the transformers engine's traces by the same recipe
+    model = make_model("Qwen3")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    settings = {"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "spool")}
+    llm = make_llm(model, settings=settings, enable_prefix_caching=True, block_size=32)
+    sampling = Sampling(max_tokens=60, answer_tokens=8)
+    bundle = make_bundle(model, (1, 3), budget=40)
+    setup = setup_from_recipe(Recipe.load(tmp_path / "recipe.toml"), llm.get_tokenizer())
+    engine = VllmEngine(llm, setup, (1, 3), tmp_path / "spool")
+    ours, theirs = reference(model, bundle, prompts, risk=None, sampling=sampling, forced=True, record=True)
+    # when vLLM generates and records them, and forces an exit at every cue
+    requests = [Request(str(i), tuple(prompt)) for i, prompt in enumerate(prompts)]
+    found = list(engine.generate(requests, sampling, record=True))
+    answers = engine.force_exits(found, sampling)
+    # then traces, events, features and answers are the same
+    assert [g.output_ids for g in found] == [g.output_ids for g in ours]
+    assert [[(e.index, e.seen_at) for e in g.events] for g in found] == [
+        [(e.index, e.seen_at) for e in g.events] for g in ours
+    ]
+    for one, other in zip(found, ours, strict=True):
+        np.testing.assert_allclose(one.features, other.features, atol=1e-3)
+    assert [[a.ids for a in of_trace] for of_trace in answers] == [[a.ids for a in of_trace] for of_trace in theirs]
+    # and most of their prompts came from the cache
+    assert engine.cache.cached > 0
+    print(f"prompt tokens of forced exits from the cache: {engine.cache.cached} of {engine.cache.total}")

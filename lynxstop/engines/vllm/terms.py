@@ -68,6 +68,7 @@ class TermsReader:
         self._policy = policy
         self._records = settings.record is not None
         self._mode = settings.mode
+        self._by_recipe = settings.recipe is not None
         risk = default_risk if settings.risk is None else settings.risk
         self.default_risk: float | str = OFF if risk is None else risk
         self._default = self._terms(self.default_risk, self._mode, "" if self._records else None)
@@ -95,6 +96,9 @@ class TermsReader:
         return replace(terms, structured=structured) if structured and terms.watched else terms
 
     def _terms(self, risk: float | str, mode: Mode, record: str | None) -> Terms:
+        if isinstance(risk, str) and self._by_recipe:
+            # A full trace is one without scores; the recipe's budget is part of it.
+            return Terms(watched=True, budget=self._policy.budget, stops=mode is Mode.STOP, record=record)
         if isinstance(risk, str):
             return Terms(watched=record is not None, stops=False, record=record)
         return Terms(
