@@ -67,7 +67,7 @@ def test_the_certificate_verifies_without_the_model(work: Path) -> None:
 
 
 def test_replay_saves_tokens_within_the_risk(work: Path) -> None:
-    levels = call("evaluate", work / "bundle", work / "test", "--json")["levels"]
+    levels = call("evaluate", work / "test", "--bundle", work / "bundle", "--json")["levels"]
 
     never, some = levels
     assert never["exits"] == never["saved"] == never["disagree"] == 0
@@ -77,7 +77,7 @@ def test_replay_saves_tokens_within_the_risk(work: Path) -> None:
 
 
 def test_live_decisions_equal_replay(work: Path) -> None:
-    replayed = call("evaluate", work / "bundle", work / "test", "--json")["levels"][1]
+    replayed = call("evaluate", work / "test", "--bundle", work / "bundle", "--json")["levels"][1]
 
     problems = held_out()[:40]
     prompts = work / "prompts.jsonl"
@@ -146,7 +146,7 @@ def test_steps_out_of_order_name_the_missing_one(work: Path, tmp_path: Path) -> 
         call("calibrate", tmp_path / "nothing", work / "calibration")
     call("train", work / "train", tmp_path / "fresh", "--layers", "4")
     with pytest.raises(StepError, match="lynxstop calibrate"):
-        call("evaluate", tmp_path / "fresh", work / "test")
+        call("evaluate", work / "test", "--bundle", tmp_path / "fresh")
 
 
 def copy_of_model(folder: Path) -> Path:

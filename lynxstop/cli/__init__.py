@@ -44,6 +44,7 @@ def _register() -> None:
     from lynxstop.cli.collect import collect
     from lynxstop.cli.demo import demo
     from lynxstop.cli.evaluate import evaluate
+    from lynxstop.cli.export import export
     from lynxstop.cli.inspect import inspect
     from lynxstop.cli.plan import plan
     from lynxstop.cli.run import run
@@ -51,7 +52,7 @@ def _register() -> None:
     from lynxstop.cli.train import train
     from lynxstop.cli.verify import verify
 
-    for command in (demo, collect, train, calibrate, verify, run, evaluate, inspect, plan):
+    for command in (demo, collect, train, calibrate, verify, run, evaluate, export, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
     # What serve does not know are flags of vLLM.
     unknown = {"allow_extra_args": True, "ignore_unknown_options": True}

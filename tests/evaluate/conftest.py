@@ -1,0 +1,19 @@
+"""A recorded data set made without a model."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
+
+from scripted import SAMPLING, ScriptedSource, problems
+
+from lynxstop.collect.runner import collect
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory):
+    """160 problems, each with two traces."""
+    out = tmp_path_factory.mktemp("scripted") / "data"
+    return collect(ScriptedSource(), problems(160), out, sampling=SAMPLING, samples=2)
