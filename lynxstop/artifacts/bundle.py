@@ -230,8 +230,7 @@ class Bundle(_Strict):
         """Write certified levels into the bundle on disk, replacing all of the same risk, groups included.
 
         `certificates` maps file names relative to the bundle to their JSON text. The policy is written last,
-        so an
-        interrupted call leaves the bundle as it was.
+        so an interrupted call leaves the bundle as it was.
         """
         new = {level.risk for level in levels}
         kept = [old for old in self.policy.levels if old.risk not in new]

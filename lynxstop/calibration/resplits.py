@@ -22,8 +22,7 @@ class Resplits:
     """What the re-splits gave; arrays of shape (splits,).
 
     `risk`, `exits` and `saved` are shares measured on the problems that were not calibrated on; `losses` are
-    counts
-    among `rest` of them.
+    counts among `rest` of them.
     """
 
     alpha: float
@@ -56,8 +55,7 @@ def resplit(
     """Certify on random problems, and measure the risk on all others.
 
     The rest is itself a sample, so its risk scatters around the true one: a violation rate a little above
-    `delta`
-    is noise as long as an exact binomial test says so.
+    `delta` is noise as long as an exact binomial test says so.
 
     Parameters
     ----------

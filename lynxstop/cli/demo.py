@@ -36,8 +36,7 @@ def demo(
     """Run held-out problems with full thinking and with early exit at the certified risk.
 
     The model is small, but real: it was trained from scratch by this project, it reasons in text, errs, and
-    doubts
-    itself too often. Everything is generated live on this machine.
+    doubts itself too often. Everything is generated live on this machine.
 
     **Examples**
 

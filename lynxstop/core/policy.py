@@ -49,8 +49,7 @@ class StopPolicy:
         Tokens forced at an exit: they close the thinking block and may open the answer.
     levels : tuple of Level
         Certified levels, in ascending order of risk, those of a group beside those of all requests; empty
-        while
-        a probe is not yet calibrated.
+        while a probe is not yet calibrated.
     min_tokens : int
         Thinking tokens before the first cue that may be scored.
     cooldown : int

@@ -33,8 +33,8 @@ def rebuild(workdir: Path, console: Console) -> dict[str, Any]:
     -------
     dict
         Sizes, the probe's AUC, and for each level the new and the shipped threshold. `reproduced` says that
-        probe and thresholds are equal to the last bit, which is to be expected on the same kind of processor with
-        the same libraries; `scores_differ_by` says how far the two probes' scores are apart.
+        probe and thresholds are equal to the last bit, which is to be expected on the same kind of processor
+        with the same libraries; `scores_differ_by` says how far the two probes' scores are apart.
     """
     with _one_thread():
         return _rebuild(workdir, console)
@@ -42,7 +42,7 @@ def rebuild(workdir: Path, console: Console) -> dict[str, Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums of floats depend on how they are split: one thread gives the same bits every time on one machine."""
+    """Sums of floats depend on how they are split; one thread gives the same bits every time."""
     need("torch", "transformers").set_num_threads(1)
     with need("threadpoolctl", "calibrate").threadpool_limits(1):
         yield

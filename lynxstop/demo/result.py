@@ -19,8 +19,7 @@ def result(seen: Demonstration, bundle: Bundle, risk: float) -> dict[str, Any]:
     -------
     dict
         `risk_bound` is the certificate's upper limit of the risk at its threshold, and `observed_bound` the
-        upper
-        confidence limit from these very requests.
+        upper confidence limit from these very requests.
     """
     level = next(level for level in bundle.policy.pooled if level.risk == risk)
     certificate = Certificate.load(bundle.path / level.certificate)

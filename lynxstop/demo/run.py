@@ -55,8 +55,7 @@ def demonstrate(
     """Run all problems with full thinking and with early exit at a certified risk.
 
     Both passes are timed with nothing but generation in them. A third, untimed pass over the full traces
-    forces an
-    exit at every cue, for the oracle's savings and the curve of accuracy against tokens.
+    forces an exit at every cue, for the oracle's savings and the curve of accuracy against tokens.
 
     Raises
     ------

@@ -15,11 +15,9 @@ class Outcome(NamedTuple):
     """One request, run both ways.
 
     `right_*` is None where there is no gold answer or grading ended without a verdict. `disagree` says that
-    the two
-    answers differ (an unparsed answer differs from every other); without an exit the two are one and it is
-    False.
-    `oracle_tokens` are the thinking tokens at the first cue whose exit answer agrees with the full one, or
-    at the end.
+    the two answers differ (an unparsed answer differs from every other); without an exit the two are one and
+    it is False. `oracle_tokens` are the thinking tokens at the first cue whose exit answer agrees with the
+    full one, or at the end.
     """
 
     problem_id: str

@@ -204,8 +204,8 @@ def train(
 def simplest(table: Sequence[Candidate], folds: int) -> Candidate:
     """Choose the fewest layers that are within one standard error of the best AUC; the best of those.
 
-    The rule of one standard error (Breiman et al. 1984): what cross-validation cannot tell apart is decided by
-    cost, so a tie does not flip with the last digits of the data.
+    The rule of one standard error (Breiman et al. 1984): what cross-validation cannot tell apart is decided
+    by cost, so a tie does not flip with the last digits of the data.
     """
     best = max(table, key=lambda line: line.auc)
     enough = [line for line in table if line.auc >= best.auc - best.spread / folds**0.5]
