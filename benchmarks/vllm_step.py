@@ -2,11 +2,13 @@
 
     python benchmarks/vllm_step.py [--model data/reasoner] [--batch 1 16 64] [--layers 4] [--compiled]
 
-One engine takes all steps. Before each step a variant is chosen, in shuffled rounds of four, so that the variants
+One engine takes all steps. Before each step a variant is chosen, in shuffled rounds of four, so that the
+variants
 meet the same lengths, the same neighbours on the machine and the same drift. The ratio is that of the mean of
-log step times over rounds, with a bootstrap confidence interval of 95 %. "absent" takes the processor out of the
-engine's list and the wrappers off the model, which is what an engine without the package runs; compiled taps are
-part of the graph and stay in it.
+log step times over rounds, with a bootstrap confidence interval of 95 %. "absent" takes the processor out
+of the
+engine's list and the wrappers off the model, which is what an engine without the package runs; compiled
+taps are part of the graph and stay in it.
 """
 
 from __future__ import annotations
@@ -150,7 +152,8 @@ def random_model(folder: Path, like: Path) -> Path:
     config.update(
         {
             "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-            "num_key_value_heads": 12, "head_dim": 64, "layer_types": ["full_attention"] * 12, "dtype": "float32",
+            "num_key_value_heads": 12, "head_dim": 64, "layer_types": ["full_attention"] * 12,
+            "dtype": "float32",
         }
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
@@ -162,11 +165,17 @@ def random_model(folder: Path, like: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="data/reasoner", help="a folder, or `random` for 113M random parameters")
+    parser.add_argument(
+        "--model", default="data/reasoner", help="a folder, or `random` for 113M random parameters"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--layers", type=int, nargs="+", default=None, help="states of the probe; the last when missing")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=None, help="states of the probe; the last when missing"
+    )
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: of a machine that others use")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: of a machine that others use"
+    )
     parser.add_argument("--compiled", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -184,7 +193,9 @@ def main() -> None:
             max_num_seqs=max(given.batch), enable_prefix_caching=False,
             additional_config={"lynxstop": {"bundle": str(bundle)}},
         )  # fmt: skip
-        problems = [json.loads(line)["prompt"] for line in Path("data/problems/test.jsonl").open()]
+        problems = [
+            json.loads(line)["prompt"] for line in Path("data/problems/test.jsonl").read_text().splitlines()
+        ]
         head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n"
         prompts = [head + problem + tail for problem in problems]
         kind = f"{Path(given.model).name}, layers {list(layers)}, {'compiled' if given.compiled else 'eager'}"

@@ -41,8 +41,8 @@ def serve(
 ) -> None:
     """Serve a model with vLLM, stopping each request when its answer is known.
 
-    Everything that follows is handed to vLLM. The bundle's data type, sampling parameters and reasoning parser are
-    set unless given.
+    Everything that follows is handed to vLLM. The bundle's data type, sampling parameters and reasoning
+    parser are set unless given.
 
     **Examples**
 

@@ -86,23 +86,29 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     return made
 
 
-COMMON = dict(
-    vocab_size=len(SPECIAL) + len(PLAIN), hidden_size=HIDDEN, num_hidden_layers=DEPTH, intermediate_size=64,
-    num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=512,
-    bos_token_id=None, eos_token_id=2, pad_token_id=2, tie_word_embeddings=False,
-)  # fmt: skip
+COMMON = {
+    "vocab_size": len(SPECIAL) + len(PLAIN), "hidden_size": HIDDEN, "num_hidden_layers": DEPTH,
+    "intermediate_size": 64,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.3,
+    "max_position_embeddings": 512,
+    "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
-    "Llama": dict(head_dim=32),
+    "Llama": {"head_dim": 32},
     "Qwen2": {},
-    "Qwen3": dict(head_dim=32),
-    "Qwen3Moe": dict(head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True),
-    "Gemma": dict(head_dim=32, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"),
-    "Gemma2": dict(head_dim=32, tie_word_embeddings=True),
-    "DeepseekV3": dict(
-        q_lora_rank=None, topk_method="noaux_tc", kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
-        num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1,
-        n_shared_experts=1,
-    ),
+    "Qwen3": {"head_dim": 32},
+    "Qwen3Moe": {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "norm_topk_prob": True},
+    "Gemma": {"head_dim": 32, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
+    "Gemma2": {"head_dim": 32, "tie_word_embeddings": True},
+    "DeepseekV2": {"q_lora_rank": 32, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 16, "v_head_dim": 32, "first_k_dense_replace": 3, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "DeepseekV3": {
+        "q_lora_rank": None, "topk_method": "noaux_tc", "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
+        "first_k_dense_replace": 3,
+        "n_shared_experts": 1,
+    },
 }  # fmt: skip
 
 
@@ -137,27 +143,36 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
     """Write a bundle with a random probe: two certified levels, 0.05 and 0.2."""
 
     def make(
-        model: Path, layers: tuple[int, ...] = (DEPTH,), *, width: int = HIDDEN, thresholds: tuple[float, float] = (2.0, -8.0),
+        model: Path, layers: tuple[int, ...] = (DEPTH,), *, width: int = HIDDEN, thresholds: tuple[float,
+        float] = (2.0, -8.0),
         seed: int = 0, exit_text: str = EXIT_TEXT, scale: float = 1.0, **policy: Any
     ) -> Bundle:  # fmt: skip
         folder = tmp_path_factory.mktemp("bundle")
         weight = np.random.default_rng(seed).normal(size=(1, width * len(layers))).astype(np.float32) * scale
         levels = []
         for risk, threshold in zip((0.05, 0.2), thresholds, strict=True):
-            content = dict(risk=risk, confidence=0.9, loss="disagree", method="test", threshold=threshold)
+            content = {
+                "risk": risk,
+                "confidence": 0.9,
+                "loss": "disagree",
+                "method": "test",
+                "threshold": threshold,
+            }
             name, text = f"certificates/{risk}.json", json.dumps(content)
             atomic.write_text(folder / name, text)
             digest = hashlib.sha256(text.encode()).hexdigest()
             levels.append(CertifiedLevel(**content, certificate=name, sha256=digest))
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        settings = dict(
-            name="tiny", fingerprint=fingerprint(model), engine="transformers", dtype="float32",
-            sampling=ServedSampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=64, answer_tokens=64),
-            cue_words=("wait", "hmm"), cue_paragraph=False, think_open=("<think>",), think_close=("</think>",),
-            exit_text=exit_text, exit_ids=tuple(tokenizer.encode(exit_text, add_special_tokens=False)),
-            target="agrees", probe_sha256="", training_problems_sha256="0", training_data_sha256="0",
-            provenance=provenance(), default_risk=0.05, levels=tuple(levels),
-        )  # fmt: skip
+        settings = {
+            "name": "tiny", "fingerprint": fingerprint(model), "engine": "transformers", "dtype": "float32",
+            "sampling": ServedSampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=64, answer_tokens=64),
+            "cue_words": ("wait", "hmm"), "cue_paragraph": False, "think_open": ("<think>",),
+            "think_close": ("</think>",),
+            "exit_text": exit_text, "exit_ids": tuple(tokenizer.encode(exit_text, add_special_tokens=False)),
+            "target": "agrees", "probe_sha256": "", "training_problems_sha256": "0",
+            "training_data_sha256": "0",
+            "provenance": provenance(), "default_risk": 0.05, "levels": tuple(levels),
+        }  # fmt: skip
         scores = TrainingScores(scores=np.zeros(2, np.float32), problems=("a", "b"))
         probe = Probe(layers, ((weight, np.zeros(1, np.float32)),))
         return write_bundle(folder, Policy(**(settings | policy)), probe, scores, {})
@@ -183,10 +198,11 @@ def make_llm() -> Iterator[Callable[..., Any]]:
         stop()
         given = {"bundle": str(bundle.path)} if bundle is not None else {}
         config = given | (settings or {})
-        defaults = dict(
-            dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=8, enable_prefix_caching=False,
-            disable_log_stats=False, seed=0,
-        )  # fmt: skip
+        defaults = {
+            "dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8,
+            "enable_prefix_caching": False,
+            "disable_log_stats": False, "seed": 0,
+        }  # fmt: skip
         if config:
             defaults["additional_config"] = {"lynxstop": config}
         alive.append(LLM(str(model), **(defaults | options)))
@@ -235,7 +251,7 @@ def generate() -> Callable[..., list[list[int]]]:
     ) -> list[list[int]]:
         from vllm import SamplingParams
 
-        options = dict(temperature=0.0, max_tokens=tokens, detokenize=True) | options
+        options = {"temperature": 0.0, "max_tokens": tokens, "detokenize": True} | options
         given = xargs if isinstance(xargs, list) else [xargs] * len(prompts)
         params = [SamplingParams(extra_args=args, **options) for args in given]
         results = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)

@@ -16,7 +16,7 @@ from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.spool import read_spool
 from lynxstop.errors import ModelError
 
-KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma", "DeepseekV3"]
+KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma", "DeepseekV2"]
 FULL = {"lynxstop_risk": "off"}
 
 
@@ -24,7 +24,9 @@ def named(count: int) -> list[dict[str, Any]]:
     return [FULL | {"lynxstop_record": f"trace-{number}"} for number in range(count)]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "Qwen3" else pytest.mark.slow) for k in KINDS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == "Qwen3" else pytest.mark.slow) for k in KINDS]
+)
 def test_recorded_states_equal_those_of_transformers(
     kind: str, make_llm: Any, make_model: Any, make_bundle: Any, prompts: Any, generate: Any, reference: Any,
     desk_of: Callable[[Any], Any], tmp_path: Path,
@@ -36,7 +38,7 @@ def test_recorded_states_equal_those_of_transformers(
     # when full traces are recorded in the engine
     found = generate(llm, prompts, xargs=named(len(prompts)))
     desk_of(llm).watcher.recorder.spool.flush()
-    rows = {(row.request, row.index): row for row in read_spool(tmp_path)}
+    rows = {(row.request, row.token): row for row in read_spool(tmp_path)}
     # then at each cue features, score and statistics are those of transformers
     expected = reference(model, bundle, prompts, risk=None, record=True)
     compared = 0
@@ -100,7 +102,9 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
     ]
     for one, other in zip(found, ours, strict=True):
         np.testing.assert_allclose(one.features, other.features, atol=1e-3)
-    assert [[a.ids for a in of_trace] for of_trace in answers] == [[a.ids for a in of_trace] for of_trace in theirs]
+    assert [[a.ids for a in of_trace] for of_trace in answers] == [
+        [a.ids for a in of_trace] for of_trace in theirs
+    ]
     # and most of their prompts came from the cache
     assert engine.cache.cached > 0
     print(f"prompt tokens of forced exits from the cache: {engine.cache.cached} of {engine.cache.total}")

@@ -1,4 +1,5 @@
-"""A model runner in this process (the first one, unless the environment asks for the second): its tokens are those
+"""A model runner in this process (the first one, unless the environment asks for the second): its tokens
+are those
 of every other engine."""
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def test_off_leaves_a_request_untouched(
     served: Served, prompts: Any, generate: Any, make_llm: Any, counts_of: Any
 ) -> None:
     # given a server that stops by default
-    llm, model, _ = served
+    llm, _model, _ = served
     before = counts_of(llm)
     # when requests ask to be left alone
     found = generate(llm, prompts, xargs={"lynxstop_risk": "off"})

@@ -1,4 +1,5 @@
-"""The second model runner on this CPU: the tests of the first, under Triton's interpreter, in a process of their own."""
+"""The second model runner on this CPU: the tests of the first, under Triton's interpreter, in a process of
+their own."""
 
 from __future__ import annotations
 

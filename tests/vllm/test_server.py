@@ -55,10 +55,15 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         port = probe.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
     line = [
-        sys.executable, "-m", "lynxstop.cli", "serve", str(MODEL), "--bundle", str(bundle.path), "--port", str(port),
+        sys.executable, "-m", "lynxstop.cli", "serve", str(MODEL), "--bundle", str(bundle.path), "--port",
+        str(port),
         "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "tiny",
     ]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k not in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL")}
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL")
+    }
     process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -123,7 +123,8 @@ class SecondDesk(Desk):
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
 
     def finishing(self, output: Any) -> None:
-        """Before the runner frees slots: keep the state of preempted requests, forget that of finished ones."""
+        """Before the runner frees slots: keep the state of preempted requests, forget that of finished
+        ones."""
         states = self.runner.req_states
         for name in output.finished_req_ids:
             self._parked.pop(name, None)
@@ -172,6 +173,6 @@ class SecondDesk(Desk):
         first = self.runner.req_states.prompt_len.np
 
         def indices(rows: NDArray[np.int64]) -> list[int]:
-            return (self._fed[slots[rows]] - 1 - first[slots[rows]]).tolist()
+            return [int(index) for index in self._fed[slots[rows]] - 1 - first[slots[rows]]]
 
         return Step(slots, ctx.input_ids, self._places, read, indices)

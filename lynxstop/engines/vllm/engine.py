@@ -62,7 +62,9 @@ class VllmEngine:
         config = llm.llm_engine.model_config
         self.width = config.hf_text_config.hidden_size * len(layers)
         ends = config.try_get_generation_config().get("eos_token_id", ())
-        self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {llm.get_tokenizer().eos_token_id}
+        self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {
+            llm.get_tokenizer().eos_token_id
+        }
         self.cache = CacheUse()
         self._run = 0
 
@@ -120,7 +122,11 @@ class VllmEngine:
                 if room > 0:
                     prefix = [*generation.request.prompt_ids, *generation.output_ids[: cut + 1], *forced]
                     prompts.append({"prompt_token_ids": prefix})
-                    params.append(self._params(sampling, room, extra_args={"lynxstop_risk": "off", "lynxstop_record": 0}))
+                    params.append(
+                        self._params(
+                            sampling, room, extra_args={"lynxstop_risk": "off", "lynxstop_record": 0}
+                        )
+                    )
                     targets.append((trace, ordinal))
         for (trace, ordinal), result in zip(
             targets, self.llm.generate(prompts, params, use_tqdm=False) if prompts else (), strict=True
@@ -172,21 +178,25 @@ class VllmEngine:
     def _rows(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], Recorded]:
         late = time.monotonic() + _PATIENCE
         while True:
-            rows = {(row.request, row.index): row for row in read_spool(self.spool)}
+            rows = {(row.request, row.token): row for row in read_spool(self.spool)}
             if wanted <= rows.keys():
                 return rows
             if time.monotonic() > late:
                 missing = len(wanted - rows.keys())
-                raise DataError(f"{missing} recorded cues are missing from {self.spool}.", hint="Is its disk full?")
+                raise DataError(
+                    f"{missing} recorded cues are missing from {self.spool}.", hint="Is its disk full?"
+                )
             time.sleep(0.2)
 
 
 def _attach(generation: Generation, rows: list[Recorded], width: int) -> None:
-    generation.features = np.stack([row.features for row in rows]) if rows else np.zeros((0, width), np.float32)
+    generation.features = (
+        np.stack([row.features for row in rows]) if rows else np.zeros((0, width), np.float32)
+    )
     generation.signals = []
     start = 0
     for row in rows:
-        since = generation.logprobs[start : row.index + 1]
-        start = row.index + 1
+        since = generation.logprobs[start : row.token + 1]
+        start = row.token + 1
         _, entropy, gap, margin = row.statistics.tolist()
         generation.signals.append(Signals(entropy, gap, margin, min(since), sum(since) / len(since)))

@@ -8,8 +8,8 @@ they hold under torch.compile and CUDA graphs, where hooks do not run.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ TAPPABLE = (
     "GemmaDecoderLayer",
     "DeepseekV2DecoderLayer",
 )
-"""Decoder layers whose states are tested to equal those of transformers; classes derived from them are welcome."""
+"""Decoder layers whose states are tested to equal those of transformers; classes derived from them are
+welcome."""
 _BUFFER = "lynxstop_state"
 
 
@@ -116,13 +117,13 @@ class HiddenStates:
         return joined.float()
 
     def _wrap(self, model: nn.Module) -> None:
-        compute: Callable[..., Any] = model.compute_logits
+        compute: Any = model.compute_logits
 
         def compute_logits(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             self._last = hidden_states
             return compute(hidden_states, *args, **kwargs)
 
-        model.compute_logits = compute_logits
+        model.__dict__["compute_logits"] = compute_logits
 
 
 def find_blocks(model: nn.Module, depth: int) -> nn.ModuleList:
@@ -156,7 +157,7 @@ def _tap(block: nn.Module, buffer: Tensor) -> None:
         positions: Tensor, hidden_states: Tensor, residual: Tensor | None, *args: Any, **kwargs: Any
     ) -> Any:
         state = hidden_states if residual is None else hidden_states + residual
-        block.lynxstop_state[: state.shape[0]].copy_(state)
+        cast(Tensor, block.lynxstop_state)[: state.shape[0]].copy_(state)
         return forward(positions, hidden_states, residual, *args, **kwargs)
 
-    block.forward = tapped  # type: ignore[method-assign]
+    block.forward = tapped

@@ -1,4 +1,5 @@
-"""Sessions where the batch is on the CPU: the same decisions, but only rows that show something are worked on.
+"""Sessions where the batch is on the CPU: the same decisions, but only rows that show something are worked
+on.
 
 Arrays of NumPy share the state's memory: an operation on a small array costs a fraction of one on a tensor.
 """
@@ -78,7 +79,7 @@ class HostSessions(Sessions):
 
     def candidates(self) -> Rows:
         """Rows of the last step whose token completes a cue."""
-        return (self._shown & CANDIDATE).nonzero()[0]
+        return np.flatnonzero(self._shown & CANDIDATE)
 
     def _sit(self) -> None:
         self._look = self._rows.numpy()

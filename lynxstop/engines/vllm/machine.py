@@ -22,7 +22,8 @@ SHIFT = 4
 DEAD = 0
 """State of a row that nobody watches: every token leads back to it and shows nothing."""
 _TAIL = 32
-"""Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at most."""
+"""Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at
+most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

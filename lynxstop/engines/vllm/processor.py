@@ -23,8 +23,8 @@ logger = logging.getLogger("vllm.lynxstop")
 class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
     """Stops thinking early, inside the engine.
 
-    Both runners construct it at start-up; without a bundle configured it stays idle. It begins its work when the
-    loaded runner is handed to it (`lynxstop.engines.vllm.seams`).
+    Both runners construct it at start-up; without a bundle configured it stays idle. It begins its work
+    when the loaded runner is handed to it (`lynxstop.engines.vllm.seams`).
 
     Attributes
     ----------
@@ -37,14 +37,16 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
         self.desk: Desk | None = None
         if self.settings is not None and not seams.installed():
             logger.error(
-                "lynxstop is disabled: its plugin was not loaded in this process. Add 'lynxstop' to VLLM_PLUGINS."
+                "lynxstop is disabled: its plugin was not loaded in this process. "
+                "Add 'lynxstop' to VLLM_PLUGINS."
             )
             seams.report_disabled(config)
             self.settings = None
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuse arguments of lynxstop that nobody would read; `seams` checks them where a bundle is served."""
+        """Refuse arguments of lynxstop that nobody would read; `seams` checks them where a bundle is
+        served."""
         if not seams.installed() and any(key.startswith(PREFIX) for key in sampling_params.extra_args or ()):
             raise ValueError("lynxstop is not at work on this server: its plugin was not loaded.")
 

@@ -24,8 +24,8 @@ class Parked(NamedTuple):
 class Slots:
     """Slots of watched requests; the last one, `idle`, is shared by all others.
 
-    A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not read
-    a token in that step, since it is the prompt's last.
+    A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not
+    read a token in that step, since it is the prompt's last.
     """
 
     def __init__(self, sessions: Sessions, count: int, recorder: Recorder | None = None) -> None:
@@ -61,7 +61,8 @@ class Slots:
         return found
 
     def leave(self, slot: int, outputs: int) -> Parked | None:
-        """Free a slot; return what a later `enter` of the same request needs, None if there is nothing yet."""
+        """Free a slot; return what a later `enter` of the same request needs, None if there is nothing
+        yet."""
         watched = self.watched[slot]
         self.watched[slot] = False
         if not watched or self._new[slot]:

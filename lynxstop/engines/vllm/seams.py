@@ -1,8 +1,9 @@
 """Everything that reaches further than vLLM's public seams, in one place.
 
-Three things have no public seam: getting hold of the loaded model runner (hidden states, the tokens of a step),
-the V2 runner's requests leaving their slots, and checking a request's arguments against the served bundle. Each
-is one wrapped method. The wrappers are installed by vLLM's general-plugin hook in every process.
+Three things have no public seam: getting hold of the loaded model runner (hidden states, the tokens of a
+step),
+the V2 runner's requests leaving their slots, and checking a request's arguments against the served bundle.
+Each is one wrapped method. The wrappers are installed by vLLM's general-plugin hook in every process.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ def _hand_over(runner: Any, armed: Any) -> None:
             "lynxstop.engines.vllm.processor:LynxstopProcessor.",
         )
     model, layers = runner.get_model(), armed.probe.layers
-    # Part of the configuration's hash: a graph compiled without these taps must not be taken for one with them.
+    # Part of the configuration's hash: a graph compiled without these taps must not be taken for one with
+    # them.
     config.additional_config["lynxstop_layers"] = list(layers)
     hidden = HiddenStates(
         model,

@@ -22,14 +22,16 @@ from lynxstop.engines.vllm.terms import Terms
 from lynxstop.probes.probe import Probe
 
 STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
-"""Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being forced
+"""Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being
+forced
 (-1: none), exit tokens to force, whether stops are forced, and three numbers (the last two float32)."""
 MASK = (1 << SHIFT) - 1
 _FIELDS = 9
 _NONE = -(2**30)
 ENDLESS = 2**30
 BOOST = 1e9
-"""Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids (-inf) stays
+"""Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids
+(-inf) stays
 forbidden."""
 
 COUNTERS = ("cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused")
@@ -163,7 +165,8 @@ class Sessions:
         features : callable
             Gives the features taken at these tokens.
         read : Tensor, optional
-            bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when None.
+            bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when
+            None.
         """
         self._advance(tokens, read)
         column = self._classes[tokens.clamp(max=self._beyond)]
@@ -176,7 +179,8 @@ class Sessions:
         self._decide(features)
 
     def force(self, logits: Tensor) -> None:
-        """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows, vocabulary)."""
+        """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
+        vocabulary)."""
         wanted = self._exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
         boost = (self._forced >= 0).unsqueeze(1) * BOOST
         logits.scatter_(1, wanted, logits.gather(1, wanted) + boost)

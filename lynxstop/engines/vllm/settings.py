@@ -131,7 +131,7 @@ def parse_mode(value: object) -> Mode:
         When there is no such mode.
     """
     try:
-        return Mode(value)
+        return Mode(str(value))
     except ValueError:
         raise ConfigError(f"A mode is one of {', '.join(Mode)}, not {value!r}.") from None
 

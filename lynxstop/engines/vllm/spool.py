@@ -33,7 +33,7 @@ class Recorded(NamedTuple):
     ----------
     request : str
         The text given as `lynxstop_record`, or a name made up for the request.
-    index : int
+    token : int
         Index of the token among the generated ones.
     position : int
         Thinking tokens up to and including it.
@@ -43,7 +43,7 @@ class Recorded(NamedTuple):
     """
 
     request: str
-    index: int
+    token: int
     position: int
     statistics: NDArray[np.float32]
     features: NDArray[np.float32]
@@ -99,7 +99,7 @@ class Spool:
             self._number += 1
             path = self.folder / f"cues-{os.getpid()}-{self._number:06}.safetensors"
             tensors = {
-                "index": np.array([row.index for row in rows], np.int32),
+                "index": np.array([row.token for row in rows], np.int32),
                 "position": np.array([row.position for row in rows], np.int32),
                 "statistics": np.stack([row.statistics for row in rows]),
                 "features": np.stack([row.features for row in rows]),

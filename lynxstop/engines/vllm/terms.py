@@ -79,8 +79,8 @@ class TermsReader:
         Raises
         ------
         ConfigError
-            On an unknown key, an uncertified risk (the message lists the certified ones), an unknown mode, or a
-            request to record where the server does not.
+            On an unknown key, an uncertified risk (the message lists the certified ones), an unknown mode,
+            or a request to record where the server does not.
         """
         given = {key: value for key, value in (extra_args or {}).items() if key.startswith(PREFIX)}
         if unknown := sorted(set(given) - set(_KNOWN)):

@@ -27,7 +27,8 @@ MARKS = (
 
 
 def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
-    """Return a watch that does not see thinking inside tool calls; `watch` itself when the model has no marks."""
+    """Return a watch that does not see thinking inside tool calls; `watch` itself when the model has no
+    marks."""
     known = set(added_tokens(tokenizer).values())
     marks = [pair for pair in MARKS if set(pair) <= known]
     if not marks:
@@ -39,7 +40,8 @@ def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
 
 
 def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:
-    """Take calls out of thinking blocks: the product of both machines, the first state of `calls` being outside."""
+    """Take calls out of thinking blocks: the product of both machines, the first state of `calls` being
+    outside."""
     outer, inner = thinking.automaton, calls.automaton
     count, columns = len(inner.table), inner.table.shape[1]
     # States are numbered with those outside of calls first: the start and the open block keep their numbers.

@@ -1,0 +1,208 @@
+"""What the plugin refuses or leaves alone, said at start-up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.session import Mode
+from lynxstop.engines.vllm.settings import Settings, read_settings
+from lynxstop.engines.vllm.terms import TermsReader
+from lynxstop.errors import BundleError, ConfigError, FingerprintError
+
+POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.2, 0.0)), budget=9)
+
+
+def engine(**obstacles: Any) -> SimpleNamespace:
+    """What `check_engine` looks at of an engine's configuration."""
+    parallel = {"enable_batch_sharded_sampling": False, "prefill_context_parallel_size": 1} | obstacles
+    model = SimpleNamespace(runner_type=obstacles.get("runner", "generate"), skip_tokenizer_init=False)
+    return SimpleNamespace(
+        parallel_config=SimpleNamespace(**parallel),
+        model_config=model,
+        speculative_config=obstacles.get("speculative"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "name"),
+    [
+        ({"speculative": object()}, "speculative decoding"),
+        ({"enable_batch_sharded_sampling": True}, "batch-sharded sampling"),
+        ({"prefill_context_parallel_size": 2}, "prefill context parallelism"),
+        ({"runner": "pooling"}, "pooling"),
+    ],
+)
+def test_engines_that_cannot_be_served_are_refused(obstacle: dict[str, Any], name: str) -> None:
+    # given an engine with something the plugin cannot follow
+    pytest.importorskip("torch")
+    from lynxstop.engines.vllm.arming import check_engine
+
+    check_engine(engine(), Settings(Path("b")))
+    # when a bundle is configured, then the error names it
+    with pytest.raises(ConfigError, match=name):
+        check_engine(engine(**obstacle), Settings(Path("b")))
+
+
+def test_settings_come_from_the_configuration_first_and_the_environment_second() -> None:
+    # given both
+    environment = {"LYNXSTOP_BUNDLE": "/e", "LYNXSTOP_RISK": "0.2", "LYNXSTOP_MODE": "shadow"}
+    # when they are read, then the configuration wins, and without either the plugin is off
+    found = read_settings({"lynxstop": {"bundle": "/c", "risk": "off"}}, environment)
+    assert found == Settings(bundle=Path("/c"), risk="off", mode=Mode.SHADOW)
+    assert read_settings({}, environment) == Settings(bundle=Path("/e"), risk=0.2, mode=Mode.SHADOW)
+    assert read_settings({}, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bundel": "x"}, "bundel"),
+        ({"risk": 0.1}, "no bundle"),
+        ({"bundle": "b", "risk": "low"}, "number"),
+        ({"bundle": "b", "mode": "halt"}, "stop, shadow"),
+        ({"bundle": 3}, "path"),
+        ({"bundle": "b", "recipe": "r"}, "a bundle and a recipe"),
+        ({"recipe": "r"}, "recorded by"),
+        ([], "not an object"),
+    ],
+)
+def test_wrong_settings_are_refused(given: Any, message: str) -> None:
+    # given settings with a mistake, when they are read, then the error says which
+    with pytest.raises(ConfigError, match=message):
+        read_settings({"lynxstop": given}, {})
+
+
+def test_a_default_risk_must_be_certified() -> None:
+    # given a server whose default nobody certified, when it starts, then the certified levels are listed
+    with pytest.raises(ConfigError, match=r"certified levels: 0\.05, 0\.2"):
+        TermsReader(Settings(Path("b"), risk=0.1), POLICY, None)
+    assert not TermsReader(Settings(Path("b")), POLICY, None).read(None).watched
+
+
+def test_off_frees_a_request_of_its_budget_too() -> None:
+    # given a policy with a budget, when a request is off, then nothing of it is watched
+    reader = TermsReader(Settings(Path("b")), POLICY, 0.05)
+    assert reader.read(None).budget == 9
+    assert not reader.read({"lynxstop_risk": "off"}).watched
+
+
+def test_a_bundle_of_another_model_is_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any
+) -> None:
+    # given a bundle made for other weights
+    bundle = make_bundle(make_model("Qwen3", attention_dropout=0.5))
+    # when an engine starts with it, then the error names what differs
+    with pytest.raises(FingerprintError, match="config"):
+        make_llm(make_model("Qwen3"), bundle)
+
+
+def test_a_damaged_bundle_is_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any, tmp_path: Path
+) -> None:
+    # given a bundle whose probe was cut short
+    model = make_model("Qwen3")
+    broken = tmp_path / "bundle"
+    shutil.copytree(make_bundle(model).path, broken)
+    probe = broken / "probe.safetensors"
+    probe.write_bytes(probe.read_bytes()[:-7])
+    # when an engine starts with it, then the error says so
+    with pytest.raises(BundleError, match="probe"):
+        make_llm(model, settings={"bundle": str(broken)})
+
+
+def test_a_probe_of_another_width_is_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any
+) -> None:
+    # given a probe for states of 32 numbers, and a model with 64
+    model = make_model("Qwen3")
+    with pytest.raises(BundleError, match=r"0\.\.3 of 64"):
+        make_llm(model, make_bundle(model, width=32))
+
+
+def test_cues_that_no_token_can_write_are_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any
+) -> None:
+    # given a cue in letters that the vocabulary does not have
+    from lynxstop.errors import TokenizerError
+
+    model = make_model("Qwen3")
+    with pytest.raises(TokenizerError, match="zzz"):
+        make_llm(model, make_bundle(model, cue_words=("zzz",)))
+    # and an exit that leaves the block open
+    with pytest.raises(TokenizerError, match="does not close"):
+        make_llm(model, make_bundle(model, exit_text="=3"))
+
+
+def test_without_a_bundle_nothing_is_changed(
+    make_llm: Any, make_model: Any, generate: Any, runner_of: Any
+) -> None:
+    # given the package installed beside vLLM and no bundle
+    from lynxstop.engines.vllm.processor import LynxstopProcessor
+
+    llm = make_llm(make_model("Qwen3"))
+    runner = runner_of(llm)
+    # when an engine runs, then ours sits idle where greedy sampling does not even call it, and the model is
+    # as it was
+    ours = [p for p in runner.input_batch.logitsprocs.all if isinstance(p, LynxstopProcessor)]
+    assert [p.desk for p in ours] == [None]
+    assert ours[0] not in runner.input_batch.logitsprocs.non_argmax_invariant
+    assert "compute_logits" not in runner.get_model().__dict__
+    assert len(generate(llm, [[5, 0]])[0]) == 48
+    # and arguments of ours are refused instead of ignored
+    from vllm.exceptions import VLLMValidationError
+
+    with pytest.raises(VLLMValidationError, match="serves no lynxstop bundle"):
+        generate(llm, [[5, 0]], xargs={"lynxstop_risk": 0.05})
+
+
+def test_by_flag_and_by_environment(
+    make_llm: Any,
+    make_model: Any,
+    make_bundle: Any,
+    prompts: Any,
+    generate: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given the tokens of an engine switched on by its configuration
+    model = make_model("Qwen3")
+    bundle = make_bundle(model)
+    expected = generate(make_llm(model, bundle), prompts)
+    # when the bundle comes from the environment, and the class by flag beside its entry point
+    monkeypatch.setenv("LYNXSTOP_BUNDLE", str(bundle.path))
+    name = "lynxstop.engines.vllm.processor:LynxstopProcessor"
+    # then the tokens are the same
+    assert generate(make_llm(model, logits_processors=[name]), prompts) == expected
+
+
+def test_missing_seams_disable_the_plugin_and_say_so(
+    make_model: Any,
+    make_llm: Any,
+    make_bundle: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # given a process in which vLLM was told not to load the plugin
+    from vllm.config import VllmConfig  # noqa: F401
+
+    from lynxstop.engines.vllm import processor, seams
+
+    monkeypatch.setattr(seams, "installed", lambda: False)
+    config = SimpleNamespace(
+        additional_config={"lynxstop": {"bundle": "/b"}},
+        model_config=SimpleNamespace(served_model_name="off"),
+    )
+    # when the processor is made all the same
+    with caplog.at_level("ERROR"):
+        made = processor.LynxstopProcessor(config, None, False)
+    # then it is idle, one line says what to do, and the metric shows it
+    assert made.is_argmax_invariant()
+    assert "VLLM_PLUGINS" in caplog.text
+    from prometheus_client import REGISTRY
+
+    assert REGISTRY.get_sample_value("lynxstop:disabled_total", {"model_name": "off"}) == 1
