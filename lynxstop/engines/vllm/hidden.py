@@ -22,7 +22,6 @@ TAPPABLE = (
     "Qwen3DecoderLayer",
     "Qwen3MoeDecoderLayer",
     "GemmaDecoderLayer",
-    "DeepseekV2DecoderLayer",
 )
 """Decoder layers whose states are tested to equal those of transformers; classes derived from them are
 welcome."""
