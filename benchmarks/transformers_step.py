@@ -35,6 +35,7 @@ class NoSession:
     phase = Phase.WAITING
     thinking_tokens = 0
     exit = None
+    thought = False
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -42,7 +43,7 @@ class NoSession:
     def read(self, token: int) -> bool:
         return False
 
-    def decide(self, score: float | None = None) -> None:
+    def decide(self, score: float | None = None, statistics: Any = None) -> None:
         return None
 
     def finish(self) -> None:
