@@ -13,7 +13,9 @@ from lynxstop.rules.base import Point, Rule, Score
 from lynxstop.rules.training import Floats, Training
 
 _KNOTS = 64
-_FACTORS = (1.0, 3.0, 10.0, 100.0, 1000.0)
+_FACTORS = (1e6, 100.0, 10.0, 3.0, 1.0)
+_EARNS = 0.01
+"""Share of the tokens that a further member must save in training, or it is kept silent."""
 _RISK = 0.05
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -25,7 +27,8 @@ class Either(Rule):
     Every rule's score is mapped to the risk that its own first exits would have taken on the training split,
     were this score the threshold; the best of them counts. What a unit of risk may cost is another matter for
     a signal that saves little: each further member's risk is multiplied by the factor that saves most on the
-    training split, and the largest factor keeps it silent but for the safest exits.
+    training split. A member that does not earn a hundredth of the tokens there is kept silent: every signal
+    that may exit spends some of the risk that is certified.
 
     Parameters
     ----------
@@ -54,8 +57,10 @@ class Either(Rule):
         scores = [training.scores(member) for member in members]
         scales = [_scale(own, training) for own in scores]
         for place in range(1, len(scales)):
-            tries = [[*scales[:place], _dearer(scales[place], factor)] for factor in _FACTORS]
-            scales[place] = max(tries, key=lambda some: _worth(some, scores, training))[place]
+            tries = [_dearer(scales[place], factor) for factor in _FACTORS]
+            worth = [_worth([*scales[:place], one], scores, training) for one in tries]
+            best = max(range(len(tries)), key=worth.__getitem__)
+            scales[place] = tries[best if worth[best] > worth[0] + _EARNS else 0]
         return replace(self, members=members, scales=tuple(scales))
 
     def start(self) -> Score:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lynxstop.errors import ConfigError, StepError
 from lynxstop.rules import Point, Rule, Training, Trial
+from lynxstop.rules.either import Either
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES, rule_from, rule_named
 from lynxstop.rules.training import run
@@ -170,15 +171,25 @@ def test_risks_are_those_of_first_exits(seed):
         assert saved[place] == pytest.approx(sum(tokens) / 4800)
 
 
-def test_a_combination_exits_when_either_member_would_at_equal_risk():
-    rule = rule_named("lynx|rpdi").fit(TRAINING)
-    (x, y), _ = rule.scales
-    assert np.all(np.diff(x) > 0)
-    assert np.all(np.diff(y) >= 0)
-    quiet = dict.fromkeys(KEYS, math.nan)
-    loud = dict.fromkeys(KEYS, 99.0)
-    low, high = (run(rule, [Point(s, -9.0, 1, trial())])[0][0] for s in (quiet, loud))
-    assert high > low
+def of_either(*names):
+    """Score of a combination at a point where nothing is said, and where only the last member is sure."""
+    rule = Either(tuple(rule_named(name) for name in names)).fit(TRAINING)
+    for x, y in rule.scales:
+        assert np.all(np.diff(x) > 0)
+        assert np.all(np.diff(y) >= 0)
+    loud = {"lynx": (dict.fromkeys(KEYS, -9.0), 99.0), "rpdi-short": (dict.fromkeys(KEYS, 99.0), -9.0)}
+    points = (Point(dict.fromkeys(KEYS, -9.0), -9.0, 1), Point(*loud[names[-1]], 1))
+    return [run(rule, [point])[0][0] for point in points]
+
+
+def test_a_combination_exits_when_either_member_is_sure():
+    quiet, loud = of_either("redundancy", "lynx")
+    assert loud > quiet + 0.1
+
+
+def test_a_member_that_earns_nothing_is_kept_silent():
+    quiet, loud = of_either("lynx", "rpdi-short")
+    assert loud == quiet
 
 
 def test_combining_ranks_better_than_each_part():
