@@ -189,3 +189,15 @@ def test_unwatched_rows_show_nothing() -> None:
     # when it writes a cue, then nothing is counted or forced
     assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
     assert device.counters.sum() == 0
+
+
+@pytest.mark.parametrize("visible", [True, False])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_never_exit(visible: bool, value: float) -> None:
+    # given a request at a cue, with features that are not finite
+    device = make(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1, visible)
+    device.admit(0, [0], Terms(True, -1e9))
+    device.seat(np.array([0]))
+    # when the cue is proven, then nothing is forced, and the score is counted as lost
+    assert drive(device, [4], [value]) == drive(device, [9], [0.0]) == [None]
+    assert device.counters[COUNTERS.index("not_finite")] == 1

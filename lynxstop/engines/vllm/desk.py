@@ -88,6 +88,7 @@ class FirstDesk(Desk):
     def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
         super().__init__(runner, armed, watcher)
         self.rows = BatchRows(self.slots, self.terms, self.lost)
+        self._host = runner.device.type == "cpu"
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`."""
@@ -103,7 +104,8 @@ class FirstDesk(Desk):
         runner, count = self.runner, len(logits)
         ends = runner.query_start_loc
         if int(ends.np[count]) == count:
-            places, tokens = None, runner.input_ids.gpu[:count]
+            # What is fed lies in a buffer that the host shares where it is the device.
+            places, tokens = None, (runner.input_ids.np if self._host else runner.input_ids.gpu)[:count]
         else:
             places = ends.gpu[1 : count + 1] - 1
             tokens = runner.input_ids.gpu[places]

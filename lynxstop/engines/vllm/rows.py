@@ -77,7 +77,7 @@ class Slots:
 
         `partial` marks rows whose prompt, or history after preemption, is not complete yet.
         """
-        if not self._arrivals and not partial.any():
+        if not self._arrivals:
             return None
         read = ~(partial | self._new[slots])
         done = slots[~partial]

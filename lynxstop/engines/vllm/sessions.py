@@ -9,6 +9,7 @@ the CPU, where state can be looked at for free.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ class Sessions:
         self._machine = machine
         self._guarded = policy.min_tokens > 0 or policy.cooldown > 0
         self._closed = closed
+        self._affines = probe.affines
         self._probe = DeviceProbe(probe, device)
         self._classes = torch.from_numpy(machine.classes).to(device)
         self._table = torch.from_numpy(machine.table.reshape(-1)).to(device)
@@ -155,13 +157,13 @@ class Sessions:
         self._pending = rows[PENDING].view(torch.float32)
         self._sit()
 
-    def step(self, tokens: Tensor, features: Features, read: Tensor | None = None) -> None:
+    def step(self, tokens: Any, features: Features, read: Tensor | None = None) -> None:
         """Read one token per row, score the cues among them, and decide.
 
         Parameters
         ----------
         tokens : Tensor
-            Token ids, integers of shape (rows,).
+            Token ids, integers of shape (rows,); an array will do on the CPU.
         features : callable
             Gives the features taken at these tokens.
         read : Tensor, optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     ----------
     slots : int64 array of shape (rows,)
         Slot of each row.
-    tokens : Tensor
+    tokens : Tensor, or array on the CPU
         Token fed last in each row, shape (rows,).
     places : Tensor or None
         Index of that token in the forward pass; None when row i is token i.
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     """
 
     slots: NDArray[np.int64]
-    tokens: Tensor
+    tokens: Any
     places: Tensor | None
     read: NDArray[np.bool_] | None
     indices: Callable[[NDArray[np.int64]], list[int]]
