@@ -1,4 +1,6 @@
-"""The decision replayed on a full trace of vLLM is the decision of the live request in vLLM, request by request."""
+"""The decision replayed on a full trace of vLLM is the decision of the live request in vLLM, request by
+request.
+"""
 
 from __future__ import annotations
 
