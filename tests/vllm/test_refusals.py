@@ -92,6 +92,17 @@ def test_off_frees_a_request_of_its_budget_too() -> None:
     assert not reader.read({"lynxstop_risk": "off"}).watched
 
 
+def test_a_group_gets_its_own_threshold_and_an_unknown_one_that_of_all() -> None:
+    # given a level of all requests and one of a group
+    levels = (Level(0.05, 1.0), Level(0.05, 3.0, "legal"))
+    reader = TermsReader(Settings(Path("b")), StopPolicy(exit_ids=(1,), levels=levels), 0.05)
+    # when requests name their groups, then each is stopped by its own level
+    assert reader.read({"lynxstop_group": "legal"}).threshold == 3.0
+    assert reader.read({"lynxstop_group": "other"}).threshold == reader.read(None).threshold == 1.0
+    with pytest.raises(ConfigError, match="lynxstop_group is a text"):
+        reader.read({"lynxstop_group": 3})
+
+
 def test_a_bundle_of_another_model_is_refused_at_start(
     make_llm: Any, make_model: Any, make_bundle: Any
 ) -> None:

@@ -12,7 +12,7 @@ from lynxstop.engines.vllm.settings import OFF, Settings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 
 PREFIX = "lynxstop_"
-_KNOWN = ("lynxstop_mode", "lynxstop_record", "lynxstop_risk")
+_KNOWN = ("lynxstop_group", "lynxstop_mode", "lynxstop_record", "lynxstop_risk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ class TermsReader:
             risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
             record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else terms.record
-            terms = self._terms(risk, mode, record)
+            terms = self._terms(risk, mode, record, _group(given.get("lynxstop_group")))
         return replace(terms, structured=structured) if structured and terms.watched else terms
 
-    def _terms(self, risk: float | str, mode: Mode, record: str | None) -> Terms:
+    def _terms(self, risk: float | str, mode: Mode, record: str | None, group: str | None = None) -> Terms:
         if isinstance(risk, str) and self._by_recipe:
             # A full trace is one without scores; the recipe's budget is part of it.
             return Terms(watched=True, budget=self._policy.budget, stops=mode is Mode.STOP, record=record)
@@ -103,15 +103,15 @@ class TermsReader:
             return Terms(watched=record is not None, stops=False, record=record)
         return Terms(
             watched=True,
-            threshold=self._threshold(risk),
+            threshold=self._threshold(risk, group),
             budget=self._policy.budget,
             stops=mode is Mode.STOP,
             record=record,
         )
 
-    def _threshold(self, risk: float) -> float:
+    def _threshold(self, risk: float, group: str | None) -> float:
         try:
-            return self._policy.level(risk).threshold
+            return self._policy.level(risk, group).threshold
         except ConfigError as error:
             raise ConfigError(error.message, hint=f'Choose one of them, or "{OFF}".') from error
 
@@ -128,3 +128,11 @@ class TermsReader:
                 hint='Start it with "record": "FOLDER" in the lynxstop settings.',
             )
         return name
+
+
+def _group(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ConfigError(
+        f"lynxstop_group is a text, not {value!r}.", hint="Give a value of the certified column."
+    )
