@@ -213,3 +213,56 @@ def test_a_broken_line_of_problems_is_named(tmp_path: Path) -> None:
         call("collect", shipped.MODEL, problems, tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_rules_are_compared_on_recorded_traces(work: Path, tmp_path: Path) -> None:
+    arguments = ("evaluate", work / "calibration", "--bundle", work / "bundle", "--risk", 0.2)
+    names = (
+        "--rules",
+        "lynx,deer,combined,loop",
+        "--csv",
+        tmp_path / "a.csv",
+        "--report",
+        tmp_path / "a.html",
+    )
+
+    found = call(*arguments, *names, "--json")
+
+    rows = {row["rule"]: row for row in found["rules"]}
+    assert set(rows) == {"lynx", "deer", "combined", "loop"}
+    assert rows["deer"]["tokens_net"] >= rows["deer"]["tokens_gross"]
+    assert (tmp_path / "a.csv").read_text().count("\n") == 6  # a header, four rules, DEER as published
+    assert "Accuracy against tokens" in (tmp_path / "a.html").read_text()
+
+
+def test_a_rule_is_trained_certified_and_served_as_replayed(work: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    call("train", work / "train", bundle, "--layers", "4", "--rule", "combined")
+    call("calibrate", bundle, work / "calibration", "--risk", 0.1)
+    (replayed,) = call("evaluate", work / "test", "--bundle", bundle, "--json")["levels"]
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(p | {"id": p["id"] + "#0"}) + "\n" for p in held_out()[:40]))
+    live = call("run", shipped.MODEL, bundle, "--problems", prompts, "--risk", 0.1, "--json")["answers"]
+
+    assert replayed["exits"] > 20
+    assert sum(answer["exit"] is not None for answer in live) == replayed["exits"]
+    assert sum(answer["thinking_tokens"] for answer in live) == replayed["thinking_tokens_early"]
+
+
+def test_a_rule_that_needs_trial_answers_is_not_served(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trial answers"):
+        call("train", work / "train", tmp_path / "bundle", "--rule", "deer")
+
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_recorded_exits_are_exported_in_groups(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "groups.jsonl"
+
+    found = call("export", shipped.MODEL, work / "test", shipped.PROBLEMS / "test.jsonl", out, "--json")
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == found["exits"] > 100
+    assert {row["reward"] for row in rows} >= {0.0, 1.0, 0.5}
+    assert all(row["completion"][0]["content"].count("</think>") == 1 for row in rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lynxstop.errors import StepError
 from lynxstop.extras import need
@@ -14,6 +15,8 @@ from lynxstop.rules.base import Point, Rule, Score, Use
 from lynxstop.rules.training import Training
 
 _LOGPROBS = ("entropy", "top_gap", "end_margin", "min_logprob", "mean_logprob", "rpdi:32")
+_PENALTIES = (1e-1, 1e-3, 10.0)
+"""Inverse strengths that are tried; the first when there is too little to choose by."""
 _RUNS = ("tokens", "cues", "step", "sure_run", "redundancy", "loop")
 
 
@@ -162,14 +165,31 @@ def _logistic(
     groups: np.ndarray[tuple[int], np.dtype[np.str_]],
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
     linear = need("sklearn.linear_model", "calibrate")
-    selection = need("sklearn.model_selection", "calibrate")
     if len(set(good.tolist())) < 2:
         return np.zeros(features.shape[1]), 1.0 if len(good) and good[0] else -1.0
-    search = selection.GridSearchCV(
-        linear.LogisticRegression(max_iter=1000),
-        {"C": [1e-3, 1e-1, 10.0]},
-        scoring="neg_log_loss",
-        cv=selection.GroupKFold(min(5, len(set(groups.tolist())))),
-    )
-    best = search.fit(features, good, groups=groups).best_estimator_
-    return best.coef_[0], float(best.intercept_[0])
+    parts = _folds(good, groups)
+
+    def doubt(penalty: float) -> float:
+        """Log loss on problems held out."""
+        total = 0.0
+        for train, test in parts:
+            model = linear.LogisticRegression(C=penalty, max_iter=1000).fit(features[train], good[train])
+            margin = model.decision_function(features[test]) * np.where(good[test], 1.0, -1.0)
+            total += float(np.logaddexp(0.0, -margin).sum())
+        return total
+
+    best = min(_PENALTIES, key=doubt) if parts else _PENALTIES[0]
+    model = linear.LogisticRegression(C=best, max_iter=1000).fit(features, good)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _folds(
+    good: np.ndarray[tuple[int], np.dtype[np.bool_]], groups: np.ndarray[tuple[int], np.dtype[np.str_]]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Folds of whole problems with both outcomes on the training side; none when there are too few."""
+    least = min(len(set(groups[good == side].tolist())) for side in (True, False))
+    if least < 2:
+        return []
+    splitter = need("sklearn.model_selection", "calibrate").StratifiedGroupKFold
+    parts = splitter(min(5, least), shuffle=True, random_state=0).split(good, good, groups)
+    return [(train, test) for train, test in parts if len(set(good[train].tolist())) == 2]

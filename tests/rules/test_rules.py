@@ -234,3 +234,11 @@ def test_every_rule_says_what_it_needs():
         names = {key.split(":")[0] for key in rule.signals}
         assert names <= set(SIGNALS)
         assert ("statistics" in rule.needs) == bool(names & of_probabilities), rule.name
+
+
+def test_probes_fit_where_hardly_any_point_is_bad():
+    few = population(2, 30)
+    losses = [np.zeros_like(own) for own in few.losses]
+    next(own for own in losses if len(own))[0] = 1.0
+    rule = rule_named("combined").fit(Training(few.traces, losses, few.problems, few.tokens, few.budget))
+    assert all(np.isfinite(own).all() for own in few.scores(rule))
