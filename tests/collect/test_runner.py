@@ -22,7 +22,7 @@ from lynxstop.collect.runner import collect
 from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError
 
-FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors")
+FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors", "tokens-*.safetensors")
 
 
 def content(folder):
@@ -134,9 +134,9 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     assert start(tmp_path / "calm").wait() == 0
     out = tmp_path / "killed"
     # when another is killed before each kind of file is renamed into place
-    for fatal_rename in (1, 2, 3, 4):
+    for fatal_rename in (1, 2, 3, 4, 5):
         assert start(out, fatal_rename).wait() == -signal.SIGKILL
-        assert len(list(out.glob("traces-*"))) == 0 if fatal_rename < 4 else 1
+        assert len(list(out.glob("traces-*"))) == 0 if fatal_rename < 5 else 1
     # and then twice at a random moment of the work
     for _ in range(2):
         before = len(list(out.glob("traces-*")))
