@@ -41,7 +41,8 @@ class Effect:
     @property
     def graded(self) -> NDArray[np.bool_]:
         """Traces with a verdict on both answers."""
-        return np.isfinite(self.right_full) & np.isfinite(self.right_early)
+        graded: NDArray[np.bool_] = np.isfinite(self.right_full) & np.isfinite(self.right_early)
+        return graded
 
 
 def effect(traces: Sequence[Trace], replayed: Replay, threshold: float) -> Effect:
