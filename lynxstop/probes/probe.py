@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lynxstop.artifacts import atomic
 from lynxstop.errors import BundleError
 
 FORMAT = "lynxstop-probe-1"
@@ -118,18 +118,9 @@ class Probe:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; it is complete or absent."""
-        target = Path(path)
         metadata = {"format": FORMAT, "layers": json.dumps(self.layers), "width": str(self.width)}
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors().items()}
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-            try:
-                file.write(save(tensors, metadata))
-                file.close()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        atomic.write_bytes(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Probe:
