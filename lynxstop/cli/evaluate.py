@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from lynxstop.collect.storage import DataSet
 
 
+_WIDE = 170
+_BRIEF = ("rule", "accuracy", "disagree", "exits", "net", "of the oracle's")
+"""Columns of the table where the terminal has no room for all; the report and --csv have all."""
+
+
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Recorded traces that the bundle has not seen.")],
     bundle: Annotated[
@@ -113,9 +118,12 @@ def _rules(
     if json:
         typer.echo(as_json(found), nl=False)
         return
-    shown = _output.table(f"{found.about['traces']['test']} test traces", *SHOWN)
+    wide = _output.console.width >= _WIDE
+    columns = [i for i, name in enumerate(SHOWN) if wide or name in _BRIEF]
+    shown = _output.table(f"{found.about['traces']['test']} test traces", *(SHOWN[i] for i in columns))
     for line in ordered(found):
-        shown.add_row(*cells(line))
+        row = cells(line)
+        shown.add_row(*(row[i] for i in columns))
     _output.console.print(shown)
     _output.console.print(lead(found))
 
