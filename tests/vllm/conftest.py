@@ -93,6 +93,16 @@ COMMON = {
     "max_position_embeddings": 512,
     "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False,
 }  # fmt: skip
+# Sizes that vLLM's attention kernel for the CPU is made for, and the scaled positions of the real models: the
+# plain ones go through a kernel for the CPU that rotates other numbers than it is given.
+LATENT = {
+    "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32, "v_head_dim": 32,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+    "original_max_position_embeddings": 128, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.707,
+    "mscale_all_dim": 0.707},
+}  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "Llama": {"head_dim": 32},
     "Qwen2": {},
@@ -101,6 +111,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "norm_topk_prob": True},
     "Gemma": {"head_dim": 32, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
     "Gemma2": {"head_dim": 32, "tie_word_embeddings": True},
+    "DeepseekV2": LATENT | {"q_lora_rank": None, "n_group": 1, "topk_group": 1},
+    "DeepseekV3": LATENT | {"q_lora_rank": 32, "n_group": 2, "topk_group": 1, "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.5},
 }  # fmt: skip
 
 

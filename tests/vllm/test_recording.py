@@ -16,7 +16,7 @@ from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.spool import read_spool
 from lynxstop.errors import ModelError
 
-KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma"]
+KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma", "DeepseekV2", "DeepseekV3"]
 FULL = {"lynxstop_risk": "off"}
 
 

@@ -22,6 +22,7 @@ TAPPABLE = (
     "Qwen3DecoderLayer",
     "Qwen3MoeDecoderLayer",
     "GemmaDecoderLayer",
+    "DeepseekV2DecoderLayer",
 )
 """Decoder layers whose states are tested to equal those of transformers; classes derived from them are
 welcome."""
@@ -70,7 +71,7 @@ class HiddenStates:
         self._buffers: dict[int, Tensor] = {}
         tapped = [layer for layer in layers if layer < depth]
         if tapped:
-            blocks = find_blocks(model, depth)
+            blocks = find_blocks(model, depth, dtype)
             for layer in tapped:
                 buffer = torch.zeros(tokens, width, dtype=dtype, device=device)
                 self._buffers[layer] = buffer
@@ -125,8 +126,8 @@ class HiddenStates:
         model.__dict__["compute_logits"] = compute_logits
 
 
-def find_blocks(model: nn.Module, depth: int) -> nn.ModuleList:
-    """Find the decoder layers.
+def find_blocks(model: nn.Module, depth: int, dtype: torch.dtype = torch.float32) -> nn.ModuleList:
+    """Find the decoder layers; `dtype` is that of the hidden states.
 
     Raises
     ------
@@ -141,7 +142,18 @@ def find_blocks(model: nn.Module, depth: int) -> nn.ModuleList:
             f"Intermediate layers of {type(model).__name__} cannot be tapped (decoder layers: {found}).",
             hint=f"Train a probe on the last layer, {depth}. Tapped are: {', '.join(TAPPABLE)}.",
         )
+    if any(_alters_states(block, dtype) for block in lists[0]):
+        raise ModelError(
+            f"Intermediate layers of {type(model).__name__} cannot be tapped: it scales its hidden states in "
+            "float16, or splits their rows among ranks.",
+            hint=f"Use bfloat16 and no sequence parallel experts, or a probe on the last layer, {depth}.",
+        )
     return lists[0]
+
+
+def _alters_states(block: nn.Module, dtype: torch.dtype) -> bool:
+    scaled = dtype == torch.float16 and getattr(block, "routed_scaling_factor", 1.0) != 1.0
+    return scaled or bool(getattr(block, "use_sequence_parallel_moe", False))
 
 
 def _takes_residual(block: nn.Module) -> bool:
