@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,7 @@ from lynxstop.errors import ConfigError
 
 
 def collect(
-    model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
+    model: Annotated[str, typer.Argument(help="Model folder (Hugging Face), or the engine's name for it.")],
     problems: Annotated[
         Path, typer.Argument(help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer.")
     ],
@@ -31,6 +32,10 @@ def collect(
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of the engine's own arguments, values as in JSON; may be repeated."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Record full traces, the features of every cue, and the answer forced there.
@@ -42,9 +47,9 @@ def collect(
     - `lynxstop collect MODEL train.jsonl data/train --recipe recipe.toml`
 
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
+
+    - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=8192`
     """
-    if engine != "transformers":
-        raise ConfigError(f"There is no engine {engine!r}.", hint="Engines: transformers.")
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.collect.problems import load_problems
     from lynxstop.collect.recording import record
@@ -55,6 +60,7 @@ def collect(
         load_problems(problems)[:limit],
         out,
         settings,
+        engine=engine,
         samples=samples,
         max_cues=max_cues,
         seed=seed,
@@ -62,6 +68,7 @@ def collect(
         shard_size=shard_size,
         device=device,
         dtype=dtype,
+        arguments=_arguments(argument or []),
         console=_output.console,
     )
     if json:
@@ -71,3 +78,19 @@ def collect(
             f"{result['traces']} traces with {result['cues']} cues in {out}; "
             f"next: lynxstop train {out} BUNDLE"
         )
+
+
+def _arguments(given: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; a value that is not JSON is a text."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"An argument of the engine is NAME=VALUE, not {pair!r}.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

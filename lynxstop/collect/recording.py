@@ -1,9 +1,9 @@
-"""From a model folder and a recipe to a recorded data set."""
+"""From a model and a recipe to a recorded data set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from rich.console import Console
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
+from lynxstop.collect.sources import SourceOptions, load_source
 from lynxstop.engines.types import Sampling
-from lynxstop.errors import ConfigError
 
 
 def record(
-    model: Path,
+    model: str | Path,
     problems: Sequence[Problem],
     out: Path,
     recipe: Recipe,
     *,
+    engine: str = "transformers",
     samples: int = 1,
     max_cues: int | None = None,
     seed: int = 0,
@@ -30,12 +31,10 @@ def record(
     shard_size: int = 256,
     device: str | None = None,
     dtype: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Load a model and `collect` with it.
-
-    Without a thinking budget in the recipe, thinking may take what `max_tokens` leaves besides an answer: a
-    trace that is cut short answers too.
+    """Load a model with `lynxstop.collect.sources.load_source` and `collect` with it.
 
     Returns
     -------
@@ -45,28 +44,21 @@ def record(
     Raises
     ------
     LynxstopError
-        As `lynxstop.engines.transformers.loading.load_engine` and `lynxstop.collect.runner.collect` do.
+        As `load_source` and `lynxstop.collect.runner.collect` do.
     """
-    from lynxstop.engines.transformers.loading import load_engine
-
+    options = SourceOptions(device=device, dtype=dtype, batch_size=batch_size, arguments=arguments or {})
     sampling = Sampling(**recipe.sampling.model_dump(), seed=seed)
-    loaded = load_engine(model, recipe, device=device, dtype=dtype, batch_size=batch_size)
-    if loaded.engine.policy.budget is None:
-        room = len(loaded.engine.policy.exit_ids) + sampling.answer_tokens + 1
-        if sampling.max_tokens <= room:
-            raise ConfigError(f"max_tokens {sampling.max_tokens} leaves no room for thinking.")
-        budget = sampling.max_tokens - room
-        loaded.engine.policy = replace(loaded.engine.policy, budget=budget)
-    data = collect(
-        loaded,
-        problems,
-        out,
-        sampling=sampling,
-        samples=samples,
-        max_cues=max_cues,
-        shard_size=shard_size,
-        console=console,
-    )
+    with closing(load_source(engine, str(model), recipe, options)) as source:
+        data = collect(
+            source,
+            problems,
+            out,
+            sampling=sampling,
+            samples=samples,
+            max_cues=max_cues,
+            shard_size=shard_size,
+            console=console,
+        )
     traces, cues = data.traces(), data.cues()
     return {
         "out": str(out),

@@ -86,3 +86,7 @@ class Source(Protocol):
     def dtype(self) -> str:
         """Data type of the model."""
         ...
+
+    def close(self) -> None:
+        """End it: what it started is stopped."""
+        ...

@@ -25,6 +25,9 @@ class Loaded:
     fingerprint: Fingerprint
     dtype: str
 
+    def close(self) -> None:
+        """Do nothing: the model's memory is freed with it."""
+
 
 def load_engine(
     model: Path,

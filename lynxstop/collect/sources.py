@@ -1,0 +1,115 @@
+"""From an engine's name and a model to what a collection needs: one table, each engine loaded when named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.source import Source
+from lynxstop.core.policy import StopPolicy
+from lynxstop.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How an engine is to run; nothing here shapes the data.
+
+    Parameters
+    ----------
+    device, dtype : str, optional
+        As PyTorch names them; the engine's own choice when None.
+    batch_size : int, optional
+        Requests that run at once.
+    arguments : mapping
+        Further arguments of the engine, by its own names.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+Loader = Callable[[str, Recipe, SourceOptions], Source]
+
+
+def load_source(engine: str, model: str, recipe: Recipe, options: SourceOptions) -> Source:
+    """Load a model into an engine, ready to record full traces.
+
+    Its policy holds a budget: without one in the recipe, thinking may take what `max_tokens` leaves besides
+    an answer, so that a trace that is cut short answers too.
+
+    Parameters
+    ----------
+    engine : str
+        A name in `ENGINES`.
+    model : str
+        A model folder, or a name that the engine knows.
+    recipe : Recipe
+        How the model is watched, stopped and sampled.
+    options : SourceOptions
+
+    Raises
+    ------
+    ConfigError
+        When there is no such engine, it has no such option, or `max_tokens` leaves no room for thinking.
+    ModelError
+        When the model cannot be loaded, or the engine takes folders only and this is none.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r}.", hint=f"Engines: {', '.join(ENGINES)}.")
+    return ENGINES[engine](model, recipe, options)
+
+
+def folder_of(model: str) -> Path:
+    """Return the folder of a model.
+
+    Raises
+    ------
+    ModelError
+        When there is none.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"There is no model folder {model}.", hint="Download the model to a folder.")
+    return folder
+
+
+def with_budget(policy: StopPolicy, recipe: Recipe) -> StopPolicy:
+    """Return the policy of full traces: with a budget that leaves room for an answer.
+
+    Raises
+    ------
+    ConfigError
+        When `max_tokens` leaves no room for thinking.
+    """
+    if policy.budget is not None:
+        return policy
+    sampling = recipe.sampling
+    room = len(policy.exit_ids) + sampling.answer_tokens + 1
+    if sampling.max_tokens <= room:
+        raise ConfigError(f"max_tokens {sampling.max_tokens} leaves no room for thinking.")
+    return replace(policy, budget=sampling.max_tokens - room)
+
+
+def _transformers(model: str, recipe: Recipe, options: SourceOptions) -> Source:
+    from lynxstop.engines.transformers.loading import load_engine
+
+    _no_arguments("transformers", options)
+    loaded = load_engine(
+        folder_of(model), recipe, device=options.device, dtype=options.dtype, batch_size=options.batch_size
+    )
+    loaded.engine.policy = with_budget(loaded.engine.policy, recipe)
+    return loaded
+
+
+def _no_arguments(engine: str, options: SourceOptions) -> None:
+    if options.arguments:
+        raise ConfigError(f"The engine {engine} takes no further arguments: {', '.join(options.arguments)}.")
+
+
+ENGINES: dict[str, Loader] = {"transformers": _transformers}
+"""Loaders by the name that `lynxstop collect --engine` takes."""
