@@ -14,6 +14,8 @@ from lynxstop.engines.transformers.sampling import draw
 from lynxstop.engines.transformers.scoring import Scorer
 from lynxstop.engines.types import Sampling
 
+_LEAST = -1e30
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -108,7 +110,8 @@ class Observer:
 def statistics(logprobs: Tensor, end_token: int) -> Tensor:
     """Entropy, top gap and end margin, in nats, of log-probabilities (cues, vocabulary); shape (cues, 3)."""
     top = logprobs.topk(2, dim=-1).values
-    entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+    # A token that cannot come counts nothing: zero times any finite number.
+    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp(min=_LEAST))
     return torch.stack([entropy, top[:, 0] - top[:, 1], top[:, 0] - logprobs[:, end_token]], dim=1)
 
 

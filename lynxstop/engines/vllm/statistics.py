@@ -1,0 +1,111 @@
+"""Statistics of the tokens of a running batch, for the rows that need them, in one pass over their logits.
+
+The distribution behind a token is seen in the step that reads it; the token's own log-probability stands in
+the row of logits that the step before saw. Log-probabilities of the rows that are looked at are therefore
+kept until the next step: rows times vocabulary float32 numbers, on the device, never copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynxstop.engines.transformers.observe import statistics
+
+_PART = 32
+"""Rows whose statistics are taken at once: it bounds the memory of what lies between."""
+
+
+class TokenStatistics:
+    """Statistics of tokens, step after step.
+
+    A slot that sits out a step keeps what is known of it; one that reads a token without being looked at
+    has to be taken out, or its next log-probability is that of another token.
+
+    Parameters
+    ----------
+    slots : int
+        Number of slots of requests.
+    end_token : int
+        First exit token, for the end margin.
+    """
+
+    def __init__(self, slots: int, end_token: int) -> None:
+        self._end_token = end_token
+        self._place = np.full(slots, -1, dtype=np.int64)
+        self._before: Tensor | None = None
+        self._aside: dict[int, Tensor] = {}
+
+    def look(self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], tokens: Any) -> Tensor:
+        """Return what is known of the tokens that some rows have just read.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (batch, vocabulary)
+            Behind those tokens, before temperature and before anything is forced. They are not changed.
+        rows : int64 array of shape (count,)
+            Rows of the batch that are wanted.
+        slots : int64 array of shape (count,)
+            Their slots.
+        tokens : Tensor, or array on the CPU, shape (batch,)
+            Token read by each row of the batch.
+
+        Returns
+        -------
+        Tensor
+            float32, shape (count, 4), on the device of `logits`: fields of
+            `lynxstop.core.judging.Statistics`. The log-probability is NaN where a row's slot was not looked
+            at behind the token before.
+        """
+        self._set_aside(slots)
+        chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
+        every = np.array_equal(rows, np.arange(len(logits)))
+        found = (logits if every else logits[chosen]).float().log_softmax(dim=-1)
+        behind = torch.cat([statistics(part, self._end_token) for part in torch.split(found, _PART)])
+        own = self._own(slots, torch.as_tensor(tokens)[chosen].long(), behind)
+        self._place[slots] = np.arange(len(slots))
+        self._before = found
+        return torch.cat([behind, own.unsqueeze(1)], dim=1)
+
+    def begin(self, logits: Tensor, row: int, slot: int) -> None:
+        """Keep what is behind the token of a row that will be looked at from the next step on."""
+        self._place[slot] = -1
+        self._aside[slot] = logits[row].float().log_softmax(dim=-1)
+
+    def take(self, slot: int) -> Tensor | None:
+        """Forget a slot, and return what `give` needs to know it again."""
+        place, self._place[slot] = int(self._place[slot]), -1
+        aside = self._aside.pop(slot, None)
+        if aside is None and place >= 0 and self._before is not None:
+            aside = self._before[place].clone()
+        return aside
+
+    def give(self, slot: int, kept: Tensor | None) -> None:
+        """Take up a slot where `take` left it, or begin it anew."""
+        self._place[slot] = -1
+        self._aside.pop(slot, None)
+        if kept is not None:
+            self._aside[slot] = kept
+
+    def _set_aside(self, slots: NDArray[np.int64]) -> None:
+        """Keep the rows of slots that sit out this step."""
+        absent = self._place >= 0
+        absent[slots] = False
+        for slot in np.flatnonzero(absent).tolist():
+            self.give(slot, self.take(slot))
+
+    def _own(self, slots: NDArray[np.int64], tokens: Tensor, behind: Tensor) -> Tensor:
+        places = self._place[slots]
+        own = behind.new_full((len(slots),), torch.nan)
+        if self._before is not None and (places >= 0).any():
+            where = torch.from_numpy(np.maximum(places, 0)).to(behind.device, non_blocking=True)
+            known = torch.from_numpy(places >= 0).to(behind.device, non_blocking=True)
+            own = torch.where(known, self._before[where, tokens], own)
+        for number in np.flatnonzero(places < 0).tolist() if self._aside else ():
+            if (aside := self._aside.pop(int(slots[number]), None)) is not None:
+                own[number] = aside[tokens[number]]
+        return own

@@ -1,0 +1,88 @@
+"""Batched statistics of tokens equal what the definitions give for each token alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from lynxstop.engines.vllm.statistics import TokenStatistics  # noqa: E402
+
+END, VOCABULARY = 3, 11
+
+
+def logprobs(row: np.ndarray) -> np.ndarray:
+    return row - math.log(np.exp(row.astype(np.float64)).sum())
+
+
+def known(before: np.ndarray | None, token: int, behind: np.ndarray) -> list[float]:
+    found = logprobs(behind)
+    top = np.sort(found)[::-1]
+    entropy = -sum(math.exp(p) * p for p in found if p > -math.inf)
+    own = math.nan if before is None else logprobs(before)[token]
+    return [entropy, top[0] - top[1], top[0] - found[END], own]
+
+
+class Streams:
+    """Requests whose logits are drawn, looked at in batches of any order."""
+
+    def __init__(self, slots: int) -> None:
+        self.statistics = TokenStatistics(slots, END)
+        self.draw = np.random.default_rng(0)
+        self.before: dict[int, np.ndarray] = {}
+
+    def step(self, batch: list[int], wanted: list[int]) -> None:
+        """Feed a batch of slots; look at the rows `wanted` and compare."""
+        logits = self.draw.normal(size=(len(batch), VOCABULARY)).astype(np.float32) * 3
+        logits[:, 7] = -math.inf
+        tokens = self.draw.integers(0, 6, size=len(batch))
+        rows = np.array(wanted, dtype=np.int64)
+        given = torch.from_numpy(logits.copy())
+        found = self.statistics.look(given, rows, np.array(batch)[rows], tokens)
+        expected = [known(self.before.get(batch[row]), tokens[row], logits[row]) for row in wanted]
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+        assert np.array_equal(given.numpy(), logits)
+        self.before |= {batch[row]: logits[row] for row in wanted}
+
+
+def test_statistics_follow_requests_through_a_changing_batch() -> None:
+    # given requests in slots, when rows join, change places, sit out a step and come back
+    streams = Streams(6)
+    streams.step([4, 0], [0, 1])
+    streams.step([0, 4, 2], [0, 1])
+    streams.step([2, 0, 4], [2])
+    # then each token's own log-probability is the one that its own row had foreseen
+    streams.step([2, 4, 0], [0, 1, 2])
+    streams.step([0, 2, 4], [2, 1, 0])
+
+
+def test_a_request_that_leaves_is_known_again_in_another_slot() -> None:
+    # given a request, when it leaves its slot, another one takes it, and it comes back elsewhere
+    streams = Streams(6)
+    streams.step([1, 2], [0, 1])
+    kept = streams.statistics.take(1)
+    before = streams.before.pop(1)
+    streams.step([1, 2], [0, 1])
+    streams.statistics.give(5, kept)
+    streams.before[5] = before
+    # then nothing of the two is mixed up
+    streams.step([5, 1, 2], [0, 1, 2])
+    # and a slot that is taken out without coming back is unknown
+    streams.statistics.take(2)
+    streams.before.pop(2)
+    streams.step([2, 5], [0, 1])
+
+
+def test_a_row_that_begins_is_known_at_its_next_token() -> None:
+    # given a row that opens a thinking block
+    streams = Streams(4)
+    streams.step([0, 3], [0])
+    logits = streams.draw.normal(size=(2, VOCABULARY)).astype(np.float32)
+    streams.statistics.begin(torch.from_numpy(logits), 1, 3)
+    streams.before[3] = logits[1]
+    # when the next token is read, then its log-probability is known
+    streams.step([3, 0], [0, 1])
