@@ -11,7 +11,9 @@
     ├── DataError              problems, recorded traces or a score table are unusable
     ├── BundleError            a bundle is missing, damaged or of an unknown version
     │   └── FingerprintError   a bundle or a certificate belongs to another model
-    └── CalibrationError       a certificate cannot be computed or does not verify
+    ├── CalibrationError       a certificate cannot be computed or does not verify
+    ├── RequestError           a client's request is refused by the proxy
+    └── UpstreamError          the server behind the proxy cannot be reached, died or sent nonsense
 """
 
 from __future__ import annotations
@@ -83,3 +85,53 @@ class FingerprintError(BundleError):
 
 class CalibrationError(LynxstopError):
     """A certificate cannot be computed, or does not verify."""
+
+
+class RequestError(LynxstopError):
+    """A client's request is refused by the proxy.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, without the request's content.
+    status : int
+        HTTP status.
+    kind : str
+        The error's "type" in the answer.
+    code : str, optional
+        The error's "code" in the answer.
+    hint : str, optional
+        What the client can do about it.
+    retry_after : int, optional
+        Seconds after which the client should try again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        hint: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status_code = status
+        self.kind = kind
+        self.code = code
+        self.retry_after = retry_after
+
+
+class UpstreamError(LynxstopError):
+    """The server behind the proxy cannot be reached, died or sent nonsense."""
+
+    status_code = 502
+    kind = "upstream_error"
+
+    def __init__(
+        self, message: str, *, code: str = "upstream_failed", status: int = 502, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.status_code = status

@@ -1,0 +1,1 @@
+"""The proxy: early exit in front of any OpenAI-compatible server."""

@@ -1,0 +1,163 @@
+"""The proxy as an ASGI app: routes, limits, and the end of a request when its client goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from lynxstop.errors import LynxstopError, RequestError, UpstreamError
+from lynxstop.proxy import failures, logs, ops
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.exchange import Handler, Incoming, Message, Receive, Reply, Send
+from lynxstop.proxy.gate import Gate, require_key
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.relay import relay
+from lynxstop.proxy.upstream import Upstream
+
+ROUTES = frozenset(
+    {
+        "/tokenize",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/models",
+        "/v1/responses",
+    }
+)
+"""Paths that are named in logs and metrics; all others are "other", since a path may hold anything."""
+
+_INTERNAL = LynxstopError("The proxy failed on this request.", hint="Its log says why.")
+_INTERNAL.status_code = 500
+
+
+class App:
+    """An ASGI app; see `create_app`."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        handlers: Mapping[tuple[str, str], Handler],
+        upstream: Upstream,
+        metrics: Metrics,
+        checks: Mapping[str, ops.Check],
+    ) -> None:
+        self.config = config
+        self.upstream = upstream
+        self.metrics = metrics
+        self._special = dict(handlers)
+        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
+        self._relay = relay(upstream)
+        self._gate = Gate(config.limits)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the server's life cycle."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        incoming, reply = Incoming(scope, receive), Reply(send)
+        own = self._own.get((incoming.method, incoming.path))
+        if own is not None:
+            await own(incoming, reply)
+            return
+        route = incoming.path if incoming.path in ROUTES else "other"
+        # The handler runs beside the one task that listens to the client, so that it can be cancelled at any
+        # point: before the first chunk, between two, and in a request that is not streamed.
+        work = asyncio.create_task(self._serve(incoming, reply))
+        client = asyncio.create_task(incoming.listen())
+        outcome = "cancelled"
+        self.metrics.active.inc()
+        try:
+            await asyncio.wait((work, client), return_when=asyncio.FIRST_COMPLETED)
+            outcome = work.result() if work.done() else "client_gone"
+        finally:
+            work.cancel()
+            client.cancel()
+            await asyncio.gather(work, client, return_exceptions=True)
+            self.metrics.active.dec()
+            self._count(incoming, reply, route, outcome)
+
+    async def _serve(self, incoming: Incoming, reply: Reply) -> str:
+        """Answer a request; return how it ended."""
+        try:
+            require_key(incoming, self.config.serve.api_keys)
+            async with self._gate.enter():
+                special = self._special.get((incoming.method, incoming.path))
+                if special is not None:
+                    await incoming.read(self.config.limits.body_bytes)
+                await (special or self._relay)(incoming, reply)
+            return "completed"
+        except RequestError as error:
+            await failures.answer(reply, error)
+            return "refused"
+        except UpstreamError as error:
+            self.metrics.upstream_errors.labels(error.code).inc()
+            await failures.answer(reply, error)
+            return "upstream_error"
+        except LynxstopError as error:
+            await failures.answer(reply, error)
+            return "failed"
+        except Exception:
+            logs.logger.exception("failed", extra={"fields": {"id": incoming.id}})
+            await failures.answer(reply, _INTERNAL)
+            return "failed"
+
+    def _count(self, incoming: Incoming, reply: Reply, route: str, outcome: str) -> None:
+        self.metrics.requests.labels(route, outcome).inc()
+        self.metrics.request_seconds.labels(route).observe(time.monotonic() - incoming.arrived)
+        if reply.first_at is not None:
+            self.metrics.first_chunk_seconds.labels(route).observe(reply.first_at - incoming.arrived)
+        logs.log_request(incoming, reply, route, outcome)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.upstream.aclose()
+                self.metrics.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def create_app(
+    config: ProxyConfig,
+    handlers: Mapping[tuple[str, str], Handler] | None = None,
+    *,
+    upstream: Upstream | None = None,
+    metrics: Metrics | None = None,
+    checks: Mapping[str, ops.Check] | None = None,
+) -> App:
+    """Make the proxy.
+
+    Parameters
+    ----------
+    config : ProxyConfig
+        Read by `lynxstop.proxy.sources.load`.
+    handlers : mapping from (method, path) to handler, optional
+        What answers these requests, their bodies read; all others are relayed.
+    upstream : Upstream, optional
+        The server; by default made from the configuration.
+    metrics : Metrics, optional
+        Where to count; by default new ones.
+    checks : mapping from name to check, optional
+        Conditions of /ready beside that the server answers.
+
+    Returns
+    -------
+    App
+        An ASGI app for any ASGI server.
+    """
+    metrics = metrics or Metrics()
+    if upstream is None:
+        upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
+    upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
+    return App(config, handlers or {}, upstream, metrics, checks or {})

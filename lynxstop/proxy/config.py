@@ -1,0 +1,127 @@
+"""The proxy's configuration: one value object per section of lynxstop.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+Risk = Annotated[float, Field(gt=0, lt=1)] | Literal["off"]
+"""A certified level of the bundle, or "off"."""
+
+
+def _server(url: str) -> str:
+    """Check a server's address; a trailing /v1 is dropped, since paths bring it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address like http://127.0.0.1:8000")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or a fragment")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServeConfig(_Section):
+    """[serve]: where and how the proxy listens."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8400, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: PositiveInt = Field(default=1, description="Processes; limits hold for each of them.")
+    api_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Keys that clients must show; none: the client's own key goes to the upstream.",
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain.")
+    tls_key: Path | None = Field(default=None, description="PEM file of the private key.")
+    drain_seconds: NonNegativeInt = Field(
+        default=30, description="At SIGTERM, how long requests under way may go on."
+    )
+    otel: bool = Field(default=False, description="Send OpenTelemetry spans; OTEL_* variables say where to.")
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> ServeConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
+
+
+class UpstreamConfig(_Section):
+    """[upstream]: the server behind the proxy."""
+
+    url: Annotated[str, AfterValidator(_server)] = Field(
+        default="http://127.0.0.1:8000", description="Address of the server, with or without /v1."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key shown to the server; none: the client's own goes on."
+    )
+    connect_seconds: PositiveFloat = Field(default=5.0, description="Time to connect.")
+    read_seconds: PositiveFloat | None = Field(
+        default=None, description="Longest silence of the server; none: it may think as long as it likes."
+    )
+    transport: Literal["auto", "httpx", "aiohttp"] = Field(
+        default="auto", description="HTTP client; auto takes aiohttp where it is installed (extra fast)."
+    )
+    dialect: Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai"] = Field(
+        default="auto", description="What kind of server it is; auto asks it."
+    )
+
+
+class PolicyConfig(_Section):
+    """[policy]: what is stopped, at which risk."""
+
+    bundle: Path | None = Field(default=None, description="Bundle whose probe and certified levels are used.")
+    risk: Risk | None = Field(
+        default=None, description='Level of requests that name none, or "off"; none: the bundle\'s default.'
+    )
+    mode: Literal["stop", "shadow"] = Field(
+        default="stop", description="shadow: decide and count, never stop."
+    )
+    reasoning_effort: dict[str, Risk] = Field(
+        default={}, description="Level by the request's reasoning_effort, as in low=0.1,high=off."
+    )
+
+
+class LimitsConfig(_Section):
+    """[limits]: what one process takes on."""
+
+    body_bytes: PositiveInt = Field(
+        default=64 * 2**20,
+        description="Largest body of a request that is read into memory; relayed ones never are.",
+    )
+    event_bytes: PositiveInt = Field(default=16 * 2**20, description="Largest streamed event.")
+    concurrent: PositiveInt = Field(default=1024, description="Requests at a time.")
+    queue: NonNegativeInt = Field(default=256, description="Requests that wait for their turn; more get 503.")
+    queue_seconds: NonNegativeFloat = Field(default=10.0, description="Longest wait for the turn; then 503.")
+
+
+class RecordConfig(_Section):
+    """[record]: shadow traffic kept in local files, for calibration on your own prompts."""
+
+    folder: Path | None = Field(default=None, description="Folder to record to; none: nothing is recorded.")
+    redact: bool = Field(default=True, description="Keep no prompts.")
+
+
+class ProxyConfig(_Section):
+    """The whole configuration; unknown keys are refused."""
+
+    serve: ServeConfig = ServeConfig()
+    upstream: UpstreamConfig = UpstreamConfig()
+    policy: PolicyConfig = PolicyConfig()
+    limits: LimitsConfig = LimitsConfig()
+    record: RecordConfig = RecordConfig()

@@ -1,0 +1,64 @@
+"""Which headers go on, and which belong to one connection only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Raw headers in order; names may repeat and are compared without case."""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers of one connection, by RFC 9110 section 7.6.1."""
+
+_REQUEST_ONLY = frozenset({b"host", b"expect"})
+_OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding", b"content-type"})
+
+
+def find(headers: Headers, name: bytes) -> bytes | None:
+    """Return the first value of a header, or None; `name` in lower case."""
+    return next((value for key, value in headers if key.lower() == name), None)
+
+
+def without(headers: Headers, names: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers but those of the given names, in lower case."""
+    names = frozenset(names)
+    return [(name, value) for name, value in headers if name.lower() not in names]
+
+
+def for_relay(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of a request that is passed on as it is: but those of the connection, and the host."""
+    return without(headers, HOP_BY_HOP | _REQUEST_ONLY | _listed(headers))
+
+
+def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of a request that we write ourselves, as JSON and on a client's behalf."""
+    kept = without(headers, HOP_BY_HOP | _REQUEST_ONLY | _OF_THE_BODY | _listed(headers))
+    return [*kept, (b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+
+
+def for_client(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer whose body is passed on as it is."""
+    return without(headers, HOP_BY_HOP | _listed(headers))
+
+
+def for_rewritten(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer whose body we change: its length and its coding no longer hold."""
+    return without(for_client(headers), {b"content-length", b"content-encoding"})
+
+
+def _listed(headers: Headers) -> frozenset[bytes]:
+    """Names that the Connection header declares to be of the connection."""
+    value = find(headers, b"connection")
+    return frozenset(name.strip().lower() for name in value.split(b",")) if value else frozenset()

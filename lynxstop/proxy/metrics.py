@@ -1,0 +1,95 @@
+"""Everything the proxy counts, for Prometheus; no request is identified."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+SHORT = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Buckets of a decision, in seconds."""
+
+LONG = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Buckets of a request and of its first chunk, in seconds."""
+
+
+class Metrics:
+    """Counters of one proxy.
+
+    With PROMETHEUS_MULTIPROC_DIR set before this module is imported, the workers count into that folder and
+    every one of them shows the sum.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "lynxstop_requests", "Requests by how they ended.", ["route", "outcome"], registry=registry
+        )
+        self.active = Gauge(
+            "lynxstop_requests_active",
+            "Requests under way.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.request_seconds = Histogram(
+            "lynxstop_request_seconds", "Time of a request.", ["route"], buckets=LONG, registry=registry
+        )
+        self.first_chunk_seconds = Histogram(
+            "lynxstop_first_chunk_seconds",
+            "Time to the first byte of the answer's body.",
+            ["route"],
+            buckets=LONG,
+            registry=registry,
+        )
+        self.upstream_errors = Counter(
+            "lynxstop_upstream_errors", "Failures of the server, by code.", ["code"], registry=registry
+        )
+        self.upstream_aborts = Counter(
+            "lynxstop_upstream_aborts",
+            "Answers of the server that were closed before their end, by cause.",
+            ["cause"],
+            registry=registry,
+        )
+        self.exits = Counter(
+            "lynxstop_exits", "Stops decided, forced or in shadow, by reason.", ["reason"], registry=registry
+        )
+        self.cues = Counter("lynxstop_cues", "Cues seen inside thinking.", registry=registry)
+        self.thinking_tokens = Counter(
+            "lynxstop_thinking_tokens", "Thinking tokens that went through.", registry=registry
+        )
+        self.tokens_saved = Counter(
+            "lynxstop_tokens_saved_estimate",
+            "Thinking tokens that exits saved, estimated.",
+            registry=registry,
+        )
+        self.continuations = Counter(
+            "lynxstop_continuations", "Requests re-issued behind an exit.", ["outcome"], registry=registry
+        )
+        self.passthrough = Counter(
+            "lynxstop_passthrough",
+            "Requests passed through untouched, by cause.",
+            ["cause"],
+            registry=registry,
+        )
+        self.decision_seconds = Histogram(
+            "lynxstop_decision_seconds", "Time to decide on a point.", buckets=SHORT, registry=registry
+        )
+        self.risk_target = Gauge(
+            "lynxstop_risk_target",
+            "Level of requests that name none; 0 when off.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+
+    def render(self) -> bytes:
+        """Write all metrics as Prometheus reads them, those of all workers summed up."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def close(self) -> None:
+        """Take this process's gauges out of the sum."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

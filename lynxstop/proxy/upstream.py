@@ -1,0 +1,220 @@
+"""The connection to the server behind the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from lynxstop.errors import UpstreamError
+from lynxstop.extras import need
+from lynxstop.proxy.headers import Headers, without
+
+if TYPE_CHECKING:
+    from lynxstop.proxy.config import UpstreamConfig
+
+KEEPALIVE_SECONDS = 3.0
+"""Idle connections are dropped before servers do (uvicorn: 5 s), so that no request meets a dead one."""
+
+_KEYS = (b"authorization", b"x-api-key")
+
+
+class UpstreamResponse:
+    """An answer of the server while it arrives.
+
+    Attributes
+    ----------
+    status : int
+        HTTP status.
+    headers : sequence of (bytes, bytes)
+        Raw headers, as they arrived.
+    finished : bool
+        True once the body has been read to its end.
+    """
+
+    __slots__ = ("_stream", "finished", "headers", "status")
+
+    def __init__(self, response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._stream = response.stream
+        self.status = response.status_code
+        self.headers: Headers = response.headers.raw
+        self.finished = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body as it arrives, still in the coding it has."""
+        async for chunk in self._stream:
+            yield chunk
+        self.finished = True
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+
+class Upstream:
+    """The server behind the proxy.
+
+    Parameters
+    ----------
+    config : UpstreamConfig
+        Its address, timeouts and key.
+    hide_keys : bool
+        Keep the client's keys from the server: they are those of the proxy.
+    on_abort : callable, optional
+        Called with "client_gone" or "closed" for every answer that is closed before its end.
+    """
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        *,
+        hide_keys: bool = False,
+        on_abort: Callable[[str], None] = lambda cause: None,
+    ) -> None:
+        self.config = config
+        self.on_abort = on_abort
+        self._address = httpx.URL(config.url)
+        self._prefix = self._address.raw_path.rstrip(b"/")
+        self._hide_keys = hide_keys or config.api_key is not None
+        self._own_key: Headers = []
+        if config.api_key is not None:
+            self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
+        self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
+        self._client: httpx.AsyncClient | None = None
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str | bytes,
+        headers: Headers = (),
+        content: bytes | AsyncIterator[bytes] | None = None,
+        *,
+        query: bytes = b"",
+    ) -> AsyncIterator[UpstreamResponse]:
+        """Send a request and give its answer while it arrives; leaving the block closes the connection.
+
+        Parameters
+        ----------
+        method, path, query
+            Of the request line; the path follows that of the configured address.
+        headers : sequence of (bytes, bytes)
+            Sent as given, but for keys: see `headers.for_relay` and `headers.for_call`.
+        content : bytes or async iterator of bytes, optional
+            The body.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached (502), dies (502) or is silent for too long (504), inside the
+            block too.
+        """
+        raw = path.encode() if isinstance(path, str) else path
+        target = self._prefix + raw + (b"?" + query if query else b"")
+        if self._hide_keys:
+            headers = [*without(headers, _KEYS), *self._own_key]
+        response = None
+        finished = True
+        try:
+            request = httpx.Request(
+                method,
+                self._address.copy_with(raw_path=target),
+                headers=list(headers),
+                content=content,
+                extensions={"timeout": self._timeout.as_dict()},
+            )
+            response = await self._ready().send(request, stream=True)
+            answer = UpstreamResponse(response)
+            try:
+                yield answer
+            finally:
+                finished = answer.finished
+        except httpx.InvalidURL:
+            raise UpstreamError("The request's path cannot be passed on.", code="bad_path") from None
+        except Exception as error:
+            # The adapter lets some errors of aiohttp through as they are.
+            if not isinstance(error, httpx.HTTPError) and not type(error).__module__.startswith("aiohttp"):
+                raise
+            finished = True
+            raise _failure(error) from None
+        except (asyncio.CancelledError, GeneratorExit):
+            if not finished or response is None:
+                self.on_abort("client_gone")
+            finished = True
+            raise
+        finally:
+            if response is not None:
+                await response.aclose()
+            if not finished:
+                self.on_abort("closed")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def _ready(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=_transport(self.config.transport),
+                timeout=self._timeout,
+                follow_redirects=False,
+                trust_env=False,
+            )
+        return self._client
+
+
+def _transport(name: str) -> httpx.AsyncBaseTransport:
+    """Make the transport; without limits, since the proxy has its own."""
+    if name == "auto":
+        name = "aiohttp" if find_spec("httpx_aiohttp") is not None else "httpx"
+    if name == "httpx":
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS
+        )
+        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    adapter: Any = need("httpx_aiohttp", "fast")
+    aiohttp: Any = need("aiohttp", "fast")
+
+    def session() -> Any:
+        # The adapter's own session would stop at 100 connections and add headers of its own.
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+        )
+
+    transport: httpx.AsyncBaseTransport = adapter.AiohttpTransport(client=session, trust_env=False)
+    return transport
+
+
+def _failure(error: Exception) -> UpstreamError:
+    """Say what happened, without the address or anything of the exchange."""
+    cause = error.__cause__
+    # The aiohttp adapter calls every lost connection a timeout.
+    lost = type(cause).__module__.startswith("aiohttp") and not isinstance(cause, TimeoutError)
+    if isinstance(error, httpx.TimeoutException) and not lost:
+        if isinstance(error, httpx.ConnectTimeout) or type(cause).__name__ == "ConnectionTimeoutError":
+            return UpstreamError(
+                "The server behind the proxy cannot be reached in time.",
+                code="upstream_unreachable",
+                status=504,
+            )
+        return UpstreamError("The server behind the proxy fell silent.", code="upstream_timeout", status=504)
+    if isinstance(error, httpx.ConnectError):
+        return UpstreamError(
+            "The server behind the proxy cannot be reached.",
+            code="upstream_unreachable",
+            hint="Try again when it is up.",
+        )
+    return UpstreamError("The server behind the proxy broke off its answer.", code="upstream_died")
