@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect import shards
+from lynxstop.collect.begin import begin, check_order, describe
+from lynxstop.collect.content import check_shard
 from lynxstop.collect.grading import Grader, grade
-from lynxstop.collect.lock import alone_in
-from lynxstop.collect.problems import Problem, digest_problems
+from lynxstop.collect.meta_file import seal
+from lynxstop.collect.problems import Problem
 from lynxstop.collect.progress import Meter
-from lynxstop.collect.rows import Row, cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.schema import Meta
 from lynxstop.collect.source import Source
-from lynxstop.collect.storage import META, DataSet, read_meta, read_shard, seal, write_meta
-from lynxstop.collect.texts import Texts
+from lynxstop.collect.storage import DataSet
+from lynxstop.collect.store import Store, store_at
 from lynxstop.collect.verify_math import require_math_verify
-from lynxstop.engines.types import Generation, Request, Sampling, Tokens
-from lynxstop.errors import ConfigError, DataError
+from lynxstop.collect.work import Counts, Order, Work, record_shard
+from lynxstop.engines.types import Sampling
 from lynxstop.extras import need
 
-_TEMPORARY = re.compile(r"\.(?:meta\.json|(?:traces|cues|features|tokens)-\d+\.\w+)\.\w+")
-
-
-class _Job(NamedTuple):
-    problem: Problem
-    sample: int
-
-    @property
-    def trace_id(self) -> str:
-        return f"{self.problem.id}#{self.sample}"
+Fill = Callable[[Work, list[int], Store, Meter], Iterable[Counts]]
+"""Records the shards of these numbers and says of each what came of it."""
 
 
 def collect(
@@ -50,6 +37,7 @@ def collect(
     max_cues: int | None = None,
     shard_size: int = 256,
     resume: bool = True,
+    append: bool = False,
     console: Console | None = None,
     grader: Grader = grade,
 ) -> DataSet:
@@ -58,11 +46,11 @@ def collect(
     Parameters
     ----------
     source : Source
-        A loaded model; see `lynxstop.engines.transformers.loading.load_engine`. Its policy should hold a
-        budget that leaves room for an answer, so that a trace cut short answers too.
+        A loaded model; see `lynxstop.collect.sources.load_source`. Its policy should hold a budget that
+        leaves room for an answer, so that a trace cut short answers too.
     problems : sequence of Problem
-    out : path
-        Folder of the data set.
+    out : path or URL
+        Folder of the data set, or a place that fsspec reaches, such as ``s3://bucket/data``.
     sampling : Sampling
     samples : int
         Traces per problem.
@@ -70,9 +58,11 @@ def collect(
         Force exits at no more than this many cues of a trace, spread evenly: cheaper training data. For
         calibration every cue is needed.
     shard_size : int
-        Traces per shard: what an interruption can cost.
+        Traces per shard: what an interruption can cost, and what is held in memory.
     resume : bool
         Go on with an unfinished collection of the same settings instead of refusing it.
+    append : bool
+        Add to a finished data set the traces that are asked for and not there: new problems, or more samples.
     console : Console, optional
         Where to show progress, if it is a terminal, and to say what an interruption leaves.
     grader : callable
@@ -90,164 +80,74 @@ def collect(
         another process collects into it.
     MissingExtraError
         When pyarrow or math-verify is not installed: at once, not at the first answer that needs it.
+    StepError
+        When there is nothing finished to append to.
     DataError
-        When there are no problems, the disk is full, or a finished shard is damaged. Finished shards are
-        kept.
+        When there are no problems, the disk is full, a finished shard is damaged, or an append would change a
+        problem. Finished shards are kept.
     """
-    out = Path(out)
-    if samples < 1 or shard_size < 1 or (max_cues is not None and max_cues < 1):
-        raise ConfigError("samples, max_cues and shard_size are at least 1.")
-    if not problems:
-        raise DataError("There are no problems to collect traces for.")
-    need("pyarrow.parquet", "calibrate")
-    if grader is grade:
-        require_math_verify()
-    asked = _describe(source, problems, sampling, samples, max_cues, shard_size)
-    with alone_in(out):
-        meta = _begin(out, asked, resume)
-        if meta.digests is not None:
-            return DataSet.open(out)
-        try:
-            _fill(source, problems, out, meta, sampling, grader, console)
-        except KeyboardInterrupt:
-            if console is not None:
-                kept = sum(shards.is_complete(out, number) for number in range(meta.shards))
-                console.print(
-                    f"Interrupted: {kept} of {meta.shards} shards are kept; run the same command to go on."
-                )
-            raise
-        seal(out, meta)
-        return DataSet.open(out, verify=False)
+    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader)
 
+    def fill(work: Work, numbers: list[int], store: Store, meter: Meter) -> Iterable[Counts]:
+        return (record_shard(source, work, number, store, meter.generated) for number in numbers)
 
-def _fill(
-    source: Source,
-    problems: Sequence[Problem],
-    out: Path,
-    meta: Meta,
-    sampling: Sampling,
-    grader: Grader,
-    console: Console | None,
-) -> None:
-    """Write the shards that are not there yet."""
-    jobs = [_Job(problem, sample) for problem in problems for sample in range(meta.samples)]
-    parts = [jobs[start : start + meta.shard_size] for start in range(0, len(jobs), meta.shard_size)]
-    done = {number for number in range(len(parts)) if shards.is_complete(out, number)}
-    for number in done:
-        read_shard(out, meta, number)
-    texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
-    with Meter(len(jobs), sum(len(parts[number]) for number in done), console) as meter:
-        for number, part in enumerate(parts):
-            if number in done:
-                continue
-            traces, cues, features, tokens = _record(
-                source, part, sampling, meta.max_cues, texts, grader, meter
-            )
-            shards.write_shard(out, number, meta.key, traces, cues, features, tokens)
-            meter.recorded(len(traces), len(cues))
-
-
-def _record(
-    source: Source,
-    jobs: Sequence[_Job],
-    sampling: Sampling,
-    max_cues: int | None,
-    texts: Texts,
-    grader: Grader,
-    meter: Meter,
-) -> tuple[list[Row], list[Row], NDArray[np.float32], list[Tokens]]:
-    engine = source.engine
-    requests = [Request(job.trace_id, texts.prompt_ids(job.problem.prompt)) for job in jobs]
-    found: dict[str, Generation] = {}
-    for generation in engine.generate(requests, sampling, record=True):
-        found[generation.request.id] = generation
-        meter.generated(len(found))
-    generations = [found[job.trace_id] for job in jobs]
-    chosen = [spread(len(generation.events), max_cues) for generation in generations]
-    cuts = [
-        [generation.events[ordinal].seen_at for ordinal in ordinals]
-        for generation, ordinals in zip(generations, chosen, strict=True)
-    ]
-    answers = engine.force_exits(generations, sampling, cuts)
-    traces: list[Row] = []
-    cues: list[Row] = []
-    features = [np.empty((0, engine.width), np.float32)]
-    for job, generation, ordinals, forced in zip(jobs, generations, chosen, answers, strict=True):
-        trace = trace_row(generation, job.problem, job.sample, sampling.seed, texts, grader)
-        rows = cue_rows(generation, trace, ordinals, forced, engine.policy.exit_ids, texts, grader)
-        trace["cues"] = len(rows)
-        traces.append(trace)
-        cues.extend(rows)
-        if ordinals:
-            assert generation.features is not None
-            features.append(generation.features[ordinals])
-    return traces, cues, np.concatenate(features), [tokens_of(generation) for generation in generations]
-
-
-def _describe(
-    source: Source,
-    problems: Sequence[Problem],
-    sampling: Sampling,
-    samples: int,
-    max_cues: int | None,
-    shard_size: int,
-) -> Meta:
-    engine, setup = source.engine, source.setup
-    if not engine.layers:
-        raise ConfigError(
-            "The engine records no layers.", hint="Name layers in the recipe's [probe] section."
-        )
-    if len({problem.id for problem in problems}) < len(problems):
-        raise DataError("A problem id occurs twice.", hint="Every problem needs an id of its own.")
-    return Meta(
-        fingerprint=source.fingerprint,
-        engine=type(engine).__name__,
-        dtype=source.dtype,
-        cue_words=setup.cues.words,
-        cue_paragraph=setup.cues.paragraph,
-        think_open=setup.delimiters.open,
-        think_close=setup.delimiters.close,
-        exit_text=setup.exit_text,
-        exit_ids=engine.policy.exit_ids,
-        layers=engine.layers,
-        hidden=engine.width // len(engine.layers),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        max_tokens=sampling.max_tokens,
-        answer_tokens=sampling.answer_tokens,
-        seed=sampling.seed,
-        points=engine.policy.points,
-        every=engine.policy.every,
-        budget=engine.policy.budget,
-        samples=samples,
-        max_cues=max_cues,
-        shard_size=shard_size,
-        problems=len(problems),
-        problems_sha256=digest_problems(problems),
-        provenance=provenance(),
+    return carry_out(
+        order, out, lambda: describe(source, order), fill, resume=resume, append=append, console=console
     )
 
 
-def _begin(out: Path, meta: Meta, resume: bool) -> Meta:
-    """Start a data set, or take up one of the same settings; clear what an interruption left half-written."""
-    if not (out / META).exists():
-        if out.is_dir() and any(shards.is_complete(out, number) for number in range(meta.shards)):
-            raise DataError(f"{out} holds shards without {META}.", hint="Collect into a new folder.")
-        write_meta(out, meta)
-        return meta
-    before = read_meta(out)
-    if not resume:
-        raise ConfigError(
-            f"{out} holds a recording already.", hint="Resume it, or collect into a new folder."
-        )
-    if different := before.differences(meta):
-        raise ConfigError(
-            f"{out} was recorded with other settings: {', '.join(different)}.",
-            hint="Give the same settings to finish it, or collect into a new folder.",
-        )
-    for file in out.glob(".*"):
-        if _TEMPORARY.fullmatch(file.name):
-            with suppress(FileNotFoundError):
-                file.unlink()
-    return before
+def carry_out(
+    order: Order,
+    out: str | Path,
+    describing: Callable[[], Meta],
+    fill: Fill,
+    *,
+    resume: bool = True,
+    append: bool = False,
+    console: Console | None = None,
+) -> DataSet:
+    """Settle what there is to record, let `fill` record the shards that are missing, and seal the data set.
+
+    Parameters
+    ----------
+    order : Order
+    out : path or URL
+    describing : callable
+        Gives the description of the collection; called once the order is known to be sound.
+    fill : callable
+    resume, append, console
+        As `collect` takes them.
+
+    Raises
+    ------
+    LynxstopError
+        As `collect` does.
+    """
+    check_order(order)
+    need("pyarrow.parquet", "calibrate")
+    if order.grader is grade:
+        require_math_verify()
+    store = store_at(out)
+    with store.alone():
+        meta, work = begin(store, describing(), order, resume=resume, append=append)
+        if meta.finished:
+            return DataSet.open(out)
+        done = shards.complete(store, work.numbers)
+        for number in done:
+            check_shard(store, meta, number, meta.instalments[-1], verify=store.near)
+        missing = [number for number in work.numbers if number not in done]
+        try:
+            with Meter(len(work.jobs), sum(len(work.part(number)) for number in done), console) as meter:
+                for counts in fill(work, missing, store, meter):
+                    meter.recorded(*counts)
+        except KeyboardInterrupt:
+            if console is not None:
+                kept = len(shards.complete(store, work.numbers))
+                console.print(
+                    f"Interrupted: {kept} of {len(work.numbers)} shards are kept; "
+                    "run the same command to go on."
+                )
+            raise
+        store.clear()
+        seal(store, meta)
+        return DataSet.open(out, verify=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -74,6 +74,35 @@ CUES = {
 """
 
 
+class Instalment(NamedTuple):
+    """What was recorded at one go: the first collection, or one append."""
+
+    shards: range
+    """Numbers of its shards."""
+    key: str
+    """Written into each of them: shards of different settings never mix."""
+    traces: int
+
+
+class Appended(BaseModel):
+    """What one append asked for, and what it came to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problems: int
+    """Problems with traces in this append."""
+    problems_sha256: str
+    samples: int
+    """Traces of each of its problems, earlier ones included."""
+    traces: int
+    """Traces of this append."""
+    provenance: Provenance
+
+    def identity(self) -> dict[str, Any]:
+        """All that shapes the data, without provenance."""
+        return self.model_dump(mode="json", exclude={"provenance"})
+
+
 class Meta(BaseModel):
     """Content of meta.json: all that shapes the data, where it came from, and the digests of its files."""
 
@@ -111,17 +140,37 @@ class Meta(BaseModel):
     problems_sha256: str
     provenance: Provenance
     digests: dict[str, str] | None = None
-    """SHA-256 of every file; None while the collection is unfinished."""
+    """SHA-256 of the files of every finished instalment; None while the first is unfinished."""
+    appended: tuple[Appended, ...] = ()
+    """What was added to the first collection; `problems` and `samples` count that one alone."""
+
+    @property
+    def instalments(self) -> list[Instalment]:
+        """The first collection and its appends, in order."""
+        parts: list[Instalment] = []
+        key = _digest(self.identity())
+        for appended in (None, *self.appended):
+            if appended is not None:
+                key = _digest([key, appended.identity()])
+            first = parts[-1].shards.stop if parts else 0
+            traces = self.problems * self.samples if appended is None else appended.traces
+            parts.append(Instalment(range(first, first - (-traces // self.shard_size)), key, traces))
+        return parts
 
     @property
     def traces(self) -> int:
         """Number of traces when finished."""
-        return self.problems * self.samples
+        return sum(part.traces for part in self.instalments)
 
     @property
     def shards(self) -> int:
         """Number of shards when finished."""
-        return -(-self.traces // self.shard_size)
+        return self.instalments[-1].shards.stop
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is there and its digests are known."""
+        return self.digests is not None and len(self.digests) == 4 * self.shards
 
     @property
     def width(self) -> int:
@@ -129,15 +178,19 @@ class Meta(BaseModel):
         return len(self.layers) * self.hidden
 
     def identity(self) -> dict[str, Any]:
-        """All that shapes the data, without provenance and digests."""
-        return self.model_dump(mode="json", exclude={"provenance", "digests"})
+        """All that shapes the first collection, without provenance and digests."""
+        return self.model_dump(mode="json", exclude={"provenance", "digests", "appended"})
 
     @property
     def key(self) -> str:
-        """Digest of `identity`, written into every shard: shards of different settings never mix."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        """Digest of all that shapes the data, appends included."""
+        return self.instalments[-1].key
 
     def differences(self, other: Meta) -> list[str]:
         """Names of the settings in which two recordings differ."""
         mine, others = self.identity(), other.identity()
         return [name for name in mine if mine[name] != others[name]]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

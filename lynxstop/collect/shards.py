@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lynxstop.artifacts import atomic
 from lynxstop.collect.schema import CUES, TRACES
+from lynxstop.collect.store import Store
 from lynxstop.engines.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.extras import need
 
 _KEY, _PARTS = b"lynxstop.key", b"lynxstop.parts"
 _DAMAGED = "Delete the folder and collect again, or restore the file from a copy."
+_FOREIGN = "Remove it, or collect into a new folder."
 
 
 def names(number: int) -> tuple[str, str, str, str]:
@@ -34,7 +35,7 @@ def names(number: int) -> tuple[str, str, str, str]:
 
 
 def write_shard(
-    folder: Path,
+    store: Store,
     number: int,
     key: str,
     traces: Sequence[Mapping[str, Any]],
@@ -59,21 +60,27 @@ def write_shard(
         When the disk is full; the shard then counts as not written.
     """
     of_features, of_tokens, of_cues, of_traces = names(number)
-    atomic.write_bytes(folder / of_features, save({"features": np.ascontiguousarray(features)}, {"key": key}))
-    atomic.write_bytes(folder / of_tokens, save(_tensors(tokens), {"key": key}))
-    atomic.write_bytes(folder / of_cues, _table_bytes(cues, CUES, {_KEY: key.encode()}))
-    parts = {name: atomic.sha256(folder / name) for name in (of_features, of_tokens, of_cues)}
+    parts = {
+        of_features: _put(
+            store, of_features, save({"features": np.ascontiguousarray(features)}, {"key": key})
+        ),
+        of_tokens: _put(store, of_tokens, save(_tensors(tokens), {"key": key})),
+        of_cues: _put(store, of_cues, _table_bytes(cues, CUES, {_KEY: key.encode()})),
+    }
     metadata = {_KEY: key.encode(), _PARTS: json.dumps(parts).encode()}
-    atomic.write_bytes(folder / of_traces, _table_bytes(traces, TRACES, metadata))
+    store.write(of_traces, _table_bytes(traces, TRACES, metadata))
 
 
-def is_complete(folder: Path, number: int) -> bool:
-    """Say whether a shard was written to its end."""
-    return (folder / names(number)[-1]).is_file()
+def complete(store: Store, numbers: range) -> list[int]:
+    """Which of these shards were written to their end."""
+    found = store.names()
+    return [number for number in numbers if names(number)[-1] in found]
 
 
-def read_table(path: Path, columns: Mapping[str, str], key: str) -> Any:
-    """Read a table of a shard as a pyarrow table.
+def read_table(
+    store: Store, name: str, columns: Mapping[str, str], key: str, wanted: Sequence[str] | None = None
+) -> Any:
+    """Read a table of a shard, or the columns `wanted` of it, as a pyarrow table.
 
     Raises
     ------
@@ -82,25 +89,44 @@ def read_table(path: Path, columns: Mapping[str, str], key: str) -> Any:
     """
     arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
     try:
-        table = parquet.read_table(path, page_checksum_verification=True)
+        with parquet.ParquetFile(store.local(name), page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            table = file.read(wanted if wanted is None else list(wanted))
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is missing or damaged.", hint=_DAMAGED) from error
-    if (table.schema.metadata or {}).get(_KEY) != key.encode():
+        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+    if (schema.metadata or {}).get(_KEY) != key.encode():
+        raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
+    if schema.remove_metadata() != _schema(columns):
         raise DataError(
-            f"{path} belongs to another recording.", hint="Remove it, or collect into a new folder."
+            f"{store}/{name} has other columns than this version writes.", hint="Collect the data again."
         )
-    if table.schema.remove_metadata() != _schema(columns):
-        raise DataError(f"{path} has other columns than this version writes.", hint="Collect the data again.")
     return table
+
+
+def digests(store: Store, number: int) -> dict[str, str]:
+    """SHA-256 of the files of a complete shard, as they were when it was written.
+
+    Raises
+    ------
+    DataError
+        When its trace table is missing or damaged.
+    """
+    parquet, arrow = need("pyarrow.parquet", "calibrate"), need("pyarrow", "calibrate")
+    name = names(number)[-1]
+    try:
+        content = store.read(name)
+        schema = parquet.read_schema(arrow.BufferReader(content))
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+    return {**_parts(schema), name: hashlib.sha256(content).hexdigest()}
 
 
 def read_parts(traces: Any) -> dict[str, str]:
     """Digests of a shard's other files, as its trace table holds them."""
-    parts: dict[str, str] = json.loads(traces.schema.metadata[_PARTS])
-    return parts
+    return _parts(traces.schema)
 
 
-def map_features(path: Path, rows: int, width: int, key: str) -> NDArray[np.float32]:
+def map_features(store: Store, name: str, rows: int, width: int, key: str) -> NDArray[np.float32]:
     """Map the features of a shard into memory; nothing is read before it is used.
 
     Raises
@@ -109,6 +135,7 @@ def map_features(path: Path, rows: int, width: int, key: str) -> NDArray[np.floa
         When the file is missing, damaged, of another recording, or of another shape.
     """
     try:
+        path = store.local(name)
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 1 << 20)))
@@ -117,19 +144,19 @@ def map_features(path: Path, rows: int, width: int, key: str) -> NDArray[np.floa
         sound = end - start == 4 * rows * width and path.stat().st_size == 8 + length + end
         shape, kind, found = entry["shape"], entry["dtype"], header["__metadata__"]["key"]
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is missing or damaged.", hint=_DAMAGED) from error
+        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     if found != key:
-        raise DataError(
-            f"{path} belongs to another recording.", hint="Remove it, or collect into a new folder."
-        )
+        raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     if not sound or shape != [rows, width] or kind != "F32":
-        raise DataError(f"{path} does not hold {rows} rows of {width} float32 numbers.", hint=_DAMAGED)
+        raise DataError(
+            f"{store}/{name} does not hold {rows} rows of {width} float32 numbers.", hint=_DAMAGED
+        )
     if not rows:
         return np.empty((0, width), np.float32)
     return np.memmap(path, np.float32, "r", offset=8 + length + start, shape=(rows, width))
 
 
-def read_tokens(path: Path, lengths: Sequence[int], key: str) -> list[Tokens]:
+def read_tokens(store: Store, name: str, lengths: Sequence[int], key: str) -> list[Tokens]:
     """Read the recorded tokens of a shard, one entry per trace.
 
     Raises
@@ -138,21 +165,29 @@ def read_tokens(path: Path, lengths: Sequence[int], key: str) -> list[Tokens]:
         When the file is missing, damaged, of another recording, or not about traces of these lengths.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(store.local(name), framework="numpy") as file:
             found = (file.metadata() or {}).get("key")
             ids, thinking, statistics = (file.get_tensor(name) for name in ("ids", "thinking", "statistics"))
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is missing or damaged.", hint=_DAMAGED) from error
+        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     if found != key:
-        raise DataError(
-            f"{path} belongs to another recording.", hint="Remove it, or collect into a new folder."
-        )
+        raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     total = sum(lengths)
     if ids.shape != (total,) or thinking.shape != (total,) or statistics.shape != (total, 4):
-        raise DataError(f"{path} does not hold {total} tokens.", hint=_DAMAGED)
+        raise DataError(f"{store}/{name} does not hold {total} tokens.", hint=_DAMAGED)
     ends = np.cumsum(lengths)[:-1]
     parts = (np.split(values, ends) for values in (ids, thinking.astype(bool), statistics))
     return [Tokens(*part) for part in zip(*parts, strict=True)] if len(lengths) else []
+
+
+def _put(store: Store, name: str, content: bytes) -> str:
+    store.write(name, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _parts(schema: Any) -> dict[str, str]:
+    parts: dict[str, str] = json.loads(schema.metadata[_PARTS])
+    return parts
 
 
 def _tensors(tokens: Sequence[Tokens]) -> dict[str, NDArray[Any]]:

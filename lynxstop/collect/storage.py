@@ -10,43 +10,33 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from lynxstop.artifacts import atomic
 from lynxstop.collect import shards
-from lynxstop.collect.schema import CUES, SCHEMA_VERSION, TRACES, Meta
+from lynxstop.collect.content import Content, Stored, check_shard
+from lynxstop.collect.meta_file import read_meta
+from lynxstop.collect.schema import Meta
+from lynxstop.collect.store import Store, store_at
 from lynxstop.engines.types import Tokens
 from lynxstop.errors import DataError, StepError
-from lynxstop.extras import need
-
-META = "meta.json"
 
 
 class DataSet:
     """Full traces, their cue events and the features there; make one with `open`.
 
+    Nothing but the ids of the traces is held until a table is asked for.
+
     Attributes
     ----------
-    path : Path
+    path : Path or str
+        Folder or URL.
     meta : Meta
         How it was recorded.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        meta: Meta,
-        traces: Any,
-        cues: Any,
-        features: list[NDArray[np.float32]],
-        counts: Sequence[tuple[int, int]] = (),
-    ) -> None:
+    def __init__(self, path: Path | str, meta: Meta, content: Content) -> None:
         self.path = path
         self.meta = meta
-        self._traces = traces
-        self._cues = cues
-        self._features = features
-        self._counts = counts
+        self._content = content
 
     @classmethod
     def open(cls, path: str | Path, *, partial: bool = False, verify: bool = True) -> Self:
@@ -54,7 +44,8 @@ class DataSet:
 
         Parameters
         ----------
-        path : path
+        path : path or URL
+            Of what lies in an object store, files are copied into a local cache when they are read.
         partial : bool
             Take the complete shards of an unfinished collection instead of refusing it.
         verify : bool
@@ -67,33 +58,47 @@ class DataSet:
         DataError
             When a shard is missing, damaged, of another recording or of another version.
         """
-        path = Path(path)
-        meta = read_meta(path)
-        done = [number for number in range(meta.shards) if shards.is_complete(path, number)]
-        if meta.digests is None and not (partial and done):
+        store = store_at(path)
+        meta = read_meta(store)
+        done = range(meta.shards) if meta.finished else shards.complete(store, range(meta.shards))
+        if not meta.finished and not (partial and done):
             raise StepError(
                 f"The collection in {path} is unfinished: {len(done)} of {meta.shards} shards are complete.",
                 hint="Run the same `lynxstop collect` command again to finish it.",
             )
-        if meta.digests is not None:
-            _check_files(path, meta.digests)
-            done = list(range(meta.shards))
-        tables = [read_shard(path, meta, number, verify) for number in done]
-        arrow = need("pyarrow", "calibrate")
-        traces = arrow.concat_tables([table[0] for table in tables])
-        cues = arrow.concat_tables([table[1] for table in tables])
-        if len(set(traces["trace_id"].to_pylist())) != len(traces):
+        if meta.finished:
+            _check_files(store, meta.digests or {})
+        parts = [
+            check_shard(store, meta, number, part, verify)
+            for part in meta.instalments
+            for number in part.shards
+            if number in done
+        ]
+        ids = [name for part in parts for name in part.trace_ids]
+        if len(set(ids)) != len(ids):
             raise DataError(f"A trace occurs twice in {path}.", hint="Collect into a new folder.")
-        counts = [(number, len(table[0])) for number, table in zip(done, tables, strict=True)]
-        return cls(path, meta, traces, cues, [table[2] for table in tables], counts)
+        place = path if isinstance(path, Path) or "://" in path else Path(path)
+        return cls(place, meta, Stored(store, meta.width, parts))
 
-    def traces(self) -> Any:
-        """The trace table: a pyarrow table with the columns of `lynxstop.collect.schema.TRACES`."""
-        return self._traces
+    def traces(self, columns: Sequence[str] | None = None) -> Any:
+        """The trace table: a pyarrow table with the columns of `lynxstop.collect.schema.TRACES`.
 
-    def cues(self) -> Any:
-        """The cue table: a pyarrow table with the columns of `lynxstop.collect.schema.CUES`, by trace."""
-        return self._cues
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Read only these; all by default, which are then held in memory.
+        """
+        return self._content.table("traces", columns)
+
+    def cues(self, columns: Sequence[str] | None = None) -> Any:
+        """The cue table: a pyarrow table with the columns of `lynxstop.collect.schema.CUES`, by trace.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Read only these; all by default, which are then held in memory.
+        """
+        return self._content.table("cues", columns)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -128,11 +133,11 @@ class DataSet:
                 f"Layers {missing} were not recorded; recorded: {list(self.layers)}.",
                 hint="Choose recorded layers, or collect again with these.",
             )
-        hidden, count = self.meta.hidden, len(self._cues)
+        hidden, count = self.meta.hidden, self._content.cue_count
         mask = np.ones(count, dtype=bool) if rows is None else rows
         result = np.empty((int(mask.sum()), len(wanted) * hidden), np.float32)
         read = written = 0
-        for part in self._features:
+        for part in self._content.features():
             chosen = mask[read : read + len(part)]
             target = result[written : written + int(chosen.sum())]
             for place, layer in enumerate(wanted):
@@ -143,14 +148,7 @@ class DataSet:
 
     def tokens(self) -> Iterator[Tokens]:
         """Read every trace's tokens and their statistics, in the order of the trace table, shard by shard."""
-        lengths = (
-            self._traces["thinking_tokens"].to_numpy() + self._traces["answer_tokens"].to_numpy()
-        ).tolist()
-        read = 0
-        for number, count in self._counts:
-            path = self.path / shards.names(number)[1]
-            yield from shards.read_tokens(path, lengths[read : read + count], self.meta.key)
-            read += count
+        return self._content.tokens()
 
     @property
     def digest(self) -> str:
@@ -161,94 +159,20 @@ class DataSet:
     @property
     def problem_ids(self) -> tuple[str, ...]:
         """Ids of the problems, each once, in the order of the traces."""
-        return tuple(dict.fromkeys(self._traces["problem_id"].to_pylist()))
+        return tuple(dict.fromkeys(self.traces(["problem_id"])["problem_id"].to_pylist()))
 
     @property
     def whole(self) -> bool:
         """Whether every cue event has its forced exit; a certificate needs that, training does not."""
-        return bool(np.array_equal(self._traces["events"].to_numpy(), self._traces["cues"].to_numpy()))
+        counts = self.traces(["events", "cues"])
+        return bool(np.array_equal(counts["events"].to_numpy(), counts["cues"].to_numpy()))
 
 
-def read_meta(path: Path) -> Meta:
-    """Read meta.json.
-
-    Raises
-    ------
-    StepError
-        When `path` holds no data set.
-    DataError
-        When it is damaged, or of another schema version.
-    """
-    try:
-        content = json.loads((path / META).read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StepError(
-            f"There is no recorded data in {path}.", hint="Record some with `lynxstop collect`."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path / META} is damaged.", hint="Restore it from a copy, or collect again."
-        ) from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} was recorded with schema version {version}; this version reads {SCHEMA_VERSION}.",
-            hint="Use the version of lynxstop that recorded it, or collect again.",
-        )
-    try:
-        return Meta.model_validate(content)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise DataError(f"{path / META} is damaged at {where}.", hint="Collect again.") from error
-
-
-def write_meta(path: Path, meta: Meta) -> None:
-    """Write meta.json."""
-    atomic.write_text(path / META, json.dumps(meta.model_dump(mode="json"), indent=1) + "\n")
-
-
-def seal(path: Path, meta: Meta) -> Meta:
-    """Write the digests of all shards into meta.json: the data set is then finished."""
-    files = [name for number in range(meta.shards) for name in shards.names(number)]
-    sealed = meta.model_copy(update={"digests": {name: atomic.sha256(path / name) for name in files}})
-    write_meta(path, sealed)
-    return sealed
-
-
-def _check_files(path: Path, digests: dict[str, str]) -> None:
+def _check_files(store: Store, digests: dict[str, str]) -> None:
     """Refuse missing and additional shards; the digests themselves are compared where the shards are read."""
-    found = {file.name for pattern in ("*.parquet", "*.safetensors") for file in path.glob(pattern)}
-    if strange := sorted(found ^ digests.keys()):
+    found = {name for name in store.names() if name.endswith((".parquet", ".safetensors"))}
+    if strange := sorted({name for name in found if not name.startswith(".")} ^ digests.keys()):
         what = "is missing" if strange[0] in digests else "does not belong to this data set"
         raise DataError(
-            f"{path / strange[0]} {what}.", hint="Restore the folder from a copy, or collect again."
+            f"{store}/{strange[0]} {what}.", hint="Restore the folder from a copy, or collect again."
         )
-
-
-def read_shard(
-    path: Path, meta: Meta, number: int, verify: bool = True
-) -> tuple[Any, Any, NDArray[np.float32]]:
-    """Read traces, cues and mapped features of a shard.
-
-    Raises
-    ------
-    DataError
-        When a file is missing, damaged, of another recording, or, with `verify`, not as it was recorded.
-    """
-    of_features, of_tokens, of_cues, of_traces = shards.names(number)
-    traces = shards.read_table(path / of_traces, TRACES, meta.key)
-    cues = shards.read_table(path / of_cues, CUES, meta.key)
-    features = shards.map_features(path / of_features, len(cues), meta.width, meta.key)
-    counts, ids = traces["cues"].to_pylist(), traces["trace_id"].to_pylist()
-    owners = [name for name, count in zip(ids, counts, strict=True) for _ in range(count)]
-    if owners != cues["trace_id"].to_pylist():
-        raise DataError(f"The cues in {path / of_cues} do not belong to the traces beside them.")
-    if verify:
-        expected = {**shards.read_parts(traces), **(meta.digests or {})}
-        for name in (of_features, of_tokens, of_cues, of_traces):
-            if name in expected and atomic.sha256(path / name) != expected[name]:
-                raise DataError(
-                    f"{path / name} was changed or damaged after it was recorded.",
-                    hint="Restore it from a copy, or collect again.",
-                )
-    return traces, cues, features

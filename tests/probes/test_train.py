@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lynxstop.collect.content import InMemory
 from lynxstop.collect.schema import Meta
 from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError
@@ -40,7 +41,7 @@ def data_set(problems=60, cues=4, seed=0, leak=False, hidden=HIDDEN, **columns):
     meta = Meta.model_construct(layers=LAYERS, hidden=hidden)
     half = count // 2
     parts = [X[:half].astype(np.float32), X[half:].astype(np.float32)]
-    return DataSet(Path(), meta, pa.table(traces), pa.table(table), parts)
+    return DataSet(Path(), meta, InMemory(pa.table(traces), pa.table(table), parts))
 
 
 def test_the_informative_layer_wins_and_the_probe_scores_it():
@@ -109,7 +110,7 @@ def test_unusable_data_and_options_are_refused(data, options, error):
 
 def test_features_that_are_not_finite_are_counted():
     data = data_set()
-    data._features[0][3, 4] = np.inf
+    next(iter(data._content.features()))[3, 4] = np.inf
     with pytest.raises(DataError, match="1 cues"):
         train(data)
 

@@ -1,0 +1,69 @@
+"""meta.json: the settings of a recorded data set, and what says that it is finished."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+from lynxstop.collect import shards
+from lynxstop.collect.schema import SCHEMA_VERSION, Meta
+from lynxstop.collect.store import Store
+from lynxstop.errors import DataError, StepError
+
+META = "meta.json"
+
+
+def read_meta(store: Store) -> Meta:
+    """Read meta.json.
+
+    Raises
+    ------
+    StepError
+        When the place holds no data set.
+    DataError
+        When it is damaged, or of another schema version.
+    """
+    try:
+        content = json.loads(store.read(META))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StepError(
+            f"There is no recorded data in {store}.", hint="Record some with `lynxstop collect`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{store}/{META} is damaged.", hint="Restore it from a copy, or collect again."
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{store} was recorded with schema version {version}; this version reads {SCHEMA_VERSION}.",
+            hint="Use the version of lynxstop that recorded it, or collect again.",
+        )
+    try:
+        return Meta.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise DataError(f"{store}/{META} is damaged at {where}.", hint="Collect again.") from error
+
+
+def write_meta(store: Store, meta: Meta) -> None:
+    """Write meta.json."""
+    store.write(META, (json.dumps(meta.model_dump(mode="json"), indent=1) + "\n").encode())
+
+
+def seal(store: Store, meta: Meta) -> Meta:
+    """Write the digests of all shards into meta.json: the data set is then finished.
+
+    Raises
+    ------
+    DataError
+        When a shard is missing.
+    """
+    known = dict(meta.digests or {})
+    for number in range(meta.shards):
+        if shards.names(number)[-1] not in known:
+            known |= shards.digests(store, number)
+    sealed = meta.model_copy(update={"digests": known})
+    write_meta(store, sealed)
+    return sealed
