@@ -117,7 +117,9 @@ def find_cues(text: str, cues: CueSet) -> list[int]:
     return sorted(ends)
 
 
-class _State(NamedTuple):
+class CueState(NamedTuple):
+    """Where a stream of symbols stands."""
+
     word: bool
     """Whether the last character was a word character."""
     nodes: frozenset[int]
@@ -126,7 +128,7 @@ class _State(NamedTuple):
     """Newlines in the present run of white space, at most 2; only counted when paragraphs are cues."""
 
 
-class _Patterns:
+class Patterns:
     """The cue words as a nondeterministic automaton over bytes."""
 
     def __init__(self, cues: CueSet) -> None:
@@ -169,7 +171,16 @@ class _Patterns:
         keys = [s if s in own else -1 - kind(s) for s in range(symbols)]
         return np.array([kinds.setdefault(key, len(kinds)) for key in keys], dtype=np.int32)
 
-    def step(self, state: _State, symbol: int) -> tuple[_State, int, int]:
+    def pending(self, states: Iterable[CueState]) -> NDArray[np.uint8]:
+        """Flags of a token that ends in each state."""
+        return np.array([PENDING if s.nodes & self.open_ended else 0 for s in states], dtype=np.uint8)
+
+    def table(self, symbols: int) -> tuple[list[CueState], SymbolTable]:
+        """Enumerate the states; the first two follow no word character, and one."""
+        roots = [CueState(word, frozenset(), 0) for word in (False, True)]
+        return explore(roots, self.step, self.classes(symbols))
+
+    def step(self, state: CueState, symbol: int) -> tuple[CueState, int, int]:
         """Read one symbol; flags differ by whether a cue ended before this token or inside it."""
         this = kind(symbol)
         word = state.word if this == CONTINUATION else this == WORDLY
@@ -182,7 +193,7 @@ class _Patterns:
             breaks = min(state.breaks + 1, 2)
             whole |= breaks > state.breaks == 1
         first = (CONFIRMED if proved else 0) | (HERE if whole else 0)
-        return _State(word, nodes, breaks), first, HERE if proved or whole else 0
+        return CueState(word, nodes, breaks), first, HERE if proved or whole else 0
 
 
 class CueMachine:
@@ -219,9 +230,9 @@ def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
     TokenizerError
         When no sequence of tokens can write one of the words; the message names it.
     """
-    patterns = _Patterns(cues)
-    states, table = _table(patterns, surfaces)
-    automaton = lift(table, _pending(patterns, states), surfaces)
+    patterns = Patterns(cues)
+    states, table = patterns.table(surfaces.symbols)
+    automaton = lift(table, patterns.pending(states), surfaces)
     reached = {node for i in automaton.reachable((0, 1)).tolist() for node in states[i].nodes}
     missing = [word for end, word in patterns.words.items() if end not in reached]
     mute = [word for word in missing if not _writable(CueSet((word,)), surfaces)]
@@ -235,17 +246,8 @@ def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
     return CueMachine(automaton, np.array([state.word for state in states], dtype=np.int32))
 
 
-def _table(patterns: _Patterns, surfaces: Surfaces) -> tuple[list[_State], SymbolTable]:
-    roots = [_State(word, frozenset(), 0) for word in (False, True)]
-    return explore(roots, patterns.step, patterns.classes(surfaces.symbols))
-
-
-def _pending(patterns: _Patterns, states: Iterable[_State]) -> NDArray[np.uint8]:
-    return np.array([PENDING if s.nodes & patterns.open_ended else 0 for s in states], dtype=np.uint8)
-
-
 def _writable(cues: CueSet, surfaces: Surfaces) -> bool:
-    patterns = _Patterns(cues)
-    states, table = _table(patterns, surfaces)
-    automaton = lift(table, _pending(patterns, states), surfaces)
+    patterns = Patterns(cues)
+    states, table = patterns.table(surfaces.symbols)
+    automaton = lift(table, patterns.pending(states), surfaces)
     return bool(automaton.flags[automaton.reachable((0, 1))].any())

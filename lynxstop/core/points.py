@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,20 @@ _ENDS = frozenset(b".?!;:,\n")
 _BLANK = frozenset(b" \t\r")
 
 
-def boundary_tokens(surfaces: Surfaces) -> frozenset[int]:
-    """Ids of the tokens whose text, blanks aside, ends with punctuation or a line break.
+def is_boundary(symbols: Sequence[int]) -> bool:
+    """Say whether a token's text, blanks aside, ends with punctuation or a line break.
 
     A point or comma inside a number that is split over tokens counts too: what comes next is not known yet.
     """
-    found = set()
-    for token in range(len(surfaces)):
-        for symbol in reversed(surfaces[token]):
-            if symbol not in _BLANK:
-                if symbol < INERT and symbol in _ENDS:
-                    found.add(token)
-                break
-    return frozenset(found)
+    for symbol in reversed(symbols):
+        if symbol not in _BLANK:
+            return symbol < INERT and symbol in _ENDS
+    return False
+
+
+def boundary_tokens(surfaces: Surfaces) -> frozenset[int]:
+    """Ids of the tokens that are boundaries."""
+    return frozenset(token for token in range(len(surfaces)) if is_boundary(surfaces[token]))
 
 
 def of_kind(table: Any, points: int) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from lynxstop.core.judging import Statistics
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
-from lynxstop.core.watch import Seen, Watch
+from lynxstop.core.watch import Reader, Seen
 
 
 class Phase(enum.Enum):
@@ -110,7 +110,7 @@ class Session:
 
     Parameters
     ----------
-    watch : Watch
+    watch : Reader
         Compiled machines of the tokenizer.
     policy : StopPolicy
         Guards, levels and exit tokens.
@@ -147,7 +147,7 @@ class Session:
 
     def __init__(
         self,
-        watch: Watch,
+        watch: Reader,
         policy: StopPolicy,
         prompt_ids: Iterable[int],
         *,
@@ -182,6 +182,16 @@ class Session:
     def thought(self) -> bool:
         """Whether the last token was a thinking token."""
         return self._thought
+
+    @property
+    def inside(self) -> bool:
+        """Whether a thinking block is open."""
+        return self.watch.inside(self._state)
+
+    @property
+    def cue_state(self) -> int:
+        """Where the machine of the cues stands."""
+        return self._state.cue
 
     @property
     def stopped(self) -> bool:

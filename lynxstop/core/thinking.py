@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.automaton import TokenAutomaton, explore, lift
+from lynxstop.core.automaton import SymbolTable, TokenAutomaton, explore, lift
 from lynxstop.core.surface import INERT, Surfaces, added_tokens
 from lynxstop.errors import ConfigError, ModelError, TokenizerError
 
@@ -91,7 +91,9 @@ class _State(NamedTuple):
     """(delimiter, symbols matched) of the delimiters under way."""
 
 
-class _Delimiter(NamedTuple):
+class Mark(NamedTuple):
+    """A delimiter, spelled in symbols."""
+
     symbols: tuple[int, ...]
     opens: bool
 
@@ -135,23 +137,10 @@ def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingMach
     TokenizerError
         When no sequence of tokens can open, or close, a block.
     """
-    marks = [_Delimiter(_symbols(text, surfaces), True) for text in delimiters.open]
-    marks += [_Delimiter(_symbols(text, surfaces), False) for text in delimiters.close]
-
-    def step(state: _State, symbol: int) -> tuple[_State, int, int]:
-        matches = set()
-        for i, reached in (*state.matches, *((i, 0) for i in range(len(marks)))):
-            if marks[i].opens == state.inside or marks[i].symbols[reached] != symbol:
-                continue
-            if reached + 1 == len(marks[i].symbols):
-                return _State(not state.inside, frozenset()), 0, 0
-            matches.add((i, reached + 1))
-        return _State(state.inside, frozenset(matches)), 0, 0
-
-    roots = [_State(False, frozenset()), _State(True, frozenset())]
-    states, table = explore(roots, step, _classes(marks, surfaces.symbols))
-    automaton = lift(table, np.zeros(len(states), dtype=np.uint8), surfaces)
-    within = np.array([state.inside for state in states], dtype=np.bool_)
+    marks = [Mark(_symbols(text, surfaces), True) for text in delimiters.open]
+    marks += [Mark(_symbols(text, surfaces), False) for text in delimiters.close]
+    within, table = mark_table(marks, surfaces.symbols)
+    automaton = lift(table, np.zeros(len(within), dtype=np.uint8), surfaces)
     for name, texts, root, goal in (
         ("open", delimiters.open, 0, True),
         ("close", delimiters.close, 1, False),
@@ -164,6 +153,27 @@ def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingMach
     return ThinkingMachine(automaton, within)
 
 
+def mark_table(marks: Sequence[Mark], symbols: int) -> tuple[NDArray[np.bool_], SymbolTable]:
+    """Enumerate the states of delimiters over symbols, and say in which of them a block is open.
+
+    The first state is outside of any block, the second inside of one.
+    """
+
+    def step(state: _State, symbol: int) -> tuple[_State, int, int]:
+        matches = set()
+        for i, reached in (*state.matches, *((i, 0) for i in range(len(marks)))):
+            if marks[i].opens == state.inside or marks[i].symbols[reached] != symbol:
+                continue
+            if reached + 1 == len(marks[i].symbols):
+                return _State(not state.inside, frozenset()), 0, 0
+            matches.add((i, reached + 1))
+        return _State(state.inside, frozenset(matches)), 0, 0
+
+    roots = [_State(False, frozenset()), _State(True, frozenset())]
+    states, table = explore(roots, step, _classes(marks, symbols))
+    return np.array([state.inside for state in states], dtype=np.bool_), table
+
+
 def _symbols(text: str, surfaces: Surfaces) -> tuple[int, ...]:
     """Spell a delimiter: the longest special tokens in it as their private symbols, the rest as bytes."""
     names = sorted(surfaces.private, key=len, reverse=True)
@@ -174,7 +184,7 @@ def _symbols(text: str, surfaces: Surfaces) -> tuple[int, ...]:
     return tuple(symbols)
 
 
-def _classes(marks: Iterable[_Delimiter], symbols: int) -> NDArray[np.int32]:
+def _classes(marks: Iterable[Mark], symbols: int) -> NDArray[np.int32]:
     own = {symbol for mark in marks for symbol in mark.symbols}
     numbers: dict[int, int] = {}
     return np.array(

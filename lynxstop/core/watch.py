@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine, CueSet, compile_cues
 from lynxstop.core.points import boundary_tokens
@@ -42,17 +42,41 @@ class Seen(NamedTuple):
     pending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """The two token-level machines of a tokenizer, and its boundary tokens."""
+class ThinkingSteps(Protocol):
+    """What reads thinking blocks: `ThinkingMachine`, or its form over texts."""
 
-    thinking: ThinkingMachine
-    cues: CueMachine
-    boundaries: frozenset[int] = frozenset()
-    """Tokens that end a sentence, a clause or a line."""
-    _memo: dict[tuple[WatchState, int], Seen] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    start: int
+    opened: int
+
+    def step(self, state: int, token: int) -> int:
+        """Advance by one token."""
+
+    def inside(self, state: int) -> bool:
+        """Say whether a block is open."""
+
+
+class CueSteps(Protocol):
+    """What reads cues: `CueMachine`, or its form over texts."""
+
+    start: int
+
+    @property
+    def step(self) -> Callable[[int, int], tuple[int, int]]:
+        """Next state and flags after one token."""
+
+    def settle(self, state: int) -> int:
+        """Forget partial matches and a pending cue."""
+
+
+class Reader:
+    """How the two machines read a stream together; see `Watch`."""
+
+    __slots__ = ()
+
+    thinking: ThinkingSteps
+    cues: CueSteps
+    boundaries: Container[int]
+    _memo: dict[tuple[WatchState, int], Seen]
 
     def start(self, prompt_ids: Iterable[int]) -> WatchState:
         """Read a prompt: blocks opened in it count, cues in it do not."""
@@ -82,6 +106,19 @@ class Watch:
         if inside and self.thinking.inside(state.thinking):
             return Seen(WatchState(thinking, cue), True, *_SHOWN[flags])
         return Seen(WatchState(thinking, self.cues.settle(cue)), inside, False, False, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Reader):
+    """The two token-level machines of a tokenizer, and its boundary tokens."""
+
+    thinking: ThinkingMachine
+    cues: CueMachine
+    boundaries: frozenset[int] = frozenset()
+    """Tokens that end a sentence, a clause or a line."""
+    _memo: dict[tuple[WatchState, int], Seen] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
 
 def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch:

@@ -1,0 +1,241 @@
+"""The same machines over a stream of texts: where a server shows what it wrote, but not in which vocabulary.
+
+Every distinct text that a server streams as one token gets a number of its own; the machines walk its bytes
+once and remember. Two numbers stand for what a server says without text: that a thinking block opened, and
+that it closed, because text went from one field to another.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.core.automaton import SymbolTable
+from lynxstop.core.characters import SPACE, WORD, is_word, variants
+from lynxstop.core.cues import CueSet, Patterns
+from lynxstop.core.points import is_boundary
+from lynxstop.core.surface import INERT
+from lynxstop.core.thinking import Delimiters, Mark, mark_table
+from lynxstop.core.watch import Reader
+from lynxstop.errors import ConfigError
+
+OPEN, CLOSE = 0, 1
+"""Numbers of the two events without text."""
+
+_SYMBOLS = INERT + 3
+_FIRST = 2
+_MOST = 1 << 20
+_TAIL = 256
+
+
+class Vocabulary:
+    """Texts and their numbers.
+
+    The number of a text follows from its bytes, so that two processes number alike: signals that compare
+    tokens replay the same. It is shared by all streams of a watch.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self._texts: dict[int, bytes] = {OPEN: b"", CLOSE: b""}
+
+    def number(self, text: bytes) -> int:
+        """Return the number of a text, below 2**31.
+
+        Raises
+        ------
+        ConfigError
+            When there have been more distinct texts than a vocabulary can have: the server streams pieces
+            of text that are no tokens.
+        """
+        found = self._numbers.get(text)
+        if found is None:
+            if len(self._numbers) >= _MOST:
+                raise ConfigError(
+                    "The server streams pieces of text that are no tokens.",
+                    hint="Ask it for log-probabilities, token by token.",
+                )
+            found = max(zlib.crc32(text) & 0x7FFFFFFF, _FIRST)
+            while found in self._texts:
+                found = (found + 1) & 0x7FFFFFFF
+            self._numbers[text] = found
+            self._texts[found] = text
+        return found
+
+    def text(self, number: int) -> bytes:
+        """Return the text of a number; empty for `OPEN` and `CLOSE`."""
+        return self._texts[number]
+
+    def symbols(self, number: int) -> Sequence[int]:
+        """Return what a number writes, in the symbols of `lynxstop.core.surface`."""
+        return (INERT + 1 + number,) if number <= CLOSE else self._texts[number] or (INERT,)
+
+
+class StreamAutomaton:
+    """A symbol table walked text by text; see `lynxstop.core.automaton.TokenAutomaton` for the other form."""
+
+    __slots__ = ("_classes", "_final", "_first", "_later", "_next", "_vocabulary")
+
+    def __init__(self, table: SymbolTable, final: NDArray[np.uint8], vocabulary: Vocabulary) -> None:
+        self._classes: list[int] = table.classes.tolist()
+        self._next: list[list[int]] = table.next.tolist()
+        self._first: list[list[int]] = table.first.tolist()
+        self._later: list[list[int]] = table.later.tolist()
+        self._final: list[int] = final.tolist()
+        self._vocabulary = vocabulary
+
+    def step(self, state: int, token: int) -> tuple[int, int]:
+        """Next state and flags after one text."""
+        flags, output = 0, self._first
+        for symbol in self._vocabulary.symbols(token):
+            column = self._classes[symbol]
+            flags |= output[state][column]
+            state = self._next[state][column]
+            output = self._later
+        return state, flags | self._final[state]
+
+
+class StreamCues:
+    """Cue words over texts; stands for `lynxstop.core.cues.CueMachine`.
+
+    Parameters
+    ----------
+    cues : CueSet
+    vocabulary : Vocabulary
+    """
+
+    def __init__(self, cues: CueSet, vocabulary: Vocabulary) -> None:
+        patterns = Patterns(cues)
+        states, table = patterns.table(_SYMBOLS)
+        self.start = 0
+        self.step = StreamAutomaton(table, patterns.pending(states), vocabulary).step
+        self._settled = [int(state.word) for state in states]
+        self._open = [bool(state.nodes) or state.breaks > 0 for state in states]
+
+    def settle(self, state: int) -> int:
+        """Forget partial matches and a pending cue."""
+        return self._settled[state]
+
+    def open(self, state: int) -> bool:
+        """Say whether the text so far may end within a cue, or on one that is not settled."""
+        return self._open[state]
+
+
+class StreamThinking:
+    """Thinking blocks over texts and over the two events; stands for `ThinkingMachine`."""
+
+    def __init__(self, delimiters: Delimiters, vocabulary: Vocabulary) -> None:
+        marks = [Mark(tuple(text.encode()), True) for text in delimiters.open]
+        marks += [Mark(tuple(text.encode()), False) for text in delimiters.close]
+        marks += [Mark((INERT + 1 + OPEN,), True), Mark((INERT + 1 + CLOSE,), False)]
+        within, table = mark_table(marks, _SYMBOLS)
+        self.start = 0
+        self.opened = 1
+        self._within: list[bool] = within.tolist()
+        self._automaton = StreamAutomaton(table, np.zeros(len(within), np.uint8), vocabulary)
+
+    def step(self, state: int, token: int) -> int:
+        """Advance by one text."""
+        return self._automaton.step(state, token)[0]
+
+    def inside(self, state: int) -> bool:
+        """Say whether a block is open."""
+        return self._within[state]
+
+
+class StreamBoundaries:
+    """The texts that end a sentence, a clause or a line."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._known: dict[int, bool] = {}
+
+    def __contains__(self, token: object) -> bool:
+        assert isinstance(token, int)
+        if (known := self._known.get(token)) is None:
+            known = self._known[token] = is_boundary(self._vocabulary.symbols(token))
+        return known
+
+
+class StreamWatch(Reader):
+    """A watch over streamed texts.
+
+    Parameters
+    ----------
+    cues : CueSet
+    delimiters : Delimiters
+        As the server writes them, if it writes them at all.
+
+    Attributes
+    ----------
+    vocabulary : Vocabulary
+        Numbers the texts that a session reads.
+    """
+
+    def __init__(self, cues: CueSet, delimiters: Delimiters) -> None:
+        self.vocabulary = Vocabulary()
+        self._machine = StreamCues(cues, self.vocabulary)
+        self._patterns = tuple(_patterns(cues))
+        self.thinking = StreamThinking(delimiters, self.vocabulary)
+        self.cues = self._machine
+        self.boundaries = StreamBoundaries(self.vocabulary)
+        self._memo = {}
+
+    def open_cue(self, state: int) -> bool:
+        """Say whether a cue may be under way in this state of the cues."""
+        return self._machine.open(state)
+
+    def cue_start(self, texts: Sequence[bytes], index: int) -> tuple[int, int]:
+        """Find where the cue begins that ends in the text at `index`.
+
+        Returns
+        -------
+        (text, offset)
+            Index of a text, and bytes of it that lie before the cue. Blanks that lead up to the cue within
+            its text belong to the cue.
+        """
+        first, size = index, len(texts[index])
+        while first > 0 and size < _TAIL:
+            first -= 1
+            size += len(texts[first])
+        tail = b"".join(texts[first : index + 1])
+        floor = len(tail) - len(texts[index])
+        shown = tail.decode("latin-1")
+        starts = [
+            match.start(1)
+            for pattern in self._patterns
+            for match in pattern.finditer(shown)
+            if match.end(1) > floor
+        ]
+        place = min(starts, default=floor)
+        for number in range(first, index + 1):
+            length = len(texts[number])
+            if place < length:
+                kept = texts[number][:place]
+                return number, len(kept) if kept.strip() else 0
+            place -= length
+        return index, 0
+
+
+def _patterns(cues: CueSet) -> list[re.Pattern[str]]:
+    """Cues over bytes shown as latin-1; the machine has already decided that one is there."""
+    found = []
+    for word in cues.words:
+        parts = (
+            "".join(f"(?:{'|'.join(re.escape(_shown(form)) for form in variants(c))})" for c in part)
+            for part in word.split()
+        )
+        body = f"[{SPACE}]+".join(parts)
+        left = f"(?<![{WORD[:-3]}])" if is_word(word[0]) else ""
+        found.append(re.compile(f"{left}(?=({body}))"))
+    if cues.paragraph:
+        found.append(re.compile(r"(?=(\n[ \t\r]*\n))"))
+    return found
+
+
+def _shown(text: str) -> str:
+    return text.encode().decode("latin-1")

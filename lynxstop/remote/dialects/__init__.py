@@ -1,0 +1,1 @@
+"""How kinds of servers speak, one file each."""

@@ -1,0 +1,239 @@
+"""What a dialect knows: how to ask for tokens, how to read them, how to continue a cut answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from lynxstop.remote.server import Server
+from lynxstop.remote.tokens import StreamToken
+
+Json = dict[str, Any]
+
+TOP = 20
+"""Log-probabilities asked for per token: the most that OpenAI's protocol has."""
+
+REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
+"""Where thinking arrives, in the order in which it is looked for."""
+
+
+class Delta(NamedTuple):
+    """One streamed event, read.
+
+    Parameters
+    ----------
+    thinking, content : str
+        Text that went to either field; the fields are told apart by the server.
+    tokens : sequence of StreamToken
+        The tokens behind them, as far as the server shows them.
+    finish : str or None
+        Reason, in the last event of a choice.
+    usage : dict or None
+    prompt_ids : sequence of int or None
+        Tokens of the prompt, if this event tells them.
+    opaque : bool
+        Whether the event holds something that is not understood here, such as a tool call.
+    """
+
+    thinking: str = ""
+    content: str = ""
+    tokens: Sequence[StreamToken] = ()
+    finish: str | None = None
+    usage: Json | None = None
+    prompt_ids: Sequence[int] | None = None
+    opaque: bool = False
+
+
+@dataclass(slots=True)
+class Opening:
+    """What is known of a request before its first token.
+
+    Parameters
+    ----------
+    body : dict
+        The chat request, as the client sent it.
+    prompt_ids : sequence of int, optional
+        Tokens of the rendered prompt.
+    prompt_text : str, optional
+        The rendered prompt.
+    """
+
+    body: Mapping[str, Any]
+    prompt_ids: Sequence[int] | None = None
+    prompt_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What stays of a cut answer, and what is put behind it.
+
+    Parameters
+    ----------
+    tokens : sequence of StreamToken
+        Whole tokens that stay.
+    tail : bytes
+        Part of one more token.
+    exit_text : str
+    exit_ids : sequence of int
+        Tokens of the exit text; empty where the server's vocabulary is unknown.
+    """
+
+    tokens: Sequence[StreamToken]
+    tail: bytes
+    exit_text: str
+    exit_ids: Sequence[int] = ()
+
+    @property
+    def text(self) -> str:
+        """The text that stays."""
+        return (b"".join(token.text for token in self.tokens) + self.tail).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that continues a cut answer: a path, a body, and tokens that precede what it generates."""
+
+    path: str
+    body: Json
+    forced: int
+    """Tokens of the exit text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a continuation may generate.
+
+    Parameters
+    ----------
+    max_tokens : int or None
+        None leaves it to the server.
+    logprobs : int or None
+        Alternatives per token to report.
+    """
+
+    max_tokens: int | None
+    logprobs: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dialect(Protocol):
+    """How one kind of server speaks; stateless."""
+
+    name: str
+    plugin: bool
+    """Whether requests may carry arguments for a plugin inside the engine."""
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Return the chat request to send, so that its stream shows tokens and log-probabilities."""
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Find out what a continuation will need; may ask the server."""
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Write the request that continues a cut answer.
+
+        Raises
+        ------
+        UpstreamError
+            When this server cannot continue it.
+        """
+
+    def read_continuation(self, event: Json) -> Delta:
+        """Read one event of the stream that `continuation` asked for."""
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Take out of an event what only `watched` asked for."""
+
+
+def chat_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
+    """Tokens of a choice in OpenAI's chat form; ids when the server adds them."""
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if logprobs else None
+    if not content:
+        return []
+    ids = choice.get("token_ids")
+    named = ids if ids and len(ids) == len(content) else (None,) * len(content)
+    return [
+        StreamToken(
+            _bytes(entry),
+            entry["logprob"],
+            [(_bytes(other), other["logprob"]) for other in entry.get("top_logprobs") or ()],
+            number,
+        )
+        for entry, number in zip(content, named, strict=True)
+    ]
+
+
+def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
+    """Tokens of a choice in the form of OpenAI's completions."""
+    logprobs = choice.get("logprobs")
+    if not logprobs or not logprobs.get("tokens"):
+        return []
+    texts = logprobs["tokens"]
+    own = logprobs.get("token_logprobs") or [None] * len(texts)
+    tops = logprobs.get("top_logprobs") or [None] * len(texts)
+    ids = choice.get("token_ids") or []
+    return [
+        StreamToken(
+            text.encode(),
+            math.nan if logprob is None else logprob,
+            [(other.encode(), value) for other, value in (top or {}).items()],
+            ids[place] if len(ids) == len(texts) else None,
+        )
+        for place, (text, logprob, top) in enumerate(zip(texts, own, tops, strict=True))
+    ]
+
+
+def read_chat(event: Json) -> Delta:
+    """Read an event of OpenAI's chat stream, in all spellings of the field of thinking."""
+    choices = event.get("choices")
+    if not choices:
+        return Delta(usage=event.get("usage"), opaque="error" in event)
+    choice = choices[0]
+    delta = choice.get("delta") or {}
+    thinking = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), "")
+    return Delta(
+        thinking,
+        delta.get("content") or "",
+        chat_tokens(choice),
+        choice.get("finish_reason"),
+        event.get("usage"),
+        event.get("prompt_token_ids"),
+        bool(delta.get("tool_calls") or delta.get("function_call") or delta.get("refusal"))
+        or len(choices) > 1,
+    )
+
+
+def read_completion(event: Json) -> Delta:
+    """Read an event of OpenAI's completion stream."""
+    choices = event.get("choices")
+    if not choices:
+        return Delta(usage=event.get("usage"), opaque="error" in event)
+    choice = choices[0]
+    return Delta(
+        content=choice.get("text") or "",
+        tokens=completion_tokens(choice),
+        finish=choice.get("finish_reason"),
+        usage=event.get("usage"),
+    )
+
+
+_CARRIED = (
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias", "user", "priority",
+    "stop_token_ids", "ignore_eos", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+
+
+def carried(body: Mapping[str, Any]) -> Json:
+    """Parameters of a chat request that mean the same to completions."""
+    return {name: body[name] for name in _CARRIED if body.get(name) is not None}
+
+
+def _bytes(entry: Mapping[str, Any]) -> bytes:
+    found = entry.get("bytes")
+    return bytes(found) if found else entry["token"].encode()

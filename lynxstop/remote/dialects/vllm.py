@@ -1,0 +1,84 @@
+"""vLLM's OpenAI server: token ids in the stream, completions from token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lynxstop.errors import UpstreamError
+from lynxstop.remote.dialects.base import (
+    TOP,
+    Call,
+    Delta,
+    Json,
+    Kept,
+    Limits,
+    Opening,
+    carried,
+    read_chat,
+    read_completion,
+)
+from lynxstop.remote.server import Server
+
+
+class Vllm:
+    """Tested with vLLM 0.32.
+
+    `return_token_ids` makes the stream tell the tokens of the prompt, in its first event, and those of every
+    delta, so that a continuation needs no tokenizer and no second rendering of the template.
+    """
+
+    name = "vllm"
+    plugin = True
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities, token ids and usage."""
+        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
+        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP, "return_token_ids": True}
+        return {**body, **asked, "stream_options": options}
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Nothing is needed: the stream itself tells the prompt's tokens."""
+        return Opening(body)
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+        return read_chat(event)
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue from token ids; the text of a token that was cut is tokenized together with the exit."""
+        if opening.prompt_ids is None or any(token.id is None for token in kept.tokens):
+            raise UpstreamError(
+                "The server did not tell the token ids that a continuation needs.",
+                hint="This dialect needs vLLM 0.12 or later; choose `openai` for an older one.",
+            )
+        forced = list(kept.exit_ids)
+        if kept.tail or not forced:
+            text = kept.tail.decode(errors="replace") + kept.exit_text
+            asked = {"model": opening.body.get("model"), "prompt": text, "add_special_tokens": False}
+            forced = (await server.call("/tokenize", asked))["tokens"]
+        prompt = [*opening.prompt_ids, *(token.id for token in kept.tokens), *forced]
+        body = {
+            **carried(opening.body),
+            **limits.extra,
+            "prompt": prompt,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if limits.max_tokens is not None:
+            body["max_tokens"] = limits.max_tokens
+        if limits.logprobs is not None:
+            body["logprobs"] = limits.logprobs
+        return Call("/v1/completions", body, len(forced))
+
+    def read_continuation(self, event: Json) -> Delta:
+        """Read one event of a completion stream."""
+        return read_completion(event)
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Take out token ids, unless the client asked for them."""
+        if not body.get("return_token_ids"):
+            event.pop("prompt_token_ids", None)
+            event.pop("prompt_text", None)
+            for choice in event.get("choices") or ():
+                choice.pop("token_ids", None)

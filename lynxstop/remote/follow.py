@@ -1,0 +1,31 @@
+"""A session that follows the events of a chat stream, whichever way the server shows thinking."""
+
+from __future__ import annotations
+
+from lynxstop.remote.dialects.base import Delta
+from lynxstop.remote.session import Cut, StreamSession
+
+
+def follow(session: StreamSession, delta: Delta) -> Cut | None:
+    """Read the tokens of one event.
+
+    A server that parses thinking tells by the field of a text where it belongs, and may or may not show the
+    delimiters among the tokens; one that does not parse shows them in the text. Both are understood: the
+    delimiters count where they are seen, and a change of field counts as one.
+
+    Returns
+    -------
+    Cut or None
+        Where an exit cuts; tokens of the event that lie behind it were not read.
+    """
+    if delta.thinking and not session.inside and (cut := session.mark(opens=True)):
+        return cut
+    left = len(delta.thinking.encode())
+    for token in delta.tokens:
+        closes = delta.content and left <= 0 and session.inside and session.opened_by_field
+        if closes and (cut := session.mark(opens=False)):
+            return cut
+        left -= len(token.text)
+        if cut := session.read(token):
+            return cut
+    return None

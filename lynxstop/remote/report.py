@@ -1,0 +1,52 @@
+"""What is told about a request: the exit, the comparison behind it, and what it saved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lynxstop.remote.session import Cut, StreamSession
+
+
+def report(
+    session: StreamSession,
+    cut: Cut | None,
+    *,
+    stopped: bool,
+    saved_share: float | None,
+    certificate: str | None,
+) -> dict[str, Any]:
+    """Write the `lynxstop` object of an answer.
+
+    Parameters
+    ----------
+    session : StreamSession
+    cut : Cut or None
+        Where the exit cut, or would have.
+    stopped : bool
+        Whether it did.
+    saved_share : float or None
+        Share of the thinking tokens that the certified level saved on its calibration problems.
+    certificate : str or None
+        Name of the certificate that the level has.
+    """
+    taken = session.session.exit
+    thinking = sum(session.thinking) if cut is None else cut.thinking_tokens
+    found: dict[str, Any] = {
+        "exit": None,
+        "stopped": stopped,
+        "thinking_tokens": thinking,
+        "certificate": certificate,
+    }
+    if taken is not None:
+        found["exit"] = str(taken.reason)
+        found["cue"] = taken.cue if taken.cue >= 0 else None
+        found["score"] = _finite(taken.score)
+        found["threshold"] = _finite(taken.threshold)
+        if saved_share is not None and saved_share < 1:
+            found["saved_estimate"] = round(thinking * saved_share / (1 - saved_share))
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,31 @@
+"""What is asked of a connection to a server; see `lynxstop.proxy.upstream` for the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+
+class Server(Protocol):
+    """One server, with the headers of one client."""
+
+    async def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask for a JSON document: by POST with a body, by GET without.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached, or answers with an error or with no JSON.
+        """
+        ...
+
+    def events(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Stream the data of server-sent events; leaving the context closes the connection.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached, answers with an error, or dies in the middle.
+        """
+        ...

@@ -1,0 +1,183 @@
+"""One request of a server as its stream shows it: when to cut the thinking, and where.
+
+What a distribution says is known when its token arrives, so a session decides on a token when it reads the
+next one. Nothing is held back for that but the text that an exit would take away: a cue that is under way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lynxstop.core.judging import Statistics
+from lynxstop.core.points import CUE
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
+from lynxstop.remote.tokens import StreamToken, behind
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where an exit cuts a stream.
+
+    Parameters
+    ----------
+    index : int
+        Texts that stay whole.
+    kept : int
+        Bytes of the next text that stay.
+    thinking_tokens : int
+        Thinking tokens among what stays; a text that is cut counts.
+    """
+
+    index: int
+    kept: int
+    thinking_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is watched and what may stop a request; one per bundle.
+
+    Parameters
+    ----------
+    watch : StreamWatch
+    policy : StopPolicy
+    exit_text : str
+    before : bool
+        Whether an exit at a cue cuts before the cue instead of behind it.
+    """
+
+    watch: StreamWatch
+    policy: StopPolicy
+    exit_text: str
+    before: bool = False
+
+
+class StreamSession:
+    """State of one request.
+
+    Parameters
+    ----------
+    terms : Terms
+    risk : float, optional
+        The certified level to stop at; None thinks to the end.
+    mode : Mode
+        Stop, or only decide.
+    group : str, optional
+
+    Attributes
+    ----------
+    session : Session
+        The core's state; its token indices count what `read` and `mark` were given.
+    tokens : list of StreamToken
+        What was read; marks are tokens without text.
+    statistics : list of Statistics
+        Behind each of them but the last.
+    cut : Cut or None
+        Set once an exit is decided.
+    opened_by_field : bool
+        Whether the last block was opened by text in the field of thinking, not by a delimiter.
+
+    Raises
+    ------
+    ConfigError
+        When `risk` is not certified.
+    """
+
+    __slots__ = (
+        "_exit", "_held", "_holds", "_judged", "_stops", "_watch", "cut", "opened_by_field", "session",
+        "statistics", "terms", "thinking", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, terms: Terms, *, risk: float | None, mode: Mode = Mode.STOP, group: str | None = None
+    ) -> None:
+        self.terms = terms
+        self.session = Session(terms.watch, terms.policy, (), risk=risk, mode=mode, group=group)
+        self.tokens: list[StreamToken] = []
+        self.thinking: list[bool] = []
+        self.statistics: list[Statistics] = []
+        self.cut: Cut | None = None
+        self._watch = terms.watch
+        self._exit = terms.exit_text.encode()
+        self._judged = True
+        self._held: int | None = None
+        self._stops = mode is Mode.STOP
+        self._holds = terms.before and self._stops and risk is not None
+        self.opened_by_field = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether a thinking block is open."""
+        return self.session.inside
+
+    @property
+    def held(self) -> int | None:
+        """Index of the first token that an exit might still take away; None when all are settled."""
+        return self._held
+
+    def mark(self, opens: bool) -> Cut | None:
+        """Take note that the server's text now goes to the field of thinking, or to that of the answer."""
+        self.opened_by_field = opens
+        return self._take(StreamToken(b""), OPEN if opens else CLOSE)
+
+    def read(self, token: StreamToken) -> Cut | None:
+        """Read the next token.
+
+        Returns
+        -------
+        Cut or None
+            Where to cut, when an exit is decided; `token` lies behind the cut, and was not read.
+
+        Raises
+        ------
+        ConfigError
+            When the server streams pieces of text that are no tokens.
+        """
+        return self._take(token, self._watch.vocabulary.number(token.text))
+
+    def _take(self, token: StreamToken, number: int) -> Cut | None:
+        if self.cut is not None and self._stops:
+            return self.cut
+        if not self._judged and self._decide(token):
+            return self.cut
+        asked = self.session.read(number)
+        self._judged = False
+        self.tokens.append(token)
+        self.thinking.append(self.session.thought)
+        if self._holds and (asked or (self.session.thought and self._watch.open_cue(self.session.cue_state))):
+            if self._held is None:
+                self._held = len(self.tokens) - 1
+        else:
+            self._held = None
+        return None
+
+    def _decide(self, following: StreamToken) -> bool:
+        """Decide on the last token with what came behind it; True when the stream is to be cut."""
+        known = behind(following.top, self.tokens[-1].logprob, self._exit)
+        self.statistics.append(known)
+        self._judged = True
+        forced = self.session.decide(math.nan, known)
+        if self.cut is None and (taken := self.session.exit) is not None:
+            self.cut = self.where(taken)
+        return forced is not None
+
+    def where(self, taken: Exit) -> Cut:
+        """Find where an exit cuts."""
+        if taken.cue >= 0:
+            return self.cut_at(self.session.events[taken.cue])
+        return Cut(taken.seen_at + 1, 0, taken.thinking_tokens)
+
+    def cut_at(self, event: CueEvent) -> Cut:
+        """Find where an exit at an event cuts: behind it, or before its cue."""
+        index, kept = event.seen_at + 1, 0
+        if self.terms.before and event.kind & CUE:
+            index, kept = self._watch.cue_start([token.text for token in self.tokens], event.index)
+        return Cut(index, kept, sum(self.thinking[: index + (kept > 0)]))
+
+    def text(self, cut: Cut) -> bytes:
+        """Return the text that stays."""
+        whole = b"".join(token.text for token in self.tokens[: cut.index])
+        return whole + self.tokens[cut.index].text[: cut.kept] if cut.kept else whole
