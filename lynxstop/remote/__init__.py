@@ -1,1 +1,1 @@
-"""Models behind somebody's HTTP server: what its streams show, how an exit is decided there and carried out."""
+"""Models behind an HTTP server: what their streams show, how an exit is decided there and carried out."""

@@ -45,14 +45,21 @@ class Terms:
     watch : StreamWatch
     policy : StopPolicy
     exit_text : str
+    close : tuple of str
+        Texts that close a thinking block.
     before : bool
         Whether an exit at a cue cuts before the cue instead of behind it.
+    opened : bool
+        Whether a block is open from the start, because the prompt's template opened it and the server does
+        not say so.
     """
 
     watch: StreamWatch
     policy: StopPolicy
     exit_text: str
+    close: tuple[str, ...] = ("</think>",)
     before: bool = False
+    opened: bool = False
 
 
 class StreamSession:
@@ -87,7 +94,7 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_exit", "_held", "_holds", "_judged", "_stops", "_watch", "cut", "opened_by_field", "session",
+        "_exit", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field", "session",
         "statistics", "terms", "thinking", "tokens",
     )  # fmt: skip
 
@@ -104,6 +111,7 @@ class StreamSession:
         self._exit = terms.exit_text.encode()
         self._judged = True
         self._held: int | None = None
+        self._open = False
         self._stops = mode is Mode.STOP
         self._holds = terms.before and self._stops and risk is not None
         self.opened_by_field = False
@@ -147,12 +155,17 @@ class StreamSession:
         self._judged = False
         self.tokens.append(token)
         self.thinking.append(self.session.thought)
-        if self._holds and (asked or (self.session.thought and self._watch.open_cue(self.session.cue_state))):
-            if self._held is None:
-                self._held = len(self.tokens) - 1
-        else:
-            self._held = None
+        if self._holds:
+            self._hold(asked or (self.session.thought and self._watch.open_cue(self.session.cue_state)))
         return None
+
+    def _hold(self, open_cue: bool) -> None:
+        """Hold a cue under way, and up to the token behind it: what proves a cue is decided on one later."""
+        if open_cue and self._held is None:
+            self._held = len(self.tokens) - 1
+        elif not open_cue and not self._open:
+            self._held = None
+        self._open = open_cue
 
     def _decide(self, following: StreamToken) -> bool:
         """Decide on the last token with what came behind it; True when the stream is to be cut."""

@@ -13,7 +13,6 @@ from lynxstop.signals.eat import SmoothedVariance
 from lynxstop.signals.embedding import EmbeddingRedundancy
 from lynxstop.signals.panel import Panel
 from lynxstop.signals.table import SIGNALS, signal
-from lynxstop.signals.topk import from_top_logprobs
 
 NUMBER = st.floats(0, 8, width=32)
 STEPS = st.lists(
@@ -121,21 +120,6 @@ def test_smoothed_variance_is_that_of_exponential_weights(values):
     )
     mean = weights @ values
     assert got == pytest.approx(weights @ (np.array(values) - mean) ** 2, abs=1e-6)
-
-
-@given(st.lists(st.floats(0.0078125, 1, width=32), min_size=2, max_size=12), st.integers(2, 12))
-def test_entropy_from_the_top_is_a_lower_bound_and_exact_with_everything(weights, k):
-    probs = np.array(sorted(weights, reverse=True)) / sum(weights)
-    true = float(-(probs * np.log(probs)).sum())
-    top = {token: math.log(p) for token, p in enumerate(probs[:k])}
-    found = from_top_logprobs(top, -1.0, end_token=len(probs) - 1)
-    assert found.entropy <= true + 1e-6
-    assert found.top_gap == pytest.approx(math.log(probs[0] / probs[1]))
-    if k >= len(probs):
-        assert found.entropy == pytest.approx(true, abs=1e-6)
-        assert found.end_margin == pytest.approx(math.log(probs[0] / probs[-1]))
-    else:
-        assert found.end_margin <= math.log(probs[0] / probs[-1]) + 1e-6
 
 
 def test_embeddings_compare_whole_steps():

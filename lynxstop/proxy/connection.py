@@ -1,0 +1,109 @@
+"""The server as one client's requests reach it: JSON in, events out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from lynxstop.errors import UpstreamError
+from lynxstop.proxy.headers import Headers, find, for_call
+from lynxstop.proxy.sse import EVENT_BYTES, EventSplitter, event_data
+from lynxstop.proxy.upstream import Upstream, UpstreamResponse
+
+_DOCUMENT_BYTES = 64 * 2**20
+
+
+class RefusedError(UpstreamError):
+    """The server answered with something else than what was asked for.
+
+    Attributes
+    ----------
+    status : int
+    headers : sequence of (bytes, bytes)
+    body : bytes
+        The whole answer: what the client would have got.
+    """
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(f"The server answered with status {status}.", code="upstream_refused", status=status)
+        self.status, self.headers, self.body = status, headers, body
+
+
+class Connection:
+    """Requests to a server on a client's behalf; see `lynxstop.remote.server.Server`.
+
+    Parameters
+    ----------
+    upstream : Upstream
+    headers : sequence of (bytes, bytes)
+        The client's headers.
+    event_bytes : int
+        Largest event.
+    """
+
+    def __init__(self, upstream: Upstream, headers: Headers = (), event_bytes: int = EVENT_BYTES) -> None:
+        self._upstream = upstream
+        self._headers = for_call(headers)
+        self._event_bytes = event_bytes
+
+    async def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask for a JSON document: by POST with a body, by GET without.
+
+        Raises
+        ------
+        RefusedError
+            When the server answers with an error.
+        UpstreamError
+            When it cannot be reached, or answers with no JSON.
+        """
+        content = None if body is None else orjson.dumps(body)
+        method = "GET" if body is None else "POST"
+        async with self._upstream.stream(method, path, self._headers, content) as response:
+            found = await _whole(response)
+            if response.status != 200:
+                raise RefusedError(response.status, response.headers, found)
+        try:
+            return orjson.loads(found)
+        except orjson.JSONDecodeError:
+            raise UpstreamError("The server answered with no JSON.", code="upstream_nonsense") from None
+
+    @asynccontextmanager
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Stream the data of server-sent events; leaving the context closes the connection.
+
+        Raises
+        ------
+        RefusedError
+            When the server answers with something else than a stream of events.
+        UpstreamError
+            When it cannot be reached, or dies in the middle.
+        """
+        async with self._upstream.stream("POST", path, self._headers, orjson.dumps(body)) as response:
+            kind = find(response.headers, b"content-type") or b""
+            if response.status != 200 or not kind.lower().startswith(b"text/event-stream"):
+                raise RefusedError(response.status, response.headers, await _whole(response))
+            yield self._data(response)
+
+    async def _data(self, response: UpstreamResponse) -> AsyncIterator[bytes]:
+        splitter = EventSplitter(self._event_bytes)
+        async for chunk in response.chunks():
+            for event in splitter.feed(chunk):
+                data = event_data(event)
+                if data is not None:
+                    yield data
+        # What follows the last empty line is an event too, if it is one.
+        if splitter.rest.strip() and (data := event_data(splitter.rest.rstrip() + b"\n\n")) is not None:
+            yield data
+
+
+async def _whole(response: UpstreamResponse) -> bytes:
+    parts, size = [], 0
+    async for chunk in response.chunks():
+        size += len(chunk)
+        if size > _DOCUMENT_BYTES:
+            raise UpstreamError("The server's answer is too large.", code="upstream_nonsense")
+        parts.append(chunk)
+    return b"".join(parts)

@@ -1,0 +1,133 @@
+"""What a client asks of lynxstop: by a key of the body, or by headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import Mode
+from lynxstop.errors import ConfigError, RequestError
+from lynxstop.proxy.config import PolicyConfig
+from lynxstop.proxy.exchange import Incoming
+
+KEY = "lynxstop"
+OFF = "off"
+_NAMES = ("risk", "mode", "race", "group")
+_MOST_RACING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one request asks for.
+
+    Parameters
+    ----------
+    risk : float or None
+        A certified level; None is off.
+    mode : Mode
+    race : int
+        Samples of which the first to finish answers.
+    group : str or None
+    named : bool
+        Whether the request itself named anything.
+    """
+
+    risk: float | None
+    mode: Mode
+    race: int = 1
+    group: str | None = None
+    named: bool = False
+
+
+def read_wish(
+    incoming: Incoming,
+    body: Mapping[str, Any],
+    config: PolicyConfig,
+    policy: StopPolicy | None,
+    default: float | None,
+) -> Wish:
+    """Read what a request asks for: by its body's key, its headers, its reasoning effort, or not at all.
+
+    Parameters
+    ----------
+    incoming : Incoming
+    body : dict
+        Its parsed body.
+    config : PolicyConfig
+        The proxy's own settings.
+    policy : StopPolicy or None
+        Has the certified levels; None takes any level, for a server that checks it itself.
+    default : float or None
+        The bundle's default level.
+
+    Raises
+    ------
+    RequestError
+        On an unknown key, a level that is not certified (the message lists them), or an impossible value.
+    """
+    given = _given(incoming, body)
+    effort = config.reasoning_effort.get(str(body.get("reasoning_effort")))
+    asked = given.get("risk", effort)
+    if asked is None:
+        asked = config.risk if config.risk is not None else (default if default is not None else OFF)
+    risk = _risk(asked)
+    if policy is not None and risk is not None:
+        try:
+            policy.level(risk)
+        except ConfigError as error:
+            raise RequestError(
+                error.message, code="risk_not_certified", hint='Choose one of them, or "off".'
+            ) from None
+    mode = given.get("mode", config.mode)
+    if mode not in tuple(Mode):
+        raise RequestError(f"lynxstop.mode is stop or shadow, not {str(mode)[:40]!r}.", code="bad_lynxstop")
+    return Wish(risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given))
+
+
+def _given(incoming: Incoming, body: Mapping[str, Any]) -> dict[str, Any]:
+    given = body.get(KEY)
+    if given is None:
+        given = {
+            name: value for name in _NAMES if (value := incoming.header(f"x-lynxstop-{name}")) is not None
+        }
+    if not isinstance(given, dict):
+        raise RequestError('The key "lynxstop" is an object, such as {"risk": 0.05}.', code="bad_lynxstop")
+    if unknown := sorted(set(given) - set(_NAMES)):
+        raise RequestError(
+            f'The key "lynxstop" has no {str(unknown[0])[:40]!r}.',
+            code="bad_lynxstop",
+            hint=f"It has: {', '.join(_NAMES)}.",
+        )
+    return given
+
+
+def _risk(asked: Any) -> float | None:
+    if asked == OFF:
+        return None
+    try:
+        risk = float(asked)
+    except (TypeError, ValueError):
+        risk = -1.0
+    if isinstance(asked, bool) or not 0 < risk < 1:
+        raise RequestError(
+            f'lynxstop.risk is a certified level or "off", not {str(asked)[:40]!r}.', code="bad_lynxstop"
+        )
+    return risk
+
+
+def _race(asked: Any) -> int:
+    try:
+        race = int(asked)
+    except (TypeError, ValueError):
+        race = 0
+    if not 1 <= race <= _MOST_RACING or isinstance(asked, bool):
+        raise RequestError(f"lynxstop.race is a number from 1 to {_MOST_RACING}.", code="bad_lynxstop")
+    return race
+
+
+def _group(asked: Any) -> str | None:
+    if asked is not None and not isinstance(asked, str):
+        raise RequestError("lynxstop.group is a text.", code="bad_lynxstop")
+    return asked

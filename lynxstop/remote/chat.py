@@ -1,0 +1,375 @@
+"""A watched chat: one request to the client, one stream or two from the server.
+
+The server's stream is read as it comes. When an exit is decided, it is closed, so that the server stops
+generating; what was kept, the end of thinking and the answer that the server then continues with go to the
+client as one stream: one id, one role, one finish, one usage.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from lynxstop.core.session import Mode
+from lynxstop.errors import ConfigError, UpstreamError
+from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Kept, Limits, Opening
+from lynxstop.remote.follow import follow
+from lynxstop.remote.server import Server
+from lynxstop.remote.session import Cut, StreamSession, Terms
+from lynxstop.remote.tokens import StreamToken
+
+CHAT = "/v1/chat/completions"
+DONE = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client asked for.
+
+    Parameters
+    ----------
+    body : dict
+        The chat request, without lynxstop's own key.
+    risk : float or None
+    mode : Mode
+    group : str or None
+    """
+
+    body: Mapping[str, Any]
+    risk: float | None
+    mode: Mode = Mode.STOP
+    group: str | None = None
+
+    @property
+    def usage(self) -> bool:
+        """Whether the client wants the event with usage."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage")) or not self.body.get(
+            "stream"
+        )
+
+    @property
+    def logprobs(self) -> int | None:
+        """Alternatives per token the client asked for; None when it asked for no log-probabilities."""
+        return int(self.body.get("top_logprobs") or 0) if self.body.get("logprobs") else None
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Limit of tokens."""
+        found = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+        return None if found is None else int(found)
+
+
+class _Frame(NamedTuple):
+    event: Json
+    first: int
+    """Index of its first token, among all that the session has read."""
+    end: int
+    """Index behind its last token."""
+
+
+@dataclass(slots=True)
+class Chat:
+    """One watched request; `events` is its stream.
+
+    Attributes
+    ----------
+    session : StreamSession
+    stopped : bool
+        Whether an exit was forced.
+    blind : str or None
+        Why nothing was decided any more: the request then goes through as it is.
+    prompt_tokens, completion_tokens : int or None
+        What was billed to the client; known at the end.
+    upstream_tokens : int
+        Tokens that came from the server, those behind the cut included.
+    refilled : int
+        Tokens that the continuation was given as its prompt.
+    """
+
+    server: Server
+    dialect: Dialect
+    terms: Terms
+    asked: Asked
+    report: Callable[[Chat], Json]
+    session: StreamSession = field(init=False)
+    stopped: bool = False
+    blind: str | None = None
+    usage: Json | None = None
+    upstream_tokens: int = 0
+    refilled: int = 0
+    _base: Json = field(default_factory=dict)
+    _field: str | None = None
+    _opening: Opening | None = None
+    _held: deque[_Frame] = field(default_factory=deque)
+    _finish: Json | None = None
+    _cut: Cut | None = None
+
+    def __post_init__(self) -> None:
+        asked = self.asked
+        self.session = StreamSession(self.terms, risk=asked.risk, mode=asked.mode, group=asked.group)
+        if self.terms.opened:
+            self.session.mark(opens=True)
+
+    async def events(self) -> AsyncGenerator[Json]:
+        """Give the events for the client, from the first to the last, without the final marker.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached, answers with an error, or dies. What was held back is given
+            before, so that nothing is lost that the server has sent.
+        """
+        try:
+            async with aclosing(self._watch()) as stream:
+                async for event in stream:
+                    yield event
+        except UpstreamError:
+            for event in self._release(None):
+                yield event
+            raise
+        if self._cut is not None:
+            async with aclosing(self._continue(self._cut)) as stream:
+                async for event in stream:
+                    yield event
+        for event in self._ending():
+            yield event
+
+    async def _watch(self) -> AsyncGenerator[Json]:
+        """Read the server's own stream, up to its end or to a cut."""
+        self._opening = await self.dialect.opening(self.server, self.asked.body)
+        done = False
+        async with self.server.events(CHAT, self.dialect.watched(self.asked.body)) as stream:
+            async for data in stream:
+                if data == DONE:
+                    done = True
+                    continue
+                event = _event(data)
+                delta = self.dialect.read(event)
+                self._learn(event, delta)
+                start = len(self.session.tokens)
+                cut = self._follow(delta)
+                if cut is not None and self._room(cut):
+                    for kept in self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1)):
+                        yield kept
+                    self._cut = cut
+                    return
+                self._held.append(_Frame(event, start, len(self.session.tokens)))
+                for settled in self._release(self.session.held):
+                    yield settled
+        if not done and self._finish is None:
+            raise UpstreamError("The server broke off the answer.", code="upstream_died")
+        for settled in self._release(None):
+            yield settled
+
+    def _release(self, held: int | None) -> list[Json]:
+        """Give what lies before the first token that an exit might still take away."""
+        shown = []
+        while self._held and (held is None or self._held[0].end <= held):
+            if event := self._shown(self._held.popleft().event):
+                shown.append(event)
+        return shown
+
+    def _learn(self, event: Json, delta: Delta) -> None:
+        if not self._base and event.get("id"):
+            names = ("id", "object", "created", "model", "system_fingerprint")
+            self._base = {name: event[name] for name in names if name in event}
+        if delta.prompt_ids and self._opening is not None:
+            self._opening.prompt_ids = delta.prompt_ids
+        if delta.usage:
+            self.usage = delta.usage
+        if delta.thinking and self._field is None:
+            given = event["choices"][0]["delta"]
+            self._field = next(name for name in REASONING_FIELDS if given.get(name))
+        self.upstream_tokens += len(delta.tokens)
+
+    def _follow(self, delta: Delta) -> Cut | None:
+        if self.blind is not None:
+            return None
+        if delta.opaque:
+            self.blind = "not_understood"
+        elif (delta.thinking or (delta.content and self.session.inside)) and not delta.tokens:
+            self.blind = "no_logprobs"
+        else:
+            try:
+                return follow(self.session, delta)
+            except ConfigError:
+                self.blind = "no_tokens"
+        return None
+
+    def _room(self, cut: Cut) -> bool:
+        """Whether the client's limit leaves room for an answer; without, the exit is not taken."""
+        limit = self.asked.max_tokens
+        if limit is not None and limit - self._spent(cut) < 1:
+            self.blind = "no_room"
+            return False
+        return True
+
+    def _spent(self, cut: Cut) -> int:
+        return _count(self.session.tokens[: cut.index]) + (cut.kept > 0) + len(self.terms.policy.exit_ids)
+
+    def _before(self, cut: Cut, last: _Frame) -> list[Json]:
+        """What of the frames held back lies before the cut."""
+        shown = []
+        for frame in (*self._held, last):
+            if frame.end <= cut.index:
+                event = self._shown(frame.event)
+            else:
+                parts = [token.text for token in self.session.tokens[frame.first : cut.index]]
+                if cut.kept and frame.first <= cut.index:
+                    parts.append(self.session.tokens[cut.index].text[: cut.kept])
+                text = b"".join(parts).decode(errors="replace")
+                event = self._said(text, thinking=True) if text else None
+            if event:
+                shown.append(event)
+        self._held.clear()
+        return shown
+
+    async def _continue(self, cut: Cut) -> AsyncGenerator[Json]:
+        """Put the end of thinking behind the cut, and let the server answer."""
+        assert self._opening is not None
+        tokens = self.session.tokens
+        kept = Kept(
+            [token for token in tokens[: cut.index] if token.text],
+            tokens[cut.index].text[: cut.kept] if cut.kept else b"",
+            self.terms.exit_text,
+            self.terms.policy.exit_ids,
+        )
+        limit = self.asked.max_tokens
+        limits = Limits(None if limit is None else limit - self._spent(cut), self.asked.logprobs)
+        call = await self.dialect.continuation(self.server, self._opening, kept, limits)
+        self.stopped = True
+        before, behind = self._exit_parts()
+        for text, thinking in ((before, True), (behind, False)):
+            if text:
+                yield self._said(text, thinking=thinking)
+        usage: Json = {}
+        finished = False
+        async with self.server.events(call.path, call.body) as stream:
+            async for data in stream:
+                if data == DONE:
+                    continue
+                event = _event(data)
+                delta = self.dialect.read_continuation(event)
+                if "error" in event:
+                    raise UpstreamError(
+                        "The server could not continue the answer.", code="continuation_failed"
+                    )
+                usage = delta.usage or usage
+                if delta.content or delta.finish:
+                    said = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
+                    if delta.finish:
+                        finished = True
+                        self._finish = said
+                    else:
+                        yield said
+        if not finished:
+            raise UpstreamError("The server broke off the answer.", code="upstream_died")
+        self._merge(cut, call.forced, usage)
+
+    def _exit_parts(self) -> tuple[str, str]:
+        """The exit text inside and behind the block, without the delimiter if the server parses thinking."""
+        text = self.terms.exit_text
+        if self._field is None:
+            return text, ""
+        for close in self.terms.close:
+            before, found, behind = text.partition(close)
+            if found:
+                return before, behind
+        return text, ""
+
+    def _merge(self, cut: Cut, forced: int, usage: Json) -> None:
+        """Count the prompt once, and all that was written as one completion."""
+        assert self._opening is not None
+        kept = _count(self.session.tokens[: cut.index]) + (cut.kept > 0)
+        self.refilled = int(usage.get("prompt_tokens") or 0)
+        self.upstream_tokens += int(usage.get("completion_tokens") or 0)
+        ids = self._opening.prompt_ids
+        prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
+        completion = kept + forced + int(usage.get("completion_tokens") or 0)
+        self.usage = {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + completion,
+            "completion_tokens": completion,
+            "completion_tokens_details": {"reasoning_tokens": cut.thinking_tokens},
+        }
+
+    def _ending(self) -> list[Json]:
+        """The last events: the finish, and usage where it was asked for; the report goes into the last."""
+        events = [] if self._finish is None else [self._finish]
+        if self.asked.usage and self.usage is not None:
+            events.append({**self._base, "choices": [], "usage": self.usage})
+        if events:
+            events[-1] = {**events[-1], "lynxstop": self.report(self)}
+        return events
+
+    def _shown(self, event: Json) -> Json | None:
+        """An event of the server as the client gets it; None when only we asked for it, or it comes later."""
+        choices = event.get("choices")
+        if not choices and "error" not in event:
+            return None
+        self.dialect.clean(event, self.asked.body)
+        wanted = self.asked.logprobs
+        for choice in choices or ():
+            if wanted is None:
+                if "logprobs" in choice:
+                    choice["logprobs"] = None
+            elif choice.get("logprobs"):
+                for entry in choice["logprobs"].get("content") or ():
+                    entry["top_logprobs"] = entry.get("top_logprobs", [])[:wanted]
+        if event.get("usage") and choices:
+            event["usage"] = None
+        if choices and choices[0].get("finish_reason"):
+            self._finish = event
+            return None
+        return event
+
+    def _said(
+        self,
+        text: str,
+        *,
+        thinking: bool,
+        delta: Delta | None = None,
+        choice: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """An event of our own, in the server's manner."""
+        where = self._field if thinking and self._field is not None else "content"
+        said: Json = {"index": 0, "delta": {where: text} if text else {}, "logprobs": None}
+        said["finish_reason"] = None if delta is None else delta.finish
+        if choice is not None and "stop_reason" in choice:
+            said["stop_reason"] = choice["stop_reason"]
+        if self.asked.logprobs is not None and delta is not None and delta.tokens:
+            said["logprobs"] = {"content": [_entry(token, self.asked.logprobs) for token in delta.tokens]}
+        return {**self._base, "choices": [said]}
+
+
+def _event(data: bytes) -> Json:
+    try:
+        event = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        event = None
+    if not isinstance(event, dict):
+        raise UpstreamError("The server streamed an event that is no JSON object.", code="upstream_nonsense")
+    return event
+
+
+def _count(tokens: list[StreamToken]) -> int:
+    return sum(1 for token in tokens if token.text)
+
+
+def _choice(event: Json) -> Mapping[str, Any] | None:
+    choices = event.get("choices")
+    return choices[0] if choices else None
+
+
+def _entry(token: StreamToken, top: int) -> Json:
+    shown = [(token.text, token.logprob), *token.top[:top]]
+    entries = [
+        {"token": text.decode(errors="replace"), "logprob": value, "bytes": list(text)}
+        for text, value in shown
+    ]
+    return {**entries[0], "top_logprobs": entries[1:]}
