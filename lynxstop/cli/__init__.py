@@ -46,6 +46,7 @@ def _register() -> None:
     from lynxstop.cli.evaluate import evaluate
     from lynxstop.cli.export import export
     from lynxstop.cli.inspect import inspect
+    from lynxstop.cli.mock_upstream import mock_upstream
     from lynxstop.cli.plan import plan
     from lynxstop.cli.run import run
     from lynxstop.cli.serve import serve
@@ -54,6 +55,7 @@ def _register() -> None:
 
     for command in (demo, collect, train, calibrate, verify, run, evaluate, export, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
+    app.command(name="mock-upstream")(mock_upstream)
     # What serve does not know are flags of vLLM.
     unknown = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(no_args_is_help=True, context_settings=unknown)(serve)
