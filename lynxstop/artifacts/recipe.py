@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lynxstop.core.cues import CueSet, cue_set
 from lynxstop.errors import ConfigError
 
 
@@ -22,10 +24,33 @@ class Thinking(_Section):
 
 
 class Cues(_Section):
-    """Words that open a new thought, and whether any paragraph break counts as one."""
+    """Words that open a new thought, whether any paragraph break counts as one, and a named set to add.
+
+    With `set` alone, such as ``set = "en+zh"``, there are no other words.
+    """
 
     words: tuple[str, ...] = ("wait", "hmm", "alternatively")
     paragraph: bool = False
+    set: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_the_set(cls, given: Any) -> Any:
+        return {"words": (), **given} if isinstance(given, dict) and given.get("set") else given
+
+    @property
+    def cue_set(self) -> CueSet:
+        """All of them together.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such set, or nothing to look for.
+        """
+        if not self.set:
+            return CueSet(self.words, self.paragraph)
+        own = CueSet(self.words, self.paragraph) if self.words or self.paragraph else None
+        return cue_set(self.set) | own if own else cue_set(self.set)
 
 
 class ForcedExit(_Section):

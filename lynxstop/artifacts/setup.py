@@ -52,8 +52,7 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
         every=recipe.points.every,
     )
-    cues = CueSet(words=recipe.cues.words, paragraph=recipe.cues.paragraph)
-    return _compiled(cues, delimiters, exit_text, policy, tokenizer)
+    return _compiled(recipe.cues.cue_set, delimiters, exit_text, policy, tokenizer)
 
 
 def setup_from_bundle(bundle: Bundle, tokenizer: Any) -> Setup:

@@ -42,6 +42,7 @@ def _root(
 def _register() -> None:
     from lynxstop.cli.calibrate import calibrate
     from lynxstop.cli.collect import collect
+    from lynxstop.cli.cues import cues
     from lynxstop.cli.demo import demo
     from lynxstop.cli.evaluate import evaluate
     from lynxstop.cli.export import export
@@ -53,7 +54,7 @@ def _register() -> None:
     from lynxstop.cli.train import train
     from lynxstop.cli.verify import verify
 
-    for command in (demo, collect, train, calibrate, verify, run, evaluate, export, inspect, plan):
+    for command in (demo, collect, train, calibrate, verify, run, evaluate, export, cues, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
     app.command(name="mock-upstream")(mock_upstream)
     # What serve does not know are flags of vLLM.

@@ -15,19 +15,19 @@ CUE, BOUNDARY, INTERVAL = 1, 2, 4
 
 ALL = CUE | BOUNDARY | INTERVAL
 
-_ENDS = frozenset(b".?!;:,\n")
-_BLANK = frozenset(b" \t\r")
+_ENDS = tuple(end.encode() for end in ".?!;:,\n…。？！；：，、")
+_BLANK = b" \t\r"
 
 
 def is_boundary(symbols: Sequence[int]) -> bool:
     """Say whether a token's text, blanks aside, ends with punctuation or a line break.
 
     A point or comma inside a number that is split over tokens counts too: what comes next is not known yet.
+    Punctuation whose bytes are split over tokens is not seen.
     """
-    for symbol in reversed(symbols):
-        if symbol not in _BLANK:
-            return symbol < INERT and symbol in _ENDS
-    return False
+    if not symbols or symbols[-1] >= INERT:
+        return False
+    return bytes(symbol for symbol in symbols if symbol < INERT).rstrip(_BLANK).endswith(_ENDS)
 
 
 def boundary_tokens(surfaces: Surfaces) -> frozenset[int]:

@@ -92,3 +92,11 @@ def parts_of(data: DataSet, seed: int = 0) -> dict[str, Part]:
 
 def _place(problem: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}".encode()).digest()[:7], "big") / (1 << 56)
+
+
+def spread(data: DataSet, most: int) -> Part:
+    """Return at most `most` traces, spread evenly over the data."""
+    count = len(data.traces())
+    chosen = np.zeros(count, bool)
+    chosen[np.linspace(0, count - 1, min(most, count)).round().astype(int)] = True
+    return Part(data, chosen)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.core.cues import CueSet, cue_set
 from lynxstop.errors import ConfigError
 
 
@@ -39,3 +40,18 @@ def test_a_wrong_recipe_is_refused_by_place(tmp_path: Path, text: str, message: 
 def test_a_missing_recipe_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         Recipe.load(tmp_path / "none.toml")
+
+
+def test_a_named_cue_set_stands_alone_or_beside_words(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[cues]\nset = "lynx+zh"\n')
+    assert Recipe.load(path).cues.cue_set == cue_set("lynx+zh")
+
+    path.write_text('[cues]\nset = "zh"\nwords = ["but"]\nparagraph = true\n')
+    loaded = Recipe.load(path)
+    assert loaded.cues.cue_set == cue_set("zh+paragraph") | CueSet(("but",))
+    assert Recipe.model_validate(loaded.model_dump()) == loaded
+
+    path.write_text('[cues]\nset = "tlh"\n')
+    with pytest.raises(ConfigError, match="'tlh'"):
+        _ = Recipe.load(path).cues.cue_set
