@@ -42,6 +42,7 @@ def _root(
 def _register() -> None:
     from lynxstop.cli.calibrate import calibrate
     from lynxstop.cli.collect import collect
+    from lynxstop.cli.config import app as config
     from lynxstop.cli.cues import cues
     from lynxstop.cli.demo import demo
     from lynxstop.cli.evaluate import evaluate
@@ -49,6 +50,7 @@ def _register() -> None:
     from lynxstop.cli.inspect import inspect
     from lynxstop.cli.mock_upstream import mock_upstream
     from lynxstop.cli.plan import plan
+    from lynxstop.cli.proxy import proxy
     from lynxstop.cli.run import run
     from lynxstop.cli.serve import serve
     from lynxstop.cli.train import train
@@ -56,6 +58,8 @@ def _register() -> None:
 
     for command in (demo, collect, train, calibrate, verify, run, evaluate, export, cues, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
+    app.command()(proxy)
+    app.add_typer(config, name="config")
     app.command(name="mock-upstream")(mock_upstream)
     # What serve does not know are flags of vLLM.
     unknown = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from lynxstop.extras import need
 
 
 def mock_upstream(
@@ -40,8 +42,7 @@ def mock_upstream(
 
     - `lynxstop mock-upstream --reasoning raw --framing crlf --pings 5`
     """
-    import uvicorn
-
+    uvicorn: Any = need("uvicorn", "proxy")
     from lynxstop.proxy.mock.knobs import read_knobs
     from lynxstop.proxy.mock.server import MockServer
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 
 from lynxstop.errors import LynxstopError, RequestError, UpstreamError
 from lynxstop.proxy import failures, logs, ops
@@ -12,6 +13,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler, Incoming, Message, Receive, Reply, Send
 from lynxstop.proxy.gate import Gate, require_key
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.otel import Tracing
 from lynxstop.proxy.relay import relay
 from lynxstop.proxy.upstream import Upstream
 
@@ -30,10 +32,23 @@ ROUTES = frozenset(
 
 _INTERNAL = LynxstopError("The proxy failed on this request.", hint="Its log says why.")
 _INTERNAL.status_code = 500
+_SHUTDOWN = RequestError(
+    "The proxy is shutting down.", status=503, kind="overloaded_error", code="shutdown", retry_after=1
+)
+
+
+Startup = Callable[["App"], Awaitable[None]]
+"""Runs before the first request; what it raises ends the server."""
 
 
 class App:
-    """An ASGI app; see `create_app`."""
+    """An ASGI app; see `create_app`.
+
+    Attributes
+    ----------
+    handlers : dict
+        Handlers by (method, path); `startup` may add some.
+    """
 
     def __init__(
         self,
@@ -42,11 +57,15 @@ class App:
         upstream: Upstream,
         metrics: Metrics,
         checks: Mapping[str, ops.Check],
+        startup: Startup | None,
+        tracing: Tracing | None,
     ) -> None:
         self.config = config
         self.upstream = upstream
         self.metrics = metrics
-        self._special = dict(handlers)
+        self.handlers = dict(handlers)
+        self._startup = startup
+        self._tracing = tracing
         self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
@@ -68,19 +87,29 @@ class App:
             await own(incoming, reply)
             return
         route = incoming.path if incoming.path in ROUTES else "other"
+        with self._tracing.span(incoming, reply, route) if self._tracing else nullcontext():
+            await self._run(incoming, reply, route)
+
+    async def _run(self, incoming: Incoming, reply: Reply, route: str) -> None:
         # The handler runs beside the one task that listens to the client, so that it can be cancelled at any
         # point: before the first chunk, between two, and in a request that is not streamed.
         work = asyncio.create_task(self._serve(incoming, reply))
         client = asyncio.create_task(incoming.listen())
-        outcome = "cancelled"
+        outcome = "failed"
         self.metrics.active.inc()
         try:
             await asyncio.wait((work, client), return_when=asyncio.FIRST_COMPLETED)
             outcome = work.result() if work.done() else "client_gone"
+        except asyncio.CancelledError:
+            # The server drains no longer. This is the outermost task of the request: nothing waits for it.
+            outcome = "cut_by_shutdown"
         finally:
             work.cancel()
             client.cancel()
             await asyncio.gather(work, client, return_exceptions=True)
+            if outcome == "cut_by_shutdown":
+                await failures.answer(reply, _SHUTDOWN)
+            incoming.notes["outcome"] = outcome
             self.metrics.active.dec()
             self._count(incoming, reply, route, outcome)
 
@@ -89,9 +118,9 @@ class App:
         try:
             require_key(incoming, self.config.serve.api_keys)
             async with self._gate.enter():
-                special = self._special.get((incoming.method, incoming.path))
+                special = self.handlers.get((incoming.method, incoming.path))
                 if special is not None:
-                    await incoming.read(self.config.limits.body_bytes)
+                    await self._read(incoming)
                 await (special or self._relay)(incoming, reply)
             return "completed"
         except RequestError as error:
@@ -109,20 +138,36 @@ class App:
             await failures.answer(reply, _INTERNAL)
             return "failed"
 
+    async def _read(self, incoming: Incoming) -> None:
+        limits = self.config.limits
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                await incoming.read(limits.body_bytes)
+        except TimeoutError:
+            raise RequestError("The request's body did not arrive in time.", status=408) from None
+
     def _count(self, incoming: Incoming, reply: Reply, route: str, outcome: str) -> None:
         self.metrics.requests.labels(route, outcome).inc()
         self.metrics.request_seconds.labels(route).observe(time.monotonic() - incoming.arrived)
         if reply.first_at is not None:
             self.metrics.first_chunk_seconds.labels(route).observe(reply.first_at - incoming.arrived)
-        logs.log_request(incoming, reply, route, outcome)
+        logs.log_request(incoming, reply, route)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                try:
+                    if self._startup is not None:
+                        await self._startup(self)
+                except LynxstopError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.upstream.aclose()
+                if self._tracing is not None:
+                    self._tracing.close()
                 self.metrics.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -135,6 +180,8 @@ def create_app(
     upstream: Upstream | None = None,
     metrics: Metrics | None = None,
     checks: Mapping[str, ops.Check] | None = None,
+    startup: Startup | None = None,
+    tracing: Tracing | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -150,6 +197,10 @@ def create_app(
         Where to count; by default new ones.
     checks : mapping from name to check, optional
         Conditions of /ready beside that the server answers.
+    startup : coroutine function, optional
+        Runs before the first request, as to ask the server what it is; it may add to `App.handlers`.
+    tracing : Tracing, optional
+        Makes spans; by default what the configuration says.
 
     Returns
     -------
@@ -159,5 +210,8 @@ def create_app(
     metrics = metrics or Metrics()
     if upstream is None:
         upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
+    if tracing is None and config.serve.otel:
+        dialect = config.upstream.dialect
+        tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {})
+    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing)

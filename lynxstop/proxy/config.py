@@ -104,6 +104,9 @@ class LimitsConfig(_Section):
         default=64 * 2**20,
         description="Largest body of a request that is read into memory; relayed ones never are.",
     )
+    body_seconds: PositiveFloat = Field(
+        default=60.0, description="Longest wait for a body that is read into memory; then 408."
+    )
     event_bytes: PositiveInt = Field(default=16 * 2**20, description="Largest streamed event.")
     concurrent: PositiveInt = Field(default=1024, description="Requests at a time.")
     queue: NonNegativeInt = Field(default=256, description="Requests that wait for their turn; more get 503.")

@@ -42,7 +42,7 @@ def configure(level: int = logging.INFO) -> None:
         named.setLevel(level)
 
 
-def log_request(incoming: Incoming, reply: Reply, route: str, outcome: str) -> None:
+def log_request(incoming: Incoming, reply: Reply, route: str) -> None:
     """Write the line of a request that has ended."""
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -52,7 +52,6 @@ def log_request(incoming: Incoming, reply: Reply, route: str, outcome: str) -> N
         "method": incoming.method,
         "route": route,
         "status": reply.status,
-        "outcome": outcome,
         "seconds": round(now - incoming.arrived, 6),
         "first_chunk_seconds": None
         if reply.first_at is None

@@ -15,6 +15,11 @@ from lynxstop.cli import _output, app
 ROOT = Path(__file__).parents[2]
 SERVERS = {"serve", "mock-upstream", "proxy"}
 GROUP: Any = typer.main.get_command(app)
+COMMANDS = {
+    f"{name} {inner}".strip(): found
+    for name, command in GROUP.commands.items()
+    for inner, found in getattr(command, "commands", {"": command}).items()
+}
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -28,9 +33,9 @@ def test_the_reference_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(GROUP.commands))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_examples_and_json(name: str) -> None:
-    command = GROUP.commands[name]
+    command = COMMANDS[name]
 
     assert "**Examples**" in command.help
     assert f"`lynxstop {name}" in command.help

@@ -1,0 +1,169 @@
+"""Where the configuration comes from: flag over environment over file over default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from lynxstop.errors import ConfigError
+from lynxstop.proxy.config import ProxyConfig
+
+FILE = Path("lynxstop.toml")
+"""Read from the working folder when no other file is named."""
+
+PREFIX = "LYNXSTOP_"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, and where each value of it comes from.
+
+    Attributes
+    ----------
+    config : ProxyConfig
+    origins : dict
+        By key, as in "serve.port": "flag", the name of a variable, the path of a file, or "default".
+    """
+
+    config: ProxyConfig
+    origins: dict[str, str]
+
+
+def keys() -> Iterator[tuple[str, FieldInfo]]:
+    """Give every key, as in "serve.port", and its field."""
+    for section, outer in ProxyConfig.model_fields.items():
+        model = outer.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, field in model.model_fields.items():
+            yield f"{section}.{name}", field
+
+
+def variable(key: str) -> str:
+    """Name the environment variable of a key."""
+    return PREFIX + key.replace(".", "_").upper()
+
+
+def load(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Loaded:
+    """Read the configuration.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file; by default `lynxstop.toml` in the working folder, if there is one.
+    flags : mapping, optional
+        Values of flags by key; None is not given.
+    environment : mapping
+        Looked up for `LYNXSTOP_SECTION_KEY`. Lists are written with commas, tables as `a=1,b=2`.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, a key does not exist or a value is wrong.
+    """
+    values: dict[str, Any] = {}
+    origins = {key: "default" for key, _ in keys()}
+    for found, origin in (
+        _from_file(path),
+        _from_environment(environment),
+        ({key: value for key, value in (flags or {}).items() if value is not None}, "flag"),
+    ):
+        for key, value in found.items():
+            values[key] = value
+            origins[key] = variable(key) if origin == PREFIX else origin
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = value
+    try:
+        return Loaded(ProxyConfig.model_validate(nested), origins)
+    except ValidationError as error:
+        # The value itself is not shown: it may be a key.
+        first = error.errors(include_input=False, include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"][:2])
+        where = f" ({origins[key]})" if key in origins else ""
+        raise ConfigError(
+            f"{key}{where} is wrong: {first['msg']}.",
+            hint="`lynxstop config show` lists all keys.",
+        ) from None
+
+
+def show(config: ProxyConfig, key: str) -> Any:
+    """Return the value of a key as plain data; secrets as stars."""
+    section, _, name = key.partition(".")
+    value: Any = getattr(getattr(config, section), name)
+    if isinstance(value, SecretStr | Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return value
+
+
+def _from_file(path: Path | None) -> tuple[dict[str, Any], str]:
+    if path is None:
+        if not FILE.exists():
+            return {}, str(FILE)
+        path = FILE
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} is not TOML: {error}.") from error
+    known = {key for key, _ in keys()}
+    flat: dict[str, Any] = {}
+    for section, table in content.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} stands outside of a section.", hint=_sections())
+        flat |= {f"{section}.{name}": value for name, value in table.items()}
+        if section not in ProxyConfig.model_fields:
+            raise ConfigError(f"{path}: there is no section [{section}].", hint=_sections())
+    if unknown := sorted(set(flat) - known):
+        raise ConfigError(
+            f"{path}: there is no key {unknown[0]}.", hint="`lynxstop config show` lists all keys."
+        )
+    return flat, str(path)
+
+
+def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    fields = {variable(key): (key, field) for key, field in keys()}
+    found: dict[str, Any] = {}
+    for name, text in environment.items():
+        if name in fields:
+            key, field = fields[name]
+            if text:
+                found[key] = _parse(text, field, name)
+        elif name.startswith(tuple(f"{PREFIX}{section.upper()}_" for section in ProxyConfig.model_fields)):
+            raise ConfigError(
+                f"The variable {name} sets no key.", hint="`lynxstop config show` lists all keys."
+            )
+    return found, PREFIX
+
+
+def _parse(text: str, field: FieldInfo, name: str) -> Any:
+    """Split lists and tables; single values are left to the model."""
+    kind = get_origin(field.annotation)
+    if kind is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind is dict:
+        pairs = [part.partition("=") for part in text.split(",")]
+        if not all(separator for _, separator, _ in pairs):
+            raise ConfigError(f"The variable {name} is not a table.", hint="Write it like low=0.1,high=off.")
+        return {key.strip(): value.strip() for key, _, value in pairs}
+    return text
+
+
+def _sections() -> str:
+    return f"Sections: {', '.join(f'[{name}]' for name in ProxyConfig.model_fields)}."
