@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColumn, columns
 from lynxstop.errors import ConfigError
 
 
 def collect(
     model: Annotated[str, typer.Argument(help="Model folder (Hugging Face), or the engine's name for it.")],
-    problems: Annotated[
-        Path, typer.Argument(help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer.")
-    ],
+    problems: Problems,
     out: Annotated[Path, typer.Argument(help="Folder of the recorded data; resumed when it exists.")],
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
@@ -27,6 +26,9 @@ def collect(
     max_cues: Annotated[
         int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")
     ] = None,
+    id_column: IdColumn = "id",
+    prompt_column: PromptColumn = "prompt",
+    answer_column: AnswerColumn = "answer",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
@@ -46,6 +48,8 @@ def collect(
 
     - `lynxstop collect MODEL train.jsonl data/train --recipe recipe.toml`
 
+    - `lynxstop collect MODEL hf://openai/gsm8k:main/train data/train --prompt-column question`
+
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
 
     - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=8192`
@@ -57,7 +61,7 @@ def collect(
     settings = Recipe.load(recipe) if recipe else Recipe()
     result = record(
         model,
-        load_problems(problems)[:limit],
+        load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
         out,
         settings,
         engine=engine,

@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._problems import IdColumn, Problems, PromptColumn
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder: its tokenizer writes the texts.")],
     data: Annotated[Path, typer.Argument(help="Recorded traces, from `lynxstop collect`.")],
-    problems: Annotated[Path, typer.Argument(help="The problems they were recorded from.")],
+    problems: Problems,
     out: Annotated[Path, typer.Argument(help="JSON lines to write.")],
     decay: Annotated[
         float, typer.Option(help="Reward of each further right exit, as a share of the one before.")
     ] = 0.5,
+    id_column: IdColumn = "id",
+    prompt_column: PromptColumn = "prompt",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.
@@ -39,7 +42,8 @@ def export(
     from lynxstop.extras import need
 
     tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
-    prompts = {problem.id: problem.prompt for problem in load_problems(problems)}
+    named = {"id": id_column, "prompt": prompt_column}
+    prompts = {problem.id: problem.prompt for problem in load_problems(problems, named)}
     rows = serial_groups(DataSet.open(data), prompts, tokenizer.decode, decay=decay)
     atomic.write_text(out, to_lines(rows))
     right = sum(row["label"] for row in rows)

@@ -1,4 +1,4 @@
-"""Problem sets: JSON lines, CSV or Parquet in, checked problems out."""
+"""Problem sets: JSON lines, CSV, Parquet or a data set's name in, checked problems out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lynxstop.collect.hub import PREFIX, content_id, hub_records
 from lynxstop.errors import DataError
 from lynxstop.extras import need
 
@@ -38,29 +39,29 @@ class Problem:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_problems(path: str | Path) -> list[Problem]:
+def load_problems(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Problem]:
     """Read a problem set; the suffix decides the format (.jsonl, .csv, .parquet).
+
+    Parameters
+    ----------
+    path : path or str
+        A file, or ``hf://NAME[@REVISION][:CONFIG]/SPLIT`` for the `datasets` library. Without ids there, a
+        problem's id is a digest of its prompt.
+    columns : mapping of str to str, optional
+        The columns that hold `id`, `prompt` and `answer`, where they have other names.
 
     Raises
     ------
     DataError
         On a missing or empty file, a broken record or a repeated id; names the file and the line (in
-        Parquet the row).
+        Parquet and data sets the row).
     """
-    path = Path(path)
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise DataError(
-            f"Problems are read from {', '.join(readers)}, not from {path.name!r}.",
-            hint="Rename or convert the file.",
-        )
-    if not path.is_file():
-        raise DataError(f"There is no problem file {path}.")
+    named = {own: column for own, column in (columns or {}).items() if column != own}
     seen: dict[str, int] = {}
     problems = []
     try:
-        for place, record in readers[path.suffix](path):
-            problem = _problem(record, f"{path}, line {place}")
+        for place, record in _records(path):
+            problem = _problem(_renamed(record, named, f"{path}, line {place}"), f"{path}, line {place}")
             first = seen.setdefault(problem.id, place)
             if first != place:
                 raise DataError(
@@ -75,6 +76,34 @@ def load_problems(path: str | Path) -> list[Problem]:
     return problems
 
 
+def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
+    if isinstance(path, str) and path.startswith(PREFIX):
+        return hub_records(path)
+    path = Path(path)
+    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise DataError(
+            f"Problems are read from {', '.join(readers)} or {PREFIX}NAME/SPLIT, not from {path.name!r}.",
+            hint="Rename or convert the file.",
+        )
+    if not path.is_file():
+        raise DataError(f"There is no problem file {path}.")
+    return readers[path.suffix](path)
+
+
+def _renamed(record: Any, named: Mapping[str, str], place: str) -> Any:
+    """Give the named columns our names; what had one of these names gives way."""
+    if not named or not isinstance(record, dict):
+        return record
+    if missing := [column for column in named.values() if column not in record]:
+        raise DataError(
+            f"{place}: there is no column {missing[0]!r}.", hint=f"There are: {', '.join(map(str, record))}."
+        )
+    taken = set(named.values())
+    rest = {name: value for name, value in record.items() if name not in taken and name not in named}
+    return rest | {own: record[column] for own, column in named.items()}
+
+
 def digest_problems(problems: Iterable[Problem]) -> str:
     """SHA-256 of all fields of the problems, in order."""
     digest = hashlib.sha256()
@@ -87,9 +116,14 @@ def digest_problems(problems: Iterable[Problem]) -> str:
 def _problem(record: Any, place: str) -> Problem:
     if not isinstance(record, dict):
         raise DataError(f"{place}: a problem is an object with the fields id, prompt and maybe answer.")
+    if place.startswith(PREFIX) and "id" not in record and isinstance(record.get("prompt"), str):
+        record = record | {"id": content_id(record["prompt"])}
     missing = [name for name in ("id", "prompt") if record.get(name) in (None, "")]
     if missing:
-        raise DataError(f"{place}: {' and '.join(missing)} missing or empty.")
+        raise DataError(
+            f"{place}: {' and '.join(missing)} missing or empty.",
+            hint="Columns of other names are named by --id-column, --prompt-column and --answer-column.",
+        )
     if not isinstance(record["prompt"], str):
         raise DataError(f"{place}: the prompt must be a string.")
     metadata = {name: value for name, value in record.items() if name not in _OWN}
