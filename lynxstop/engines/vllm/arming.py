@@ -13,7 +13,6 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
-from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.machine import FusedMachine, fuse
 from lynxstop.engines.vllm.settings import Settings
@@ -136,11 +135,6 @@ def arm(config: Any, settings: Settings) -> Armed:
         raise ConfigError(
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
-        )
-    if setup.policy.points != CUE or setup.policy.rule is not None:
-        raise ConfigError(
-            "Inside vLLM a probe decides at cues; this bundle has other decision points, or a rule.",
-            hint="Serve it through the transformers engine, or train a bundle for cues.",
         )
     terms = TermsReader(settings, setup.policy, default_risk)
     machine = fuse(guard_tool_calls(setup.watch, tokenizer))

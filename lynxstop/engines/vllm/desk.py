@@ -12,8 +12,9 @@ from torch import Tensor
 from lynxstop.engines.vllm.arming import Armed
 from lynxstop.engines.vllm.metrics import Metrics
 from lynxstop.engines.vllm.rows import BatchRows, Parked, Slots
+from lynxstop.engines.vllm.seats import Step
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms
-from lynxstop.engines.vllm.watcher import Step, Watcher
+from lynxstop.engines.vllm.watcher import Watcher
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger("vllm.lynxstop")
@@ -156,7 +157,7 @@ class SecondDesk(Desk):
             parked = self._parked.pop(name, None)
             outputs = len(new.prefill_token_ids) - new.prompt_len
             prompt = new.prefill_token_ids[: new.prompt_len]
-            if not self.slots.enter(slot, prompt, outputs, terms, parked):
+            if not self.slots.enter(slot, prompt, outputs, terms, parked) and terms.watched:
                 self.lost()
             return bool(self.slots.watched[slot])
         except Exception as error:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.engines.vllm.machine import CANDIDATE, DEAD, SETTLED, SHIFT, THINKING, WHOLE
+from lynxstop.engines.vllm.seats import BOOST, Features
 from lynxstop.engines.vllm.sessions import (
-    BOOST,
     BUDGET,
     ENDLESS,
     FORCED,
@@ -27,7 +27,6 @@ from lynxstop.engines.vllm.sessions import (
     STATE,
     STOPS,
     THRESHOLD,
-    Features,
     Sessions,
 )
 

@@ -8,13 +8,13 @@ import weakref
 import torch
 from torch import Tensor
 
-from lynxstop.engines.vllm.sessions import COUNTERS
+from lynxstop.engines.vllm.seats import COUNTERS
 
 INTERVAL = 1.0
 """Seconds between two fetches of the device's counters."""
 
 _HELP = {
-    "cues": "Cues seen whole inside thinking blocks.",
+    "cues": "Cues, or other decision points, seen whole inside thinking blocks.",
     "scored": "Scores evaluated.",
     "not_finite": "Scores that were not finite; their cues are never acted on.",
     "exits_score": "Stops decided by a score, forced or in shadow.",
@@ -22,7 +22,7 @@ _HELP = {
     "exit_tokens": "Thinking tokens of stopped requests at their stop.",
     "refused": "Forced sequences the engine did not follow.",
     "errors": "Errors inside lynxstop; their requests went on untouched.",
-    "lost": "Requests resumed without their state; they think to the end.",
+    "lost": "Requests whose state, or statistics, were lost; they think to the end.",
     "disabled": "1 when a bundle is configured but lynxstop is not at work.",
 }
 

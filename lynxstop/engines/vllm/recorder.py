@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.engines.transformers.observe import statistics
-from lynxstop.engines.vllm.sessions import Sessions
+from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.spool import Recorded, Spool
 
 
@@ -48,7 +48,7 @@ class Recorder:
 
     def look(
         self,
-        sessions: Sessions,
+        sessions: Seats,
         slots: NDArray[np.int64],
         indices: Callable[[NDArray[np.int64]], list[int]],
         features: Callable[[Tensor], Tensor],

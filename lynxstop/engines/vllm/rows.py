@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lynxstop.engines.vllm.recorder import Recorder
-from lynxstop.engines.vllm.sessions import Sessions
+from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms
 
 
 class Parked(NamedTuple):
     """State of a request that left the batch unfinished, and how many generated tokens it has read."""
 
-    state: Tensor
+    state: Any
     read: int
 
 
@@ -28,7 +27,7 @@ class Slots:
     read a token in that step, since it is the prompt's last.
     """
 
-    def __init__(self, sessions: Sessions, count: int, recorder: Recorder | None = None) -> None:
+    def __init__(self, sessions: Seats, count: int, recorder: Recorder | None = None) -> None:
         self.sessions = sessions
         self._recorder = recorder
         self.idle = count

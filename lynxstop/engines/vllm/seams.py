@@ -110,11 +110,9 @@ def _loading(load: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -
 def _hand_over(runner: Any, armed: Any) -> None:
     from lynxstop.engines.vllm.desk import FirstDesk, SecondDesk
     from lynxstop.engines.vllm.hidden import HiddenStates
-    from lynxstop.engines.vllm.host import HostSessions
     from lynxstop.engines.vllm.metrics import Metrics
     from lynxstop.engines.vllm.processor import LynxstopProcessor
     from lynxstop.engines.vllm.recorder import Recorder
-    from lynxstop.engines.vllm.sessions import Sessions
     from lynxstop.engines.vllm.spool import Spool
     from lynxstop.engines.vllm.watcher import Watcher
 
@@ -146,9 +144,7 @@ def _hand_over(runner: Any, armed: Any) -> None:
         config.model_config.dtype,
         runner.device,
     )
-    sessions = (HostSessions if runner.device.type == "cpu" else Sessions)(
-        armed.machine, armed.setup.policy, armed.probe, runner.device, runner.max_num_reqs + 1, armed.closed
-    )
+    sessions = make_sessions(armed, runner.device, runner.max_num_reqs + 1)
     recorder = None
     if armed.settings.record is not None:
         recorder = Recorder(
@@ -167,6 +163,23 @@ def _hand_over(runner: Any, armed: Any) -> None:
         list(layers),
         armed.terms.default_risk,
         armed.settings.mode,
+    )
+
+
+def make_sessions(armed: Any, device: Any, slots: int) -> Any:
+    """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else."""
+    from lynxstop.core.points import CUE
+    from lynxstop.engines.vllm.host import HostSessions
+    from lynxstop.engines.vllm.sessions import Sessions
+    from lynxstop.engines.vllm.single import SingleSessions
+
+    policy = armed.setup.policy
+    if policy.rule is None and policy.points == CUE:
+        kind = HostSessions if device.type == "cpu" else Sessions
+        return kind(armed.machine, policy, armed.probe, device, slots, armed.closed)
+    record = armed.settings.record is not None
+    return SingleSessions(
+        armed.machine.watch, policy, armed.probe, device, slots, armed.closed, record=record
     )
 
 

@@ -8,7 +8,6 @@ the CPU, where state can be looked at for free.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.transformers.scoring import DeviceProbe
 from lynxstop.engines.vllm.machine import CANDIDATE, DEAD, SETTLED, SHIFT, THINKING, WHOLE, FusedMachine
+from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
 from lynxstop.engines.vllm.terms import Terms
 from lynxstop.probes.probe import Probe
 
@@ -30,16 +30,6 @@ MASK = (1 << SHIFT) - 1
 _FIELDS = 9
 _NONE = -(2**30)
 ENDLESS = 2**30
-BOOST = 1e9
-"""Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids
-(-inf) stays
-forbidden."""
-
-COUNTERS = ("cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused")
-"""What is counted on the device; see `lynxstop.engines.vllm.metrics`."""
-
-Features = Callable[[Tensor | None], Tensor]
-"""Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
 
 
 class Sessions:
@@ -156,6 +146,13 @@ class Sessions:
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
         self._sit()
+
+    def look(self, step: Step, features: Features, logits: Tensor) -> int:
+        """Read a step, score and decide; no request ever loses its state here."""
+        self.seat(step.slots)
+        read = None if step.read is None else torch.from_numpy(step.read).to(self.device, non_blocking=True)
+        self.step(step.tokens, features, read)
+        return 0
 
     def step(self, tokens: Any, features: Features, read: Tensor | None = None) -> None:
         """Read one token per row, score the cues among them, and decide.

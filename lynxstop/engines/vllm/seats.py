@@ -1,0 +1,92 @@
+"""What a step of the batch looks like, and what is asked of the sessions that sit in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynxstop.engines.vllm.terms import Terms
+
+COUNTERS = ("cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused")
+"""What sessions count; see `lynxstop.engines.vllm.metrics`."""
+
+BOOST = 1e9
+"""Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids
+(-inf) stays forbidden."""
+
+Features = Callable[[Tensor | None], Tensor]
+"""Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
+
+
+class Step(NamedTuple):
+    """What the runner feeds in a step.
+
+    Parameters
+    ----------
+    slots : int64 array of shape (rows,)
+        Slot of each row.
+    tokens : Tensor, or array on the CPU
+        Token fed last in each row, shape (rows,).
+    places : Tensor or None
+        Index of that token in the forward pass; None when row i is token i.
+    read : bool array of shape (rows,) or None
+        Rows whose token was generated and is new; None when all are.
+    """
+
+    slots: NDArray[np.int64]
+    tokens: Any
+    places: Tensor | None
+    read: NDArray[np.bool_] | None
+    indices: Callable[[NDArray[np.int64]], list[int]]
+    """Give the indices, among the generated tokens, of the tokens of some rows."""
+
+
+class Seats(Protocol):
+    """The sessions of a running batch: on its device in `lynxstop.engines.vllm.sessions`, one by one in
+    `lynxstop.engines.vllm.single`.
+
+    Attributes
+    ----------
+    counters : Tensor
+        int64, one number per name in `COUNTERS`.
+    """
+
+    counters: Tensor
+
+    def admit(self, slot: int, prompt_ids: list[int], terms: Terms) -> None:
+        """Give a slot to a new request."""
+
+    def park(self, slot: int) -> Any:
+        """Return a request's state, to `resume` it later."""
+
+    def resume(self, slot: int, state: Any) -> None:
+        """Give a slot to a request that was parked."""
+
+    def drop(self) -> None:
+        """Leave every request of the batch alone from now on."""
+
+    def look(self, step: Step, features: Features, logits: Tensor) -> int:
+        """Read a step, score and decide; return how many requests lost their state in it.
+
+        Parameters
+        ----------
+        step : Step
+        features : callable
+            Gives the features taken at its tokens.
+        logits : Tensor, shape (rows, vocabulary)
+            Behind its tokens; not changed.
+        """
+
+    def force(self, logits: Tensor) -> None:
+        """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
+        vocabulary)."""
+
+    def candidates(self) -> NDArray[np.int64]:
+        """Rows of the last step whose score was wanted; may wait for the device."""
+
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """Logits, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""

@@ -1,0 +1,91 @@
+"""What a rule would have decided on recorded greedy traces of the shipped model: what live tests expect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.recording import record
+from lynxstop.collect.storage import DataSet
+from lynxstop.collect.texts import Texts
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.evaluate.points import Trace, read_points, replay, training_of
+from lynxstop.rules import Training
+from lynxstop.rules.served import serve
+from lynxstop.rules.table import rule_named
+
+PROBLEMS = 8
+TOKENS, BUDGET = 260, 220
+CASES = [
+    ("rpdi-short", BOUNDARY),
+    ("thinkbrake", CUE),
+    ("redundancy", CUE | BOUNDARY),
+    ("loop", INTERVAL),
+    ("logprob-probe", BOUNDARY | INTERVAL),
+    ("run-probe", CUE),
+    ("combined", CUE | BOUNDARY),
+    ("combined|lower", CUE | BOUNDARY | INTERVAL),
+]
+"""Rules, and the kinds of decision points they are tried at."""
+
+
+class Decided(NamedTuple):
+    """The first exit of a trace: thinking tokens at it, and the score."""
+
+    thinking_tokens: int
+    score: float
+
+
+def record_greedy(out: Path) -> DataSet:
+    """Record greedy traces with decision points of all kinds."""
+    base = Recipe.load(shipped.BUNDLE / "recipe.toml").model_dump()
+    base["sampling"] |= {"temperature": 0.0, "max_tokens": TOKENS, "answer_tokens": 4}
+    base["guards"] |= {"budget": BUDGET}
+    base["points"] = {"boundaries": True, "every": 40}
+    record(shipped.MODEL, shipped.problems(PROBLEMS, 9), out, Recipe.model_validate(base))
+    return DataSet.open(out)
+
+
+def prepared(
+    recorded: DataSet, bundle: Bundle, name: str, points: int
+) -> tuple[StopPolicy, list[Trace], list[Decided | None]]:
+    """A policy that serves the rule at a threshold that some points pass, and what replay says of it."""
+    every = 40 if points & INTERVAL else 0
+    guards = StopPolicy(bundle.policy.exit_ids, min_tokens=30, cooldown=5, points=points, every=every)
+    rule = rule_named(name)
+    logits = bundle.probe.score(recorded.features(bundle.probe.layers))
+    traces = read_points(recorded, rule.signals, logits, guards)
+    fitted = rule.fit(_training(traces))
+    if "scales" in fitted.constants():
+        traces = read_points(recorded, fitted.signals, logits, guards)
+    scores = replay(fitted, traces).scores
+    known = np.concatenate(scores)
+    # halfway between two scores, so that the last bits of other batches decide nothing
+    ladder = np.unique(known[np.isfinite(known)].round(3))
+    place = int(0.7 * (len(ladder) - 1))
+    threshold = float(ladder[place : place + 2].mean())
+    policy = replace(guards, levels=(Level(0.05, threshold),), budget=BUDGET, rule=serve(fitted))
+    hits = [next((i for i, score in enumerate(own) if score > threshold), None) for own in scores]
+    expected = [
+        None if hit is None else Decided(int(trace.at_exit[hit]), float(own[hit]))
+        for trace, own, hit in zip(traces, scores, hits, strict=True)
+    ]
+    return policy, traces, expected
+
+
+def prompts(texts: Texts) -> list[tuple[int, ...]]:
+    """Return the prompts of the recorded traces, in their order."""
+    return [texts.prompt_ids(problem.prompt) for problem in shipped.problems(PROBLEMS, 9)]
+
+
+def _training(traces: list[Trace]) -> Training:
+    """Labels that alternate: so few greedy traces are all right, and nothing could be learnt."""
+    made = training_of(traces, BUDGET)
+    return replace(made, losses=[np.arange(len(own)) % 2.0 for own in made.losses])

@@ -1,0 +1,86 @@
+"""Every kind of rule decides in vLLM what it decides in replay and in the transformers engine."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
+
+from ruled import CASES, TOKENS, prepared, prompts, record_greedy
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.collect.storage import DataSet
+from lynxstop.collect.texts import Texts
+from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.transformers import TransformersEngine
+from lynxstop.engines.transformers.loading import Loaded, load_engine
+from lynxstop.engines.types import Request, Sampling
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.load(shipped.BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return record_greedy(tmp_path_factory.mktemp("live") / "data")
+
+
+@pytest.fixture(scope="module")
+def loaded(bundle: Bundle) -> Loaded:
+    return load_engine(shipped.MODEL, bundle, batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def llm(make_llm: Any, bundle: Bundle) -> Any:
+    return make_llm(shipped.MODEL, bundle, max_model_len=512)
+
+
+def serve_in(llm: Any, desk: Any, policy: StopPolicy) -> None:
+    """Let a running engine serve another policy: what start-up does, without the start."""
+    from lynxstop.engines.vllm.seams import make_sessions
+    from lynxstop.engines.vllm.terms import TermsReader
+
+    setup = replace(desk.armed.setup, policy=policy)
+    desk.armed = replace(
+        desk.armed, setup=setup, terms=TermsReader(desk.armed.settings, policy, default_risk=0.05)
+    )
+    sessions = make_sessions(desk.armed, desk.runner.device, desk.runner.max_num_reqs + 1)
+    desk.watcher.sessions = desk.slots.sessions = sessions
+
+
+@pytest.mark.parametrize(("name", "points"), CASES)
+def test_vllm_decides_as_replayed_and_as_transformers(
+    recorded: DataSet, bundle: Bundle, loaded: Loaded, llm: Any, desk_of: Any, generate: Any, name: str,
+    points: int,
+) -> None:  # fmt: skip
+    # given what a rule would have decided on recorded traces, and what the transformers engine makes of it
+    policy, traces, expected = prepared(recorded, bundle, name, points)
+    asked = prompts(Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues))
+    engine = TransformersEngine(
+        loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=bundle.probe, batch_size=5
+    )
+    requests = [Request(str(number), ids, risk=0.05) for number, ids in enumerate(asked)]
+    there = {g.request.id: g for g in engine.generate(requests, Sampling(max_tokens=TOKENS, answer_tokens=4))}
+    # when vLLM serves it
+    serve_in(llm, desk_of(llm), policy)
+    found = generate(llm, [list(ids) for ids in asked], tokens=TOKENS)
+    # then every request is its full trace up to the replayed exit, and its tokens are the other engine's
+    exits = 0
+    for number, (tokens, decided, ids) in enumerate(zip(recorded.tokens(), expected, found, strict=True)):
+        theirs = there[str(number)].output_ids
+        assert ids[: len(theirs)] == theirs
+        end = policy.budget if decided is None else decided.thinking_tokens
+        cut = min(end, traces[number].tokens)
+        assert ids[:cut] == tokens.ids[:cut].tolist()
+        if decided is not None:
+            assert tuple(ids[cut : cut + len(policy.exit_ids)]) == policy.exit_ids
+            exits += 1
+    assert exits > 0
