@@ -21,7 +21,7 @@ def trace_row(
     generation: Generation, problem: Problem, sample: int, seed: int, texts: Texts, grader: Grader
 ) -> Row:
     """The row of a full trace; its answer is what follows the thinking."""
-    text = texts.decode(generation.output_ids)
+    text, prompt = texts.decode(generation.output_ids), generation.prompt_tokens
     full = grader(texts.behind_thinking(text), problem.answer)
     own = {name: _plain(problem.metadata.get(name)) for name in _COLUMNS}
     rest = {name: value for name, value in problem.metadata.items() if name not in _COLUMNS}
@@ -32,9 +32,9 @@ def trace_row(
         **own,
         "metadata": json.dumps(rest, sort_keys=True, default=str),
         "seed": seed,
-        "prompt_tokens": len(generation.request.prompt_ids),
+        "prompt_tokens": len(generation.request.prompt_ids) if prompt is None else prompt,
         "thinking_tokens": generation.thinking_tokens,
-        "answer_tokens": len(generation.output_ids) - generation.thinking_tokens,
+        "answer_tokens": len(generation.output_ids) - generation.marks - generation.thinking_tokens,
         "finish": generation.finish,
         "exit_reason": None if generation.exit is None else str(generation.exit.reason),
         "text": text,
@@ -61,6 +61,9 @@ def cue_rows(
     rows = []
     for ordinal, answer in zip(chosen, answers, strict=True):
         event, signals = generation.events[ordinal], generation.signals[ordinal]
+        at_exit = event.position + event.seen_at - event.index
+        if generation.exit_positions is not None:
+            at_exit = generation.exit_positions[ordinal]
         trial_text = texts.decode([*exit_ids, *answer.ids])
         trial = grader(texts.behind_thinking(trial_text), trace["gold"])
         rows.append(
@@ -71,7 +74,7 @@ def cue_rows(
                 "index": event.index,
                 "seen_at": event.seen_at,
                 "position": event.position,
-                "thinking_at_exit": event.position + event.seen_at - event.index,
+                "thinking_at_exit": at_exit,
                 "word": texts.cue_word(generation.output_ids, event.index),
                 "entropy": signals.entropy,
                 "top_gap": signals.top_gap,

@@ -94,6 +94,12 @@ class Generation:
     """Log-probability of each generated token before temperature; filled when recording."""
     tokens: Tokens | None = None
     """Statistics of all tokens; filled when recording."""
+    exit_positions: list[int] | None = None
+    """Thinking tokens at an exit forced at each event; None where exits are forced behind `seen_at`."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt, where `request` does not hold them."""
+    marks: int = 0
+    """Entries of `output_ids` that stand for no token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
-
 from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Kept, Limits, Opening
 from lynxstop.remote.follow import follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
-from lynxstop.remote.tokens import StreamToken
-
-CHAT = "/v1/chat/completions"
-DONE = b"[DONE]"
+from lynxstop.remote.stream import chat_stream, continued_stream
+from lynxstop.remote.tokens import StreamToken, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +138,8 @@ class Chat:
     async def _watch(self) -> AsyncGenerator[Json]:
         """Read the server's own stream, up to its end or to a cut."""
         self._opening = await self.dialect.opening(self.server, self.asked.body)
-        done = False
-        async with self.server.events(CHAT, self.dialect.watched(self.asked.body)) as stream:
-            async for data in stream:
-                if data == DONE:
-                    done = True
-                    continue
-                event = _event(data)
-                delta = self.dialect.read(event)
+        async with chat_stream(self.server, self.dialect, self._opening) as stream:
+            async for event, delta in stream:
                 self._learn(event, delta)
                 start = len(self.session.tokens)
                 cut = self._follow(delta)
@@ -161,8 +151,6 @@ class Chat:
                 self._held.append(_Frame(event, start, len(self.session.tokens)))
                 for settled in self._release(self.session.held):
                     yield settled
-        if not done and self._finish is None:
-            raise UpstreamError("The server broke off the answer.", code="upstream_died")
         for settled in self._release(None):
             yield settled
 
@@ -178,8 +166,6 @@ class Chat:
         if not self._base and event.get("id"):
             names = ("id", "object", "created", "model", "system_fingerprint")
             self._base = {name: event[name] for name in names if name in event}
-        if delta.prompt_ids and self._opening is not None:
-            self._opening.prompt_ids = delta.prompt_ids
         if delta.usage:
             self.usage = delta.usage
         if delta.thinking and self._field is None:
@@ -210,7 +196,7 @@ class Chat:
         return True
 
     def _spent(self, cut: Cut) -> int:
-        return _count(self.session.tokens[: cut.index]) + (cut.kept > 0) + len(self.terms.policy.exit_ids)
+        return len(written(self.session.tokens[: cut.index])) + (cut.kept > 0) + len(self.terms.exit_ids)
 
     def _before(self, cut: Cut, last: _Frame) -> list[Json]:
         """What of the frames held back lies before the cut."""
@@ -234,10 +220,10 @@ class Chat:
         assert self._opening is not None
         tokens = self.session.tokens
         kept = Kept(
-            [token for token in tokens[: cut.index] if token.text],
+            written(tokens[: cut.index]),
             tokens[cut.index].text[: cut.kept] if cut.kept else b"",
             self.terms.exit_text,
-            self.terms.policy.exit_ids,
+            self.terms.exit_ids,
         )
         limit = self.asked.max_tokens
         limits = Limits(None if limit is None else limit - self._spent(cut), self.asked.logprobs)
@@ -248,27 +234,15 @@ class Chat:
             if text:
                 yield self._said(text, thinking=thinking)
         usage: Json = {}
-        finished = False
-        async with self.server.events(call.path, call.body) as stream:
-            async for data in stream:
-                if data == DONE:
-                    continue
-                event = _event(data)
-                delta = self.dialect.read_continuation(event)
-                if "error" in event:
-                    raise UpstreamError(
-                        "The server could not continue the answer.", code="continuation_failed"
-                    )
+        async with continued_stream(self.server, self.dialect, call) as stream:
+            async for event, delta in stream:
                 usage = delta.usage or usage
                 if delta.content or delta.finish:
                     said = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
                     if delta.finish:
-                        finished = True
                         self._finish = said
                     else:
                         yield said
-        if not finished:
-            raise UpstreamError("The server broke off the answer.", code="upstream_died")
         self._merge(cut, call.forced, usage)
 
     def _exit_parts(self) -> tuple[str, str]:
@@ -285,7 +259,7 @@ class Chat:
     def _merge(self, cut: Cut, forced: int, usage: Json) -> None:
         """Count the prompt once, and all that was written as one completion."""
         assert self._opening is not None
-        kept = _count(self.session.tokens[: cut.index]) + (cut.kept > 0)
+        kept = len(written(self.session.tokens[: cut.index])) + (cut.kept > 0)
         self.refilled = int(usage.get("prompt_tokens") or 0)
         self.upstream_tokens += int(usage.get("completion_tokens") or 0)
         ids = self._opening.prompt_ids
@@ -345,20 +319,6 @@ class Chat:
         if self.asked.logprobs is not None and delta is not None and delta.tokens:
             said["logprobs"] = {"content": [_entry(token, self.asked.logprobs) for token in delta.tokens]}
         return {**self._base, "choices": [said]}
-
-
-def _event(data: bytes) -> Json:
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        event = None
-    if not isinstance(event, dict):
-        raise UpstreamError("The server streamed an event that is no JSON object.", code="upstream_nonsense")
-    return event
-
-
-def _count(tokens: list[StreamToken]) -> int:
-    return sum(1 for token in tokens if token.text)
 
 
 def _choice(event: Json) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent, Exit, Mode, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
-from lynxstop.remote.tokens import StreamToken, behind
+from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Terms:
         Texts that close a thinking block.
     before : bool
         Whether an exit at a cue cuts before the cue instead of behind it.
+    exit_ids : tuple of int
+        Tokens of the exit text in the server's vocabulary; empty where that is unknown.
     opened : bool
         Whether a block is open from the start, because the prompt's template opened it and the server does
         not say so.
@@ -59,6 +61,7 @@ class Terms:
     exit_text: str
     close: tuple[str, ...] = ("</think>",)
     before: bool = False
+    exit_ids: tuple[int, ...] = ()
     opened: bool = False
 
 
@@ -94,8 +97,8 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_exit", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field", "session",
-        "statistics", "terms", "thinking", "tokens",
+        "_exit", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
+        "session", "statistics", "terms", "thinking", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -129,7 +132,7 @@ class StreamSession:
     def mark(self, opens: bool) -> Cut | None:
         """Take note that the server's text now goes to the field of thinking, or to that of the answer."""
         self.opened_by_field = opens
-        return self._take(StreamToken(b""), OPEN if opens else CLOSE)
+        return self._take(OPENED, OPEN) if opens else self._take(CLOSED, CLOSE)
 
     def read(self, token: StreamToken) -> Cut | None:
         """Read the next token.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lynxstop.core.judging import Statistics
+
+_FOUR = struct.Struct("4f")
 
 
 class StreamToken(NamedTuple):
@@ -29,6 +32,15 @@ class StreamToken(NamedTuple):
     id: int | None = None
 
 
+OPENED, CLOSED = StreamToken(b"", id=0), StreamToken(b"", id=1)
+"""Marks in a list of tokens: text went to the field of thinking, or away from it."""
+
+
+def written(tokens: Iterable[StreamToken]) -> list[StreamToken]:
+    """Return the tokens that are no marks."""
+    return [token for token in tokens if token is not OPENED and token is not CLOSED]
+
+
 def behind(top: Sequence[tuple[bytes, float]], logprob: float, exit_text: bytes) -> Statistics:
     """Statistics behind a token, from the most likely tokens of the distribution that follows it.
 
@@ -46,7 +58,7 @@ def behind(top: Sequence[tuple[bytes, float]], logprob: float, exit_text: bytes)
         The text that is forced at an exit.
     """
     if len(top) < 2:
-        return Statistics(math.nan, math.nan, math.nan, logprob)
+        return _single(math.nan, math.nan, math.nan, logprob)
     first = second = end = -math.inf
     least, mass, entropy = math.inf, 0.0, 0.0
     for text, value in top:
@@ -64,4 +76,9 @@ def behind(top: Sequence[tuple[bytes, float]], logprob: float, exit_text: bytes)
     rest = 1.0 - mass
     if rest > 0.0:
         entropy -= rest * math.log(rest)
-    return Statistics(max(entropy, 0.0), first - second, first - max(end, least), logprob)
+    return _single(max(entropy, 0.0), first - second, first - max(end, least), logprob)
+
+
+def _single(*values: float) -> Statistics:
+    """Round to float32: what is recorded, and replayed, is what was decided on."""
+    return Statistics(*_FOUR.unpack(_FOUR.pack(*values)))

@@ -64,6 +64,11 @@ class Opening:
     prompt_ids: Sequence[int] | None = None
     prompt_text: str | None = None
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Number of tokens of the prompt, if known."""
+        return None if self.prompt_ids is None else len(self.prompt_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -146,6 +151,9 @@ class Dialect(Protocol):
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the stream that `continuation` asked for."""
 
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """Token ids of a text in the server's vocabulary; empty when the server does not tell."""
+
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
         """Take out of an event what only `watched` asked for."""
 
@@ -197,11 +205,12 @@ def read_chat(event: Json) -> Delta:
     choice = choices[0]
     delta = choice.get("delta") or {}
     thinking = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), "")
+    content, finish = delta.get("content") or "", choice.get("finish_reason")
     return Delta(
         thinking,
-        delta.get("content") or "",
-        chat_tokens(choice),
-        choice.get("finish_reason"),
+        content,
+        _said(chat_tokens(choice), thinking + content, finish),
+        finish,
         event.get("usage"),
         event.get("prompt_token_ids"),
         bool(delta.get("tool_calls") or delta.get("function_call") or delta.get("refusal"))
@@ -215,10 +224,11 @@ def read_completion(event: Json) -> Delta:
     if not choices:
         return Delta(usage=event.get("usage"), opaque="error" in event)
     choice = choices[0]
+    content, finish = choice.get("text") or "", choice.get("finish_reason")
     return Delta(
-        content=choice.get("text") or "",
-        tokens=completion_tokens(choice),
-        finish=choice.get("finish_reason"),
+        content=content,
+        tokens=_said(completion_tokens(choice), content, finish),
+        finish=finish,
         usage=event.get("usage"),
     )
 
@@ -232,6 +242,15 @@ _CARRIED = (
 def carried(body: Mapping[str, Any]) -> Json:
     """Parameters of a chat request that mean the same to completions."""
     return {name: body[name] for name in _CARRIED if body.get(name) is not None}
+
+
+def _said(tokens: list[StreamToken], text: str, finish: str | None) -> list[StreamToken]:
+    """Tokens without those behind the end of the text: the end of the sequence, or a stop string's."""
+    if finish == "stop":
+        size = len(text.encode())
+        while tokens and sum(len(token.text) for token in tokens) > size:
+            tokens.pop()
+    return tokens
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:

@@ -55,8 +55,7 @@ class Vllm:
         forced = list(kept.exit_ids)
         if kept.tail or not forced:
             text = kept.tail.decode(errors="replace") + kept.exit_text
-            asked = {"model": opening.body.get("model"), "prompt": text, "add_special_tokens": False}
-            forced = (await server.call("/tokenize", asked))["tokens"]
+            forced = list(await self.tokenize(server, opening.body["model"], text))
         prompt = [*opening.prompt_ids, *(token.id for token in kept.tokens), *forced]
         body = {
             **carried(opening.body),
@@ -70,6 +69,11 @@ class Vllm:
         if limits.logprobs is not None:
             body["logprobs"] = limits.logprobs
         return Call("/v1/completions", body, len(forced))
+
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """Ask the server's tokenizer."""
+        asked = {"model": model, "prompt": text, "add_special_tokens": False}
+        return tuple((await server.call("/tokenize", asked))["tokens"])
 
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of a completion stream."""

@@ -1,0 +1,336 @@
+"""The collector's engine behind an HTTP server: the same stream, session and continuation as the proxy's."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.session import CueEvent
+from lynxstop.engines.openai.tokenizer import StreamTokenizer
+from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
+from lynxstop.errors import DataError, UpstreamError
+from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Kept, Limits, Opening
+from lynxstop.remote.follow import follow
+from lynxstop.remote.server import Server
+from lynxstop.remote.session import Cut, StreamSession, Terms
+from lynxstop.remote.stream import chat_stream, continued_stream
+from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind, written
+
+CONCURRENT = 16
+"""Requests at a time, unless told otherwise."""
+
+
+@dataclass(slots=True)
+class _Trace:
+    opening: Opening
+    session: StreamSession
+
+
+class OpenAIEngine:
+    """Generates through a server and watches its streams.
+
+    Parameters
+    ----------
+    server : Server
+    dialect : Dialect
+    terms : Terms
+        Its policy should hold a budget, so that a trace cut short answers too.
+    model : str
+        Name of the served model.
+    tokenizer : StreamTokenizer
+    concurrent : int
+        Requests at a time.
+    seeded : bool
+        Whether requests carry a seed of their own; what that is worth depends on the server.
+    extra : dict, optional
+        Further parameters of every request.
+    runner : asyncio.Runner, optional
+        The event loop that the server's connection lives in; the engine closes it.
+    closing : callable, optional
+        Closes the connection.
+
+    Notes
+    -----
+    There are no hidden states: `layers` is empty and `width` 0. Sampling happens in the server, so two
+    recordings differ unless it is greedy or the server honours seeds.
+    """
+
+    layers: tuple[int, ...] = ()
+    width = 0
+
+    def __init__(
+        self,
+        server: Server,
+        dialect: Dialect,
+        terms: Terms,
+        model: str,
+        tokenizer: StreamTokenizer,
+        *,
+        concurrent: int = CONCURRENT,
+        seeded: bool = False,
+        extra: dict[str, Any] | None = None,
+        runner: asyncio.Runner | None = None,
+        closing: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self.policy: StopPolicy = terms.policy
+        self._server, self._dialect, self._terms, self._model = server, dialect, terms, model
+        self._tokenizer, self._concurrent, self._seeded = tokenizer, concurrent, seeded
+        self._extra = extra or {}
+        self._traces: dict[str, _Trace] = {}
+        self._runner = asyncio.Runner() if runner is None else runner
+        self._closing = closing
+
+    def close(self) -> None:
+        """Close the connection and end the event loop."""
+        if self._closing is not None:
+            self._runner.run(self._closing())
+        self._runner.close()
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        record: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Generation]:
+        """Generate all requests, in the order in which they finish.
+
+        Raises
+        ------
+        UpstreamError
+            When the server fails, or shows no log-probabilities.
+        """
+        self._traces.clear()
+        limit = asyncio.Semaphore(self._concurrent)
+        jobs = [self._limited(limit, self._generate(request, sampling)) for request in requests]
+        for done, generation in enumerate(self._as_finished(jobs), start=1):
+            yield generation
+            if progress is not None:
+                progress(done, len(requests))
+
+    def force_exits(
+        self,
+        generations: Sequence[Generation],
+        sampling: Sampling,
+        cuts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Answer]]:
+        """Let the server answer behind exits forced in traces of the last `generate`.
+
+        Parameters
+        ----------
+        generations : sequence of Generation
+        sampling : Sampling
+        cuts : sequences of int, optional
+            `seen_at` of the events to exit at, in order; all events by default.
+
+        Raises
+        ------
+        DataError
+            When a generation is not of the last `generate`, or a cut is none of its events.
+        """
+        limit = asyncio.Semaphore(self._concurrent)
+        jobs: list[Coroutine[Any, Any, tuple[int, int, Answer]]] = []
+        answers: list[list[Answer | None]] = []
+        for row, generation in enumerate(generations):
+            trace = self._traces.get(generation.request.id)
+            if trace is None:
+                raise DataError(f"The trace {generation.request.id} is not of the last run.")
+            wanted = None if cuts is None else cuts[row]
+            events = _events(generation.events, wanted)
+            answers.append([None] * len(events))
+            for place, event in enumerate(events):
+                work = self._answer(row, place, trace, event, sampling)
+                jobs.append(self._limited(limit, work))
+        for row, place, answer in self._as_finished(jobs):
+            answers[row][place] = answer
+        return [[answer for answer in found if answer is not None] for found in answers]
+
+    async def _limited(self, limit: asyncio.Semaphore, work: Coroutine[Any, Any, Any]) -> Any:
+        async with limit:
+            return await work
+
+    def _as_finished(self, jobs: Sequence[Coroutine[Any, Any, Any]]) -> Iterator[Any]:
+        """Run coroutines beside each other and give their results as they come."""
+
+        async def begin() -> set[asyncio.Task[Any]]:
+            return {asyncio.ensure_future(job) for job in jobs}
+
+        async def some(pending: set[asyncio.Task[Any]]) -> tuple[set[Any], set[Any]]:
+            return await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+
+        async def cancel(pending: set[asyncio.Task[Any]]) -> None:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+        pending = self._runner.run(begin())
+        try:
+            while pending:
+                done, pending = self._runner.run(some(pending))
+                for task in done:
+                    yield task.result()
+        finally:
+            if pending:
+                self._runner.run(cancel(pending))
+
+    async def _generate(self, request: Request, sampling: Sampling) -> Generation:
+        prompt = self._tokenizer.prompt(request.prompt_ids)
+        body = {
+            **self._extra,
+            "model": self._model,
+            "messages": [{"role": "user", "content": prompt}],
+            **_parameters(sampling),
+            "max_tokens": sampling.max_tokens,
+        }
+        if self._seeded:
+            body["seed"] = _seed(sampling.seed, request.id)
+        opening = await self._dialect.opening(self._server, body)
+        session = StreamSession(self._terms, risk=request.risk, mode=request.mode, group=request.group)
+        if self._terms.opened:
+            session.mark(opens=True)
+        trace = self._traces[request.id] = _Trace(opening, session)
+        cut, finish = await self._read(trace, sampling)
+        rest: list[StreamToken] = []
+        if cut is not None:
+            rest, finish = await self._continue(trace, cut, sampling)
+        return self._generation(request, trace, cut, rest, finish)
+
+    async def _read(self, trace: _Trace, sampling: Sampling) -> tuple[Cut | None, str]:
+        """Read a chat to its end, to a cut, or to the limit of the answer."""
+        session, finish, answered = trace.session, "", 0
+        stream = chat_stream(self._server, self._dialect, trace.opening)
+        async with stream as deltas:
+            async for _, delta in deltas:
+                _require_tokens(delta)
+                cut = follow(session, delta)
+                if cut is not None:
+                    return cut, ""
+                finish = delta.finish or finish
+                if not session.inside and any(session.thinking):
+                    answered += len(delta.tokens)
+                    if answered >= sampling.answer_tokens and not delta.finish:
+                        return None, "length"
+        return None, "stop" if finish == "stop" else "length"
+
+    async def _continue(self, trace: _Trace, cut: Cut, sampling: Sampling) -> tuple[list[StreamToken], str]:
+        """Let the server answer behind a cut."""
+        tokens = trace.session.tokens
+        kept = Kept(
+            written(tokens[: cut.index]),
+            tokens[cut.index].text[: cut.kept] if cut.kept else b"",
+            self._terms.exit_text,
+            self._terms.exit_ids,
+        )
+        limits = Limits(sampling.answer_tokens, TOP)
+        call = await self._dialect.continuation(self._server, trace.opening, kept, limits)
+        found: list[StreamToken] = []
+        finish = ""
+        async with continued_stream(self._server, self._dialect, call) as deltas:
+            async for _, delta in deltas:
+                _require_tokens(delta)
+                found.extend(delta.tokens)
+                finish = delta.finish or finish
+        return found, "stop" if finish == "stop" else "length"
+
+    async def _answer(
+        self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling
+    ) -> tuple[int, int, Answer]:
+        tokens, finish = await self._continue(trace, trace.session.cut_at(event), sampling)
+        first = behind(tokens[0].top, math.nan, b"").entropy if tokens else math.nan
+        number = self._terms.watch.vocabulary.number
+        answer = Answer(
+            tuple(number(token.text) for token in tokens),
+            tuple(token.logprob for token in tokens),
+            finish,
+            first,
+        )
+        return row, place, answer
+
+    def _generation(
+        self,
+        request: Request,
+        trace: _Trace,
+        cut: Cut | None,
+        rest: list[StreamToken],
+        finish: str,
+    ) -> Generation:
+        """Put a trace together as the collector wants it."""
+        session, number = trace.session, self._terms.watch.vocabulary.number
+        core = session.session
+        own = session.tokens if cut is None else session.tokens[: cut.index]
+        ids = [token.id or 0 if token is OPENED or token is CLOSED else number(token.text) for token in own]
+        logprobs = [token.logprob for token in own]
+        thinking = session.thinking[: len(own)]
+        known = session.statistics[: len(own)]
+        forced = [] if cut is None else [number(self._terms.exit_text.encode())]
+        ids += forced + [number(token.text) for token in rest]
+        logprobs += [math.nan] * len(forced) + [token.logprob for token in rest]
+        statistics = np.full((len(ids), 4), np.nan, np.float32)
+        if known:
+            statistics[: len(known)] = np.array(known, np.float32)
+        flags = np.zeros(len(ids), bool)
+        flags[: len(thinking)] = thinking
+        core.finish()
+        events = core.events
+        generation = Generation(request, ids, int(flags.sum()), finish, events, core.exit, logprobs=logprobs)
+        generation.features = np.zeros((len(events), 0), np.float32)
+        generation.tokens = Tokens(np.array(ids, np.int32), flags, statistics)
+        generation.signals = _signals(events, statistics, logprobs)
+        generation.exit_positions = [session.cut_at(event).thinking_tokens for event in events]
+        generation.prompt_tokens = trace.opening.prompt_tokens
+        generation.marks = len(own) - len(written(own))
+        return generation
+
+
+def _events(events: Sequence[CueEvent], cuts: Sequence[int] | None) -> list[CueEvent]:
+    """Events by their `seen_at`, in order."""
+    if cuts is None:
+        return list(events)
+    found = []
+    rest = iter(events)
+    for place in cuts:
+        event = next((event for event in rest if event.seen_at == place), None)
+        if event is None:
+            raise DataError(f"There is no event at token {place}.")
+        found.append(event)
+    return found
+
+
+def _signals(events: Sequence[CueEvent], statistics: Any, logprobs: Sequence[float]) -> list[Signals]:
+    found, start = [], 0
+    for event in events:
+        since = [value for value in logprobs[start : event.index + 1] if not math.isnan(value)] or [math.nan]
+        start = event.index + 1
+        entropy, gap, margin, _ = statistics[event.index].tolist()
+        found.append(Signals(entropy, gap, margin, min(since), sum(since) / len(since)))
+    return found
+
+
+def _parameters(sampling: Sampling) -> dict[str, Any]:
+    found: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.top_k:
+        found["top_k"] = sampling.top_k
+    return found
+
+
+def _seed(seed: int, request: str) -> int:
+    import zlib
+
+    return zlib.crc32(f"{seed}/{request}".encode()) & 0x7FFFFFFF
+
+
+def _require_tokens(delta: Delta) -> None:
+    if (delta.thinking or delta.content) and not delta.tokens:
+        raise UpstreamError(
+            "The server streams text without log-probabilities; nothing can be learned from it.",
+            hint="See what it offers with `lynxstop doctor`, and switch log-probabilities on in the server.",
+        )
+    if delta.opaque:
+        raise UpstreamError("The server streamed something that is no text, such as a tool call.")

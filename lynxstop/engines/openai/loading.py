@@ -1,0 +1,129 @@
+"""From a server's address and a recipe to an engine that records."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.core.cues import CueSet
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.stream import StreamWatch
+from lynxstop.core.thinking import FAMILIES, Delimiters
+from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
+from lynxstop.engines.openai.tokenizer import StreamTokenizer
+from lynxstop.extras import need
+from lynxstop.remote.dialects.table import choose
+from lynxstop.remote.identity import identify
+from lynxstop.remote.session import Terms
+
+KEY = "OPENAI_API_KEY"
+"""Environment variable with the key that the server wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is watched in the streams."""
+
+    cues: CueSet
+    delimiters: Delimiters
+    exit_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine and what it was made from."""
+
+    engine: OpenAIEngine
+    tokenizer: StreamTokenizer
+    setup: Watched
+    fingerprint: Fingerprint
+    dtype: str = "server"
+
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.close()
+
+
+def load_openai(
+    model: str,
+    recipe: Recipe,
+    *,
+    base_url: str,
+    dialect: str = "auto",
+    concurrent: int = CONCURRENT,
+    seeded: bool = False,
+    extra: dict[str, Any] | None = None,
+) -> Loaded:
+    """Reach a server and prepare to record its model.
+
+    Parameters
+    ----------
+    model : str
+        Name of the served model.
+    recipe : Recipe
+    base_url : str
+        Address of the server, with or without ``/v1``.
+    dialect : str
+        Kind of server; "auto" asks it.
+    concurrent : int
+        Requests at a time.
+    seeded : bool
+        Send a seed of its own with every request.
+    extra : dict, optional
+        Further parameters of every request.
+
+    Raises
+    ------
+    UpstreamError
+        When the server cannot be reached or fails.
+    ModelError
+        When it does not serve the model, or shows no log-probabilities.
+    ConfigError
+        When the recipe asks for what a stream cannot give, or the dialect is unknown.
+    """
+    need("httpx", "proxy")
+    from lynxstop.proxy.config import UpstreamConfig
+    from lynxstop.proxy.connection import Connection
+    from lynxstop.proxy.upstream import Upstream
+
+    delimiters = (
+        Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
+    )
+    exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
+    before = recipe.exit.cut == "before"
+    points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
+    watch = StreamWatch(CueSet(recipe.cues.words, recipe.cues.paragraph), delimiters)
+    policy = StopPolicy(
+        exit_ids=(watch.vocabulary.number(exit_text.encode()),),
+        min_tokens=recipe.guards.min_tokens,
+        cooldown=recipe.guards.cooldown,
+        budget=recipe.guards.budget,
+        points=points,
+        every=recipe.points.every,
+    )
+    upstream = Upstream(UpstreamConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
+    server = Connection(upstream)
+    runner = asyncio.Runner()
+    spoken = runner.run(choose(dialect, server))
+    fingerprint = runner.run(identify(server, spoken, model))
+    exit_ids = runner.run(spoken.tokenize(server, model, exit_text))
+    terms = Terms(watch, policy, exit_text, delimiters.close, before, exit_ids)
+    tokenizer = StreamTokenizer(watch.vocabulary)
+    engine = OpenAIEngine(
+        server,
+        spoken,
+        terms,
+        model,
+        tokenizer,
+        concurrent=concurrent,
+        seeded=seeded,
+        extra=extra,
+        runner=runner,
+        closing=upstream.aclose,
+    )
+    return Loaded(engine, tokenizer, Watched(watch.cue_set, delimiters, exit_text), fingerprint)

@@ -1,0 +1,42 @@
+"""What stands for a tokenizer when only a server knows the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lynxstop.core.stream import Vocabulary
+
+
+class StreamTokenizer:
+    """Numbers whole prompts, and gives back the texts that a server streamed.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        Of the streams.
+    """
+
+    chat_template = "the server's"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._prompts: dict[int, str] = {}
+
+    def apply_chat_template(self, turns: Sequence[dict[str, str]], **ignored: Any) -> str:
+        """Return the user's turn: the server applies its own template."""
+        return turns[-1]["content"]
+
+    def encode(self, text: str, **ignored: Any) -> list[int]:
+        """Number a prompt; `prompt` gives it back."""
+        number = len(self._prompts)
+        self._prompts[number] = text
+        return [number]
+
+    def prompt(self, ids: Sequence[int]) -> str:
+        """Return a prompt, and forget it."""
+        return self._prompts.pop(ids[0])
+
+    def decode(self, ids: Sequence[int], **ignored: Any) -> str:
+        """Return the text of streamed tokens."""
+        return b"".join(self._vocabulary.text(number) for number in ids).decode(errors="replace")
