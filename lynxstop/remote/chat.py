@@ -205,11 +205,12 @@ class Chat:
             if frame.end <= cut.index:
                 event = self._shown(frame.event)
             else:
-                parts = [token.text for token in self.session.tokens[frame.first : cut.index]]
+                whole = written(self.session.tokens[frame.first : cut.index])
+                text = b"".join(token.text for token in whole)
                 if cut.kept and frame.first <= cut.index:
-                    parts.append(self.session.tokens[cut.index].text[: cut.kept])
-                text = b"".join(parts).decode(errors="replace")
-                event = self._said(text, thinking=True) if text else None
+                    text += self.session.tokens[cut.index].text[: cut.kept]
+                said = text.decode(errors="replace")
+                event = self._said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
             if event:
                 shown.append(event)
         self._held.clear()

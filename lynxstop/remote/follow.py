@@ -21,8 +21,11 @@ def follow(session: StreamSession, delta: Delta) -> Cut | None:
     if delta.thinking and not session.inside and (cut := session.mark(opens=True)):
         return cut
     left = len(delta.thinking.encode())
+    closing = session.terms.closing
     for token in delta.tokens:
         closes = delta.content and left <= 0 and session.inside and session.opened_by_field
+        # A delimiter that is shown closes the block by itself.
+        closes = closes and token.text.strip() not in closing
         if closes and (cut := session.mark(opens=False)):
             return cut
         left -= len(token.text)

@@ -7,12 +7,12 @@ next one. Nothing is held back for that but the text that an exit would take awa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lynxstop.core.judging import Statistics
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
 from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind
 
@@ -63,6 +63,10 @@ class Terms:
     before: bool = False
     exit_ids: tuple[int, ...] = ()
     opened: bool = False
+    closing: frozenset[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
 
 
 class StreamSession:
@@ -192,6 +196,19 @@ class StreamSession:
         if self.terms.before and event.kind & CUE:
             index, kept = self._watch.cue_start([token.text for token in self.tokens], event.index)
         return Cut(index, kept, sum(self.thinking[: index + (kept > 0)]))
+
+    @property
+    def answered(self) -> int:
+        """Tokens behind the last thinking block and its delimiter."""
+        if self.session.phase is not Phase.ANSWERING:
+            return 0
+        last = len(self.thinking) - 1 - self.thinking[::-1].index(True) if True in self.thinking else -1
+        return max(0, len(self.tokens) - last - 2)
+
+    def drop(self, count: int) -> None:
+        """Forget the last tokens of an answer that is longer than it may be."""
+        if count > 0:
+            del self.tokens[-count:], self.thinking[-count:]
 
     def text(self, cut: Cut) -> bytes:
         """Return the text that stays."""

@@ -36,9 +36,7 @@ def parse(data: bytes) -> Json:
 
 
 @asynccontextmanager
-async def chat_stream(
-    server: Server, dialect: Dialect, opening: Opening
-) -> AsyncIterator[Deltas]:
+async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> AsyncIterator[Deltas]:
     """Stream a chat; the opening learns the prompt's tokens when the server tells them."""
 
     async def deltas(events: AsyncIterator[bytes]) -> Deltas:
@@ -53,9 +51,7 @@ async def chat_stream(
 
 
 @asynccontextmanager
-async def continued_stream(
-    server: Server, dialect: Dialect, call: Call
-) -> AsyncIterator[Deltas]:
+async def continued_stream(server: Server, dialect: Dialect, call: Call) -> AsyncIterator[Deltas]:
     """Stream what continues a cut answer."""
 
     async def deltas(events: AsyncIterator[bytes]) -> Deltas:

@@ -204,7 +204,7 @@ class OpenAIEngine:
 
     async def _read(self, trace: _Trace, sampling: Sampling) -> tuple[Cut | None, str]:
         """Read a chat to its end, to a cut, or to the limit of the answer."""
-        session, finish, answered = trace.session, "", 0
+        session, finish = trace.session, ""
         stream = chat_stream(self._server, self._dialect, trace.opening)
         async with stream as deltas:
             async for _, delta in deltas:
@@ -213,10 +213,11 @@ class OpenAIEngine:
                 if cut is not None:
                     return cut, ""
                 finish = delta.finish or finish
-                if not session.inside and any(session.thinking):
-                    answered += len(delta.tokens)
-                    if answered >= sampling.answer_tokens and not delta.finish:
-                        return None, "length"
+                if session.answered > sampling.answer_tokens or (
+                    session.answered == sampling.answer_tokens and not finish
+                ):
+                    session.drop(session.answered - sampling.answer_tokens)
+                    return None, "length"
         return None, "stop" if finish == "stop" else "length"
 
     async def _continue(self, trace: _Trace, cut: Cut, sampling: Sampling) -> tuple[list[StreamToken], str]:

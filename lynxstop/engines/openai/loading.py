@@ -95,7 +95,7 @@ def load_openai(
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
     )
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
-    before = recipe.exit.cut == "before"
+    before = getattr(recipe.exit, "cut", "before") == "before"
     points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
     watch = StreamWatch(CueSet(recipe.cues.words, recipe.cues.paragraph), delimiters)
     policy = StopPolicy(
