@@ -20,7 +20,9 @@ def collect(
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Engine that generates: transformers.")] = "transformers",
+    engine: Annotated[
+        str, typer.Option(help="Engine that generates: transformers or openai.")
+    ] = "transformers",
     samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
     max_cues: Annotated[
@@ -34,6 +36,12 @@ def collect(
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the server, for the engine openai; its key is read from OPENAI_API_KEY."
+        ),
+    ] = None,
     argument: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE of the engine's own arguments, values as in JSON; may be repeated."),
@@ -53,6 +61,8 @@ def collect(
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
 
     - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=8192`
+
+    - `lynxstop collect NAME prompts.jsonl data/train --engine openai --base-url http://127.0.0.1:8000`
     """
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.collect.problems import load_problems
@@ -72,7 +82,7 @@ def collect(
         shard_size=shard_size,
         device=device,
         dtype=dtype,
-        arguments=_arguments(argument or []),
+        arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
         console=_output.console,
     )
     if json:

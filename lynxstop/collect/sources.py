@@ -111,5 +111,24 @@ def _no_arguments(engine: str, options: SourceOptions) -> None:
         raise ConfigError(f"The engine {engine} takes no further arguments: {', '.join(options.arguments)}.")
 
 
-ENGINES: dict[str, Loader] = {"transformers": _transformers}
+def _openai(model: str, recipe: Recipe, options: SourceOptions) -> Source:
+    from lynxstop.engines.openai.loading import load_openai
+
+    arguments = dict(options.arguments)
+    if "base_url" not in arguments:
+        raise ConfigError("The engine openai needs the server's address.", hint="Give --base-url URL.")
+    unknown = sorted(set(arguments) - {"base_url", "dialect", "seeded", "extra"})
+    if unknown:
+        raise ConfigError(
+            f"The engine openai has no argument {unknown[0]!r}.",
+            hint="It has: base_url, dialect, seeded, extra.",
+        )
+    if options.batch_size is not None:
+        arguments["concurrent"] = options.batch_size
+    loaded = load_openai(model, recipe, **arguments)
+    loaded.engine.policy = with_budget(loaded.engine.policy, recipe)
+    return loaded
+
+
+ENGINES: dict[str, Loader] = {"transformers": _transformers, "openai": _openai}
 """Loaders by the name that `lynxstop collect --engine` takes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,13 +78,21 @@ class OpenAIEngine:
         runner: asyncio.Runner | None = None,
         closing: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        self.policy: StopPolicy = terms.policy
         self._server, self._dialect, self._terms, self._model = server, dialect, terms, model
         self._tokenizer, self._concurrent, self._seeded = tokenizer, concurrent, seeded
         self._extra = extra or {}
         self._traces: dict[str, _Trace] = {}
         self._runner = asyncio.Runner() if runner is None else runner
         self._closing = closing
+
+    @property
+    def policy(self) -> StopPolicy:
+        """What may stop a request; it can be replaced."""
+        return self._terms.policy
+
+    @policy.setter
+    def policy(self, policy: StopPolicy) -> None:
+        self._terms = replace(self._terms, policy=policy)
 
     def close(self) -> None:
         """Close the connection and end the event loop."""
