@@ -11,9 +11,10 @@ import orjson
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
+from lynxstop.proxy.gather import gather
 from lynxstop.proxy.headers import for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
-from lynxstop.proxy.service import Service
+from lynxstop.proxy.service import Services
 from lynxstop.proxy.terms import KEY, Wish, read_wish
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.proxy.upstream import Upstream
@@ -37,14 +38,13 @@ class ChatHandler:
     config : ProxyConfig
     upstream : Upstream
     metrics : Metrics
-    service : Service
+    services : Services
     """
 
-    def __init__(self, config: ProxyConfig, upstream: Upstream, metrics: Metrics, service: Service) -> None:
-        self._config, self._upstream, self._metrics, self._service = config, upstream, metrics, service
-        policy = None if service.bundle is None else service.bundle.policy
-        self._policy = None if policy is None else policy.stop_policy()
-        self._default = None if policy is None else policy.default_risk
+    def __init__(self, config: ProxyConfig, upstream: Upstream, metrics: Metrics, services: Services) -> None:
+        self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
+        bundle = services.bundle
+        self._default = None if bundle is None else bundle.policy.default_risk
 
     async def __call__(self, incoming: Incoming, reply: Reply) -> None:
         """Answer one request."""
@@ -52,31 +52,34 @@ class ChatHandler:
         if not isinstance(body, dict):
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
-        wish = read_wish(incoming, body, self._config.policy, self._policy, self._default)
+        wish = read_wish(incoming, body, self._config.policy, self._services.policy, self._default)
         ours = KEY in body
         body = {name: value for name, value in body.items() if name != KEY}
         plain = orjson.dumps(body) if ours else incoming.body
-        if self._service.plugin:
-            await self._to_plugin(incoming, reply, body, wish, plain)
+        server = Connection(self._upstream, incoming.headers, self._config.limits.event_bytes)
+        service = await self._services.of(server, str(body.get("model")))
+        if service.plugin:
+            await self._pass(incoming, reply, self._for_plugin(body, wish, plain), "plugin")
             return
-        if (cause := self._untouched(body, wish)) is not None:
-            await self._pass(incoming, reply, plain, cause)
+        cause = service.cause or ("off" if wish.risk is None else why_untouched(body))
+        if cause is not None or service.terms is None or service.dialect is None:
+            await self._pass(incoming, reply, plain, cause or "no_bundle")
             return
+        chat = Chat(
+            server,
+            service.dialect,
+            service.terms,
+            Asked(body, wish.risk, wish.mode, wish.group),
+            lambda done: self._report(done, wish),
+        )
         try:
-            await self._watch(incoming, reply, body, wish)
+            await self._watch(incoming, reply, chat)
         except RefusedError as error:
             if reply.started:
                 raise
             # The server may dislike what we asked for on our own account: its own answer to the client's
             # request settles it.
             await self._pass(incoming, reply, plain, f"refused_{error.status}")
-
-    def _untouched(self, body: Json, wish: Wish) -> str | None:
-        if self._service.terms is None:
-            return "no_bundle"
-        if wish.risk is None:
-            return "off"
-        return why_untouched(body)
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
         """Pass the request on as it is."""
@@ -93,34 +96,21 @@ class ChatHandler:
                 await reply.send(chunk)
         await reply.end()
 
-    async def _to_plugin(
-        self, incoming: Incoming, reply: Reply, body: Json, wish: Wish, plain: bytes
-    ) -> None:
-        """Leave the decision to the plugin in the server; it answers by itself."""
-        if wish.named or self._config.policy != type(self._config.policy)(bundle=self._config.policy.bundle):
-            given = {
-                "lynxstop_risk": "off" if wish.risk is None else wish.risk,
-                "lynxstop_mode": str(wish.mode),
-            }
-            if wish.group is not None:
-                given["lynxstop_group"] = wish.group
-            plain = orjson.dumps({**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **given}})
-        await self._pass(incoming, reply, plain, "plugin")
+    def _for_plugin(self, body: Json, wish: Wish, plain: bytes) -> bytes:
+        """Put into a request what the plugin in the server is to know, if anything was said."""
+        own = self._config.policy
+        if not (wish.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
+            return plain
+        risk = "off" if wish.risk is None else wish.risk
+        given = {"lynxstop_risk": risk, "lynxstop_mode": str(wish.mode)}
+        if wish.group is not None:
+            given["lynxstop_group"] = wish.group
+        return orjson.dumps({**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **given}})
 
-    async def _watch(self, incoming: Incoming, reply: Reply, body: Json, wish: Wish) -> None:
-        terms = self._service.terms
-        assert terms is not None
-        server = Connection(self._upstream, incoming.headers, self._config.limits.event_bytes)
-        chat = Chat(
-            server,
-            self._service.dialect,
-            terms,
-            Asked(body, wish.risk, wish.mode, wish.group),
-            lambda done: self._report(done, wish),
-        )
+    async def _watch(self, incoming: Incoming, reply: Reply, chat: Chat) -> None:
         try:
             async with aclosing(chat.events()) as events:
-                if body.get("stream"):
+                if chat.asked.body.get("stream"):
                     await self._stream(reply, events)
                 else:
                     await self._answer(reply, [event async for event in events])
@@ -137,8 +127,6 @@ class ChatHandler:
         await reply.end(b"data: [DONE]\n\n")
 
     async def _answer(self, reply: Reply, events: list[Json]) -> None:
-        from lynxstop.proxy.gather import gather
-
         answer = gather(events)
         content = orjson.dumps(answer)
         headers = [(b"content-type", b"application/json"), _length(content)]
@@ -149,12 +137,11 @@ class ChatHandler:
         await reply.end(content)
 
     def _report(self, chat: Chat, wish: Wish) -> Json:
-        level = self._service.level(wish.risk, wish.group)
+        level = self._services.level(wish.risk, wish.group)
         return report(
             chat.session,
-            chat.session.cut,
             stopped=chat.stopped,
-            saved_share=None if level is None else self._service.saved.get(level.certificate),
+            saved_share=self._services.saved(level),
             certificate=None if level is None else level.certificate,
         )
 

@@ -70,6 +70,18 @@ class Connection:
         except orjson.JSONDecodeError:
             raise UpstreamError("The server answered with no JSON.", code="upstream_nonsense") from None
 
+    async def text(self, path: str) -> bytes:
+        """Ask for a text by GET; empty when the server has none.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached.
+        """
+        async with self._upstream.stream("GET", path, self._headers) as response:
+            found = await _whole(response)
+            return found if response.status == 200 else b""
+
     @asynccontextmanager
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
         """Stream the data of server-sent events; leaving the context closes the connection.

@@ -11,10 +11,16 @@ from typing import Any
 
 import uvicorn
 
+from lynxstop.artifacts.bundle import Bundle
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
+from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.service import Services
 from lynxstop.proxy.sources import load
+from lynxstop.proxy.terms import check_levels
+from lynxstop.proxy.upstream import Upstream
 
 KEEPALIVE_SECONDS = 75
 """Idle connections of clients live longer than those of usual load balancers (60 s), which then never meet
@@ -24,8 +30,25 @@ _VARIABLE = "_LYNXSTOP_PROXY"
 
 
 def build(config: ProxyConfig) -> App:
-    """Make the app that `lynxstop proxy` serves."""
-    return create_app(config)
+    """Make the app that `lynxstop proxy` serves.
+
+    Raises
+    ------
+    LynxstopError
+        When the bundle cannot be loaded, or a level of the configuration is not certified.
+    """
+    metrics = Metrics()
+    upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
+    bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
+    services = Services(bundle, config.upstream.dialect)
+    check_levels(config.policy, services.policy)
+    chat = ChatHandler(config, upstream, metrics, services)
+
+    async def belongs() -> str | None:
+        return services.trouble
+
+    handlers = {("POST", "/v1/chat/completions"): chat}
+    return create_app(config, handlers, upstream=upstream, metrics=metrics, checks={"bundle": belongs})
 
 
 def run(path: Path | None, flags: Mapping[str, Any]) -> None:

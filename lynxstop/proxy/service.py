@@ -1,45 +1,116 @@
-"""What the proxy serves by: a bundle, the server's dialect, and how the two go together."""
+"""What the proxy serves by: a bundle, the server's dialect, and whether the two belong together."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.core.stream import StreamWatch
-from lynxstop.errors import ConfigError
+from lynxstop.errors import LynxstopError
+from lynxstop.proxy.logs import logger
 from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.dialects.table import choose
+from lynxstop.remote.identity import identify
+from lynxstop.remote.server import Server
 from lynxstop.remote.session import Terms
 
-ENGINE = "openai"
+ENGINE = "OpenAIEngine"
 """Engine of the bundles whose traces were recorded through a server's stream."""
+
+RETRY_SECONDS = 10.0
+"""After a failed look at the server, requests pass through for so long before the next one."""
+
+_MOST_MODELS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A bundle served through a server's stream, or passed on to a plugin in the server.
+    """How the requests for one model are served.
 
     Parameters
     ----------
-    bundle : Bundle or None
-        None: nothing is ever stopped here.
-    dialect : Dialect
+    dialect : Dialect or None
     terms : Terms or None
-        None: the server has the plugin, or there is no bundle; requests are relayed.
+        What is watched and what may stop a request; None when nothing is decided here.
+    cause : str or None
+        Why not: requests are then passed through, and counted by it.
+    trouble : str or None
+        The same for operators, in a sentence; None when it is as it should be.
     """
 
-    bundle: Bundle | None
-    dialect: Dialect
-    terms: Terms | None
-    saved: Mapping[str, float] = field(default_factory=dict)
-    """Share of the thinking tokens that each certificate's level saved when it was certified."""
+    dialect: Dialect | None = None
+    terms: Terms | None = None
+    cause: str | None = None
+    trouble: str | None = None
 
     @property
     def plugin(self) -> bool:
         """Whether decisions are left to the plugin inside the server."""
-        return self.bundle is not None and self.terms is None
+        return self.cause == "plugin"
+
+
+class Services:
+    """The services of all models behind one server; the server is asked when a model is first named.
+
+    Parameters
+    ----------
+    bundle : Bundle or None
+        None: nothing is ever stopped.
+    dialect : str
+        Kind of server; "auto" asks it.
+    """
+
+    def __init__(self, bundle: Bundle | None, dialect: str = "auto") -> None:
+        self.bundle = bundle
+        self.policy = None if bundle is None else bundle.policy.stop_policy()
+        self._saved = {} if bundle is None else _saved(bundle)
+        self._terms = terms_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
+        self._name = dialect
+        self._dialect: Dialect | None = None
+        self._found: dict[str, Service] = {}
+        self._failed: dict[str, float] = {}
+        self._looking = asyncio.Lock()
+
+    async def of(self, server: Server, model: str) -> Service:
+        """Return the service of a model.
+
+        Parameters
+        ----------
+        server : Server
+            Asked about the model, if it has not been before.
+        model : str
+            As requests name it.
+        """
+        if self.bundle is None:
+            return Service(cause="no_bundle")
+        if (found := self._found.get(model)) is not None:
+            return found
+        if time.monotonic() < self._failed.get(model, 0.0) or len(self._found) >= _MOST_MODELS:
+            return Service(cause="unresolved")
+        async with self._looking:
+            if (found := self._found.get(model)) is not None:
+                return found
+            try:
+                found = await self._look(server, model)
+            except LynxstopError as error:
+                if len(self._failed) >= _MOST_MODELS:
+                    self._failed.clear()
+                self._failed[model] = time.monotonic() + RETRY_SECONDS
+                logger.warning("unresolved", extra={"fields": {"error": type(error).__name__}})
+                return Service(cause="unresolved", trouble=str(error))
+            self._found[model] = found
+        if found.trouble is not None:
+            logger.error("not_served", extra={"fields": {"cause": found.cause, "trouble": found.trouble}})
+        return found
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the bundle from being served to some model, or None."""
+        return next((found.trouble for found in self._found.values() if found.trouble), None)
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
@@ -48,42 +119,47 @@ class Service:
         found = {level.group: level for level in self.bundle.policy.levels if abs(level.risk - risk) < 1e-9}
         return found.get(group, found.get(None))
 
+    def saved(self, level: CertifiedLevel | None) -> float | None:
+        """Return the share of the thinking tokens that a level saved when it was certified."""
+        return None if level is None else self._saved.get(level.certificate)
 
-def make_service(bundle: Bundle | None, dialect: Dialect) -> Service:
-    """Decide how a bundle is served by a server of this dialect.
-
-    Raises
-    ------
-    ConfigError
-        When the bundle needs hidden states and the server takes no arguments for a plugin.
-    """
-    if bundle is None:
-        return Service(None, dialect, None)
-    policy = bundle.policy
-    if policy.engine != ENGINE:
-        if not dialect.plugin:
-            raise ConfigError(
-                f"The bundle {bundle.path} was certified inside the engine {policy.engine}; "
-                f"a {dialect.name} server shows only its stream.",
-                hint="Record with `lynxstop collect --engine openai` and certify a bundle on that.",
+    async def _look(self, server: Server, model: str) -> Service:
+        assert self.bundle is not None
+        if self._dialect is None:
+            self._dialect = await choose(self._name, server)
+        dialect, policy = self._dialect, self.bundle.policy
+        if self._terms is None:
+            if await dialect.has_plugin(server):
+                return Service(dialect, cause="plugin")
+            return Service(
+                dialect,
+                cause="no_plugin",
+                trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
             )
-        return Service(bundle, dialect, None, _saved(bundle))
-    return Service(bundle, dialect, terms_of(bundle), _saved(bundle))
+        fingerprint = await identify(server, dialect, model)
+        if different := policy.fingerprint.differences(fingerprint):
+            return Service(
+                dialect,
+                cause="fingerprint",
+                trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
+            )
+        exit_ids = await dialect.tokenize(server, model, policy.exit_text)
+        return Service(dialect, replace(self._terms, exit_ids=exit_ids))
 
 
 def terms_of(bundle: Bundle) -> Terms:
     """What a bundle watches for in a stream."""
-    policy: Any = bundle.policy
+    policy = bundle.policy
     return Terms(
         StreamWatch(policy.cues, policy.delimiters),
         policy.stop_policy(),
         policy.exit_text,
         policy.think_close,
-        policy.cut == "before",
+        getattr(policy, "cut", "behind") == "before",
     )
 
 
-def _saved(bundle: Bundle) -> dict[str, float]:
+def _saved(bundle: Bundle) -> Mapping[str, float]:
     found = {}
     for level in bundle.policy.levels:
         saved = json.loads((bundle.path / level.certificate).read_text()).get("saved")

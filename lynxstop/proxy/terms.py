@@ -86,6 +86,19 @@ def read_wish(
     return Wish(risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given))
 
 
+def check_levels(config: PolicyConfig, policy: StopPolicy | None) -> None:
+    """Make sure that the levels of the configuration are certified.
+
+    Raises
+    ------
+    ConfigError
+        When one is not; the message lists those that are.
+    """
+    if policy is not None:
+        for risk in (config.risk, *config.reasoning_effort.values()):
+            policy.level(None if risk == OFF else risk)
+
+
 def _given(incoming: Incoming, body: Mapping[str, Any]) -> dict[str, Any]:
     given = body.get(KEY)
     if given is None:

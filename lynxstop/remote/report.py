@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lynxstop.remote.session import Cut, StreamSession
+from lynxstop.remote.session import StreamSession
 
 
 def report(
     session: StreamSession,
-    cut: Cut | None,
     *,
     stopped: bool,
     saved_share: float | None,
@@ -21,16 +20,14 @@ def report(
     Parameters
     ----------
     session : StreamSession
-    cut : Cut or None
-        Where the exit cut, or would have.
     stopped : bool
-        Whether it did.
+        Whether the exit was taken, and not only decided.
     saved_share : float or None
         Share of the thinking tokens that the certified level saved on its calibration problems.
     certificate : str or None
         Name of the certificate that the level has.
     """
-    taken = session.session.exit
+    taken, cut = session.session.exit, session.cut
     thinking = sum(session.thinking) if cut is None else cut.thinking_tokens
     found: dict[str, Any] = {
         "exit": None,

@@ -20,6 +20,16 @@ class Server(Protocol):
         """
         ...
 
+    async def text(self, path: str) -> bytes:
+        """Ask for a text by GET; empty when the server has none.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached.
+        """
+        ...
+
     def events(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Stream the data of server-sent events; leaving the context closes the connection.
 

@@ -127,8 +127,9 @@ class Dialect(Protocol):
     """How one kind of server speaks; stateless."""
 
     name: str
-    plugin: bool
-    """Whether requests may carry arguments for a plugin inside the engine."""
+
+    async def has_plugin(self, server: Server) -> bool:
+        """Whether lynxstop runs inside the server's engine."""
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Return the chat request to send, so that its stream shows tokens and log-probabilities."""

@@ -29,7 +29,10 @@ class Vllm:
     """
 
     name = "vllm"
-    plugin = True
+
+    async def has_plugin(self, server: Server) -> bool:
+        """Look for the plugin's counters among the server's own."""
+        return b"lynxstop:" in await server.text("/metrics")
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for log-probabilities, token ids and usage."""
