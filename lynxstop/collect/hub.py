@@ -23,8 +23,8 @@ _FORM = re.compile(
 class HubName:
     """A data set's name: ``hf://NAME[@REVISION][:CONFIG]/SPLIT``.
 
-    `name` is as `datasets.load_dataset` takes it: an organisation and a name, or a local folder. The split may
-    be sliced, as in ``train[:500]``.
+    `name` is as `datasets.load_dataset` takes it: an organisation and a name, or a local folder. The split
+    may be sliced, as in ``train[:500]``.
     """
 
     name: str

@@ -96,7 +96,7 @@ def check_levels(config: PolicyConfig, policy: StopPolicy | None) -> None:
     """
     if policy is not None:
         for risk in (config.risk, *config.reasoning_effort.values()):
-            policy.level(None if risk == OFF else risk)
+            policy.level(risk if isinstance(risk, float) else None)
 
 
 def _given(incoming: Incoming, body: Mapping[str, Any]) -> dict[str, Any]:
