@@ -79,6 +79,11 @@ def describe(source: Source, order: Order) -> Meta:
     )
 
 
+def other_settings(before: Meta, asked: Meta, append: bool) -> list[str]:
+    """Names of the settings that keep two recordings apart; an append may ask for other traces."""
+    return [name for name in before.differences(asked) if not (append and name in _ASKED)]
+
+
 def begin(
     store: Store, asked: Meta, order: Order, *, resume: bool = True, append: bool = False
 ) -> tuple[Meta, Work]:
@@ -111,8 +116,7 @@ def begin(
         raise ConfigError(
             f"{store} holds a recording already.", hint="Resume it, or collect into a new folder."
         )
-    different = [name for name in before.differences(asked) if not (append and name in _ASKED)]
-    if different:
+    if different := other_settings(before, asked, append):
         raise ConfigError(
             f"{store} was recorded with other settings: {', '.join(different)}.",
             hint="Give the same settings to finish it, or collect into a new folder.",

@@ -24,6 +24,10 @@ class Store(Protocol):
     near: bool
     """Whether `local` costs nothing."""
 
+    def resolved(self) -> str:
+        """The place as other processes find it."""
+        ...
+
     def names(self) -> set[str]:
         """Files that are there."""
         ...
@@ -59,6 +63,10 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def resolved(self) -> str:
+        """Absolute path."""
+        return str(self.path.resolve())
 
     def names(self) -> set[str]:
         """Files that are there; none when there is no folder."""
@@ -104,6 +112,10 @@ class Remote:
             raise ConfigError(f"{url} is no place that fsspec knows: {error}.") from error
 
     def __str__(self) -> str:
+        return self._url
+
+    def resolved(self) -> str:
+        """The URL."""
         return self._url
 
     def names(self) -> set[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -91,6 +95,33 @@ class ScriptedSource:
     @property
     def setup(self):
         return self
+
+    def close(self):
+        pass
+
+
+@dataclass
+class Mortal(ScriptedEngine):
+    """Its process is killed at one request, unless the file `killed` says that it was already."""
+
+    at: str = ""
+    killed: str = ""
+
+    def _think(self, request, sampling):
+        if request.id == self.at and not Path(self.killed).exists():
+            Path(self.killed).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._think(request, sampling)
+
+
+def scripted(kind="ScriptedEngine", **options):
+    """A function that loads a scripted engine; the recording says it was a `ScriptedEngine`."""
+    return partial(_load, kind, options)
+
+
+def _load(kind, options):
+    engine = {"ScriptedEngine": ScriptedEngine, "Mortal": Mortal}[kind](**options)
+    return ScriptedSource(type("ScriptedEngine", (type(engine),), {})(**options))
 
 
 def problems(count: int) -> list[Problem]:
