@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,16 +14,22 @@ from lynxstop.cli import _output
 from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColumn, columns
 from lynxstop.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lynxstop.collect.cluster import Cluster
+
 
 def collect(
     model: Annotated[str, typer.Argument(help="Model folder (Hugging Face), or the engine's name for it.")],
     problems: Problems,
-    out: Annotated[Path, typer.Argument(help="Folder of the recorded data; resumed when it exists.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="Folder or URL (s3://...) of the recorded data; resumed when it exists."),
+    ],
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine that generates: transformers or openai.")
+        str, typer.Option(help="Engine that generates: transformers, openai, or ray with one of these.")
     ] = "transformers",
     samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
@@ -46,6 +54,20 @@ def collect(
         list[str] | None,
         typer.Option(help="NAME=VALUE of the engine's own arguments, values as in JSON; may be repeated."),
     ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add new problems, or more samples, to a finished data set.")
+    ] = False,
+    ray_engine: Annotated[
+        str | None, typer.Option(help="With --engine ray: the engine of every actor (transformers).")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help='With --engine ray: a running cluster, or "auto"; else one is started.')
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="With --engine ray: engines at once (what there is room for).")
+    ] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(min=0, help="With --engine ray (0).")] = None,
+    cpus_per_actor: Annotated[float | None, typer.Option(min=0, help="With --engine ray (1).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Record full traces, the features of every cue, and the answer forced there.
@@ -63,28 +85,43 @@ def collect(
     - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=8192`
 
     - `lynxstop collect NAME prompts.jsonl data/train --engine openai --base-url http://127.0.0.1:8000`
+
+    - `lynxstop collect MODEL more.jsonl data/train --recipe recipe.toml --append`
+
+    - `lynxstop collect MODEL train.jsonl s3://bucket/d --engine ray --ray-address auto --gpus-per-actor 1`
     """
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.collect.problems import load_problems
     from lynxstop.collect.recording import record
 
-    settings = Recipe.load(recipe) if recipe else Recipe()
-    result = record(
-        model,
-        load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
-        out,
-        settings,
-        engine=engine,
-        samples=samples,
-        max_cues=max_cues,
-        seed=seed,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        device=device,
-        dtype=dtype,
-        arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
-        console=_output.console,
+    cluster = _cluster(
+        engine,
+        ray_engine=ray_engine,
+        address=ray_address,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        cpus_per_actor=cpus_per_actor,
     )
+    settings = Recipe.load(recipe) if recipe else Recipe()
+    with redirect_stdout(sys.stderr):  # engines and Ray print there
+        result = record(
+            model,
+            load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
+            out,
+            settings,
+            engine=engine if cluster is None else ray_engine or "transformers",
+            samples=samples,
+            max_cues=max_cues,
+            seed=seed,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            device=device,
+            dtype=dtype,
+            arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
+            append=append,
+            cluster=cluster,
+            console=_output.console,
+        )
     if json:
         _output.emit(result)
     else:
@@ -92,6 +129,18 @@ def collect(
             f"{result['traces']} traces with {result['cues']} cues in {out}; "
             f"next: lynxstop train {out} BUNDLE"
         )
+
+
+def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster | None:
+    """Read the options of Ray; without it they are refused rather than ignored."""
+    from lynxstop.collect.cluster import Cluster
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if engine == "ray":
+        return Cluster(**given)
+    if given or ray_engine is not None:
+        raise ConfigError("Options of Ray are for --engine ray.", hint="Add it, or leave them out.")
+    return None
 
 
 def _arguments(given: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.cluster import Cluster, collect_on_ray
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import SourceOptions, load_source
@@ -20,7 +22,7 @@ from lynxstop.engines.types import Sampling
 def record(
     model: str | Path,
     problems: Sequence[Problem],
-    out: Path,
+    out: str | Path,
     recipe: Recipe,
     *,
     engine: str = "transformers",
@@ -32,9 +34,13 @@ def record(
     device: str | None = None,
     dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    append: bool = False,
+    cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Load a model with `lynxstop.collect.sources.load_source` and `collect` with it.
+
+    With a `cluster`, every actor of it loads the model, and `collect_on_ray` carries the collection out.
 
     Returns
     -------
@@ -48,18 +54,23 @@ def record(
     """
     options = SourceOptions(device=device, dtype=dtype, batch_size=batch_size, arguments=arguments or {})
     sampling = Sampling(**recipe.sampling.model_dump(), seed=seed)
-    with closing(load_source(engine, str(model), recipe, options)) as source:
-        data = collect(
-            source,
-            problems,
-            out,
-            sampling=sampling,
-            samples=samples,
-            max_cues=max_cues,
-            shard_size=shard_size,
-            console=console,
-        )
-    traces, cues = data.traces(), data.cues()
+    settings: dict[str, Any] = {
+        "sampling": sampling,
+        "samples": samples,
+        "max_cues": max_cues,
+        "shard_size": shard_size,
+        "append": append,
+        "console": console,
+    }
+    if cluster is not None:
+        folder = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+        load = partial(load_source, engine, folder, recipe, options)
+        data = collect_on_ray(load, problems, out, cluster=cluster, **settings)
+    else:
+        with closing(load_source(engine, str(model), recipe, options)) as source:
+            data = collect(source, problems, out, **settings)
+    traces = data.traces(["full_right", "full_status", "thinking_tokens"])
+    cues = data.cues(["agrees", "right"])
     return {
         "out": str(out),
         "traces": len(traces),
