@@ -32,6 +32,13 @@ def evaluate(
     risk: Annotated[float, typer.Option(help="Level at which rules are certified.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
     loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
+    points: Annotated[
+        str | None,
+        typer.Option(
+            help="Where rules may exit: cue, boundary, interval, joined by commas, or all; by default the "
+            "bundle's, else cues."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split by problem and of the intervals.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the rules.")] = None,
@@ -62,7 +69,7 @@ def evaluate(
     if loaded is not None and rules is None:
         _levels(loaded, recorded, csv, json)
     else:
-        _rules(recorded, loaded, rules or "all", risk, confidence, loss, seed, csv, report, json)
+        _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
 
 
 def _check(bundle: Bundle, recorded: DataSet) -> None:
@@ -82,12 +89,14 @@ def _rules(
     risk: float,
     confidence: float,
     loss: str,
+    points: str | None,
     seed: int,
     csv: Path | None,
     report: Path | None,
     json: bool,
 ) -> None:
     from lynxstop.artifacts import atomic
+    from lynxstop.core.points import points_named
     from lynxstop.evaluate.compare import compare
     from lynxstop.evaluate.report import SHOWN, as_csv, as_json, as_page, cells, lead, ordered
     from lynxstop.extras import need
@@ -106,6 +115,7 @@ def _rules(
             risk=risk,
             confidence=confidence,
             loss=loss,
+            points=None if points is None else points_named(points),
             seed=seed,
             progress=lambda what, done, total: bar.update(
                 task, description=what, completed=done, total=total

@@ -9,14 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.core.surface import INERT, Surfaces
+from lynxstop.errors import ConfigError
 
 CUE, BOUNDARY, INTERVAL = 1, 2, 4
 """Kinds, as bits: a cue; a token that ends a sentence, a clause or a line; every so many thinking tokens."""
 
 ALL = CUE | BOUNDARY | INTERVAL
 
+KINDS = {"cue": CUE, "boundary": BOUNDARY, "interval": INTERVAL, "all": ALL}
+"""Kinds by name."""
+
 _ENDS = tuple(end.encode() for end in ".?!;:,\n…。？！；：，、")
 _BLANK = b" \t\r"
+
+
+def points_named(names: str) -> int:
+    """Return kinds from names joined by commas, such as ``cue,boundary``.
+
+    Raises
+    ------
+    ConfigError
+        When a name is none of `KINDS`.
+    """
+    kinds = 0
+    for name in names.split(","):
+        if name not in KINDS:
+            raise ConfigError(f"There is no decision point {name!r}.", hint=f"There are: {', '.join(KINDS)}.")
+        kinds |= KINDS[name]
+    return kinds
 
 
 def is_boundary(symbols: Sequence[int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.run import calibrate
 from lynxstop.collect.storage import DataSet
+from lynxstop.core.points import INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import DataError
 from lynxstop.evaluate.first_finish import first_finish
@@ -52,6 +53,7 @@ def compare(
     *,
     probe: Probe | None = None,
     policy: StopPolicy | None = None,
+    points: int | None = None,
     risk: float = 0.05,
     confidence: float = 0.95,
     loss: str = "disagree",
@@ -69,6 +71,8 @@ def compare(
         Of a bundle; without one, a probe is trained on the training part when a rule needs it.
     policy : StopPolicy, optional
         Guards and kinds of decision points; all cues by default.
+    points : int, optional
+        Kinds of decision points in place of the policy's, bits of `lynxstop.core.points`.
     risk, confidence, loss
         What is certified, by `calibrate` with Learn then Test, for every rule on its own.
     seed : int
@@ -84,9 +88,17 @@ def compare(
             "Some decision points were recorded without their forced exit.",
             hint="Collect again without a limit of cues per trace.",
         )
-    parts = parts_of(data, seed)
     policy = policy or StopPolicy(exit_ids=data.meta.exit_ids)
-    logits = _logits(parts, probe, any("hidden" in rule.needs for rule in rules), seed, progress)
+    if points is not None:
+        policy = replace(policy, points=points, every=data.meta.every if points & INTERVAL else 0)
+    if policy.points & ~data.meta.points:
+        raise DataError(
+            "These decision points were not recorded.",
+            hint="Name them under [points] in the recipe, and collect.",
+        )
+    parts = parts_of(data, seed)
+    hidden = any("hidden" in rule.needs for rule in rules)
+    logits = _logits(parts, probe, hidden, policy.points, seed, progress)
     keys = [key for rule in rules for key in rule.signals]
     total, done = len(data.traces()), 0
 
@@ -124,7 +136,7 @@ def compare(
 
 
 def _logits(
-    parts: dict[str, Part], probe: Probe | None, needed: bool, seed: int, progress: Progress
+    parts: dict[str, Part], probe: Probe | None, needed: bool, points: int, seed: int, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Logits of every part's points; those of the training part by a probe that has not seen the problem."""
     if not needed:
@@ -137,6 +149,7 @@ def _logits(
         parts["train"],
         layer_sets=[parts["train"].layers],
         seed=seed,
+        points=points,
         progress=lambda done, total: progress("probe", done, total),
     )
     made = trained.probe

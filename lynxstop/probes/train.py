@@ -126,6 +126,7 @@ def train(
     penalties: Sequence[float] = PENALTIES,
     folds: int = 5,
     seed: int = 0,
+    points: int = CUE,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainedProbe:
     """Choose layers and penalty, fit, and keep the out-of-fold scores.
@@ -147,6 +148,8 @@ def train(
         Parts of the cross-validation, made of whole problems.
     seed : int
         Fixes the parts and the perceptron.
+    points : int
+        Kinds of decision points to learn from, bits of `lynxstop.core.points`.
     progress : callable, optional
         Called with the numbers of finished and of all candidates.
 
@@ -167,7 +170,7 @@ def train(
         raise ConfigError("There is no layer set or no penalty to try.")
     cues, owners = dataset.cues(), _owners(dataset)
     known = np.array([value is not None for value in cues[target].to_pylist()], dtype=bool)
-    known &= of_kind(cues, CUE)
+    known &= of_kind(cues, points)
     truth = np.array([bool(value) for value in cues[target].to_pylist()], dtype=bool)[known]
     parts = split(truth, owners[known], folds, seed)
     table: list[Candidate] = []
