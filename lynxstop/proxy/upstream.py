@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
 from lynxstop.errors import UpstreamError
-from lynxstop.extras import need
 from lynxstop.proxy.headers import Headers, without
+from lynxstop.proxy.transport import failure, make_transport
 
 if TYPE_CHECKING:
     from lynxstop.proxy.config import UpstreamConfig
-
-KEEPALIVE_SECONDS = 3.0
-"""Idle connections are dropped before servers do (uvicorn: 5 s), so that no request meets a dead one."""
 
 _KEYS = (b"authorization", b"x-api-key")
 
@@ -138,11 +133,11 @@ class Upstream:
         except httpx.InvalidURL:
             raise UpstreamError("The request's path cannot be passed on.", code="bad_path") from None
         except Exception as error:
-            # The adapter lets some errors of aiohttp through as they are.
-            if not isinstance(error, httpx.HTTPError) and not type(error).__module__.startswith("aiohttp"):
+            known = failure(error)
+            if known is None:
                 raise
             finished = True
-            raise _failure(error) from None
+            raise known from None
         except (asyncio.CancelledError, GeneratorExit):
             if not finished or response is None:
                 self.on_abort("client_gone")
@@ -163,58 +158,9 @@ class Upstream:
     def _ready(self) -> httpx.AsyncClient:
         if self._client is None:
             self._client = httpx.AsyncClient(
-                transport=_transport(self.config.transport),
+                transport=make_transport(self.config.transport),
                 timeout=self._timeout,
                 follow_redirects=False,
                 trust_env=False,
             )
         return self._client
-
-
-def _transport(name: str) -> httpx.AsyncBaseTransport:
-    """Make the transport; without limits, since the proxy has its own."""
-    if name == "auto":
-        name = "aiohttp" if find_spec("httpx_aiohttp") is not None else "httpx"
-    if name == "httpx":
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS
-        )
-        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-    adapter: Any = need("httpx_aiohttp", "fast")
-    aiohttp: Any = need("aiohttp", "fast")
-
-    def session() -> Any:
-        # The adapter's own session would stop at 100 connections and add headers of its own.
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
-        )
-
-    transport: httpx.AsyncBaseTransport = adapter.AiohttpTransport(client=session, trust_env=False)
-    return transport
-
-
-def _failure(error: Exception) -> UpstreamError:
-    """Say what happened, without the address or anything of the exchange."""
-    cause = error.__cause__
-    # The aiohttp adapter calls every lost connection a timeout.
-    lost = type(cause).__module__.startswith("aiohttp") and not isinstance(cause, TimeoutError)
-    if isinstance(error, httpx.TimeoutException) and not lost:
-        if isinstance(error, httpx.ConnectTimeout) or type(cause).__name__ == "ConnectionTimeoutError":
-            return UpstreamError(
-                "The server behind the proxy cannot be reached in time.",
-                code="upstream_unreachable",
-                status=504,
-            )
-        return UpstreamError("The server behind the proxy fell silent.", code="upstream_timeout", status=504)
-    if isinstance(error, httpx.ConnectError):
-        return UpstreamError(
-            "The server behind the proxy cannot be reached.",
-            code="upstream_unreachable",
-            hint="Try again when it is up.",
-        )
-    return UpstreamError("The server behind the proxy broke off its answer.", code="upstream_died")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
+
+from lynxstop.proxy.app import App, create_app
+from lynxstop.proxy.config import ProxyConfig
 
 
 @contextmanager
@@ -37,3 +41,35 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
         thread.join(30)
         listener.close()
         assert not thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def proxied(address: str, app: App | None = None, **sections: Any) -> Iterator[Proxied]:
+    """Serve the proxy in front of an address; `sections` are those of the configuration."""
+    sections["upstream"] = {"url": address, **sections.get("upstream", {})}
+    made = create_app(ProxyConfig.model_validate(sections)) if app is None else app
+    with serving(made, proxy_headers=False) as url:
+        yield Proxied(url, made)
+
+
+class Proxied(NamedTuple):
+    """A proxy that serves.
+
+    Attributes
+    ----------
+    url : str
+    app : App
+    """
+
+    url: str
+    app: App
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return the value of a metric; 0 when it has not been counted."""
+        return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; a test's own timeout ends the wait."""
+    while not condition():
+        time.sleep(0.005)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
-from servers import serving
+from servers import eventually, serving
 
 from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.server import MockServer
@@ -199,6 +198,5 @@ def test_what_a_real_server_refuses_is_refused(url: str) -> None:
 
 
 def settled(url: str) -> Any:
-    while (stats := httpx.get(url + "/stats").json())["active"]:
-        time.sleep(0.01)
-    return stats
+    eventually(lambda: not httpx.get(url + "/stats").json()["active"])
+    return httpx.get(url + "/stats").json()

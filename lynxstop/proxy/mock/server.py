@@ -265,6 +265,7 @@ async def _stream(
             frame += b": ping" + next(ends) + next(ends)
         for piece in _pieces(frame, knobs.split):
             await reply.send(piece)
+            await asyncio.sleep(0)
 
     if wire.chat:
         for run in runs:

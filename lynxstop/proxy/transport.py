@@ -1,0 +1,104 @@
+"""How requests travel: httpx itself, or aiohttp under it, which takes half the processor time per event."""
+
+from __future__ import annotations
+
+import ssl
+from importlib.util import find_spec
+from typing import Any
+
+import httpx
+
+from lynxstop.errors import UpstreamError
+from lynxstop.extras import need
+
+KEEPALIVE_SECONDS = 3.0
+"""Idle connections are dropped before servers do (uvicorn: 5 s), so that no request meets a dead one."""
+
+_CONNECTING = ("ClientConnectorError", "ConnectionTimeoutError")
+
+
+def make_transport(name: str) -> httpx.AsyncBaseTransport:
+    """Make a transport without limits: the proxy has its own.
+
+    Parameters
+    ----------
+    name : str
+        "httpx", "aiohttp", or "auto" for aiohttp where it is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        When aiohttp is asked for and not installed.
+    """
+    if name == "aiohttp" or (name == "auto" and find_spec("httpx_aiohttp") is not None):
+        adapter: Any = need("httpx_aiohttp", "fast")
+        session = _Session()
+        transport: httpx.AsyncBaseTransport = adapter.AiohttpTransport(client=session, trust_env=False)
+        transport.aclose = session.close  # type: ignore[method-assign]
+        return transport
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS
+    )
+    return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+
+
+def failure(error: Exception) -> UpstreamError | None:
+    """Say what happened, without the address or anything of the exchange; None when it was not the network.
+
+    The adapter calls every lost connection of aiohttp a timeout and lets some of its errors through: they are
+    told apart by their cause.
+    """
+    cause = error if _of_aiohttp(error) else error.__cause__
+    if _of_aiohttp(cause):
+        silent = isinstance(cause, TimeoutError)
+        unreached = any(kind.__name__ in _CONNECTING for kind in type(cause).__mro__)
+    elif isinstance(error, httpx.HTTPError):
+        silent = isinstance(error, httpx.TimeoutException)
+        unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+    else:
+        return None
+    if unreached:
+        return UpstreamError(
+            "The server behind the proxy cannot be reached.",
+            code="upstream_unreachable",
+            status=504 if silent else 502,
+            hint="Try again when it is up.",
+        )
+    if silent:
+        return UpstreamError("The server behind the proxy fell silent.", code="upstream_timeout", status=504)
+    return UpstreamError("The server behind the proxy broke off its answer.", code="upstream_died")
+
+
+class _Session:
+    """The adapter's session of aiohttp: no limit of 100, no headers of its own, no quoting."""
+
+    def __init__(self) -> None:
+        self._session: Any = None
+
+    def __call__(self) -> _Session:
+        """Be what the adapter asks for before each request."""
+        return self
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """Send a request to an address that is not quoted again."""
+        aiohttp: Any = need("aiohttp", "fast")
+        yarl: Any = need("yarl", "fast")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+            )
+        return self._session.request(method, yarl.URL(url, encoded=True), **options)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _of_aiohttp(error: BaseException | None) -> bool:
+    return type(error).__module__.startswith("aiohttp")
