@@ -1,0 +1,148 @@
+"""A session over a server's stream: decisions, cuts, and what is held back."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynxstop.core.judging import Statistics
+from lynxstop.core.session import Mode, Reason, Session
+from lynxstop.remote.dialects.base import Delta
+from lynxstop.remote.follow import follow
+from lynxstop.remote.session import StreamSession
+from lynxstop.remote.tokens import StreamToken, behind
+
+EXIT = b"\n</think>\n\nThe answer is "
+TEXTS = [
+    b" so",
+    b" wait",
+    b"Wait",
+    b"er",
+    b" a",
+    b"w",
+    b"ait",
+    b",",
+    b" hmm.",
+    b"\n\n",
+    b" hold",
+    b" on",
+    b"x Wait",
+]
+TOKENS = st.lists(
+    st.tuples(st.sampled_from(TEXTS), st.floats(-6, -0.01), st.floats(0.1, 5)), min_size=1, max_size=40
+)
+
+
+def tokens_of(drawn):
+    return [
+        StreamToken(text, own, [(b" a", -gap / 9), (b"\n", -gap), (b"q", -2 * gap)])
+        for text, own, gap in drawn
+    ]
+
+
+@given(TOKENS, st.floats(-6, 0), st.booleans())
+def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(make_terms, drawn, threshold, before):
+    terms, tokens = make_terms(threshold, before=before), tokens_of(drawn)
+    stream = StreamSession(terms, risk=0.05)
+    stream.mark(opens=True)
+    cut = next((found for token in tokens if (found := stream.read(token))), None)
+
+    core = Session(terms.watch, terms.policy, (), risk=0.05)
+    core.read(0)
+    core.decide()
+    stopped = None
+    for place, token in enumerate(tokens[:-1]):
+        core.read(terms.watch.vocabulary.number(token.text))
+        known = behind(tokens[place + 1].top, token.logprob, EXIT)
+        if core.decide(math.nan, known) is not None:
+            stopped = place
+            break
+    assert (cut is None) == (stopped is None)
+    if cut is not None:
+        assert stream.session.exit == core.exit
+        assert stream.session.events == core.events
+        assert len(stream.tokens) == stopped + 2
+
+
+@given(TOKENS, st.booleans())
+def test_nothing_that_was_let_go_lies_behind_the_cut(make_terms, drawn, before):
+    stream = StreamSession(make_terms(before=before), risk=0.05)
+    stream.mark(opens=True)
+    gone = 0
+    for token in tokens_of(drawn):
+        cut = stream.read(token)
+        if cut is not None:
+            assert gone <= cut.index
+            text = stream.text(cut)
+            assert b"".join(t.text for t in stream.tokens).startswith(text)
+            if before:
+                event = stream.session.events[stream.session.exit.cue]
+                assert cut.index <= event.index
+            else:
+                assert cut.index == stream.session.exit.seen_at + 1
+            return
+        held = stream.held
+        gone = max(gone, len(stream.tokens) if held is None else held)
+
+
+@given(TOKENS)
+def test_in_shadow_it_decides_and_goes_on(make_terms, drawn):
+    stopping, shadow = (
+        StreamSession(make_terms(), risk=0.05, mode=mode) for mode in (Mode.STOP, Mode.SHADOW)
+    )
+    for session in (stopping, shadow):
+        session.mark(opens=True)
+    for token in tokens_of(drawn):
+        stopping.read(token)
+        assert shadow.read(token) is None
+        assert shadow.held is None
+    assert shadow.session.exit == stopping.session.exit
+    assert shadow.cut == stopping.cut
+
+
+def test_a_budget_cuts_behind_the_token_that_spent_it(make_terms):
+    session = StreamSession(make_terms(math.inf, budget=2), risk=None)
+    session.mark(opens=True)
+    cuts = [session.read(StreamToken(text)) for text in (b" a", b" so", b" a")]
+    assert [cut is None for cut in cuts] == [True, True, False]
+    assert cuts[-1].index == 3
+    assert cuts[-1].thinking_tokens == 2
+    assert session.session.exit.reason is Reason.BUDGET
+
+
+def test_decisions_see_what_is_recorded():
+    known = behind([(b"a", -0.1), (b"b", -2.5)], -0.3, b"b")
+    assert known == Statistics(*map(float, np.array(known, np.float32)))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_block_closes_by_its_delimiter_or_by_the_field_of_the_text(make_terms, shown):
+    session = StreamSession(make_terms(math.inf), risk=None)
+    follow(session, Delta(thinking=" so a", tokens=[StreamToken(b" so"), StreamToken(b" a")]))
+    assert session.inside
+    answer = [StreamToken(b"</think>")] * shown + [StreamToken(b" a")]
+    follow(session, Delta(content=" a", tokens=answer))
+    assert not session.inside
+    assert sum(session.thinking) == 2
+    assert session.answered == 1
+
+
+def test_one_event_may_hold_thinking_and_answer(make_terms):
+    session = StreamSession(make_terms(math.inf), risk=None)
+    texts = [b" so", b" a", b"</think>", b" a", b" so"]
+    follow(session, Delta(" so a", " a so", [StreamToken(text) for text in texts]))
+    assert [t for t, thought in zip(session.tokens, session.thinking, strict=True) if thought] == [
+        StreamToken(b" so"),
+        StreamToken(b" a"),
+    ]
+    assert session.answered == 2
+
+
+def test_delimiters_in_the_text_are_understood(make_terms):
+    session = StreamSession(make_terms(math.inf), risk=None)
+    for text in (b"<think>", b" so", b"</", b"think>", b" a"):
+        follow(session, Delta(content=text.decode(), tokens=[StreamToken(text)]))
+    assert sum(session.thinking) >= 1
+    assert not session.inside
