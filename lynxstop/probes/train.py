@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from lynxstop.core.points import CUE, of_kind
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
+from lynxstop.probes.export import export_probe
+from lynxstop.probes.fitting import ClassWeight
 from lynxstop.probes.probe import Probe
-from lynxstop.probes.rivals import Folds, alone, rival_signals
+from lynxstop.probes.rivals import alone, rival_signals
+from lynxstop.probes.search import PENALTIES, area, areas, by_penalty, out_of_fold, split
 from lynxstop.probes.trainer import ProbeTrainer
 
 Target = Literal["agrees", "right"]
-
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class Candidate(NamedTuple):
@@ -39,7 +40,7 @@ class TrainedProbe:
     ----------
     probe : Probe
         Fitted on all cues.
-    trainer : ProbeTrainer
+    trainer : ProbeTrainer or another classifier
         The fitted classifier behind it.
     chosen : Candidate
     table : tuple of Candidate
@@ -64,7 +65,7 @@ class TrainedProbe:
     """
 
     probe: Probe
-    trainer: ProbeTrainer
+    trainer: Any
     chosen: Candidate
     table: tuple[Candidate, ...]
     auc: float
@@ -81,12 +82,12 @@ class TrainedProbe:
         """All but arrays, ready for JSON and for the bundle's card."""
         return {
             "target": self.target,
-            "kind": self.trainer.kind,
+            "kind": getattr(self.trainer, "kind", type(self.trainer).__name__),
             "cues": self.cues,
             "problems": self.problems,
             "rate": self.rate,
             "layers": list(self.chosen.layers),
-            "C": self.trainer.C,
+            "C": getattr(self.trainer, "C_", None),
             "auc": self.auc,
             "rivals": self.rivals,
             "platt": list(self.platt),
@@ -122,6 +123,9 @@ def train(
     *,
     target: Target = "agrees",
     kind: str = "logistic",
+    estimator: Any = None,
+    class_weight: ClassWeight = "auto",
+    backend: str = "auto",
     layer_sets: Iterable[Sequence[int]] | None = None,
     penalties: Sequence[float] = PENALTIES,
     folds: int = 5,
@@ -140,6 +144,10 @@ def train(
         Foresee that the answer forced at the cue equals the full trace's, or that it equals gold.
     kind : {"logistic", "mlp"}
         The layers are always chosen with the logistic probe, which is fast; then the kind is fitted on them.
+    estimator : classifier, optional
+        One of yours, in place of a kind; it must be one that `lynxstop.probes.export.export_probe` knows.
+    class_weight, backend
+        As in `ProbeTrainer`.
     layer_sets : iterable of sequences of int, optional
         Sets of recorded layers to try; by default `default_layer_sets`.
     penalties : sequence of float
@@ -174,27 +182,41 @@ def train(
     truth = np.array([bool(value) for value in cues[target].to_pylist()], dtype=bool)[known]
     parts = split(truth, owners[known], folds, seed)
     table: list[Candidate] = []
+    held_out: dict[Candidate, NDArray[np.float32]] = {}
+    search = ProbeTrainer(class_weight=class_weight, backend=backend)
     for layers in sets:
         features = _features(dataset, layers, known)
-        for penalty in penalties:
-            table.append(_try(ProbeTrainer(C=penalty), layers, features, truth, parts))
-            if progress is not None:
-                progress(len(table), len(sets) * len(penalties))
+        found = by_penalty(search, penalties, features, truth, parts, overwrite=True)
+        for penalty, scores in zip(penalties, found, strict=True):
+            own = areas(truth, scores, parts)
+            table.append(Candidate(layers, penalty, float(np.mean(own)), float(np.std(own))))
+            held_out[table[-1]] = scores
+        del features
+        if progress is not None:
+            progress(len(table), len(sets) * len(penalties))
     chosen = simplest(table, len(parts))
     features = _features(dataset, chosen.layers, known)
-    trainer = ProbeTrainer(kind=kind, C=chosen.C if kind == "logistic" else 1.0, seed=seed)
-    held_out = _out_of_fold(trainer, features, truth, parts)
-    trainer.fit(features, truth)
+    plain = kind == "logistic" and estimator is None
+    trainer = estimator or ProbeTrainer(
+        kind,
+        chosen.C if kind == "logistic" else 1.0,
+        seed=seed,
+        class_weight=class_weight,
+        backend=backend,
+        copy=False,
+    )
+    logits = held_out[chosen] if plain else out_of_fold(trainer, features, truth, parts)
+    trainer = need("sklearn.base", "calibrate").clone(trainer).fit(features, truth)
     scores = np.full(len(known), np.nan, np.float32)
-    scores[known] = held_out
+    scores[known] = logits
     return TrainedProbe(
-        probe=trainer.to_probe(chosen.layers),
+        probe=export_probe(trainer, chosen.layers),
         trainer=trainer,
         chosen=chosen,
         table=tuple(table),
-        auc=_area(truth, held_out),
+        auc=area(truth, logits),
         rivals={name: alone(signal[known], truth, parts) for name, signal in rival_signals(cues).items()},
-        platt=platt(held_out, truth),
+        platt=platt(logits, truth),
         scores=scores,
         target=target,
         cues=len(truth),
@@ -223,27 +245,6 @@ def default_layer_sets(recorded: Sequence[int]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys([*sets, tuple(layers)]))
 
 
-def split(truth: NDArray[np.bool_], problems: NDArray[Any], folds: int, seed: int) -> Folds:
-    """Part cues into folds of whole problems with about equal shares of both outcomes.
-
-    Raises
-    ------
-    DataError
-        When that is impossible.
-    """
-    if folds < 2:
-        raise ConfigError("Cross-validation needs at least 2 folds.")
-    least = min((len(set(problems[truth == side].tolist())) for side in (False, True)), default=0)
-    if least < folds:
-        raise DataError(
-            f"Training needs cues of both outcomes from at least {folds} problems each; there are {least}.",
-            hint="Collect more problems, easier and harder ones.",
-        )
-    splitter = need("sklearn.model_selection", "calibrate").StratifiedGroupKFold
-    parts = splitter(folds, shuffle=True, random_state=seed).split(truth, truth, problems)
-    return [(train.astype(np.int64), test.astype(np.int64)) for train, test in parts]
-
-
 def platt(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> tuple[float, float]:
     """Slope and intercept of the logistic curve through the scores."""
     model = (
@@ -254,10 +255,6 @@ def platt(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> tuple[float,
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
-def _area(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    return float(need("sklearn.metrics", "calibrate").roc_auc_score(truth, scores))
-
-
 def _owners(dataset: TrainingData) -> NDArray[Any]:
     traces = dataset.traces()
     return np.repeat(np.array(traces["problem_id"].to_pylist(), dtype=object), traces["cues"].to_numpy())
@@ -265,33 +262,10 @@ def _owners(dataset: TrainingData) -> NDArray[Any]:
 
 def _features(dataset: TrainingData, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
     features = dataset.features(layers, rows)
-    if not np.isfinite(features).all():
+    blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
+    if wrong := sum(int((~np.isfinite(block)).any(axis=1).sum()) for block in blocks):
         raise DataError(
-            f"{int((~np.isfinite(features)).any(axis=1).sum())} cues have features that are not finite.",
+            f"{wrong} cues have features that are not finite.",
             hint="Collect again in bfloat16 or float32; float16 overflows in some models.",
         )
     return features
-
-
-def _try(
-    trainer: ProbeTrainer,
-    layers: tuple[int, ...],
-    features: NDArray[np.float32],
-    truth: NDArray[np.bool_],
-    parts: Folds,
-) -> Candidate:
-    scores = _out_of_fold(trainer, features, truth, parts)
-    areas = [_area(truth[test], scores[test]) for _, test in parts]
-    return Candidate(layers, trainer.C, float(np.mean(areas)), float(np.std(areas)))
-
-
-def _out_of_fold(
-    trainer: ProbeTrainer, features: NDArray[np.float32], truth: NDArray[np.bool_], parts: Folds
-) -> NDArray[np.float32]:
-    scores = np.empty(len(truth), np.float32)
-    layers = (0,)
-    base = need("sklearn.base", "calibrate")
-    for train, test in parts:
-        fitted = base.clone(trainer).fit(features[train], truth[train])
-        scores[test] = fitted.to_probe(layers).score(features[test])
-    return scores
