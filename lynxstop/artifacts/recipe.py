@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,25 @@ class Recipe(_Section):
             When the file is missing, not TOML, or holds an unknown or wrong key.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text()))
+            content = tomllib.loads(path.read_text())
         except OSError as error:
             raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"The recipe {path} is not TOML: {error}.") from error
+        return cls.read(content, f"The recipe {path}")
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], what: str = "The recipe") -> Recipe:
+        """Check the content of a recipe; `what` names it in errors.
+
+        Raises
+        ------
+        ConfigError
+            On an unknown or wrong key.
+        """
+        try:
+            return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"The recipe {path} has a wrong value at {where}: {first['msg']}.") from error
+            raise ConfigError(f"{what} has a wrong value at {where}: {first['msg']}.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
@@ -12,7 +12,7 @@ from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.thinking import Delimiters, detect_delimiters
 from lynxstop.core.watch import Watch, check_exit, compile_watch
-from lynxstop.errors import FingerprintError, TokenizerError
+from lynxstop.errors import ConfigError, FingerprintError, TokenizerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,23 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         every=recipe.points.every,
     )
     return _compiled(recipe.cues.cue_set, delimiters, exit_text, policy, tokenizer)
+
+
+def with_budget(policy: StopPolicy, recipe: Recipe) -> StopPolicy:
+    """Return the policy of full traces: with a budget that leaves room for an answer.
+
+    Raises
+    ------
+    ConfigError
+        When `max_tokens` leaves no room for thinking.
+    """
+    if policy.budget is not None:
+        return policy
+    sampling = recipe.sampling
+    room = len(policy.exit_ids) + sampling.answer_tokens + 1
+    if sampling.max_tokens <= room:
+        raise ConfigError(f"max_tokens {sampling.max_tokens} leaves no room for thinking.")
+    return replace(policy, budget=sampling.max_tokens - room)
 
 
 def setup_from_bundle(bundle: Bundle, tokenizer: Any) -> Setup:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import with_budget
 from lynxstop.collect.source import Source
-from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, ModelError
 
 
@@ -78,23 +78,6 @@ def folder_of(model: str) -> Path:
     return folder
 
 
-def with_budget(policy: StopPolicy, recipe: Recipe) -> StopPolicy:
-    """Return the policy of full traces: with a budget that leaves room for an answer.
-
-    Raises
-    ------
-    ConfigError
-        When `max_tokens` leaves no room for thinking.
-    """
-    if policy.budget is not None:
-        return policy
-    sampling = recipe.sampling
-    room = len(policy.exit_ids) + sampling.answer_tokens + 1
-    if sampling.max_tokens <= room:
-        raise ConfigError(f"max_tokens {sampling.max_tokens} leaves no room for thinking.")
-    return replace(policy, budget=sampling.max_tokens - room)
-
-
 def _transformers(model: str, recipe: Recipe, options: SourceOptions) -> Source:
     from lynxstop.engines.transformers.loading import load_engine
 
@@ -104,6 +87,20 @@ def _transformers(model: str, recipe: Recipe, options: SourceOptions) -> Source:
     )
     loaded.engine.policy = with_budget(loaded.engine.policy, recipe)
     return loaded
+
+
+def _vllm(model: str, recipe: Recipe, options: SourceOptions) -> Source:
+    from lynxstop.engines.vllm.loading import load_engine
+
+    if options.device is not None:
+        raise ConfigError("vLLM finds its device by itself.", hint="Leave the device out.")
+    return load_engine(
+        model,
+        recipe,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        arguments=options.arguments,
+    )
 
 
 def _no_arguments(engine: str, options: SourceOptions) -> None:
@@ -130,5 +127,5 @@ def _openai(model: str, recipe: Recipe, options: SourceOptions) -> Source:
     return loaded
 
 
-ENGINES: dict[str, Loader] = {"transformers": _transformers, "openai": _openai}
+ENGINES: dict[str, Loader] = {"transformers": _transformers, "vllm": _vllm, "openai": _openai}
 """Loaders by the name that `lynxstop collect --engine` takes."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.core.points import CUE
 from lynxstop.core.session import CueEvent, Exit, Mode
 from lynxstop.errors import ConfigError
 
@@ -53,6 +55,29 @@ class Signals:
     """Log-probability of the most likely token minus that of the first exit token."""
     min_logprob: float
     mean_logprob: float
+
+    @classmethod
+    def at(
+        cls, events: Sequence[CueEvent], number: int, behind: Sequence[float], logprobs: Sequence[float]
+    ) -> Signals:
+        """Return the signals at an event.
+
+        Parameters
+        ----------
+        events : sequence of CueEvent
+            Of the whole trace so far.
+        number : int
+            Which of them.
+        behind : sequence of float
+            Entropy, top gap and end margin behind its token.
+        logprobs : sequence of float
+            Of all generated tokens.
+        """
+        index = events[number].index
+        start = next((event.index + 1 for event in reversed(events[:number]) if event.kind & CUE), 0)
+        since = logprobs[start : index + 1] or logprobs[index : index + 1]
+        entropy, gap, margin = (float(value) for value in behind)
+        return cls(entropy, gap, margin, min(since), math.fsum(since) / len(since))
 
 
 @dataclass(frozen=True, slots=True)

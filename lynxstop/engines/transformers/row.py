@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.core.judging import Statistics
-from lynxstop.core.points import CUE
-from lynxstop.core.session import UNKNOWN, CueEvent, Phase, Session
+from lynxstop.core.session import UNKNOWN, Phase, Session
 from lynxstop.engines.types import Generation, Request, Sampling, Signals, Tokens
 
 
@@ -80,15 +77,9 @@ class Row:
             return
         events = self.session.events
         for number in range(len(self._signals), len(events)):
-            index = events[number].index
-            features, (entropy, gap, margin) = self._held[index]
-            since = (
-                self.logprobs[_behind_cue(events[:number]) : index + 1] or self.logprobs[index : index + 1]
-            )
+            features, behind = self._held[events[number].index]
             self._features.append(features)
-            self._signals.append(
-                Signals(float(entropy), float(gap), float(margin), min(since), math.fsum(since) / len(since))
-            )
+            self._signals.append(Signals.at(events, number, behind.tolist(), self.logprobs))
         self._held = {index: held for index, held in self._held.items() if index == len(self.ids) - 1}
 
     def close(self, finish: str, record: bool, width: int) -> Generation:
@@ -118,8 +109,3 @@ class Row:
         if self._statistics:
             found[: len(self._statistics)] = self._statistics
         return Tokens(np.array(self.ids, np.int32), np.array(self._thinking, bool), found)
-
-
-def _behind_cue(events: list[CueEvent]) -> int:
-    """Index of the first token behind the last cue."""
-    return next((event.index + 1 for event in reversed(events) if event.kind & CUE), 0)

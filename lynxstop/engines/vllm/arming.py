@@ -11,7 +11,6 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
-from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.machine import FusedMachine, fuse
@@ -117,10 +116,10 @@ def arm(config: Any, settings: Settings) -> Armed:
         _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
     else:
         assert settings.recipe is not None
-        recipe = Recipe.load(settings.recipe)
+        recipe = settings.recipe
         layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
         name, probe, setup = (
-            str(settings.recipe),
+            "a recipe",
             _silent(layers, width),
             setup_from_recipe(recipe, tokenizer),
         )

@@ -38,7 +38,8 @@ class Desk:
         self.armed = armed
         self.watcher = watcher
         self.metrics: Metrics = watcher.metrics
-        self.slots = Slots(watcher.sessions, runner.max_num_reqs, watcher.recorder)
+        followers = [one for one in (watcher.recorder, watcher.draws) if one is not None]
+        self.slots = Slots(watcher.sessions, runner.max_num_reqs, followers)
         self._logged = False
 
     def look(self, logits: Tensor, ctx: Any) -> None:

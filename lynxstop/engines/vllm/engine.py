@@ -6,46 +6,53 @@ vLLM's prefix cache mostly still holds.
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lynxstop.artifacts.setup import Setup
+from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
-from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals
-from lynxstop.engines.vllm.spool import Recorded, read_spool
+from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
+from lynxstop.engines.vllm.spool import Recorded, take_spool
 from lynxstop.errors import ConfigError, DataError
 
-_PATIENCE = 10.0
-"""Seconds to wait for rows that the engine's process has not written yet."""
+_AT_ONCE = 1 << 21
+"""Prompt tokens of forced exits that are handed to vLLM in one call."""
 
 
 @dataclass(slots=True)
 class CacheUse:
-    """Prompt tokens of forced exits, and how many of them the prefix cache held."""
+    """Prompt tokens of forced exits, and how many of them the prefix cache held, as vLLM counts them."""
 
     cached: int = 0
     total: int = 0
 
 
 class VllmEngine:
-    """Generates traces and forced exits in a running `vllm.LLM`.
+    """Generates traces and forced exits in a running `vllm.LLM`; see `lynxstop.engines.vllm.loading`.
+
+    Greedy tokens are vLLM's own; others are drawn by the request's own random numbers, so that a trace is
+    that of the transformers engine but for differences in the last bits of the logits.
 
     Parameters
     ----------
     llm : vllm.LLM
-        Started with lynxstop recording to `spool`, by a recipe or with a bundle.
+        Started with lynxstop recording to `spool`, by a recipe or with a bundle, and with
+        `lynxstop.engines.vllm.loading.EXTENSION` as `worker_extension_cls`.
     setup : Setup
         Compiled for the model's tokenizer.
     layers : tuple of int
         Layers that are recorded.
     spool : Path
-        Folder it records to.
+        Folder it records to; files are removed once they are read.
+    policy : StopPolicy, optional
+        The policy that `llm` follows, where it is not that of `setup`.
 
     Attributes
     ----------
@@ -53,49 +60,64 @@ class VllmEngine:
         Of all forced exits so far.
     """
 
-    def __init__(self, llm: Any, setup: Setup, layers: tuple[int, ...], spool: Path) -> None:
+    def __init__(
+        self,
+        llm: Any,
+        setup: Setup,
+        layers: tuple[int, ...],
+        spool: Path,
+        policy: StopPolicy | None = None,
+    ) -> None:
         self.llm = llm
         self.watch = setup.watch
-        self.policy = setup.policy
+        self.policy = policy or setup.policy
         self.layers = layers
         self.spool = spool
         config = llm.llm_engine.model_config
-        self.width = config.hf_text_config.hidden_size * len(layers)
+        self.width: int = config.hf_text_config.hidden_size * len(layers)
         ends = config.try_get_generation_config().get("eos_token_id", ())
         self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {
             llm.get_tokenizer().eos_token_id
         }
         self.cache = CacheUse()
-        self._run = 0
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, record: bool = False
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        record: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Generation]:
         """Generate all requests; see `lynxstop.engines.transformers.TransformersEngine.generate`.
 
-        Random numbers are vLLM's: a sampled trace is not repeated by another run.
+        The prefix cache is emptied first: what comes out depends on these requests only.
 
         Raises
         ------
         DataError
             When rows that were recorded do not arrive.
         """
-        self._run += 1
-        names = [f"{os.getpid()}.{self._run}.{number}" for number in range(len(requests))]
-        given = [
-            {"lynxstop_risk": "off" if r.risk is None else r.risk, "lynxstop_mode": str(r.mode)}
-            | ({"lynxstop_record": name} if record else {})
-            for r, name in zip(requests, names, strict=True)
-        ]
-        params = [self._params(sampling, sampling.max_tokens, extra_args=args) for args in given]
+        self.llm.reset_prefix_cache()
+        params = []
+        for number, request in enumerate(requests):
+            arguments = {
+                "lynxstop_risk": "off" if request.risk is None else request.risk,
+                "lynxstop_mode": str(request.mode),
+            }
+            if record:
+                arguments |= _recording(number, sampling.max_tokens)
+            params.append(self._params(sampling, sampling.max_tokens, request, 0, arguments))
         prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
-        outputs = [result.outputs[0] for result in self.llm.generate(prompts, params, use_tqdm=False)]
-        made = [self._generation(r, output, sampling) for r, output in zip(requests, outputs, strict=True)]
-        if record:
-            rows = self._rows({(n, e.index) for n, g in zip(names, made, strict=True) for e in g.events})
-            for name, generation in zip(names, made, strict=True):
-                _attach(generation, [rows[name, event.index] for event in generation.events], self.width)
-        yield from made
+        results = self.llm.generate(prompts, params, use_tqdm=False)
+        rows = self._rows() if record else {}
+        for number, (request, result) in enumerate(zip(requests, results, strict=True)):
+            generation, thinking = self._generation(request, result.outputs[0], sampling)
+            if record:
+                self._attach(generation, thinking, rows.pop(str(number), {}))
+            yield generation
+            if progress is not None:
+                progress(number + 1, len(requests))
 
     def force_exits(
         self,
@@ -109,94 +131,130 @@ class VllmEngine:
         ------
         ConfigError
             When a cut lies outside its trace.
+        DataError
+            When rows that were recorded do not arrive.
         """
         places = [[event.seen_at for event in g.events] for g in generations] if cuts is None else cuts
         answers: list[list[Answer]] = [[Answer((), (), "length")] * len(of_trace) for of_trace in places]
-        prompts, params, targets = [], [], []
-        forced = list(self.policy.exit_ids)
+        prompts: list[dict[str, list[int]]] = []
+        params: list[Any] = []
+        targets: list[tuple[int, int]] = []
+        tokens = 0
         for trace, (generation, of_trace) in enumerate(zip(generations, places, strict=True)):
+            if of_trace and not 0 <= min(of_trace) <= max(of_trace) < len(generation.output_ids):
+                raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
             for ordinal, cut in enumerate(of_trace):
-                if not 0 <= cut < len(generation.output_ids):
-                    raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
-                room = min(sampling.answer_tokens, sampling.max_tokens - (cut + 1 + len(forced)))
-                if room > 0:
-                    prefix = [*generation.request.prompt_ids, *generation.output_ids[: cut + 1], *forced]
-                    prompts.append({"prompt_token_ids": prefix})
-                    params.append(
-                        self._params(
-                            sampling, room, extra_args={"lynxstop_risk": "off", "lynxstop_record": 0}
-                        )
-                    )
-                    targets.append((trace, ordinal))
-        for (trace, ordinal), result in zip(
-            targets, self.llm.generate(prompts, params, use_tqdm=False) if prompts else (), strict=True
-        ):
-            ids, logprobs, finish = self._strip(result.outputs[0])
-            answers[trace][ordinal] = Answer(tuple(ids), tuple(logprobs), finish)
-            self.cache.cached += result.num_cached_tokens or 0
-            self.cache.total += len(result.prompt_token_ids)
+                start = cut + 1 + len(self.policy.exit_ids)
+                room = min(sampling.answer_tokens, sampling.max_tokens - start)
+                if room <= 0:
+                    continue
+                behind = [*generation.output_ids[: cut + 1], *self.policy.exit_ids]
+                prompts.append({"prompt_token_ids": [*generation.request.prompt_ids, *behind]})
+                arguments = {"lynxstop_risk": "off"} | _recording(len(targets), 1)
+                params.append(self._params(sampling, room, generation.request, start, arguments))
+                targets.append((trace, ordinal))
+                tokens += len(prompts[-1]["prompt_token_ids"])
+            if prompts and (tokens >= _AT_ONCE or trace == len(generations) - 1):
+                for (at, ordinal), answer in zip(targets, self._answers(prompts, params), strict=True):
+                    answers[at][ordinal] = answer
+                prompts, params, targets, tokens = [], [], [], 0
         return answers
 
-    def _params(self, sampling: Sampling, tokens: int, **options: Any) -> Any:
+    def _answers(self, prompts: list[dict[str, list[int]]], params: list[Any]) -> Iterator[Answer]:
+        results = self.llm.generate(prompts, params, use_tqdm=False)
+        rows = self._rows()
+        for number, result in enumerate(results):
+            self.cache.cached += result.num_cached_tokens or 0
+            self.cache.total += len(result.prompt_token_ids)
+            ids, logprobs, finish = self._strip(result.outputs[0])
+            first = rows.get(str(number), {}).get(-1)
+            if first is None:
+                raise DataError(f"Recorded rows are missing from {self.spool}.", hint="Is its disk full?")
+            yield Answer(tuple(ids), tuple(logprobs), finish, float(first.statistics[1]))
+
+    def _params(
+        self, sampling: Sampling, tokens: int, request: Request, start: int, arguments: dict[str, Any]
+    ) -> Any:
+        """Greedy parameters, and what tells the plugin to draw tokens where they are not to be greedy."""
         from vllm import SamplingParams
 
+        if sampling.temperature > 0:
+            how = {"request": request.id, "start": start, "sampling": asdict(sampling)}
+            arguments = arguments | {"lynxstop_draw": how}
         return SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
+            temperature=0.0,
             max_tokens=tokens,
             logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
-            **options,
+            extra_args=arguments,
         )
 
     def _strip(self, output: Any) -> tuple[list[int], list[float], str]:
         """Tokens without the end of sequence, their log-probabilities, and how they ended."""
-        ids = list(output.token_ids)
-        logprobs = [one[token].logprob for one, token in zip(output.logprobs, ids, strict=True)]
+        ids, flat = list(output.token_ids), output.logprobs
+        logprobs = [flat.logprobs[place] for place in flat.start_indices]
         ended = bool(ids) and ids[-1] in self.eos_ids
         return (ids[:-1], logprobs[:-1], "stop") if ended else (ids, logprobs, "length")
 
-    def _generation(self, request: Request, output: Any, sampling: Sampling) -> Generation:
-        """Replay the tokens through a session: events, and the limit of tokens behind the thinking block."""
+    def _generation(
+        self, request: Request, output: Any, sampling: Sampling
+    ) -> tuple[Generation, NDArray[np.bool_]]:
+        """Replay the tokens through a session: events, the limit of tokens behind the thinking block, and
+        which tokens are thinking."""
         ids, logprobs, finish = self._strip(output)
         session = Session(self.watch, self.policy, request.prompt_ids, risk=None, mode=request.mode)
         end = sampling.max_tokens
         answering = False
+        thinking = np.zeros(len(ids), dtype=np.bool_)
         for number, token in enumerate(ids):
             if number >= end:
                 ids, logprobs, finish = ids[:number], logprobs[:number], "length"
                 break
             session.read(token)
+            thinking[number] = session.thought
             session.decide(None)
             if not answering and session.phase is Phase.ANSWERING:
                 answering, end = True, min(end, number + 1 + sampling.answer_tokens)
         session.finish()
-        thinking = session.thinking_tokens
-        return Generation(request, ids, thinking, finish, session.events, session.exit, logprobs=logprobs)
+        count = session.thinking_tokens
+        made = Generation(request, ids, count, finish, session.events, session.exit, logprobs=logprobs)
+        return made, thinking[: len(ids)]
 
-    def _rows(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], Recorded]:
-        late = time.monotonic() + _PATIENCE
-        while True:
-            rows = {(row.request, row.token): row for row in read_spool(self.spool)}
-            if wanted <= rows.keys():
-                return rows
-            if time.monotonic() > late:
-                missing = len(wanted - rows.keys())
-                raise DataError(
-                    f"{missing} recorded cues are missing from {self.spool}.", hint="Is its disk full?"
-                )
-            time.sleep(0.2)
+    def _rows(self) -> dict[str, dict[int, Recorded]]:
+        """Take what was recorded since the last time, by request and token; the last row of a token holds."""
+        self.llm.collective_rpc("lynxstop_flush")
+        rows: dict[str, dict[int, Recorded]] = {}
+        for row in take_spool(self.spool):
+            rows.setdefault(row.request, {})[row.token] = row
+        return rows
+
+    def _attach(self, generation: Generation, thinking: NDArray[np.bool_], rows: dict[int, Recorded]) -> None:
+        """Give a trace what was recorded of it: as from the transformers engine, nothing is known behind
+        the last token of an output that a limit cut."""
+        count = len(generation.output_ids)
+        known = count if generation.finish == "stop" else count - 1
+        found = np.full((count, 4), math.nan, np.float32)
+        found[:, 3] = generation.logprobs
+        missing = [index for index in range(known) if index not in rows]
+        seen = [rows[event.index].features for event in generation.events if event.index in rows]
+        states = [state for state in seen if state is not None]
+        if missing or len(states) < len(generation.events):
+            raise DataError(
+                f"Recorded rows of {generation.request.id!r} are missing from {self.spool}.",
+                hint="Is its disk full?",
+            )
+        for index in range(known):
+            found[index, :3] = rows[index].statistics[1:]
+        generation.tokens = Tokens(np.array(generation.output_ids, np.int32), thinking, found)
+        generation.features = np.stack(states) if states else np.zeros((0, self.width), np.float32)
+        generation.signals = [
+            Signals.at(
+                generation.events, number, rows[event.index].statistics[1:].tolist(), generation.logprobs
+            )
+            for number, event in enumerate(generation.events)
+        ]
 
 
-def _attach(generation: Generation, rows: list[Recorded], width: int) -> None:
-    generation.features = (
-        np.stack([row.features for row in rows]) if rows else np.zeros((0, width), np.float32)
-    )
-    generation.signals = []
-    start = 0
-    for row in rows:
-        since = generation.logprobs[start : row.token + 1]
-        start = row.token + 1
-        _, entropy, gap, margin = row.statistics.tolist()
-        generation.signals.append(Signals(entropy, gap, margin, min(since), sum(since) / len(since)))
+def _recording(number: int, tokens: int) -> dict[str, Any]:
+    return {"lynxstop_record": str(number), "lynxstop_statistics": tokens}

@@ -1,4 +1,4 @@
-"""Recording: features and statistics of cue rows, copied to the host once per step that has any."""
+"""Recording: features of cue rows, and statistics of rows, copied to the host once per step that has any."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from torch import Tensor
 from lynxstop.engines.transformers.observe import statistics
 from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.spool import Recorded, Spool
+from lynxstop.engines.vllm.terms import Terms
+
+_SHOWN = 4
+"""Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
 
 
 class Recorder:
-    """Hands the cue rows of recorded requests to a spool.
+    """Hands rows of recorded requests to a spool: cues, and the first tokens where these are asked for.
 
     Parameters
     ----------
@@ -35,16 +39,19 @@ class Recorder:
         self.spool = spool
         self.names: list[str | None] = [None] * slots
         self._on = np.zeros(slots, dtype=np.bool_)
+        self._first = np.zeros(slots, dtype=np.int64)
         self._end_token = end_token
         self._made_up = 0
 
-    def start(self, slot: int, name: str | None) -> None:
-        """Record the request that gets a slot under a name ("" makes one up), or do not (None)."""
+    def start(self, slot: int, terms: Terms) -> None:
+        """Record the request that gets a slot under its name ("" makes one up), or do not (None)."""
+        name = terms.record
         if name == "":
             self._made_up += 1
             name = f"request-{self._made_up}"
         self.names[slot] = name
         self._on[slot] = name is not None
+        self._first[slot] = terms.statistics
 
     def look(
         self,
@@ -54,29 +61,55 @@ class Recorder:
         features: Callable[[Tensor], Tensor],
         logits: Tensor,
     ) -> None:
-        """Record the cue rows of a step, from logits that nothing has been forced on yet."""
+        """Record rows of a step, from logits that nothing has been raised in yet."""
         recorded = self._on[slots]
         if not recorded.any():
             return
-        rows = sessions.candidates()
-        rows = rows[recorded[rows]]
+        at_cue = np.zeros(len(slots), dtype=np.bool_)
+        at_cue[sessions.candidates()] = True
+        rows = (recorded & (at_cue | (self._first[slots] > 0))).nonzero()[0]
         if not len(rows):
             return
-        places = torch.from_numpy(rows).to(logits.device)
+        tokens = np.array(indices(rows), dtype=np.int64)
+        kept = at_cue[rows] | (tokens + 1 < self._first[slots[rows]])
+        rows, tokens = rows[kept], tokens[kept]
+        if not len(rows):
+            return
+        cues = rows[at_cue[rows]]
+        shown, scores, states = self._fetch(sessions, features, logits, rows, cues)
+        of_cue = {row: number for number, row in enumerate(cues.tolist())}
+        found = []
+        for row, slot, token, (position, *known) in zip(
+            rows.tolist(), slots[rows].tolist(), tokens.tolist(), shown.tolist(), strict=True
+        ):
+            number = of_cue.get(row)
+            score = np.nan if number is None else scores[number]
+            line = np.array([score, *known], np.float32)
+            state = None if number is None else states[number].copy()
+            found.append(Recorded(self.names[slot] or "", token, int(position), line, state))
+        self.spool.add(found)
+
+    def _fetch(
+        self,
+        sessions: Seats,
+        features: Callable[[Tensor], Tensor],
+        logits: Tensor,
+        rows: NDArray[np.int64],
+        cues: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Bring everything to the host in one transfer: numbers of rows, scores and features of cues."""
         scores, positions = sessions.shown()
-        block = torch.cat(
-            [
-                scores[places].unsqueeze(1),
-                statistics(logits[places].float().log_softmax(dim=-1), self._end_token),
-                positions[places].unsqueeze(1).float(),
-                features(places),
-            ],
-            dim=1,
-        )
+        places = torch.from_numpy(rows).to(logits.device)
+        parts = [
+            positions[places].unsqueeze(1).float(),
+            statistics(logits[places].float().log_softmax(dim=-1), self._end_token),
+        ]
+        block = torch.cat(parts, dim=1).flatten()
+        if len(cues):
+            at = torch.from_numpy(cues).to(logits.device)
+            block = torch.cat([block, scores[at], features(at).flatten()])
         host = block.cpu().numpy()
-        self.spool.add(
-            [
-                Recorded(self.names[slot] or "", index, int(line[4]), line[:4].copy(), line[5:].copy())
-                for slot, index, line in zip(slots[rows].tolist(), indices(rows), host, strict=True)
-            ]
-        )
+        shown, rest = host[: len(rows) * _SHOWN].reshape(len(rows), _SHOWN), host[len(rows) * _SHOWN :]
+        if not len(cues):
+            return shown, rest, np.zeros((0, 0), np.float32)
+        return shown, rest[: len(cues)], rest[len(cues) :].reshape(len(cues), -1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms
 
@@ -20,6 +19,13 @@ class Parked(NamedTuple):
     read: int
 
 
+class Follower(Protocol):
+    """What keeps something of its own per slot."""
+
+    def start(self, slot: int, terms: Terms) -> None:
+        """Hear which request gets a slot."""
+
+
 class Slots:
     """Slots of watched requests; the last one, `idle`, is shared by all others.
 
@@ -27,9 +33,9 @@ class Slots:
     read a token in that step, since it is the prompt's last.
     """
 
-    def __init__(self, sessions: Seats, count: int, recorder: Recorder | None = None) -> None:
+    def __init__(self, sessions: Seats, count: int, followers: Sequence[Follower] = ()) -> None:
         self.sessions = sessions
-        self._recorder = recorder
+        self._followers = followers
         self.idle = count
         self.watched = np.zeros(count + 1, dtype=np.bool_)
         self.filling = np.zeros(count + 1, dtype=np.bool_)
@@ -51,8 +57,8 @@ class Slots:
             self.sessions.admit(slot, prompt_ids, terms)
         else:
             self.sessions.resume(slot, parked.state)
-        if self._recorder is not None:
-            self._recorder.start(slot, terms.record)
+        for follower in self._followers:
+            follower.start(slot, terms)
         self.watched[slot] = terms.watched
         self.filling[slot] = self._arrivals = True
         self._new[slot] = outputs == 0

@@ -11,13 +11,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import vllm
 
 from lynxstop.engines.vllm.settings import read_settings
 from lynxstop.engines.vllm.terms import PREFIX
 from lynxstop.errors import ConfigError, LynxstopError
+
+if TYPE_CHECKING:
+    from lynxstop.engines.vllm.processor import LynxstopProcessor
+    from lynxstop.engines.vllm.recorder import Recorder
 
 TESTED = ("0.32",)
 """Versions of vLLM whose inner workings are known."""
@@ -109,9 +113,9 @@ def _loading(load: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -
 
 def _hand_over(runner: Any, armed: Any) -> None:
     from lynxstop.engines.vllm.desk import FirstDesk, SecondDesk
+    from lynxstop.engines.vllm.draws import Draws
     from lynxstop.engines.vllm.hidden import HiddenStates
     from lynxstop.engines.vllm.metrics import Metrics
-    from lynxstop.engines.vllm.processor import LynxstopProcessor
     from lynxstop.engines.vllm.recorder import Recorder
     from lynxstop.engines.vllm.spool import Spool
     from lynxstop.engines.vllm.watcher import Watcher
@@ -121,10 +125,7 @@ def _hand_over(runner: Any, armed: Any) -> None:
     if not first and runner.sampler is None:
         logger.info("lynxstop: this pipeline stage does not sample and stays idle.")
         return
-    everyone = (
-        runner.input_batch.logitsprocs.all if first else getattr(runner.sampler, "logits_processors", ())
-    )
-    ours = [one for one in everyone if isinstance(one, LynxstopProcessor)]
+    ours = _processors(runner)
     if not ours:
         raise ConfigError(
             "vLLM did not take up lynxstop's logits processor.",
@@ -144,13 +145,14 @@ def _hand_over(runner: Any, armed: Any) -> None:
         config.model_config.dtype,
         runner.device,
     )
-    sessions = make_sessions(armed, runner.device, runner.max_num_reqs + 1)
+    slots = runner.max_num_reqs + 1
+    sessions = make_sessions(armed, runner.device, slots)
+    metrics = Metrics(served_name(config), sessions.counters)
     recorder = None
     if armed.settings.record is not None:
-        recorder = Recorder(
-            Spool(armed.settings.record), runner.max_num_reqs + 1, armed.setup.policy.exit_ids[0]
-        )
-    watcher = Watcher(sessions, hidden, Metrics(served_name(config), sessions.counters), recorder)
+        spool = Spool(armed.settings.record, lost=lambda rows: metrics.count("dropped", rows))
+        recorder = Recorder(spool, slots, armed.setup.policy.exit_ids[0])
+    watcher = Watcher(sessions, hidden, metrics, recorder, Draws(slots))
     desk = (FirstDesk if first else SecondDesk)(runner, armed, watcher)
     if isinstance(desk, SecondDesk):
         _before(runner, "finish_requests", desk.finishing)
@@ -181,6 +183,22 @@ def make_sessions(armed: Any, device: Any, slots: int) -> Any:
     return SingleSessions(
         armed.machine.watch, policy, armed.probe, device, slots, armed.closed, record=record
     )
+
+
+def recorder_of(runner: Any) -> Recorder | None:
+    """Return what records at a runner; None where nothing does."""
+    desks = [one.desk for one in _processors(runner) if one.desk is not None]
+    return desks[0].watcher.recorder if desks else None
+
+
+def _processors(runner: Any) -> list[LynxstopProcessor]:
+    from lynxstop.engines.vllm.processor import LynxstopProcessor
+
+    if hasattr(runner, "input_batch"):
+        everyone = runner.input_batch.logitsprocs.all
+    else:
+        everyone = getattr(runner.sampler, "logits_processors", ())
+    return [one for one in everyone if isinstance(one, LynxstopProcessor)]
 
 
 def _before(runner: Any, name: str, notice: Callable[..., None]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError
 
@@ -33,8 +34,8 @@ class Settings:
     ----------
     bundle : Path, optional
         Bundle to serve.
-    recipe : Path, optional
-        Recipe to record by where there is no bundle yet: nothing is scored, and only its budget stops.
+    recipe : Recipe, optional
+        To record by where there is no bundle yet: nothing is scored, and only its budget stops.
     risk : float or "off", optional
         Level of requests that name none; the bundle's default when None, "off" to stop only on request.
     mode : Mode
@@ -44,7 +45,7 @@ class Settings:
     """
 
     bundle: Path | None = None
-    recipe: Path | None = None
+    recipe: Recipe | None = None
     risk: float | str | None = None
     mode: Mode = Mode.STOP
     record: Path | None = None
@@ -68,7 +69,7 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
     Raises
     ------
     ConfigError
-        On an unknown key or a value of the wrong kind.
+        On an unknown key, a value of the wrong kind, or a recipe that cannot be read.
     """
     given = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
     if not isinstance(given, Mapping):
@@ -97,7 +98,7 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
         raise ConfigError("A recipe is only recorded by.", hint='Add "record": "FOLDER", or serve a bundle.')
     return Settings(
         bundle=_path(found["bundle"], "bundle") if "bundle" in found else None,
-        recipe=_path(found["recipe"], "recipe") if "recipe" in found else None,
+        recipe=_recipe(found["recipe"]) if "recipe" in found else None,
         risk=parse_risk(found["risk"]) if "risk" in found else None,
         mode=parse_mode(found.get("mode", Mode.STOP)),
         record=_path(found["record"], "record") if "record" in found else None,
@@ -134,6 +135,11 @@ def parse_mode(value: object) -> Mode:
         return Mode(str(value))
     except ValueError:
         raise ConfigError(f"A mode is one of {', '.join(Mode)}, not {value!r}.") from None
+
+
+def _recipe(value: object) -> Recipe:
+    """Load a recipe from a file, or take one that is written out in the settings."""
+    return Recipe.read(value) if isinstance(value, Mapping) else Recipe.load(_path(value, "recipe"))
 
 
 def _path(value: object, key: str) -> Path:

@@ -1,8 +1,8 @@
-"""What the engine recorded of cues, in files that outlive its worker.
+"""What the engine recorded of tokens, in files that outlive its worker.
 
 ::
 
-    FOLDER/cues-<process>-<number>.safetensors     one row per cue candidate; written whole or not at all
+    FOLDER/cues-<process>-<number>.safetensors     one row per recorded token; written whole or not at all
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,42 +22,50 @@ from safetensors.numpy import save
 from lynxstop.artifacts.atomic import write_bytes
 from lynxstop.errors import DataError
 
-FORMAT = "lynxstop-spool-1"
+FORMAT = "lynxstop-spool-2"
+_BYTES = 32
+"""Of a row without features, about."""
 STATISTICS = ("score", "entropy", "top_gap", "end_margin")
 
 
 class Recorded(NamedTuple):
-    """One token that completes a cue; whether the cue is whole shows in the tokens behind it.
+    """One token: one that completes a cue, or any token of a request whose statistics were asked for.
+
+    Whether a cue is whole shows in the tokens behind it. A token recorded twice was read again behind a
+    preemption: the last row holds.
 
     Parameters
     ----------
     request : str
         The text given as `lynxstop_record`, or a name made up for the request.
     token : int
-        Index of the token among the generated ones.
+        Index of the token among the generated ones; -1 for the last one of the prompt.
     position : int
         Thinking tokens up to and including it.
     statistics : float32 array of shape (4,)
-        Score (logit), and entropy, top gap and end margin of the next token, in nats.
-    features : float32 array of shape (width,)
+        Score (logit; NaN but at cues), and entropy, top gap and end margin of the next token, in nats.
+    features : float32 array of shape (width,), or None
+        At tokens that complete a cue.
     """
 
     request: str
     token: int
     position: int
     statistics: NDArray[np.float32]
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] | None
 
 
 class Spool:
-    """Writes rows in files of at most `rows`; what waits longer than a second is written by a thread.
+    """Writes rows in files of some `size`; what waits longer than a second is written by a thread.
 
     Parameters
     ----------
     folder : Path
         Made when missing.
-    rows : int
-        Most rows that are kept in memory.
+    size : int
+        Most bytes that are kept in memory.
+    lost : callable, optional
+        Called with a number of rows that could not be written.
 
     Attributes
     ----------
@@ -65,12 +73,16 @@ class Spool:
         Rows lost because a file could not be written.
     """
 
-    def __init__(self, folder: Path, rows: int = 1024) -> None:
+    def __init__(
+        self, folder: Path, size: int = 1 << 22, lost: Callable[[int], None] = lambda rows: None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.dropped = 0
-        self._rows = rows
+        self._size = size
+        self._lost = lost
         self._waiting: list[Recorded] = []
+        self._bytes = 0
         self._lock = threading.Lock()
         self._number = 0
         self._timer: threading.Timer | None = None
@@ -79,7 +91,8 @@ class Spool:
         """Take rows over."""
         with self._lock:
             self._waiting += rows
-            full = len(self._waiting) >= self._rows
+            self._bytes += sum(_BYTES + (0 if row.features is None else row.features.nbytes) for row in rows)
+            full = self._bytes >= self._size
             if not full and self._timer is None:
                 self._timer = threading.Timer(1.0, self.flush)
                 self._timer.daemon = True
@@ -90,7 +103,7 @@ class Spool:
     def flush(self) -> None:
         """Write what waits; rows that cannot be written are dropped and counted."""
         with self._lock:
-            rows, self._waiting = self._waiting, []
+            rows, self._waiting, self._bytes = self._waiting, [], 0
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -98,17 +111,25 @@ class Spool:
                 return
             self._number += 1
             path = self.folder / f"cues-{os.getpid()}-{self._number:06}.safetensors"
-            tensors = {
-                "index": np.array([row.token for row in rows], np.int32),
-                "position": np.array([row.position for row in rows], np.int32),
-                "statistics": np.stack([row.statistics for row in rows]),
-                "features": np.stack([row.features for row in rows]),
-            }
-            names = json.dumps([row.request for row in rows])
             try:
-                write_bytes(path, save(tensors, {"format": FORMAT, "requests": names}))
+                write_bytes(path, _pack(rows))
             except (DataError, OSError):
                 self.dropped += len(rows)
+                self._lost(len(rows))
+
+
+def _pack(rows: list[Recorded]) -> bytes:
+    names: dict[str, int] = {}
+    features = [row.features for row in rows if row.features is not None]
+    tensors = {
+        "request": np.array([names.setdefault(row.request, len(names)) for row in rows], np.int32),
+        "index": np.array([row.token for row in rows], np.int32),
+        "position": np.array([row.position for row in rows], np.int32),
+        "statistics": np.stack([row.statistics for row in rows]),
+        "cues": np.array([i for i, row in enumerate(rows) if row.features is not None], np.int32),
+        "features": np.stack(features) if features else np.zeros((0, 0), np.float32),
+    }
+    return save(tensors, {"format": FORMAT, "requests": json.dumps(list(names))})
 
 
 def read_spool(folder: Path) -> Iterator[Recorded]:
@@ -119,15 +140,39 @@ def read_spool(folder: Path) -> Iterator[Recorded]:
     DataError
         When a file is damaged or of another version.
     """
-    for path in sorted(folder.glob("cues-*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise DataError(f"{path} is not a spool of this version.")
-                names = json.loads(metadata["requests"])
-                columns = [file.get_tensor(name) for name in ("index", "position", "statistics", "features")]
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is damaged and cannot be read.", hint="Record it again.") from error
-        for name, index, position, statistics, features in zip(names, *columns, strict=True):
-            yield Recorded(name, int(index), int(position), statistics, features)
+    for path in files(folder):
+        yield from _read(path)
+
+
+def take_spool(folder: Path) -> Iterator[Recorded]:
+    """Read all rows of a spool as `read_spool` does; each file is removed once it is read.
+
+    Raises
+    ------
+    DataError
+        When a file is damaged or of another version.
+    """
+    for path in files(folder):
+        yield from _read(path)
+        path.unlink()
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a spool, in the order of their writing."""
+    return sorted(folder.glob("cues-*.safetensors"))
+
+
+def _read(path: Path) -> Iterator[Recorded]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise DataError(f"{path} is not a spool of this version.")
+            names = json.loads(metadata["requests"])
+            columns = [file.get_tensor(name) for name in ("request", "index", "position", "statistics")]
+            cues, features = file.get_tensor("cues"), file.get_tensor("features")
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is damaged and cannot be read.", hint="Record it again.") from error
+    at_cues: dict[int, NDArray[np.float32]] = dict(zip(cues.tolist(), features, strict=True))
+    for row, (name, index, position, statistics) in enumerate(zip(*columns, strict=True)):
+        yield Recorded(names[name], int(index), int(position), statistics, at_cues.get(row))

@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode
+from lynxstop.engines.types import Sampling
 from lynxstop.engines.vllm.settings import OFF, Settings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 
 PREFIX = "lynxstop_"
-_KNOWN = ("lynxstop_group", "lynxstop_mode", "lynxstop_record", "lynxstop_risk")
+_KNOWN = (
+    "lynxstop_draw",
+    "lynxstop_group",
+    "lynxstop_mode",
+    "lynxstop_record",
+    "lynxstop_risk",
+    "lynxstop_statistics",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Random numbers of a request's own; see `lynxstop.engines.vllm.draws`.
+
+    Parameters
+    ----------
+    request : str
+        Its id among those of one seed.
+    start : int
+        Output position of the first token: greater than 0 for an answer behind an exit of a recorded trace.
+    sampling : Sampling
+        How tokens are drawn, and the seed.
+    """
+
+    request: str
+    start: int
+    sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +60,10 @@ class Terms:
         Name under which its cues are recorded; "" has one made up, None does not record.
     structured : bool
         Whether a grammar takes over behind the thinking block: the forced sequence then ends with the block.
+    statistics : int
+        Number of the request's first tokens whose distributions are recorded; cues are recorded besides.
+    draw : Draw, optional
+        Random numbers of the request's own; vLLM's where None.
     """
 
     watched: bool
@@ -41,6 +72,8 @@ class Terms:
     stops: bool = True
     record: str | None = None
     structured: bool = False
+    statistics: int = 0
+    draw: Draw | None = None
 
 
 UNWATCHED = Terms(watched=False)
@@ -93,6 +126,7 @@ class TermsReader:
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
             record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else terms.record
             terms = self._terms(risk, mode, record, _group(given.get("lynxstop_group")))
+            terms = _collecting(terms, given)
         return replace(terms, structured=structured) if structured and terms.watched else terms
 
     def _terms(self, risk: float | str, mode: Mode, record: str | None, group: str | None = None) -> Terms:
@@ -128,6 +162,30 @@ class TermsReader:
                 hint='Start it with "record": "FOLDER" in the lynxstop settings.',
             )
         return name
+
+
+def _collecting(terms: Terms, given: Mapping[str, object]) -> Terms:
+    """Add what a collector asks for."""
+    if "lynxstop_statistics" in given:
+        count = given["lynxstop_statistics"]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0 or terms.record is None:
+            raise ConfigError("lynxstop_statistics is a number of tokens of a recorded request.")
+        terms = replace(terms, statistics=count)
+    if "lynxstop_draw" in given:
+        terms = replace(terms, draw=_draw(given["lynxstop_draw"]), watched=True)
+    return terms
+
+
+def _draw(value: object) -> Draw:
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        found = Draw(str(value["request"]), int(value["start"]), Sampling(**value["sampling"]))
+        if len(value) > len(fields(Draw)) or not 0 <= found.start <= found.sampling.max_tokens:
+            raise TypeError
+    except (TypeError, ValueError, KeyError):
+        raise ConfigError("lynxstop_draw is an object of request, start and sampling.") from None
+    return found
 
 
 def _group(value: object) -> str | None:

@@ -6,6 +6,7 @@ import logging
 
 from torch import Tensor
 
+from lynxstop.engines.vllm.draws import Draws
 from lynxstop.engines.vllm.hidden import HiddenStates
 from lynxstop.engines.vllm.metrics import Metrics
 from lynxstop.engines.vllm.recorder import Recorder
@@ -24,15 +25,23 @@ class Watcher:
     metrics : Metrics
     recorder : Recorder, optional
         Records cues of requests that ask for it.
+    draws : Draws, optional
+        Draws the tokens of requests with random numbers of their own.
     """
 
     def __init__(
-        self, sessions: Seats, hidden: HiddenStates, metrics: Metrics, recorder: Recorder | None = None
+        self,
+        sessions: Seats,
+        hidden: HiddenStates,
+        metrics: Metrics,
+        recorder: Recorder | None = None,
+        draws: Draws | None = None,
     ) -> None:
         self.sessions = sessions
         self.hidden = hidden
         self.metrics = metrics
         self.recorder = recorder
+        self.draws = draws
 
     def look(self, logits: Tensor, step: Step) -> None:
         """Read a step, score, decide, and raise the logits of forced tokens in place."""
@@ -46,5 +55,7 @@ class Watcher:
             self.metrics.count("lost", lost)
         if self.recorder is not None:
             self.recorder.look(sessions, step.slots, step.indices, features, logits)
+        if self.draws is not None:
+            self.draws.deal(logits, step.slots, step.indices)
         sessions.force(logits)
         self.metrics.stepped = True

@@ -1,0 +1,126 @@
+"""Start vLLM on a model to record by a recipe."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import Setup, setup_from_recipe, with_budget
+from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.errors import ConfigError, LynxstopError, MissingExtraError, ModelError
+from lynxstop.extras import need
+
+EXTENSION = "lynxstop.engines.vllm.worker.FlushingWorker"
+"""For vLLM's `worker_extension_cls`: what `VllmEngine` asks of the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVllm:
+    """An engine and what it was made from."""
+
+    engine: VllmEngine
+    tokenizer: Any
+    setup: Setup
+    fingerprint: Fingerprint
+    dtype: str
+    spool: tempfile.TemporaryDirectory[str]
+
+    def close(self) -> None:
+        """Stop the engine and remove its spool."""
+        self.engine.llm.llm_engine.engine_core.shutdown()
+        self.spool.cleanup()
+
+
+def load_engine(
+    model: str,
+    recipe: Recipe,
+    *,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> LoadedVllm:
+    """Start vLLM in this process, with lynxstop recording by a recipe.
+
+    One process schedules the same requests in the same way every time; the workers of tensor parallelism are
+    processes of their own all the same.
+
+    Parameters
+    ----------
+    model : str
+        A model folder, or a name on the hub.
+    recipe : Recipe
+        Its layers are recorded.
+    dtype : str, optional
+        As vLLM names it; float32 on a CPU, the model's own elsewhere.
+    batch_size : int, optional
+        Requests that run at once; vLLM's default.
+    arguments : mapping, optional
+        Further arguments of `vllm.LLM`.
+
+    Raises
+    ------
+    MissingExtraError
+        When vLLM is not installed.
+    ConfigError
+        When an argument is unknown to vLLM, or one that is set here, or `max_tokens` leaves no room for
+        thinking.
+    ModelError
+        When vLLM cannot load the model.
+    """
+    if find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "vllm")
+    given = dict(arguments or {})
+    if reserved := sorted(given.keys() & {"additional_config", "worker_extension_cls", "model"}):
+        raise ConfigError(f"lynxstop sets these arguments of vLLM itself: {', '.join(reserved)}.")
+    try:
+        tokenizer = need("transformers", "vllm").AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model} cannot be loaded: {error}") from error
+    setup = setup_from_recipe(recipe, tokenizer)
+    policy = with_budget(setup.policy, recipe)
+    guards = recipe.guards.model_copy(update={"budget": policy.budget})
+    written = recipe.model_copy(update={"guards": guards}).model_dump(mode="json")
+    spool = tempfile.TemporaryDirectory(prefix="lynxstop-spool-")
+    lynxstop = {"recipe": written, "record": spool.name}
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    vllm = need("vllm", "vllm")
+    defaults = {
+        "dtype": dtype or ("float32" if need("vllm.platforms", "vllm").current_platform.is_cpu() else "auto"),
+        "enable_prefix_caching": True,
+        "seed": 0,
+        **({} if batch_size is None else {"max_num_seqs": batch_size}),
+    }
+    try:
+        llm = vllm.LLM(
+            model,
+            additional_config={"lynxstop": lynxstop},
+            worker_extension_cls=EXTENSION,
+            **(defaults | given),
+        )
+    except LynxstopError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"vLLM does not take these arguments: {error}.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"vLLM cannot serve {model}: {error}") from error
+    from lynxstop.engines.vllm.arming import model_folder
+
+    config = llm.llm_engine.model_config
+    depth = config.hf_text_config.num_hidden_layers
+    layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
+    return LoadedVllm(
+        engine=VllmEngine(llm, setup, layers, Path(spool.name), policy),
+        tokenizer=tokenizer,
+        setup=setup,
+        fingerprint=fingerprint(model_folder(config)),
+        dtype=str(config.dtype).removeprefix("torch."),
+        spool=spool,
+    )
