@@ -29,7 +29,7 @@ def collect(
         Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine that generates: transformers, openai, or ray with one of these.")
+        str, typer.Option(help="Engine that generates: transformers, vllm, openai, or ray with one of these.")
     ] = "transformers",
     samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,

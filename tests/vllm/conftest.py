@@ -33,6 +33,7 @@ from lynxstop.artifacts.provenance import provenance  # noqa: E402
 from lynxstop.artifacts.setup import setup_from_bundle  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
 from lynxstop.engines.types import Request, Sampling  # noqa: E402
+from lynxstop.engines.vllm.tools import guard_tool_calls  # noqa: E402
 from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
@@ -276,7 +277,8 @@ def reference() -> Callable[..., list[Any]]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         setup = setup_from_bundle(bundle, tokenizer)
-        engine = TransformersEngine(network, tokenizer, setup.watch, setup.policy, probe=bundle.probe)
+        watch = guard_tool_calls(setup.watch, tokenizer)
+        engine = TransformersEngine(network, tokenizer, watch, setup.policy, probe=bundle.probe)
         requests = [Request(str(i), tuple(prompt), risk) for i, prompt in enumerate(prompts)]
         sampling = sampling or Sampling(max_tokens=tokens, answer_tokens=tokens)
         done = sorted(engine.generate(requests, sampling, **options), key=lambda made: int(made.request.id))

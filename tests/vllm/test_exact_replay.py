@@ -18,12 +18,14 @@ from lynxstop.collect.texts import Texts
 from lynxstop.core.rule import eligible_mask, first_exit
 from lynxstop.engines.types import Request, Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.engines.vllm.loading import EXTENSION
 
 REQUESTS = 200
 
 
 @pytest.mark.timeout(900)
-def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])
+def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperature: float) -> None:
     # given full traces of the shipped model, recorded in vLLM, and the answers forced at their cues
     bundle = Bundle.load(shipped.BUNDLE)
     llm = make_llm(
@@ -33,11 +35,12 @@ def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path) -> None:
         max_model_len=1200,
         max_num_seqs=64,
         enable_prefix_caching=True,
+        worker_extension_cls=EXTENSION,
     )
     setup = setup_from_bundle(bundle, llm.get_tokenizer())
     engine = VllmEngine(llm, setup, bundle.probe.layers, tmp_path / "spool")
     texts = Texts(llm.get_tokenizer(), setup.delimiters, setup.cues)
-    sampling = Sampling(max_tokens=1000, answer_tokens=16)
+    sampling = Sampling(max_tokens=1000, answer_tokens=16, temperature=temperature, seed=4)
     asked = [Request(p.id, texts.prompt_ids(p.prompt)) for p in shipped.problems(REQUESTS, 6)]
     full = list(engine.generate(asked, sampling, record=True))
     answers = engine.force_exits(full, sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.engines.types import Request, Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
-from lynxstop.engines.vllm.spool import read_spool
+from lynxstop.engines.vllm.loading import EXTENSION
+from lynxstop.engines.vllm.spool import files, read_spool
 from lynxstop.errors import ModelError
 
 KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma", "DeepseekV2", "DeepseekV3"]
@@ -78,15 +80,20 @@ budget = 40
 """
 
 
+@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(0.0, 1.0, 0), (1.3, 0.9, 15)])
 def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
-    make_llm: Any, make_model: Any, make_bundle: Any, prompts: Any, reference: Any, tmp_path: Path
-) -> None:
+    temperature: float, top_p: float, top_k: int, make_llm: Any, make_model: Any, make_bundle: Any,
+    prompts: Any, reference: Any, tmp_path: Path,
+) -> None:  # fmt: skip
     # given a recipe, no bundle yet, and the transformers engine's traces by the same recipe
     model = make_model("Qwen3")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     settings = {"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "spool")}
-    llm = make_llm(model, settings=settings, enable_prefix_caching=True, block_size=32)
-    sampling = Sampling(max_tokens=60, answer_tokens=8)
+    llm = make_llm(
+        model, settings=settings, enable_prefix_caching=True, block_size=32, worker_extension_cls=EXTENSION,
+        max_num_batched_tokens=32,
+    )  # fmt: skip
+    sampling = Sampling(max_tokens=60, answer_tokens=8, temperature=temperature, top_p=top_p, top_k=top_k)
     bundle = make_bundle(model, (1, 3), budget=40)
     setup = setup_from_recipe(Recipe.load(tmp_path / "recipe.toml"), llm.get_tokenizer())
     engine = VllmEngine(llm, setup, (1, 3), tmp_path / "spool")
@@ -102,9 +109,60 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
     ]
     for one, other in zip(found, ours, strict=True):
         np.testing.assert_allclose(one.features, other.features, atol=1e-3)
-    assert [[a.ids for a in of_trace] for of_trace in answers] == [
-        [a.ids for a in of_trace] for of_trace in theirs
+        # with the statistics of every token, unknown where they are unknown to transformers
+        np.testing.assert_array_equal(one.tokens.ids, other.tokens.ids)
+        np.testing.assert_array_equal(one.tokens.thinking, other.tokens.thinking)
+        np.testing.assert_allclose(one.tokens.statistics, other.tokens.statistics, atol=2e-3)
+        signals = [[astuple(s) for s in made.signals] for made in (one, other)]
+        np.testing.assert_allclose(*signals, atol=2e-3)
+    for one, other in zip(answers, theirs, strict=True):
+        assert [(a.ids, a.finish) for a in one] == [(a.ids, a.finish) for a in other]
+        for name in ("confidence", "first_entropy"):
+            pairs = [[getattr(a, name) for a in of_trace] for of_trace in (one, other)]
+            np.testing.assert_allclose(*pairs, atol=1e-3)
+    # and part of their prompts came from the cache
+    assert 0 < engine.cache.cached < engine.cache.total
+    # and what was read of the spool is gone
+    assert files(tmp_path / "spool") == []
+
+
+def test_a_request_that_asks_for_no_statistics_leaves_rows_of_cues_only(
+    make_llm: Any, make_model: Any, prompts: Any, generate: Any, desk_of: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    # given an engine that records
+    model = make_model("Qwen3")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    llm = make_llm(model, settings={"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "s")})
+    # when one request asks for the statistics of its first five tokens, and one for none
+    asked = [
+        {"lynxstop_record": "five", "lynxstop_statistics": 5},
+        {"lynxstop_record": "none"},
     ]
-    # and most of their prompts came from the cache
-    assert engine.cache.cached > 0
-    print(f"prompt tokens of forced exits from the cache: {engine.cache.cached} of {engine.cache.total}")
+    generate(llm, prompts[:2], xargs=asked, ignore_eos=True)
+    desk_of(llm).watcher.recorder.spool.flush()
+    # then five distributions are recorded, the one behind the prompt first, and all cues of both
+    rows = list(read_spool(tmp_path / "s"))
+    plain = {(row.request, row.token) for row in rows if row.features is None}
+    assert {name for name, _ in plain} == {"five"}
+    assert {row.token for row in rows if row.request == "five"} >= {-1, 0, 1, 2, 3}
+    assert max(token for _, token in plain) <= 3
+    assert {row.request for row in rows if row.features is not None} == {"five", "none"}
+
+
+def test_rows_that_cannot_be_written_are_counted_on_metrics(
+    make_llm: Any, make_model: Any, prompts: Any, generate: Any, desk_of: Any, counts_of: Any, tmp_path: Path
+) -> None:
+    # given an engine that records to a folder
+    model = make_model("Qwen3")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    llm = make_llm(model, settings={"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "s")})
+    spool = desk_of(llm).watcher.recorder.spool
+    before = counts_of(llm)["dropped"]
+    # when there is a file where the folder was
+    (tmp_path / "s").rmdir()
+    (tmp_path / "s").write_text("")
+    generate(llm, prompts[:4], xargs=named(4))
+    spool.flush()
+    # then the rows are lost, and the loss shows
+    assert spool.dropped > 0
+    assert counts_of(llm)["dropped"] - before == spool.dropped

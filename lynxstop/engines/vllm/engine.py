@@ -20,6 +20,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
 from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.vllm.spool import Recorded, take_spool
+from lynxstop.engines.vllm.tools import guard_tool_calls
 from lynxstop.errors import ConfigError, DataError
 
 _AT_ONCE = 1 << 21
@@ -38,7 +39,8 @@ class VllmEngine:
     """Generates traces and forced exits in a running `vllm.LLM`; see `lynxstop.engines.vllm.loading`.
 
     Greedy tokens are vLLM's own; others are drawn by the request's own random numbers, so that a trace is
-    that of the transformers engine but for differences in the last bits of the logits.
+    that of the transformers engine but for differences in the last bits of the logits. As in serving, what
+    stands inside a tool call is no thinking and has no cues.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ class VllmEngine:
         policy: StopPolicy | None = None,
     ) -> None:
         self.llm = llm
-        self.watch = setup.watch
+        self.watch = guard_tool_calls(setup.watch, llm.get_tokenizer())
         self.policy = policy or setup.policy
         self.layers = layers
         self.spool = spool

@@ -16,6 +16,8 @@ from lynxstop.engines.vllm.terms import Terms
 
 _SHOWN = 4
 """Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
+_PART = 32
+"""Rows whose statistics are taken at once: it bounds the memory of what lies between."""
 
 
 class Recorder:
@@ -100,11 +102,11 @@ class Recorder:
         """Bring everything to the host in one transfer: numbers of rows, scores and features of cues."""
         scores, positions = sessions.shown()
         places = torch.from_numpy(rows).to(logits.device)
-        parts = [
-            positions[places].unsqueeze(1).float(),
-            statistics(logits[places].float().log_softmax(dim=-1), self._end_token),
+        behind = [
+            statistics(part.float().log_softmax(dim=-1), self._end_token)
+            for part in torch.split(logits[places], _PART)
         ]
-        block = torch.cat(parts, dim=1).flatten()
+        block = torch.cat([positions[places].unsqueeze(1).float(), torch.cat(behind)], dim=1).flatten()
         if len(cues):
             at = torch.from_numpy(cues).to(logits.device)
             block = torch.cat([block, scores[at], features(at).flatten()])
