@@ -1,0 +1,65 @@
+"""A proxy that watches: the real handler, with terms written by hand instead of a bundle's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from servers import Proxied, proxied
+
+from lynxstop.core.cues import CueSet
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.stream import StreamWatch
+from lynxstop.core.thinking import Delimiters
+from lynxstop.proxy.app import create_app
+from lynxstop.proxy.chat import ChatHandler
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.session import Terms
+from lynxstop.rules.served import serve
+from lynxstop.rules.table import rule_named
+
+EXIT = "\n</think>\n\nThe answer is \\boxed{"
+CUES = CueSet(("wait", "hmm", "alternatively"))
+THINK = Delimiters(("<think>",), ("</think>",))
+
+
+class Fixed(Services):
+    """The same service for every model."""
+
+    def __init__(
+        self, threshold: float, *, before: bool = True, rule: str = "thinkbrake", **policy: Any
+    ) -> None:
+        super().__init__(None)
+        levels = (Level(0.05, threshold), Level(0.1, -math.inf))
+        self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
+        terms = Terms(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
+        self.service = Service(Vllm(), terms)
+
+    async def of(self, server: Any, model: str) -> Service:
+        """Return it, with the exit's tokens as the server has them."""
+        terms = self.service.terms
+        if not terms.exit_ids:
+            exit_ids = await self.service.dialect.tokenize(server, model, EXIT)
+            self.service = replace(self.service, terms=replace(terms, exit_ids=exit_ids))
+        return self.service
+
+
+@contextmanager
+def watching(
+    address: str, threshold: float = -math.inf, *, sections: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Proxied]:
+    """Serve a watching proxy in front of an address."""
+    given = {"policy": {"risk": 0.05}, **(sections or {})}
+    config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
+    metrics, upstream = Metrics(), Upstream(config.upstream)
+    handler = ChatHandler(config, upstream, metrics, Fixed(threshold, **options))
+    app = create_app(config, {("POST", "/v1/chat/completions"): handler}, upstream=upstream, metrics=metrics)
+    with proxied(address, app) as made:
+        yield made
