@@ -24,7 +24,8 @@ test: env-dev  ## Checks and all tests that fit in minutes
 	$(MAKE) --no-print-directory check
 	$(RUN)/python -m pytest
 
-test-slow: env-dev  ## The tests that take long
+test-slow: env-dev  ## The tests that take long; builds llama.cpp's server once
+	scripts/llama_server $(RUN)/python > /dev/null || [ $$? = 3 ]
 	$(RUN)/python -m pytest -m slow
 
 bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
