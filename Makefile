@@ -41,6 +41,7 @@ check: env-dev  ## Lint, format and types
 
 bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/core_step.py
+	$(RUN)/python benchmarks/signals_step.py
 	$(RUN)/python benchmarks/transformers_step.py
 	$(RUN)/python benchmarks/calibrate_scale.py
 	$(RUN)/python benchmarks/resplits.py

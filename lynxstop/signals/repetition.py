@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections import deque
 
 from lynxstop.core.judging import Statistics
 from lynxstop.signals.base import Plain
@@ -21,18 +21,26 @@ class Loop(Plain):
     """
 
     def __init__(self, longest: int = 64) -> None:
-        self._before = np.full(longest, -1, np.int64)
-        self._runs = np.zeros(longest, np.int64)
-        self._periods = np.arange(1, longest + 1)
+        self._longest = longest
+        self._last: deque[int] = deque(maxlen=longest)
+        self._places: dict[int, deque[int]] = {}
+        self._runs: dict[int, int] = {}
         self._count = 0
 
     def step(self, token: int, statistics: Statistics) -> None:
-        """Read one thinking token."""
-        places = (self._count - self._periods) % len(self._before)
-        self._runs = (self._runs + 1) * (self._before[places] == token)
-        self._before[self._count % len(self._before)] = token
+        """Read one thinking token; only periods at which it stood before go on."""
+        here, runs = self._count, self._runs
+        places = self._places.get(token, ())
+        self._runs = {here - place: runs.get(here - place, 0) + 1 for place in places}
+        if len(self._last) == self._longest:
+            oldest = self._last[0]
+            self._places[oldest].popleft()
+            if not self._places[oldest]:
+                del self._places[oldest]
+        self._last.append(token)
+        self._places.setdefault(token, deque()).append(here)
         self._count += 1
 
     def value(self) -> float:
         """Return the number of repetitions."""
-        return float((self._runs / self._periods).max())
+        return max((run / period for period, run in self._runs.items()), default=0.0)

@@ -102,6 +102,13 @@ def test_loops_are_the_longest_run_of_a_period(tokens):
     assert stream("loop:8", steps)[-1] == max(repeats(period) for period in range(1, 9))
 
 
+def test_a_loop_keeps_no_more_than_its_longest_period():
+    one = signal("loop:8")
+    for token in range(1000):
+        one.step(token, Statistics(0, 0, 0, 0))
+    assert len(one._places) == 8
+
+
 @given(STEPS)
 def test_sure_runs_end_at_an_unsure_token(steps):
     run = 0
