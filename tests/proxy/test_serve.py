@@ -1,0 +1,139 @@
+"""The command as operators run it: drained at SIGTERM, several workers, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from servers import eventually, serving
+
+from lynxstop.proxy.mock.server import MockServer
+
+ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
+
+
+@contextmanager
+def command(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str, list[Any]]]:
+    """Run `lynxstop proxy` on a free port; give its process, its address and the log lines so far."""
+    line = [sys.executable, "-m", "lynxstop.cli", "proxy", "--port", "0", *words]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    lines: list[Any] = []
+    assert process.stderr is not None
+    stream = process.stderr
+    reader = threading.Thread(target=lambda: lines.extend(json.loads(text) for text in stream), daemon=True)
+    try:
+        # Read up to the line that names the port, the rest beside the test.
+        while (found := re.search(r"running on (http://[\d.:]+)", text := stream.readline())) is None:
+            assert text, "the command ended"
+        reader.start()
+        yield process, found[1], lines
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(10)
+        stream.close()
+
+
+def test_requests_under_way_are_finished_and_new_ones_refused() -> None:
+    mock = MockServer()
+    with serving(mock) as url, command("--upstream", url) as (process, proxy, lines):
+        knobs = {"x-mock": "delay=0.01, checks=2"}
+        address = proxy + "/v1/chat/completions"
+        with httpx.stream("POST", address, json=ASK, headers=knobs, timeout=60) as response:
+            chunks = response.iter_raw()
+            raw = next(chunks)
+            process.send_signal(signal.SIGTERM)
+
+            def refused() -> bool:
+                try:
+                    httpx.get(proxy + "/health")
+                except httpx.ConnectError:
+                    return True
+                return False
+
+            eventually(refused)
+            assert not raw.endswith(b"data: [DONE]\n\n")
+            raw += b"".join(chunks)
+        process.wait(60)
+
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert mock.records[0].outcome == "completed"
+    assert [line["outcome"] for line in lines if line["event"] == "request"] == ["completed"]
+
+
+def test_what_takes_too_long_to_drain_is_told_so_and_stopped_at_the_server() -> None:
+    mock = MockServer()
+    with (
+        serving(mock) as url,
+        command("--upstream", url, LYNXSTOP_SERVE_DRAIN_SECONDS="1") as (process, proxy, lines),
+    ):
+        knobs = {"x-mock": "delay=0.02, checks=1000"}
+        address = proxy + "/v1/chat/completions"
+        with httpx.stream("POST", address, json=ASK, headers=knobs, timeout=60) as response:
+            chunks = response.iter_raw()
+            raw = next(chunks)
+            process.send_signal(signal.SIGTERM)
+            raw += b"".join(chunks)
+        process.wait(60)
+        eventually(lambda: mock.records[0].outcome == "aborted")
+
+    assert json.loads(raw.split(b"\n\n")[-2].removeprefix(b"data: "))["error"]["code"] == "shutdown"
+    assert "Traceback" not in str(lines)
+
+
+def test_workers_share_their_metrics() -> None:
+    with serving(MockServer()) as url:
+        line = [sys.executable, "-m", "lynxstop.cli", "proxy", "--upstream", url, "--workers", "2"]
+        import socket
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = subprocess.Popen([*line, "--port", str(port)], stderr=subprocess.DEVNULL)
+        address = f"http://127.0.0.1:{port}"
+
+        def up() -> bool:
+            try:
+                return httpx.get(address + "/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            eventually(up)
+            for _ in range(8):
+                httpx.get(address + "/v1/models")
+            wanted = 'lynxstop_requests_total{outcome="completed",route="/v1/models"} 8.0'
+            for _ in range(8):
+                assert wanted in httpx.get(address + "/metrics").text
+        finally:
+            process.terminate()
+            assert process.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--upstream", "nowhere"], "upstream.url"),
+        (["--mode", "halt"], "policy.mode"),
+        (["--config", "missing.toml"], "missing.toml"),
+        (["--risk", "2"], "policy.risk"),
+    ],
+)
+def test_a_wrong_configuration_is_one_message(words: list[str], named: str) -> None:
+    line = [sys.executable, "-m", "lynxstop.cli", "proxy", *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
