@@ -4,7 +4,7 @@
 
     BUNDLE/
     ├── policy.json          what is watched, how a stop is forced, certified levels, fingerprint, provenance
-    ├── probe.safetensors    float32 weights
+    ├── probe.safetensors    float32 weights; absent when the policy's rule reads no hidden states
     ├── scores.safetensors   out-of-fold scores of the training split, which fix the tested thresholds
     ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
@@ -31,7 +31,7 @@ from lynxstop.artifacts.provenance import Provenance
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import CUE
-from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.policy import Cut, Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import BundleError, ConfigError, StepError
 from lynxstop.probes.probe import Probe
@@ -109,12 +109,14 @@ class Policy(_Strict):
     think_close: tuple[str, ...]
     exit_text: str
     exit_ids: tuple[int, ...]
+    cut: Cut = "behind"
     min_tokens: int = 0
     cooldown: int = 0
     budget: int | None = None
     target: str
-    """What the probe was trained to foresee: "agrees" or "right"."""
-    probe_sha256: str
+    """What the probe or the rule was trained to foresee: "agrees" or "right"."""
+    probe_sha256: str | None
+    """None: there is no probe, and the rule reads no hidden states."""
     training_problems_sha256: str
     """Digest of the sorted ids of the training problems."""
     training_data_sha256: str
@@ -169,7 +171,7 @@ class Bundle(_Strict):
 
     path: Path
     policy: Policy
-    probe: Probe
+    probe: Probe | None
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -183,14 +185,7 @@ class Bundle(_Strict):
             When a file is missing, damaged, tampered with, or of an unknown version.
         """
         policy = _read_policy(path / "policy.json")
-        weights = path / "probe.safetensors"
-        if not weights.is_file():
-            raise BundleError(f"{weights} is missing.", hint="Copy the whole bundle folder, or train again.")
-        if atomic.sha256(weights) != policy.probe_sha256:
-            raise BundleError(
-                f"{weights} is not the probe this policy was made for (digest differs).",
-                hint="Copy the whole bundle again, or train and calibrate again.",
-            )
+        probe = _read_probe(path / "probe.safetensors", policy)
         for level in policy.levels:
             _check_certificate(path, level)
         if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.pooled}:
@@ -198,7 +193,6 @@ class Bundle(_Strict):
                 f"The default risk {policy.default_risk:g} of {path} is not one of its certified levels.",
                 hint="Run `lynxstop calibrate` with --default-risk again.",
             )
-        probe = Probe.load(weights)
         return cls(path=path, policy=policy, probe=probe)
 
     def training_scores(self) -> TrainingScores:
@@ -248,28 +242,51 @@ class Bundle(_Strict):
 
 
 def write_bundle(
-    path: Path, policy: Policy, probe: Probe, scores: TrainingScores, training: Mapping[str, Any]
+    path: Path, policy: Policy, probe: Probe | None, scores: TrainingScores, training: Mapping[str, Any]
 ) -> Bundle:
     """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no
     bundle.
 
-    `policy.probe_sha256` is set to the digest of the written probe.
+    `policy.probe_sha256` is set to the digest of the written probe, or to None without one.
     """
     path.mkdir(parents=True, exist_ok=True)
     (path / "policy.json").unlink(missing_ok=True)
-    probe.save(path / "probe.safetensors")
+    weights = path / "probe.safetensors"
+    if probe is None:
+        weights.unlink(missing_ok=True)
+    else:
+        probe.save(weights)
     problems = np.frombuffer("\n".join(scores.problems).encode(), dtype=np.uint8)
     atomic.write_bytes(
         path / "scores.safetensors", save_tensors({"scores": scores.scores, "problems": problems})
     )
     atomic.write_text(path / "training.json", json.dumps(training, indent=2) + "\n")
-    write_policy(path, policy.model_copy(update={"probe_sha256": atomic.sha256(path / "probe.safetensors")}))
+    digest = None if probe is None else atomic.sha256(weights)
+    write_policy(path, policy.model_copy(update={"probe_sha256": digest}))
     return Bundle.load(path)
 
 
 def write_policy(path: Path, policy: Policy) -> None:
     """Write policy.json atomically."""
     atomic.write_text(path / "policy.json", json.dumps(policy.model_dump(mode="json"), indent=2) + "\n")
+
+
+def _read_probe(path: Path, policy: Policy) -> Probe | None:
+    if policy.probe_sha256 is None:
+        if policy.stop_policy().needs_probe:
+            raise BundleError(
+                f"{path.parent} names no probe, and its scores need one.",
+                hint="Copy the whole bundle again, or train again.",
+            )
+        return None
+    if not path.is_file():
+        raise BundleError(f"{path} is missing.", hint="Copy the whole bundle folder, or train again.")
+    if atomic.sha256(path) != policy.probe_sha256:
+        raise BundleError(
+            f"{path} is not the probe this policy was made for (digest differs).",
+            hint="Copy the whole bundle again, or train and calibrate again.",
+        )
+    return Probe.load(path)
 
 
 def _check_certificate(path: Path, level: CertifiedLevel) -> None:

@@ -60,20 +60,17 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
         f"- collected with {policy.engine}, {policy.dtype}",
         "",
-        "## Probe",
-        f"{_kind(training)} on hidden states of layer {_join(training['layers'])} at the cue token, target "
+        f"## {'Probe' if training['layers'] else 'Rule'}",
+        f"{_kind(training)}, target "
         f"`{training['target']}`, trained on {training['cues']} cues of {training['problems']} problems "
         f"({100 * training['rate']:.1f}% positive). Cross-validation never parts a problem.",
         "",
         "| signal | AUC |",
         "|---|---|",
-        f"| **this probe** | **{training['auc']:.3f}** |",
+        f"| **this {'probe' if training['layers'] else 'rule'}** | **{training['auc']:.3f}** |",
         *(f"| {_RIVALS[name]} | {auc:.3f} |" for name, auc in training["rivals"].items()),
         "",
-        "Layers and penalty tried (mean AUC over folds):",
-        "",
         *_search(training["search"]),
-        "",
         "## Limits",
         "A threshold belongs to this model, tokenizer, chat template, sampling and mix of prompts. "
         "The fingerprint in "
@@ -104,7 +101,11 @@ def _levels(policy: Policy) -> list[str]:
 
 
 def _kind(training: Mapping[str, Any]) -> str:
-    return {"logistic": "Logistic regression", "mlp": "MLP (256, 64)"}[training["kind"]]
+    if training["kind"] == "rule":
+        signals = ", ".join(f"`{signal}`" for signal in training["signals"])
+        return f"`{training['rule']}` on {signals}; no hidden states are read"
+    kind = {"logistic": "Logistic regression", "mlp": "MLP (256, 64)"}[training["kind"]]
+    return f"{kind} on hidden states of layer {_join(training['layers'])} at the cue token"
 
 
 def _join(layers: Sequence[int]) -> str:
@@ -112,6 +113,8 @@ def _join(layers: Sequence[int]) -> str:
 
 
 def _search(search: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not search:
+        return []
     penalties = sorted({line["C"] for line in search})
     found = {(tuple(line["layers"]), line["C"]): line["auc"] for line in search}
     layers = list(dict.fromkeys(tuple(line["layers"]) for line in search))
@@ -120,4 +123,5 @@ def _search(search: Sequence[Mapping[str, Any]]) -> list[str]:
         f"| {_join(chosen)} | " + " | ".join(f"{found[chosen, penalty]:.3f}" for penalty in penalties) + " |"
         for chosen in layers
     ]
-    return [head, "|---" * (len(penalties) + 1) + "|", *rows]
+    title = "Layers and penalty tried (mean AUC over folds):"
+    return [title, "", head, "|---" * (len(penalties) + 1) + "|", *rows, ""]

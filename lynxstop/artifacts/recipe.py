@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lynxstop.core.cues import CueSet, cue_set
+from lynxstop.core.policy import Cut
 from lynxstop.errors import ConfigError
 
 
@@ -55,14 +56,19 @@ class Cues(_Section):
 
 
 class ForcedExit(_Section):
-    """Text forced at an exit; `{close}` stands for the closing delimiter."""
+    """Text forced at an exit, where `{close}` stands for the closing delimiter, and where it cuts.
+
+    None is what the engine does by itself: "before" the cue's word in front of servers, which can be asked
+    again, and "behind" the cue where generated tokens stay.
+    """
 
     text: str = "\n{close}\n\nThe final answer is \\boxed{"
+    cut: Cut | None = None
 
 
 class ProbeOptions(_Section):
-    """Layers to record (indices as in `output_hidden_states`, negative from the end), and the probe's
-    kind.
+    """Layers to record (indices as in `output_hidden_states`, negative from the end; none for data without
+    hidden states), and the probe's kind.
     """
 
     layers: tuple[int, ...] = (-1,)

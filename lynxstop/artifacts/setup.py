@@ -9,7 +9,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.policy import StopPolicy
+from lynxstop.core.policy import Cut, StopPolicy
 from lynxstop.core.thinking import Delimiters, detect_delimiters
 from lynxstop.core.watch import Watch, check_exit, compile_watch
 from lynxstop.errors import ConfigError, FingerprintError, TokenizerError
@@ -24,6 +24,20 @@ class Setup:
     exit_text: str
     watch: Watch
     policy: StopPolicy
+    cut: Cut = "behind"
+
+    def require_cut_behind(self) -> None:
+        """Refuse to cut before the cue where generated tokens cannot be taken back.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.cut != "behind":
+            raise ConfigError(
+                f"This engine cannot cut {self.cut} the cue: what it has generated stays.",
+                hint='Set cut = "behind" in the recipe\'s [exit] section, or use the engine that it is for.',
+            )
 
 
 def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
@@ -52,7 +66,9 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
         every=recipe.points.every,
     )
-    return _compiled(recipe.cues.cue_set, delimiters, exit_text, policy, tokenizer)
+    return _compiled(
+        recipe.cues.cue_set, delimiters, exit_text, policy, recipe.exit.cut or "behind", tokenizer
+    )
 
 
 def with_budget(policy: StopPolicy, recipe: Recipe) -> StopPolicy:
@@ -87,12 +103,13 @@ def setup_from_bundle(bundle: Bundle, tokenizer: Any) -> Setup:
             "The bundle's exit text has other token ids in this tokenizer.",
             hint="Serve the model that the bundle was made for.",
         )
-    return _compiled(policy.cues, policy.delimiters, policy.exit_text, policy.stop_policy(), tokenizer)
+    served = policy.stop_policy()
+    return _compiled(policy.cues, policy.delimiters, policy.exit_text, served, policy.cut, tokenizer)
 
 
 def _compiled(
-    cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, tokenizer: Any
+    cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, cut: Cut, tokenizer: Any
 ) -> Setup:
     watch = compile_watch(tokenizer, cues, delimiters)
     check_exit(watch, policy.exit_ids)
-    return Setup(cues=cues, delimiters=delimiters, exit_text=exit_text, watch=watch, policy=policy)
+    return Setup(cues, delimiters, exit_text, watch, policy, cut)

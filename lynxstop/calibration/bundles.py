@@ -128,7 +128,7 @@ def calibrate_bundle(
         weights=weights,
         seed=seed,
         digests={
-            "probe": policy.probe_sha256,
+            **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
         },
@@ -215,7 +215,7 @@ def check_same(policy: Policy, meta: Any) -> None:
         Naming what differs.
     """
     require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
-    differing = [name for name in _SHARED if getattr(policy, name) != getattr(meta, name)]
+    differing = [name for name in (*_SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
     differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
     if differing:
         raise FingerprintError(
@@ -228,8 +228,10 @@ def served_as(policy: Policy) -> dict[str, Any]:
     """Everything a certificate of this bundle depends on, as plain JSON."""
     names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
     dumped = policy.model_dump(mode="json")
-    rule = {} if policy.rule is None else {"rule": dumped["rule"]}
-    return {name: dumped[name] for name in names} | rule
+    further = {"rule": None, "cut": "behind"}
+    return {name: dumped[name] for name in names} | {
+        name: dumped[name] for name, usual in further.items() if dumped[name] != usual
+    }
 
 
 def _sha256(text: str) -> str:

@@ -102,7 +102,12 @@ def _rules(
     from lynxstop.extras import need
     from lynxstop.rules.table import all_rules, rule_named
 
-    chosen = list(all_rules().values()) if names == "all" else [rule_named(name) for name in names.split(",")]
+    featured = bool(recorded.layers)
+    chosen = (
+        [rule for rule in all_rules().values() if featured or "hidden" not in rule.needs]
+        if names == "all"
+        else [rule_named(name) for name in names.split(",")]
+    )
     if report is not None:
         need("matplotlib", "report")
     with _output.progress() as bar:

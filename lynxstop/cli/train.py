@@ -1,14 +1,18 @@
-"""`lynxstop train`: fit a probe on recorded traces and write a bundle."""
+"""`lynxstop train`: fit a probe, or a rule, on recorded traces and write a bundle."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lynxstop.probes.ruled import TrainedRule
+    from lynxstop.probes.train import Target, TrainedProbe
 
 
 def train(
@@ -28,12 +32,18 @@ def train(
     ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
     rule: Annotated[
-        str | None, typer.Option(help="Serve this rule, such as `combined`, instead of the probe's logit.")
+        str | None,
+        typer.Option(
+            help="Serve this rule, such as `combined`, instead of the probe's logit; by default "
+            "`logprob-probe` on data without hidden states."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit a probe on recorded traces, choosing layers and penalty by cross-validation grouped by problem.
+
+    A rule that reads no hidden states, such as `logprob-probe`, is fitted alone; its bundle has no probe.
 
     **Examples**
 
@@ -45,6 +55,7 @@ def train(
     """
     from lynxstop.collect.storage import DataSet
     from lynxstop.probes.making import make_bundle
+    from lynxstop.probes.ruled import DEFAULT_RULE, TrainedRule, train_rule
     from lynxstop.probes.train import train as fit
     from lynxstop.rules.served import serve
     from lynxstop.rules.table import rule_named
@@ -55,16 +66,29 @@ def train(
         raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
     served = None if rule is None else serve(rule_named(rule)).rule
     recorded = DataSet.open(data)
+    if served is None and not recorded.layers:
+        served = rule_named(DEFAULT_RULE)
     with _output.progress() as bar:
         task = bar.add_task("cross-validation", total=None)
-        trained = fit(
-            recorded,
-            target="right" if target == "right" else "agrees",
-            kind=kind,
-            layer_sets=None if layers is None else [_layers(layers)],
-            seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def shown(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        foreseen: Target = "right" if target == "right" else "agrees"
+        trained: TrainedProbe | TrainedRule
+        if served is not None and "hidden" not in served.needs:
+            trained = train_rule(
+                recorded,
+                served,
+                target=foreseen,
+                min_tokens=min_tokens,
+                cooldown=cooldown,
+                seed=seed,
+                progress=shown,
+            )
+        else:
+            sets = None if layers is None else [_layers(layers)]
+            trained = fit(recorded, target=foreseen, kind=kind, layer_sets=sets, seed=seed, progress=shown)
     make_bundle(
         recorded,
         trained,
@@ -77,11 +101,20 @@ def train(
     if json:
         _output.emit({"bundle": str(bundle), **trained.report()})
         return
-    rows = _output.table(f"Probe of {bundle}", "signal", "AUC")
-    rows.add_row(f"probe, layers {list(trained.chosen.layers)}, C {trained.chosen.C:g}", f"{trained.auc:.3f}")
+    if isinstance(trained, TrainedRule):
+        title, what = f"Rule of {bundle}", f"rule {trained.rule.name}"
+    else:
+        title, what = (
+            f"Probe of {bundle}",
+            f"probe, layers {list(trained.chosen.layers)}, C {trained.chosen.C:g}",
+        )
+    rows = _output.table(title, "signal", "AUC")
+    rows.add_row(what, f"{trained.auc:.3f}")
     for signal, auc in trained.rivals.items():
         rows.add_row(signal, f"{auc:.3f}")
     _output.console.print(rows)
+    if trained.auc <= 0.5:
+        _output.console.print("On these data it ranks no better than chance.", style="yellow")
     _output.console.print(
         f"Nothing exits yet; next: lynxstop calibrate {bundle} CALIBRATION_DATA --risk 0.05"
     )

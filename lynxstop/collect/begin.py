@@ -37,18 +37,8 @@ def check_order(order: Order) -> None:
 
 
 def describe(source: Source, order: Order) -> Meta:
-    """Describe a collection of this order with this model.
-
-    Raises
-    ------
-    ConfigError
-        When the engine records no layers.
-    """
+    """Describe a collection of this order with this model; the engine may record no layers."""
     engine, setup, sampling = source.engine, source.setup, order.sampling
-    if not engine.layers:
-        raise ConfigError(
-            "The engine records no layers.", hint="Name layers in the recipe's [probe] section."
-        )
     return Meta(
         fingerprint=source.fingerprint,
         engine=type(engine).__name__,
@@ -59,8 +49,9 @@ def describe(source: Source, order: Order) -> Meta:
         think_close=setup.delimiters.close,
         exit_text=setup.exit_text,
         exit_ids=engine.policy.exit_ids,
+        cut=setup.cut,
         layers=engine.layers,
-        hidden=engine.width // len(engine.layers),
+        hidden=engine.width // max(len(engine.layers), 1),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.core.points import CUE
+from lynxstop.core.policy import Cut
 
 SCHEMA_VERSION = 1
 
@@ -73,6 +74,10 @@ CUES = {
 `trial_confidence` is the geometric mean probability, `trial_first_entropy` that of the first answer token.
 """
 
+_LATER: dict[str, Any] = {"cut": "behind"}
+"""Settings that the first recordings did not have, and the value they stand for there."""
+_ABSENT = object()
+
 
 class Instalment(NamedTuple):
     """What was recorded at one go: the first collection, or one append."""
@@ -118,9 +123,12 @@ class Meta(BaseModel):
     think_close: tuple[str, ...]
     exit_text: str
     exit_ids: tuple[int, ...]
+    cut: Cut = "behind"
+    """Where a forced exit cuts the text."""
     layers: tuple[int, ...]
+    """Recorded hidden states; none when an engine shows none."""
     hidden: int
-    """Width of one hidden state."""
+    """Width of one hidden state; 0 without any."""
     temperature: float
     top_p: float
     top_k: int
@@ -178,8 +186,13 @@ class Meta(BaseModel):
         return len(self.layers) * self.hidden
 
     def identity(self) -> dict[str, Any]:
-        """All that shapes the first collection, without provenance and digests."""
-        return self.model_dump(mode="json", exclude={"provenance", "digests", "appended"})
+        """All that shapes the first collection, without provenance and digests.
+
+        A setting that came later counts only where it is not what it was before there was a choice: data keep
+        their identity when lynxstop is upgraded.
+        """
+        settings = self.model_dump(mode="json", exclude={"provenance", "digests", "appended"})
+        return {name: value for name, value in settings.items() if _LATER.get(name, _ABSENT) != value}
 
     @property
     def key(self) -> str:
@@ -189,7 +202,7 @@ class Meta(BaseModel):
     def differences(self, other: Meta) -> list[str]:
         """Names of the settings in which two recordings differ."""
         mine, others = self.identity(), other.identity()
-        return [name for name in mine if mine[name] != others[name]]
+        return [name for name in mine | others if mine.get(name) != others.get(name)]
 
 
 def _digest(content: Any) -> str:

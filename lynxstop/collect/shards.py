@@ -151,8 +151,8 @@ def map_features(store: Store, name: str, rows: int, width: int, key: str) -> ND
         raise DataError(
             f"{store}/{name} does not hold {rows} rows of {width} float32 numbers.", hint=_DAMAGED
         )
-    if not rows:
-        return np.empty((0, width), np.float32)
+    if not rows * width:
+        return np.empty((rows, width), np.float32)
     return np.memmap(path, np.float32, "r", offset=8 + length + start, shape=(rows, width))
 
 

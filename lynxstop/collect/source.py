@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.core.cues import CueSet
-from lynxstop.core.policy import StopPolicy
+from lynxstop.core.policy import Cut, StopPolicy
 from lynxstop.core.thinking import Delimiters
 from lynxstop.engines.types import Answer, Generation, Request, Sampling
 
@@ -17,6 +17,7 @@ class Recorder(Protocol):
 
     policy: StopPolicy
     layers: tuple[int, ...]
+    """Hidden states that it records; may be none."""
     width: int
 
     def generate(
@@ -56,6 +57,11 @@ class Watched(Protocol):
     @property
     def exit_text(self) -> str:
         """The text forced at an exit."""
+        ...
+
+    @property
+    def cut(self) -> Cut:
+        """Where a forced exit cuts the text."""
         ...
 
 

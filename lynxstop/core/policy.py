@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lynxstop.core.judging import JudgeFactory
 from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.errors import ConfigError
+
+Cut = Literal["behind", "before"]
+"""Where a forced exit cuts the text: behind the token that settles the cue, or before the cue's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,11 @@ class StopPolicy:
         risks = [level.risk for level in self.levels]
         if risks != sorted(risks) or len({(v.risk, v.group) for v in self.levels}) < len(risks):
             raise ConfigError("Risk levels must be distinct and in ascending order.")
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether scores need a probe's logit; a rule may do without."""
+        return self.rule is None or self.rule.hidden
 
     def level(self, risk: float | None, group: str | None = None) -> Level:
         """Return the level certified for `risk`; None gives the level that never exits.

@@ -17,6 +17,7 @@ from lynxstop.calibration.bundles import calibrate_bundle, install
 from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
 from lynxstop.collect.storage import DataSet
+from lynxstop.evaluate.serving import scores_of
 from lynxstop.extras import need
 from lynxstop.probes.making import make_bundle
 from lynxstop.probes.train import train
@@ -82,8 +83,10 @@ def _compare(made: Bundle, training: DataSet) -> dict[str, Any]:
         )
         for level in made.policy.pooled
     }
-    scores = [bundle.probe.score(training.features(bundle.probe.layers)) for bundle in (made, old)]
+    scores = [scores_of(bundle, training) for bundle in (made, old)]
     # Files may differ where probes do not: the order of a safetensors header's metadata is not fixed.
+    assert made.probe is not None
+    assert old.probe is not None
     new, shipped_one = made.probe.tensors(), old.probe.tensors()
     same = made.probe.layers == old.probe.layers and new.keys() == shipped_one.keys()
     same = same and all(np.array_equal(new[name], shipped_one[name]) for name in new)

@@ -113,11 +113,9 @@ def _every_cue(
             grade(texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])), problem.answer)
             for answer in forced
         ]
-        assert trace.features is not None
-        assert engine.probe is not None
         found.append(
             CueAnswers(
-                scores=engine.probe.score(trace.features),
+                scores=np.array([event.score for event in trace.events], np.float32),
                 thinking_at_exit=np.array([e.position + e.seen_at - e.index for e in trace.events], np.int64),
                 eligible=np.array([event.eligible for event in trace.events], bool),
                 agrees=np.array([agrees(trial, full.answer, full.status) for trial in trials], bool),

@@ -58,7 +58,10 @@ def scores_of(bundle: Bundle, data: Featured) -> NDArray[np.float32]:
 
     NaN where the bundle's rule abstains or its guards keep it from deciding.
     """
-    logits = bundle.probe.score(data.features(bundle.probe.layers))
+    if bundle.probe is None:
+        logits = np.full(len(data.cues()), np.nan, np.float32)
+    else:
+        logits = bundle.probe.score(data.features(bundle.probe.layers))
     if bundle.policy.rule is None:
         return logits
     rule = bundle.policy.rule.rule

@@ -1,4 +1,4 @@
-"""From a trained probe to a bundle on disk."""
+"""From a trained probe, or a rule, to a bundle on disk."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from lynxstop.artifacts.card import card
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect.storage import DataSet
 from lynxstop.core.policy import StopPolicy
+from lynxstop.probes.ruled import TrainedRule
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.rules.base import Rule
 
 
 def make_bundle(
     data: DataSet,
-    trained: TrainedProbe,
+    trained: TrainedProbe | TrainedRule,
     path: Path,
     name: str,
     *,
@@ -40,15 +41,16 @@ def make_bundle(
     ----------
     data : DataSet
         The training data: its settings become the policy.
-    trained : TrainedProbe
+    trained : TrainedProbe or TrainedRule
+        A trained rule makes a bundle without a probe.
     path : Path
         Folder to write; an existing bundle there is replaced.
     name : str
         Title of the card.
     min_tokens, cooldown : int
-        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+        Guards of the policy; see `lynxstop.core.policy.StopPolicy`. Those that a rule was trained under.
     rule : Rule, optional
-        Makes the score; it is fitted here. None serves the probe's logit at cues.
+        Makes the score beside the trained probe; it is fitted here. None serves the probe's logit at cues.
 
     Raises
     ------
@@ -74,29 +76,32 @@ def make_bundle(
         think_close=meta.think_close,
         exit_text=meta.exit_text,
         exit_ids=meta.exit_ids,
+        cut=meta.cut,
         min_tokens=min_tokens,
         cooldown=cooldown,
         budget=meta.budget,
         target=trained.target,
-        probe_sha256="",
+        probe_sha256=None,
         training_problems_sha256=hashlib.sha256("\n".join(sorted(trained.problem_ids)).encode()).hexdigest(),
         training_data_sha256=data.digest,
         provenance=provenance(),
     )
     found = trained.scores
-    if rule is not None:
+    probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
+    if rule is not None and served is None:
         from lynxstop.evaluate.serving import fit_rule
 
         guards = StopPolicy(
             meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
         )
-        fitted, found = fit_rule(rule, data, trained.scores, guards)
+        served, found = fit_rule(rule, data, trained.scores, guards)
+    if served is not None:
         made = ServedRule(
-            name=fitted.name, constants=fitted.constants(), points=meta.points, every=meta.every
+            name=served.name, constants=served.constants(), points=meta.points, every=meta.every
         )
         policy = policy.model_copy(update={"rule": made})
     known = found[np.isfinite(found)]
     scores = TrainingScores(scores=known, problems=trained.problem_ids)
-    bundle = write_bundle(path, policy, trained.probe, scores, trained.report())
+    bundle = write_bundle(path, policy, probe, scores, trained.report())
     atomic.write_text(path / "README.md", card(bundle.policy, trained.report()))
     return bundle

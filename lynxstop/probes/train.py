@@ -167,8 +167,13 @@ def train(
         When features are not finite, the target is unknown everywhere, only one outcome occurs, or there are
         too few problems for the folds.
     ConfigError
-        On an unknown target, or nothing to try.
+        On an unknown target, nothing to try, or data without hidden states.
     """
+    if not dataset.layers:
+        raise ConfigError(
+            "The data hold no hidden states to train a probe on.",
+            hint="Train a rule that needs none, or record layers: [probe] in the recipe.",
+        )
     if target not in ("agrees", "right"):
         raise ConfigError(f"There is no target {target!r}.", hint='Targets: "agrees", "right".')
     sets = (

@@ -155,7 +155,7 @@ def terms_of(bundle: Bundle) -> Terms:
         policy.stop_policy(),
         policy.exit_text,
         policy.think_close,
-        getattr(policy, "cut", "behind") == "before",
+        policy.cut == "before",
     )
 
 

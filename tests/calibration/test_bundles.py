@@ -25,6 +25,7 @@ SHARED = {
     "think_open": ("<think>",),
     "think_close": ("</think>",),
     "exit_ids": (7,),
+    "cut": "behind",
     "budget": None,
 }
 SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}

@@ -18,7 +18,7 @@ from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent
 from lynxstop.core.thinking import Delimiters
-from lynxstop.engines.types import Answer, Generation, Sampling, Signals
+from lynxstop.engines.types import Answer, Generation, Sampling, Signals, Tokens
 
 EXIT = "</think>\\boxed{"
 LAYERS, HIDDEN = (1, 3), 4
@@ -78,6 +78,28 @@ class ScriptedEngine:
 
 
 @dataclass
+class BlackBoxEngine(ScriptedEngine):
+    """Shows no hidden states, only statistics: the top gap tells where the answer is the final one."""
+
+    layers: tuple[int, ...] = ()
+    width: int = 0
+
+    def _think(self, request, sampling):
+        generation = super()._think(request, sampling)
+        noise, count = np.random.default_rng(_draw("noise", request.id)), len(generation.output_ids)
+        statistics = noise.random((count, 4)).astype(np.float32)
+        final = _draw(request.id, sampling.seed) % 3
+        for event in generation.events:
+            statistics[event.index, 1] += 2.0 * (_draw(request.id, event.seen_at) % 3 == final)
+        generation.signals = [
+            Signals(*statistics[event.index, :3].tolist(), -1.0, -0.5) for event in generation.events
+        ]
+        thinking = np.arange(count) < generation.thinking_tokens
+        generation.tokens = Tokens(np.array(generation.output_ids, np.int32), thinking, statistics)
+        return generation
+
+
+@dataclass
 class ScriptedSource:
     """What a loaded model offers."""
 
@@ -91,6 +113,7 @@ class ScriptedSource:
     cues = CueSet(("wait", "hmm"))
     delimiters = Delimiters(("<think>",), ("</think>",))
     exit_text = EXIT
+    cut = "behind"
 
     @property
     def setup(self):

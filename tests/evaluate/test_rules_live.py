@@ -6,9 +6,11 @@ from ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.storage import DataSet
 from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE
+from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.transformers import LynxStopProcessor, TransformersEngine
 from lynxstop.engines.transformers.loading import Loaded, load_engine
 from lynxstop.engines.types import Request, Sampling
@@ -43,8 +45,9 @@ def test_the_engine_decides_as_replayed(
 ) -> None:
     # given what a rule would have decided on recorded traces
     policy, traces, expected = prepared(recorded, bundle, name, points)
+    probe = bundle.probe if policy.needs_probe else None
     engine = TransformersEngine(
-        loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=bundle.probe, batch_size=5
+        loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=probe, batch_size=5
     )
     # when it is served
     requests = [Request(t.trace_id, ids, risk=0.05) for t, ids in zip(traces, asked, strict=True)]
@@ -63,14 +66,15 @@ def test_the_engine_decides_as_replayed(
     assert exits > 0
 
 
-@pytest.mark.parametrize("name", ["combined"])
+@pytest.mark.parametrize("name", ["combined", "logprob-probe"])
 def test_generate_decides_as_replayed(
     recorded: DataSet, loaded: Loaded, bundle: Bundle, asked: list[tuple[int, ...]], name: str
 ) -> None:
     policy, _, expected = prepared(recorded, bundle, name, CUE | BOUNDARY)
+    probe = bundle.probe if policy.needs_probe else None
     model = loaded.engine.model
     for decided, ids in list(zip(expected, asked, strict=True))[:3]:
-        with LynxStopProcessor(model, loaded.setup.watch, policy, probe=bundle.probe, risk=0.05) as stopper:
+        with LynxStopProcessor(model, loaded.setup.watch, policy, probe=probe, risk=0.05) as stopper:
             model.generate(
                 input_ids=torch.tensor([ids]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -87,6 +91,21 @@ def test_generate_decides_as_replayed(
         else:
             assert stop is not None
             assert stop.thinking_tokens == decided.thinking_tokens
+
+
+def test_without_hidden_states_only_rules_that_read_none_are_served(loaded: Loaded, bundle: Bundle) -> None:
+    policy = StopPolicy(bundle.policy.exit_ids, (Level(0.05, 0.0),), rule=serve(rule_named("combined")))
+    engine = TransformersEngine(loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy)
+    with pytest.raises(ConfigError, match="needs a probe"):
+        engine.generate([Request("a", (1,), risk=0.05)], Sampling())
+    with pytest.raises(ConfigError, match="needs a probe"):
+        LynxStopProcessor(loaded.engine.model, loaded.setup.watch, policy, risk=0.05)
+
+
+def test_an_engine_that_keeps_its_tokens_refuses_to_cut_before_the_cue() -> None:
+    recipe = Recipe.model_validate({"exit": {"cut": "before"}})
+    with pytest.raises(ConfigError, match="cannot cut before"):
+        load_engine(shipped.MODEL, recipe)
 
 
 def test_rules_that_need_trial_answers_are_not_served() -> None:

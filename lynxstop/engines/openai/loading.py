@@ -11,7 +11,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.policy import StopPolicy
+from lynxstop.core.policy import Cut, StopPolicy
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
@@ -32,6 +32,7 @@ class Watched:
     cues: CueSet
     delimiters: Delimiters
     exit_text: str
+    cut: Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def load_openai(
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
     )
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
-    before = getattr(recipe.exit, "cut", "before") == "before"
+    cut: Cut = recipe.exit.cut or "before"
     points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
     watch = StreamWatch(CueSet(recipe.cues.words, recipe.cues.paragraph), delimiters)
     policy = StopPolicy(
@@ -112,7 +113,7 @@ def load_openai(
     spoken = runner.run(choose(dialect, server))
     fingerprint = runner.run(identify(server, spoken, model))
     exit_ids = runner.run(spoken.tokenize(server, model, exit_text))
-    terms = Terms(watch, policy, exit_text, delimiters.close, before, exit_ids)
+    terms = Terms(watch, policy, exit_text, delimiters.close, cut == "before", exit_ids)
     tokenizer = StreamTokenizer(watch.vocabulary)
     engine = OpenAIEngine(
         server,
@@ -126,4 +127,4 @@ def load_openai(
         runner=runner,
         closing=upstream.aclose,
     )
-    return Loaded(engine, tokenizer, Watched(watch.cue_set, delimiters, exit_text), fingerprint)
+    return Loaded(engine, tokenizer, Watched(watch.cue_set, delimiters, exit_text, cut), fingerprint)

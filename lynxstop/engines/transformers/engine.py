@@ -46,9 +46,9 @@ class TransformersEngine:
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
-        Scores cues; without one, only a budget stops.
+        Scores cues; without one, only a budget stops, or a rule that reads no hidden states.
     layers : sequence of int, optional
-        Hidden states to record; the probe's when there is one.
+        Hidden states to record, if any; the probe's when there is one.
     device : str or torch.device, optional
         Where to run; where the model is when None.
     batch_size : int
@@ -133,7 +133,7 @@ class TransformersEngine:
         """
         for request in requests:
             self.policy.level(request.risk)
-            if request.risk is not None and self.probe is None:
+            if request.risk is not None and self.probe is None and self.policy.needs_probe:
                 raise ConfigError("Stopping at a risk level needs a probe.")
             if not request.prompt_ids:
                 raise ConfigError(f"The prompt of request {request.id!r} is empty.")

@@ -44,7 +44,8 @@ def load_engine(
     model : Path
         Hugging Face folder with configuration, tokenizer and safetensors weights.
     made_by : Bundle or Recipe
-        A bundle is served with its probe and must belong to this model; a recipe records its layers.
+        A bundle is served with its probe, if it has one, and must belong to this model; a recipe records its
+        layers, if it names any.
     device, dtype : str, optional
         As PyTorch names them; a GPU where there is one, and float32 on CPU, bfloat16 elsewhere.
     batch_size : int, optional
@@ -56,6 +57,8 @@ def load_engine(
         When the folder cannot be loaded or the model cannot be watched.
     FingerprintError
         When the bundle belongs to another model.
+    ConfigError
+        When an exit is to cut before the cue.
     """
     torch = need("torch", "transformers")
     transformers = need("transformers", "transformers")
@@ -76,13 +79,16 @@ def load_engine(
         if isinstance(made_by, Bundle)
         else setup_from_recipe(made_by, tokenizer)
     )
+    setup.require_cut_behind()
+    probe = made_by.probe if isinstance(made_by, Bundle) else None
+    named = made_by.probe.layers if made_by.probe is not None else ()
     engine = TransformersEngine(
         network,
         tokenizer,
         setup.watch,
         setup.policy,
-        probe=made_by.probe if isinstance(made_by, Bundle) else None,
-        layers=_layers(made_by.probe.layers, network.config.get_text_config().num_hidden_layers),
+        probe=probe,
+        layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
     )
     return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)

@@ -37,7 +37,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
-        Scores cues; without one, only a budget stops.
+        Scores cues; without one, only a budget stops, or a rule that reads no hidden states.
     risk : float, optional
         Certified level to stop at; None stops at a budget only.
     mode : Mode
@@ -62,7 +62,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         mode: Mode = Mode.STOP,
     ) -> None:
         policy.level(risk)
-        if risk is not None and probe is None:
+        if risk is not None and probe is None and policy.needs_probe:
             raise ConfigError("Stopping at a risk level needs a probe.")
         self._watch, self._policy, self._risk, self._mode = watch, policy, risk, mode
         self._eos_ids = end_tokens(model)

@@ -111,12 +111,18 @@ def arm(config: Any, settings: Settings) -> Armed:
         require_same(
             bundle.policy.fingerprint, fingerprint(model_folder(model)), f"The bundle {settings.bundle}"
         )
-        name, probe, setup = bundle.policy.name, bundle.probe, setup_from_bundle(bundle, tokenizer)
+        name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
+        probe = bundle.probe or _silent((depth,), width)
         default_risk = bundle.policy.default_risk
         _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
+        if not recipe.probe.layers:
+            raise ConfigError(
+                "Inside vLLM hidden states are recorded at decision points, and none are named.",
+                hint="Name layers in the recipe's [probe] section.",
+            )
         layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
         name, probe, setup = (
             "a recipe",
@@ -124,6 +130,7 @@ def arm(config: Any, settings: Settings) -> Armed:
             setup_from_recipe(recipe, tokenizer),
         )
         default_risk = None
+    setup.require_cut_behind()
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
             f"The probe takes {probe.width} features of hidden states {probe.layers}; the model has states "
@@ -141,7 +148,7 @@ def arm(config: Any, settings: Settings) -> Armed:
 
 
 def _silent(layers: tuple[int, ...], width: int) -> Probe:
-    """Return a probe that gives 0 everywhere: what is recorded by a recipe has no scores yet."""
+    """Return a probe that gives 0 everywhere: for recipes, and for rules that read no hidden states."""
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 

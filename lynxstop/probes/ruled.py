@@ -1,0 +1,184 @@
+"""Train a rule that reads no hidden states: for engines, and servers, that show none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.collect.storage import DataSet
+from lynxstop.core.policy import StopPolicy
+from lynxstop.errors import ConfigError, DataError
+from lynxstop.extras import need
+from lynxstop.probes.rivals import alone, rival_signals
+from lynxstop.probes.train import Target, platt, split
+from lynxstop.rules.base import Rule
+from lynxstop.rules.served import serve
+
+DEFAULT_RULE = "logprob-probe"
+"""What is fitted on data without hidden states, unless another rule is named."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedRule:
+    """A fitted rule and the evidence for it.
+
+    Parameters
+    ----------
+    rule : Rule
+        Fitted on all decision points.
+    auc : float
+        Of the out-of-fold scores of all points together.
+    rivals : dict of str to float
+        AUC of each signal of `lynxstop.probes.rivals` alone, by the same folds and over the same points.
+    platt : tuple of float
+        Slope and intercept: ``sigmoid(slope * score + intercept)`` is a calibrated probability.
+    scores : ndarray
+        Out-of-fold scores, float32, shape (points of the data set,); NaN where the rule abstains, a guard
+        keeps it from deciding, or the target is unknown.
+    target : {"agrees", "right"}
+    cues, problems : int
+        Scored points that it was measured on, and their problems.
+    rate : float
+        Share of these points where the target holds.
+    problem_ids : tuple of str
+        The training problems; calibration must not use them.
+    """
+
+    rule: Rule
+    auc: float
+    rivals: dict[str, float]
+    platt: tuple[float, float]
+    scores: NDArray[np.float32]
+    target: Target
+    cues: int
+    problems: int
+    rate: float
+    problem_ids: tuple[str, ...]
+
+    def report(self) -> dict[str, Any]:
+        """All but arrays, ready for JSON and for the bundle's card; the same keys as a probe's report."""
+        return {
+            "target": self.target,
+            "kind": "rule",
+            "rule": self.rule.name,
+            "signals": list(self.rule.signals),
+            "cues": self.cues,
+            "problems": self.problems,
+            "rate": self.rate,
+            "layers": [],
+            "auc": self.auc,
+            "rivals": self.rivals,
+            "platt": list(self.platt),
+            "search": [],
+        }
+
+
+def train_rule(
+    data: DataSet,
+    rule: Rule,
+    *,
+    target: Target = "agrees",
+    min_tokens: int = 0,
+    cooldown: int = 0,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainedRule:
+    """Fit a rule, and measure it on problems that it was not fitted on.
+
+    Parameters
+    ----------
+    data : DataSet
+        Recorded traces of the training split; their hidden states, if any, are not read.
+    rule : Rule
+        One that needs neither hidden states nor trial answers.
+    target : {"agrees", "right"}
+        Foresee that the answer forced at the point equals the full trace's, or that it equals gold.
+    min_tokens, cooldown : int
+        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    folds : int
+        Parts of the cross-validation, made of whole problems.
+    seed : int
+        Fixes the parts.
+    progress : callable, optional
+        Called with the numbers of finished and of all steps.
+
+    Raises
+    ------
+    ConfigError
+        When the rule needs hidden states or trial answers, or on an unknown target.
+    DataError
+        When the rule scores no point, only one outcome occurs, or there are too few problems for the folds.
+    """
+    from lynxstop.evaluate.points import Trace, read_points, replay, training_of
+
+    if target not in ("agrees", "right"):
+        raise ConfigError(f"There is no target {target!r}.", hint='Targets: "agrees", "right".')
+    if "hidden" in serve(rule).rule.needs:
+        raise ConfigError(
+            f"The rule {rule.name!r} reads hidden states; it is served together with a probe.",
+            hint="Record layers and train a probe, or name a rule such as logprob-probe.",
+        )
+    meta, cues = data.meta, data.cues()
+    guards = StopPolicy(
+        meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+    )
+    steps, done, budget = folds + 2, 0, meta.budget or meta.max_tokens
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    def fitted(to: Sequence[Trace]) -> Rule:
+        made = rule.fit(training_of(to, budget))
+        step()
+        return made
+
+    values = cues[target].to_pylist()
+    loss = "disagree" if target == "agrees" else "wrong"
+    traces = [
+        trace
+        for trace in read_points(
+            data, rule.signals, np.full(len(cues), np.nan, np.float32), guards, loss=loss
+        )
+        if all(values[row] is not None for row in trace.rows)
+    ]
+    step()
+    rows = np.concatenate([np.zeros(0, np.int64), *(trace.rows for trace in traces)])
+    truth = np.array([bool(values[row]) for row in rows], bool)
+    owners = np.repeat(
+        np.array([trace.problem_id for trace in traces], object), [len(trace.rows) for trace in traces]
+    )
+    scores = np.full(len(cues), np.nan, np.float32)
+    for _, test in split(truth, owners, folds, seed):
+        held_out = set(owners[test].tolist())
+        by_others = fitted([trace for trace in traces if trace.problem_id not in held_out])
+        own = [trace for trace in traces if trace.problem_id in held_out]
+        for trace, found in zip(own, replay(by_others, own).scores, strict=True):
+            scores[trace.rows] = found
+    known = np.isfinite(scores[rows])
+    if len(set(truth[known].tolist())) < 2:
+        raise DataError(
+            f"The rule {rule.name!r} scores {int(known.sum())} of {len(rows)} points, all of one outcome.",
+            hint="Collect with an engine that shows log-probabilities, more problems, or name another rule.",
+        )
+    rows, truth, owners = rows[known], truth[known], owners[known]
+    parts = split(truth, owners, folds, seed)
+    return TrainedRule(
+        rule=fitted(traces),
+        auc=float(need("sklearn.metrics", "calibrate").roc_auc_score(truth, scores[rows])),
+        rivals={name: alone(signal[rows], truth, parts) for name, signal in rival_signals(cues).items()},
+        platt=platt(scores[rows], truth),
+        scores=scores,
+        target=target,
+        cues=len(rows),
+        problems=len(set(owners.tolist())),
+        rate=float(truth.mean()),
+        problem_ids=data.problem_ids,
+    )
