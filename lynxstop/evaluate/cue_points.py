@@ -16,7 +16,7 @@ from lynxstop.engines.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.extras import need
 from lynxstop.probes.rivals import Folds
-from lynxstop.probes.train import split
+from lynxstop.probes.search import split
 
 PARAGRAPH = "\n\n"
 """How a paragraph break is written among words."""

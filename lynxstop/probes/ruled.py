@@ -14,7 +14,8 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.rivals import alone, rival_signals
-from lynxstop.probes.train import Target, platt, split
+from lynxstop.probes.search import split
+from lynxstop.probes.train import Target, platt
 from lynxstop.rules.base import Rule
 from lynxstop.rules.served import serve
 
