@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from lynxstop.core.points import points_named
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
@@ -171,3 +172,10 @@ def test_groups_need_prompts_and_a_decay(scripted):
         serial_groups(scripted, {}, str)
     with pytest.raises(ConfigError, match="decay"):
         serial_groups(scripted, {}, str, decay=0.0)
+
+
+def test_points_that_were_not_recorded_are_refused(scripted):
+    with pytest.raises(DataError, match="not recorded"):
+        compare(scripted, [rule_named("budget")], points=points_named("cue,boundary"))
+    with pytest.raises(ConfigError, match="'sentence'"):
+        points_named("sentence")

@@ -13,11 +13,14 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.cli import app
 from lynxstop.collect.recording import record
-from lynxstop.core.points import BOUNDARY
+from lynxstop.collect.storage import DataSet
+from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.engines.types import Tokens
 from lynxstop.errors import DataError
+from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.cue_points import PARAGRAPH
 from lynxstop.evaluate.cue_search import search
+from lynxstop.rules.table import rule_named
 
 STEPS = 6
 
@@ -165,6 +168,12 @@ def test_real_traces_and_the_command(tmp_path):
     assert words[PARAGRAPH]["probe_auc"] > 0.6
     assert Recipe.load(out).cues.cue_set.words == tuple(found["proposal"]["words"])
     assert tomllib.loads(out.read_text())["cues"].get("paragraph", False) == found["proposal"]["paragraph"]
+    # and rules can be compared there
+    looks = [
+        compare(DataSet.open(data), [rule_named("convergence")], points=points).lines[0].published["trials"]
+        for points in (CUE, CUE | BOUNDARY)
+    ]
+    assert looks[1] > 3 * looks[0] > 0
     # and without the tokenizer only the recorded cues are measured
     alone = CliRunner().invoke(app, [*arguments[:2], "--json"], catch_exceptions=False)
     words = {word["word"]: word for word in json.loads(alone.stdout)["candidates"]}
