@@ -67,6 +67,11 @@ class Exits:
     tokens: int
     traces: int
 
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """The probe's logits; those of the statistics where no hidden states were recorded."""
+        return self.probe if np.isfinite(self.probe).all() else self.statistics
+
     def of(self, words: Iterable[str]) -> NDArray[np.bool_]:
         """Points that stand for one of the words."""
         wanted = frozenset(words)
@@ -164,7 +169,7 @@ def _logits(
     linear, pipeline = need("sklearn.linear_model", "calibrate"), need("sklearn.pipeline", "calibrate")
     scaler = need("sklearn.preprocessing", "calibrate").StandardScaler
     found = np.full(len(agrees), np.nan)
-    if not np.isfinite(features).all():
+    if not features.shape[1] or not np.isfinite(features).all():
         return found
     for train, test in parts:
         model = pipeline.make_pipeline(scaler(), linear.LogisticRegression(C=penalty, max_iter=1000))

@@ -208,7 +208,7 @@ def _greedy(words: Sequence[str], exits: Exits, risk: float) -> tuple[list[str],
     """Grow a set while a word adds enough."""
     chosen: list[str] = []
     best = 0.0
-    if not np.isfinite(exits.probe).all():
+    if not len(exits.scores) or not np.isfinite(exits.scores).all():
         return chosen, best
     while rest := [word for word in words if word not in chosen]:
         worth = [saved_at(exits, [*chosen, word], risk) for word in rest]
@@ -223,7 +223,7 @@ def _greedy(words: Sequence[str], exits: Exits, risk: float) -> tuple[list[str],
 def saved_at(exits: Exits, words: Iterable[str], risk: float) -> float:
     """Largest share of thinking tokens that first exits at these words save within the risk, out of fold."""
     mine = exits.of(words)
-    scores, traces = exits.probe[mine], exits.trace[mine]
+    scores, traces = exits.scores[mine], exits.trace[mine]
     agrees, saves = exits.agrees[mine], exits.saves[mine]
     best = 0.0
     for threshold in np.unique(np.quantile(scores, np.linspace(0, 1, _GRID))) if len(scores) else ():

@@ -106,6 +106,21 @@ def test_the_word_that_tells_is_measured_and_proposed(telling, mute, end, body):
     assert found.saved > 0.2
 
 
+def test_statistics_decide_where_no_hidden_states_were_recorded():
+    # given an engine without hidden states, whose entropy tells what the features told
+    world = World({"wait": True, "so": False})
+    entropy = pa.array(world._features[:, 0].astype(float))
+    world._cues = world._cues.set_column(world._cues.column_names.index("entropy"), "entropy", entropy)
+    world._features = world._features[:, :0]
+    # when cues are looked for
+    found = search(world, decode)
+    # then they are proposed by the statistics
+    word = by_word(found)["wait"]
+    assert np.isnan(word.probe_auc)
+    assert word.statistics_auc > 0.97
+    assert (found.basis, found.proposal.words) == ("measured", ("wait",))
+
+
 def test_both_words_are_taken_when_both_tell():
     found = search(World({"wait": True, "hmm": True}), decode)
 
