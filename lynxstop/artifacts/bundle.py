@@ -15,159 +15,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.fingerprint import Fingerprint
-from lynxstop.artifacts.provenance import Provenance
-from lynxstop.artifacts.threshold import Threshold
-from lynxstop.core.cues import CueSet
-from lynxstop.core.points import CUE
-from lynxstop.core.policy import Cut, Level, StopPolicy
-from lynxstop.core.thinking import Delimiters
-from lynxstop.errors import BundleError, ConfigError, StepError
+from lynxstop.artifacts.policy import CertifiedLevel as CertifiedLevel
+from lynxstop.artifacts.policy import Policy as Policy
+from lynxstop.artifacts.policy import ServedRule as ServedRule
+from lynxstop.artifacts.policy import ServedSampling as ServedSampling
+from lynxstop.artifacts.policy_file import read_object, read_policy, write_policy
+from lynxstop.errors import BundleError, ConfigError
 from lynxstop.probes.probe import Probe
-from lynxstop.rules.base import Rule
-from lynxstop.rules.served import serve
-from lynxstop.rules.table import rule_from
 
-SCHEMA_VERSION = 1
-_MAX_POLICY_BYTES = 4 << 20
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+SCORES, TRAINING, WEIGHTS = "scores.safetensors", "training.json", "probe.safetensors"
+MAX_TENSORS = 256 << 20
+"""Bytes of a file of tensors: many times what the widest models need."""
+_MAX_CERTIFICATE = 64 << 20
+_MAX_TRAINING = 16 << 20
+_AGAIN = "Copy the whole bundle again, or train and calibrate again."
 
 
-class CertifiedLevel(_Strict):
-    """One line of the menu: a risk level and the threshold that its certificate allows."""
-
-    risk: float = Field(gt=0, lt=1)
-    confidence: float = Field(gt=0, lt=1)
-    loss: str
-    method: str
-    threshold: Threshold
-    column: str | None = None
-    group: str | None = None
-    """The requests it is for: those with this value in this column; None is all."""
-    certificate: str
-    """File of the certificate, relative to the bundle."""
-    sha256: str
-
-
-class ServedSampling(_Strict):
-    """Sampling parameters under which the bundle was collected, and is to be served."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    max_tokens: int
-    answer_tokens: int
-
-
-class ServedRule(_Strict):
-    """The rule that makes scores from signals and the probe's logit, as plain data."""
-
-    name: str
-    constants: dict[str, Any] = Field(default_factory=dict)
-    points: int = CUE
-    """Kinds of decision points, bits of `lynxstop.core.points`."""
-    every: int = 0
-
-    @property
-    def rule(self) -> Rule:
-        """The rule itself.
-
-        Raises
-        ------
-        ConfigError
-            When there is no such rule, or its constants are damaged.
-        """
-        return rule_from(self.name, self.constants)
-
-
-class Policy(_Strict):
-    """Content of policy.json."""
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    fingerprint: Fingerprint
-    engine: str
-    dtype: str
-    sampling: ServedSampling
-    cue_words: tuple[str, ...]
-    cue_paragraph: bool
-    think_open: tuple[str, ...]
-    think_close: tuple[str, ...]
-    exit_text: str
-    exit_ids: tuple[int, ...]
-    cut: Cut = "behind"
-    min_tokens: int = 0
-    cooldown: int = 0
-    budget: int | None = None
-    target: str
-    """What the probe or the rule was trained to foresee: "agrees" or "right"."""
-    probe_sha256: str | None
-    """None: there is no probe, and the rule reads no hidden states."""
-    training_problems_sha256: str
-    """Digest of the sorted ids of the training problems."""
-    training_data_sha256: str
-    default_risk: float | None = None
-    levels: tuple[CertifiedLevel, ...] = ()
-    rule: ServedRule | None = None
-    """None: the probe's logit is the score, at cues."""
-    provenance: Provenance
-
-    @property
-    def cues(self) -> CueSet:
-        """The cues watched for."""
-        return CueSet(words=self.cue_words, paragraph=self.cue_paragraph)
-
-    @property
-    def delimiters(self) -> Delimiters:
-        """The delimiters of a thinking block."""
-        return Delimiters(open=self.think_open, close=self.think_close)
-
-    @property
-    def pooled(self) -> tuple[CertifiedLevel, ...]:
-        """Levels of all requests, without those of groups."""
-        return tuple(level for level in self.levels if level.group is None)
-
-    def stop_policy(self) -> StopPolicy:
-        """The policy as the core takes it."""
-        return StopPolicy(
-            exit_ids=self.exit_ids,
-            levels=tuple(Level(level.risk, level.threshold, level.group) for level in self.levels),
-            min_tokens=self.min_tokens,
-            cooldown=self.cooldown,
-            budget=self.budget,
-            points=CUE if self.rule is None else self.rule.points,
-            every=0 if self.rule is None else self.rule.every,
-            rule=None if self.rule is None else serve(self.rule.rule),
-        )
-
-
-class TrainingScores(_Strict):
-    """Out-of-fold logits of the training split: shape (cues,), and the problems they come from."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingScores:
+    """Out-of-fold scores of the training split: float32, shape (cues,), and the problems they come from."""
 
     scores: NDArray[np.float32]
     problems: tuple[str, ...]
 
 
-class Bundle(_Strict):
-    """A loaded bundle."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded bundle; `probe` is None where the policy's rule reads no hidden states."""
 
     path: Path
     policy: Policy
@@ -175,25 +60,30 @@ class Bundle(_Strict):
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
-        """Load and check a bundle.
+        """Load a bundle and check all that is served.
 
         Raises
         ------
         StepError
             When there is no bundle at `path`.
         BundleError
-            When a file is missing, damaged, tampered with, or of an unknown version.
+            When a file is missing, too large, damaged, tampered with, or of a newer version.
         """
-        policy = _read_policy(path / "policy.json")
-        probe = _read_probe(path / "probe.safetensors", policy)
-        for level in policy.levels:
-            _check_certificate(path, level)
-        if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.pooled}:
-            raise BundleError(
-                f"The default risk {policy.default_risk:g} of {path} is not one of its certified levels.",
-                hint="Run `lynxstop calibrate` with --default-risk again.",
-            )
+        policy = read_policy(path)
+        probe = _read_probe(path / WEIGHTS, policy)
+        _check_levels(path, policy)
         return cls(path=path, policy=policy, probe=probe)
+
+    def check(self) -> None:
+        """Check the files that are not served, too.
+
+        Raises
+        ------
+        BundleError
+            When one is missing, too large, damaged or changed.
+        """
+        self.training_scores()
+        self.training()
 
     def training_scores(self) -> TrainingScores:
         """Read the out-of-fold scores that calibration fixes its thresholds on.
@@ -201,22 +91,32 @@ class Bundle(_Strict):
         Raises
         ------
         BundleError
-            When the file is missing or damaged.
+            When the file is missing, too large, damaged or changed.
         """
-        path = self.path / "scores.safetensors"
+        path = self._checked(SCORES, MAX_TENSORS)
         try:
             tensors = load_tensors(path.read_bytes())
-            problems = bytes(tensors["problems"].tobytes()).decode().split("\n")
-            return TrainingScores(scores=tensors["scores"].astype(np.float32), problems=tuple(problems))
-        except (OSError, SafetensorError, KeyError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"{path} is missing or damaged: {error}.", hint="Run `lynxstop train` again."
-            ) from error
+            scores, problems = tensors["scores"], tensors["problems"]
+            if (
+                scores.dtype != np.float32
+                or problems.dtype != np.uint8
+                or not scores.ndim == problems.ndim == 1
+            ):
+                raise ValueError("it holds other numbers than scores and problems")
+            names = problems.tobytes().decode().split("\n")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path} is damaged: {error}.", hint="Run `lynxstop train` again.") from error
+        return TrainingScores(scores, tuple(names))
 
     def training(self) -> dict[str, Any]:
-        """Read how the probe was chosen."""
-        content: dict[str, Any] = json.loads((self.path / "training.json").read_text())
-        return content
+        """Read how the probe was chosen.
+
+        Raises
+        ------
+        BundleError
+            When the file is missing, too large, damaged or changed.
+        """
+        return read_object(self._checked(TRAINING, _MAX_TRAINING), _MAX_TRAINING, "a training report")
 
     def with_levels(
         self, levels: list[CertifiedLevel], certificates: dict[str, str], default_risk: float | None
@@ -238,7 +138,14 @@ class Bundle(_Strict):
         for name, text in certificates.items():
             atomic.write_text(self.path / name, text)
         write_policy(self.path, policy)
-        return Bundle(path=self.path, policy=policy, probe=self.probe)
+        return replace(self, policy=policy)
+
+    def _checked(self, name: str, most: int) -> Path:
+        path = self.path / name
+        _require_file(path, most)
+        if name in self.policy.files and atomic.sha256(path) != self.policy.files[name]:
+            raise BundleError(f"{path} is damaged or was changed: its digest differs.", hint=_AGAIN)
+        return path
 
 
 def write_bundle(
@@ -247,92 +154,79 @@ def write_bundle(
     """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no
     bundle.
 
-    `policy.probe_sha256` is set to the digest of the written probe, or to None without one.
+    `policy.probe_sha256` is set to the digest of the written probe, or to None without one, and
+    `policy.files` to those of the other files.
     """
     path.mkdir(parents=True, exist_ok=True)
     (path / "policy.json").unlink(missing_ok=True)
-    weights = path / "probe.safetensors"
+    weights = path / WEIGHTS
     if probe is None:
         weights.unlink(missing_ok=True)
     else:
         probe.save(weights)
     problems = np.frombuffer("\n".join(scores.problems).encode(), dtype=np.uint8)
-    atomic.write_bytes(
-        path / "scores.safetensors", save_tensors({"scores": scores.scores, "problems": problems})
-    )
-    atomic.write_text(path / "training.json", json.dumps(training, indent=2) + "\n")
-    digest = None if probe is None else atomic.sha256(weights)
-    write_policy(path, policy.model_copy(update={"probe_sha256": digest}))
+    atomic.write_bytes(path / SCORES, save_tensors({"scores": scores.scores, "problems": problems}))
+    atomic.write_text(path / TRAINING, json.dumps(training, indent=2) + "\n")
+    written = {
+        "probe_sha256": None if probe is None else atomic.sha256(weights),
+        "files": {name: atomic.sha256(path / name) for name in (SCORES, TRAINING)},
+    }
+    write_policy(path, policy.model_copy(update=written))
     return Bundle.load(path)
 
 
-def write_policy(path: Path, policy: Policy) -> None:
-    """Write policy.json atomically."""
-    atomic.write_text(path / "policy.json", json.dumps(policy.model_dump(mode="json"), indent=2) + "\n")
+def _require_file(path: Path, most: int) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing.", hint="Copy the whole bundle folder, or train again.")
+    if path.stat().st_size > most:
+        raise BundleError(f"{path} is larger than {most >> 20} MiB and is not read.", hint=_AGAIN)
 
 
 def _read_probe(path: Path, policy: Policy) -> Probe | None:
     if policy.probe_sha256 is None:
         if policy.stop_policy().needs_probe:
-            raise BundleError(
-                f"{path.parent} names no probe, and its scores need one.",
-                hint="Copy the whole bundle again, or train again.",
-            )
+            raise BundleError(f"{path.parent} names no probe, and its scores need one.", hint=_AGAIN)
         return None
-    if not path.is_file():
-        raise BundleError(f"{path} is missing.", hint="Copy the whole bundle folder, or train again.")
+    _require_file(path, MAX_TENSORS)
     if atomic.sha256(path) != policy.probe_sha256:
-        raise BundleError(
-            f"{path} is not the probe this policy was made for (digest differs).",
-            hint="Copy the whole bundle again, or train and calibrate again.",
-        )
+        raise BundleError(f"{path} is not the probe this policy was made for (digest differs).", hint=_AGAIN)
     return Probe.load(path)
 
 
-def _check_certificate(path: Path, level: CertifiedLevel) -> None:
-    """Refuse a level whose certificate is missing, was changed, or certifies something else."""
+def _check_levels(path: Path, policy: Policy) -> None:
+    """Refuse levels that are not what their certificates say of this very policy."""
+    served = policy.model_dump(mode="json")
+    for level in policy.levels:
+        _check_certificate(path, level, served)
+    if policy.default_risk is not None and policy.default_risk not in {v.risk for v in policy.pooled}:
+        raise BundleError(
+            f"The default risk {policy.default_risk:g} of {path} is not one of its certified levels.",
+            hint="Run `lynxstop calibrate` with --default-risk again.",
+        )
+
+
+def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, Any]) -> None:
+    again = "Copy the bundle again, or run `lynxstop calibrate` again."
     certificate = (path / level.certificate).resolve()
     if not certificate.is_relative_to(path.resolve()) or not certificate.is_file():
-        raise BundleError(f"The certificate of risk level {level.risk:g} is missing from {path}.")
+        raise BundleError(f"The certificate of risk level {level.risk:g} is missing from {path}.", hint=again)
+    _require_file(certificate, _MAX_CERTIFICATE)
     if atomic.sha256(certificate) != level.sha256:
+        raise BundleError(f"{certificate} was changed after certification.", hint=again)
+    certified = read_object(certificate, _MAX_CERTIFICATE, "a certificate")
+    group = certified.get("group") or {}
+    claimed = certified | {"column": group.get("column"), "group": group.get("value")}
+    said = level.model_dump(mode="json", exclude={"certificate", "sha256"})
+    # What a certificate leaves out was not there to be chosen when it was made.
+    rests_on = {"rule": None, "cut": "behind"} | (certified.get("fingerprint") or {})
+    probe = (certified.get("digests") or {}).get("probe")
+    differing = [name for name, value in said.items() if claimed.get(name) != value]
+    if certified.get("fingerprint"):
+        differing += [name for name, value in rests_on.items() if served.get(name) != value]
+        differing += ["probe"] * (probe != served["probe_sha256"])
+    if differing:
         raise BundleError(
-            f"{certificate} was changed after certification.",
-            hint="Copy the bundle again, or run `lynxstop calibrate` again.",
+            f"Risk level {level.risk:g} of {path} is not what its certificate says: "
+            f"{', '.join(differing)} {'differ' if differing[1:] else 'differs'}.",
+            hint=again,
         )
-    certified = json.loads(certificate.read_text())
-    group = certified.get("group") or {"column": None, "value": None}
-    certified |= {"column": group["column"], "group": group["value"]}
-    for name, value in level.model_dump(exclude={"certificate", "sha256"}).items():
-        if certified.get(name) != value:
-            raise BundleError(
-                f"Risk level {level.risk:g} of {path} is not what its certificate says: {name} differs.",
-                hint="Copy the bundle again, or run `lynxstop calibrate` again.",
-            )
-
-
-def _read_policy(path: Path) -> Policy:
-    if not path.is_file():
-        raise StepError(
-            f"There is no bundle at {path.parent}: policy.json is missing.",
-            hint="Make one with `lynxstop collect` and `lynxstop train`.",
-        )
-    if path.stat().st_size > _MAX_POLICY_BYTES:
-        raise BundleError(f"{path} is larger than a policy can be.", hint="Copy the bundle again.")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise BundleError(f"{path} does not hold a policy.", hint="Copy the bundle again.")
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise BundleError(
-                f"{path} has schema version {content.get('schema_version')!r}; "
-                f"this lynxstop reads {SCHEMA_VERSION}.",
-                hint="Upgrade lynxstop, or train the bundle again.",
-            )
-        return Policy.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}.",
-            hint="Copy the bundle again, or train it again.",
-        ) from error

@@ -6,7 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples
@@ -90,7 +91,7 @@ class Claim(_Strict):
 class Certificate(Claim):
     """One certified level: the claim, and what came of it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = len(CERTIFICATE) + 1
     lynxstop: str
     promise: str
     not_promised: str
@@ -157,10 +158,12 @@ class Certificate(Claim):
             if path.stat().st_size > _MAX_BYTES:
                 raise CalibrationError(f"{path} is larger than a certificate can be.")
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls.model_validate(content)
+            if not isinstance(content, dict):
+                raise CalibrationError(f"{path} is not a certificate.", hint="Copy the certificate again.")
+            return cls.model_validate(upgrade(content, CERTIFICATE, str(path), CalibrationError))
         except OSError as error:
             raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CalibrationError(f"{path} is not JSON.", hint="Copy the certificate again.") from error
         except ValidationError as error:
             first = error.errors()[0]

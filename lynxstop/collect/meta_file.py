@@ -6,8 +6,10 @@ import json
 
 from pydantic import ValidationError
 
+from lynxstop.artifacts.migrations import META as META_STEPS
+from lynxstop.artifacts.migrations import upgrade
 from lynxstop.collect import shards
-from lynxstop.collect.schema import SCHEMA_VERSION, Meta
+from lynxstop.collect.schema import Meta
 from lynxstop.collect.store import Store
 from lynxstop.errors import DataError, StepError
 
@@ -22,7 +24,7 @@ def read_meta(store: Store) -> Meta:
     StepError
         When the place holds no data set.
     DataError
-        When it is damaged, or of another schema version.
+        When it is damaged, or of a newer schema version.
     """
     try:
         content = json.loads(store.read(META))
@@ -34,12 +36,9 @@ def read_meta(store: Store) -> Meta:
         raise DataError(
             f"{store}/{META} is damaged.", hint="Restore it from a copy, or collect again."
         ) from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{store} was recorded with schema version {version}; this version reads {SCHEMA_VERSION}.",
-            hint="Use the version of lynxstop that recorded it, or collect again.",
-        )
+    if not isinstance(content, dict):
+        raise DataError(f"{store}/{META} is damaged.", hint="Restore it from a copy, or collect again.")
+    content = upgrade(content, META_STEPS, f"{store}/{META}", DataError)
     try:
         return Meta.model_validate(content)
     except ValidationError as error:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.migrations import META
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import Cut
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = len(META) + 1
 
 TRACES = {
     "trace_id": "string",
@@ -192,6 +193,7 @@ class Meta(BaseModel):
         their identity when lynxstop is upgraded.
         """
         settings = self.model_dump(mode="json", exclude={"provenance", "digests", "appended"})
+        settings["schema_version"] = 1
         return {name: value for name, value in settings.items() if _LATER.get(name, _ABSENT) != value}
 
     @property

@@ -13,6 +13,7 @@ from scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.policy_file import write_policy
 from lynxstop.calibration.bundles import calibrate_bundle, install
 from lynxstop.cli import app
 from lynxstop.collect.runner import collect
@@ -98,12 +99,7 @@ def test_a_probe_that_was_there_before_goes(black_box, tmp_path):
 
 def test_a_probe_cannot_be_left_out_of_a_bundle_whose_scores_need_one(black_box, tmp_path):
     made = make_bundle(black_box, train_rule(black_box, rule_named("logprob-probe")), tmp_path / "b", "box")
-    text = (made.path / "policy.json").read_text()
-    (made.path / "policy.json").write_text(text.replace('"rule": {', '"rule": null, "provenance_": {'))
-    with pytest.raises(BundleError):
-        Bundle.load(made.path)
-    path = made.path / "policy.json"
-    path.write_text(made.policy.model_copy(update={"rule": None}).model_dump_json())
+    write_policy(made.path, made.policy.model_copy(update={"rule": None}))
     with pytest.raises(BundleError, match="names no probe"):
         Bundle.load(made.path)
 

@@ -1,0 +1,64 @@
+"""Files of older schema versions, brought up to date when they are read: one pure function per step.
+
+A chain of k steps means that version k + 1 is written; version n is read by applying the steps from the n-th
+on. What was once released is never edited here: a further change is a further step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lynxstop.errors import LynxstopError
+
+Content = dict[str, Any]
+Step = Callable[[Content], Content]
+
+
+def policy_1_to_2(content: Content) -> Content:
+    """Exits cut behind the cue; further files have no digests."""
+    return content | {"cut": "behind", "files": {}}
+
+
+def meta_1_to_2(content: Content) -> Content:
+    """Exits cut behind the cue."""
+    return content | {"cut": "behind"}
+
+
+POLICY: tuple[Step, ...] = (policy_1_to_2,)
+META: tuple[Step, ...] = (meta_1_to_2,)
+CERTIFICATE: tuple[Step, ...] = ()
+
+
+def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[LynxstopError]) -> Content:
+    """Bring the content of a file to the version that is written today.
+
+    Parameters
+    ----------
+    content : dict
+        With its `schema_version`.
+    chain : sequence of Step
+        `POLICY`, `META` or `CERTIFICATE`.
+    what : str
+        The file, for the message.
+    refusal : type of LynxstopError
+        What to raise.
+
+    Raises
+    ------
+    LynxstopError
+        When the version is newer than this lynxstop, or none that ever was.
+    """
+    version, newest = content.get("schema_version"), len(chain) + 1
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise refusal(
+            f"{what} has schema version {version!r}, which never was.", hint="Get it again from its source."
+        )
+    if version > newest:
+        raise refusal(
+            f"{what} has schema version {version}; this lynxstop reads up to {newest}.",
+            hint="It was written by a newer lynxstop: upgrade this one.",
+        )
+    for number, step in enumerate(chain[version - 1 :], start=version + 1):
+        content = step(content) | {"schema_version": number}
+    return content

@@ -1,0 +1,135 @@
+"""What a bundle is served under: the content of policy.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.migrations import POLICY
+from lynxstop.artifacts.provenance import Provenance
+from lynxstop.artifacts.threshold import Threshold
+from lynxstop.core.cues import CueSet
+from lynxstop.core.points import CUE
+from lynxstop.core.policy import Cut, Level, StopPolicy
+from lynxstop.core.thinking import Delimiters
+from lynxstop.rules.base import Rule
+from lynxstop.rules.served import serve
+from lynxstop.rules.table import rule_from
+
+SCHEMA_VERSION = len(POLICY) + 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CertifiedLevel(_Strict):
+    """One line of the menu: a risk level and the threshold that its certificate allows."""
+
+    risk: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    loss: str
+    method: str
+    threshold: Threshold
+    column: str | None = None
+    group: str | None = None
+    """The requests it is for: those with this value in this column; None is all."""
+    certificate: str
+    """File of the certificate, relative to the bundle."""
+    sha256: str
+
+
+class ServedSampling(_Strict):
+    """Sampling parameters under which the bundle was collected, and is to be served."""
+
+    temperature: float = Field(ge=0, allow_inf_nan=False)
+    top_p: float = Field(gt=0, le=1)
+    top_k: int = Field(ge=0)
+    max_tokens: int = Field(ge=1)
+    answer_tokens: int = Field(ge=1)
+
+
+class ServedRule(_Strict):
+    """The rule that makes scores from signals and the probe's logit, as plain data."""
+
+    name: str
+    constants: dict[str, Any] = Field(default_factory=dict)
+    points: int = CUE
+    """Kinds of decision points, bits of `lynxstop.core.points`."""
+    every: int = 0
+
+    @property
+    def rule(self) -> Rule:
+        """The rule itself.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such rule, or its constants are damaged.
+        """
+        return rule_from(self.name, self.constants)
+
+
+class Policy(_Strict):
+    """Content of policy.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    fingerprint: Fingerprint
+    engine: str
+    dtype: str
+    sampling: ServedSampling
+    cue_words: tuple[str, ...]
+    cue_paragraph: bool
+    think_open: tuple[str, ...]
+    think_close: tuple[str, ...]
+    exit_text: str
+    exit_ids: tuple[int, ...]
+    cut: Cut = "behind"
+    min_tokens: int = 0
+    cooldown: int = 0
+    budget: int | None = None
+    target: str
+    """What the probe or the rule was trained to foresee: "agrees" or "right"."""
+    probe_sha256: str | None
+    """None: there is no probe, and the rule reads no hidden states."""
+    training_problems_sha256: str
+    """Digest of the sorted ids of the training problems."""
+    training_data_sha256: str
+    default_risk: float | None = None
+    levels: tuple[CertifiedLevel, ...] = ()
+    rule: ServedRule | None = None
+    """None: the probe's logit is the score, at cues."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the files that training wrote beside the probe."""
+    provenance: Provenance
+
+    @property
+    def cues(self) -> CueSet:
+        """The cues watched for."""
+        return CueSet(words=self.cue_words, paragraph=self.cue_paragraph)
+
+    @property
+    def delimiters(self) -> Delimiters:
+        """The delimiters of a thinking block."""
+        return Delimiters(open=self.think_open, close=self.think_close)
+
+    @property
+    def pooled(self) -> tuple[CertifiedLevel, ...]:
+        """Levels of all requests, without those of groups."""
+        return tuple(level for level in self.levels if level.group is None)
+
+    def stop_policy(self) -> StopPolicy:
+        """The policy as the core takes it."""
+        return StopPolicy(
+            exit_ids=self.exit_ids,
+            levels=tuple(Level(level.risk, level.threshold, level.group) for level in self.levels),
+            min_tokens=self.min_tokens,
+            cooldown=self.cooldown,
+            budget=self.budget,
+            points=CUE if self.rule is None else self.rule.points,
+            every=0 if self.rule is None else self.rule.every,
+            rule=None if self.rule is None else serve(self.rule.rule),
+        )

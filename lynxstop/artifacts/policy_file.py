@@ -1,0 +1,99 @@
+"""policy.json: read with every check, written with a digest of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.migrations import POLICY, Content, upgrade
+from lynxstop.artifacts.policy import Policy
+from lynxstop.errors import BundleError, ConfigError, StepError
+
+NAME = "policy.json"
+MAX_BYTES = 4 << 20
+_DIGEST = "digest"
+"""Key of the SHA-256 over all the rest; the first schema version had none."""
+
+
+def write_policy(path: Path, policy: Policy) -> None:
+    """Write policy.json into a bundle's folder, atomically."""
+    atomic.write_text(path / NAME, json.dumps(sealed(policy.model_dump(mode="json")), indent=2) + "\n")
+
+
+def sealed(content: Content) -> Content:
+    """Return the content with the digest of all the rest."""
+    return content | {_DIGEST: _digest(content)}
+
+
+def read_policy(folder: Path) -> Policy:
+    """Read policy.json of a bundle's folder.
+
+    Raises
+    ------
+    StepError
+        When there is none.
+    BundleError
+        When it is too large, damaged, changed, of a newer version, or says what cannot be served.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise StepError(
+            f"There is no bundle at {folder}: {NAME} is missing.",
+            hint="Make one with `lynxstop collect` and `lynxstop train`.",
+        )
+    content = read_object(path, MAX_BYTES, "a policy")
+    digest = content.pop(_DIGEST, None)
+    if (digest is None and content.get("schema_version") != 1) or digest not in (None, _digest(content)):
+        found = upgrade(content, POLICY, str(path), BundleError)
+        raise BundleError(
+            f"{path} is damaged or was changed by hand: its digest differs "
+            f"(schema version {found['schema_version']}).",
+            hint="Copy the bundle again, or train it again.",
+        )
+    try:
+        policy = Policy.model_validate(upgrade(content, POLICY, str(path), BundleError))
+        policy.stop_policy(), policy.cues, policy.delimiters
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(
+            f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}.",
+            hint="Copy the bundle again, or train it again.",
+        ) from error
+    except ConfigError as error:
+        raise BundleError(f"{path} cannot be served: {error.message}", hint=error.hint) from error
+    return policy
+
+
+def read_object(path: Path, most: int, what: str) -> Content:
+    """Read a JSON object of at most `most` bytes; `what` it should be is named in errors.
+
+    Raises
+    ------
+    BundleError
+        When the file cannot be read, is larger, or holds something else, such as numbers that are not finite.
+    """
+    hint = "Copy the bundle again, or make it again."
+    try:
+        if path.stat().st_size > most:
+            raise BundleError(f"{path} is larger than {what} can be.", hint=hint)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged: {error}.", hint=hint) from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} does not hold {what}.", hint=hint)
+    return content
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
+
+
+def _digest(content: Content) -> str:
+    rest = {name: value for name, value in content.items() if name != _DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
