@@ -328,7 +328,8 @@ def _choice(event: Json) -> Mapping[str, Any] | None:
 
 
 def _entry(token: StreamToken, top: int) -> Json:
-    shown = [(token.text, token.logprob), *token.top[:top]]
+    shown = [(token.text, token.logprob)]
+    shown += [(text.encode(), value) for text, value in zip(*token.top, strict=True)][:top]
     entries = [
         {"token": text.decode(errors="replace"), "logprob": value, "bytes": list(text)}
         for text, value in shown

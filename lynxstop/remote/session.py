@@ -14,7 +14,7 @@ from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
-from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind
+from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, beginnings, behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,11 @@ class Terms:
     exit_ids: tuple[int, ...] = ()
     opened: bool = False
     closing: frozenset[bytes] = field(init=False)
+    exits: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
+        object.__setattr__(self, "exits", beginnings(self.exit_text))
 
 
 class StreamSession:
@@ -101,7 +103,7 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_exit", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
+        "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
         "session", "statistics", "terms", "thinking", "tokens",
     )  # fmt: skip
 
@@ -115,7 +117,6 @@ class StreamSession:
         self.statistics: list[Statistics] = []
         self.cut: Cut | None = None
         self._watch = terms.watch
-        self._exit = terms.exit_text.encode()
         self._judged = True
         self._held: int | None = None
         self._open = False
@@ -176,7 +177,7 @@ class StreamSession:
 
     def _decide(self, following: StreamToken) -> bool:
         """Decide on the last token with what came behind it; True when the stream is to be cut."""
-        known = behind(following.top, self.tokens[-1].logprob, self._exit)
+        known = behind(following.top, self.tokens[-1].logprob, self.terms.exits)
         self.statistics.append(known)
         self._judged = True
         forced = self.session.decide(math.nan, known)

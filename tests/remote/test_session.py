@@ -12,9 +12,9 @@ from lynxstop.core.session import Mode, Reason, Session
 from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.follow import follow
 from lynxstop.remote.session import StreamSession
-from lynxstop.remote.tokens import StreamToken, behind
+from lynxstop.remote.tokens import StreamToken, Top, beginnings, behind
 
-EXIT = b"\n</think>\n\nThe answer is "
+EXITS = beginnings("\n</think>\n\nThe answer is ")
 TEXTS = [
     b" so",
     b" wait",
@@ -37,8 +37,7 @@ TOKENS = st.lists(
 
 def tokens_of(drawn):
     return [
-        StreamToken(text, own, [(b" a", -gap / 9), (b"\n", -gap), (b"q", -2 * gap)])
-        for text, own, gap in drawn
+        StreamToken(text, own, Top([" a", "\n", "q"], [-gap / 9, -gap, -2 * gap])) for text, own, gap in drawn
     ]
 
 
@@ -55,7 +54,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(make_ter
     stopped = None
     for place, token in enumerate(tokens[:-1]):
         core.read(terms.watch.vocabulary.number(token.text))
-        known = behind(tokens[place + 1].top, token.logprob, EXIT)
+        known = behind(tokens[place + 1].top, token.logprob, EXITS)
         if core.decide(math.nan, known) is not None:
             stopped = place
             break
@@ -113,7 +112,7 @@ def test_a_budget_cuts_behind_the_token_that_spent_it(make_terms):
 
 
 def test_decisions_see_what_is_recorded():
-    known = behind([(b"a", -0.1), (b"b", -2.5)], -0.3, b"b")
+    known = behind(Top(["a", "b"], [-0.1, -2.5]), -0.3, EXITS)
     assert known == Statistics(*map(float, np.array(known, np.float32)))
 
 

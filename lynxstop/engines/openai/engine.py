@@ -252,7 +252,7 @@ class OpenAIEngine:
         self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling
     ) -> tuple[int, int, Answer]:
         tokens, finish = await self._continue(trace, trace.session.cut_at(event), sampling)
-        first = behind(tokens[0].top, math.nan, b"").entropy if tokens else math.nan
+        first = behind(tokens[0].top, math.nan, frozenset()).entropy if tokens else math.nan
         number = self._terms.watch.vocabulary.number
         answer = Answer(
             tuple(number(token.text) for token in tokens),

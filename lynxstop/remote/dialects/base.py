@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from lynxstop.remote.server import Server
-from lynxstop.remote.tokens import StreamToken
+from lynxstop.remote.tokens import StreamToken, Top
 
 Json = dict[str, Any]
 
@@ -171,7 +171,7 @@ def chat_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
         StreamToken(
             _bytes(entry),
             entry["logprob"],
-            [(_bytes(other), other["logprob"]) for other in entry.get("top_logprobs") or ()],
+            _top(entry.get("top_logprobs")),
             number,
         )
         for entry, number in zip(content, named, strict=True)
@@ -191,7 +191,7 @@ def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
         StreamToken(
             text.encode(),
             math.nan if logprob is None else logprob,
-            [(other.encode(), value) for other, value in (top or {}).items()],
+            Top(list(top), list(top.values())) if top else Top(),
             ids[place] if len(ids) == len(texts) else None,
         )
         for place, (text, logprob, top) in enumerate(zip(texts, own, tops, strict=True))
@@ -252,6 +252,12 @@ def _said(tokens: list[StreamToken], text: str, finish: str | None) -> list[Stre
         while tokens and sum(len(token.text) for token in tokens) > size:
             tokens.pop()
     return tokens
+
+
+def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
+    if not entries:
+        return Top()
+    return Top([entry["token"] for entry in entries], [entry["logprob"] for entry in entries])
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:
