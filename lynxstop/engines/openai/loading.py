@@ -98,7 +98,7 @@ def load_openai(
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
     cut: Cut = recipe.exit.cut or "before"
     points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
-    watch = StreamWatch(CueSet(recipe.cues.words, recipe.cues.paragraph), delimiters)
+    watch = StreamWatch(recipe.cues.cue_set, delimiters)
     policy = StopPolicy(
         exit_ids=(watch.vocabulary.number(exit_text.encode()),),
         min_tokens=recipe.guards.min_tokens,
