@@ -210,7 +210,7 @@ def read_chat(event: Json) -> Delta:
     return Delta(
         thinking,
         content,
-        _said(chat_tokens(choice), thinking + content, finish),
+        said(chat_tokens(choice), content or thinking, finish),
         finish,
         event.get("usage"),
         event.get("prompt_token_ids"),
@@ -228,7 +228,7 @@ def read_completion(event: Json) -> Delta:
     content, finish = choice.get("text") or "", choice.get("finish_reason")
     return Delta(
         content=content,
-        tokens=_said(completion_tokens(choice), content, finish),
+        tokens=said(completion_tokens(choice), content, finish),
         finish=finish,
         usage=event.get("usage"),
     )
@@ -245,13 +245,25 @@ def carried(body: Mapping[str, Any]) -> Json:
     return {name: body[name] for name in _CARRIED if body.get(name) is not None}
 
 
-def _said(tokens: list[StreamToken], text: str, finish: str | None) -> list[StreamToken]:
-    """Tokens without those behind the end of the text: the end of the sequence, or a stop string's."""
-    if finish == "stop":
-        size = len(text.encode())
-        while tokens and sum(len(token.text) for token in tokens) > size:
-            tokens.pop()
-    return tokens
+def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequence[StreamToken]:
+    """Tokens of a last event without those behind its text: the end of the sequence, or a stop string's.
+
+    Parameters
+    ----------
+    tokens : sequence of StreamToken
+        All that the event shows; delimiters among them need not be in the text.
+    text : str
+        What the event adds to the answer, or to the thinking when there is no answer.
+    finish : str or None
+        Nothing is taken away unless it is "stop".
+    """
+    if finish != "stop":
+        return tokens
+    end = text.encode()
+    for count in range(len(tokens) if end else 0, 0, -1):
+        if b"".join(token.text for token in tokens[:count]).endswith(end):
+            return tokens[:count]
+    return tokens if end else ()
 
 
 def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
