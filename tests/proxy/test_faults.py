@@ -28,7 +28,7 @@ def mock() -> Iterator[tuple[MockServer, str]]:
 
 @pytest.fixture(scope="module", params=["httpx", "aiohttp"])
 def proxy(request: pytest.FixtureRequest, mock: tuple[MockServer, str]) -> Iterator[Proxied]:
-    with proxied(mock[1], upstream={"transport": request.param}) as made:
+    with proxied(mock[1], upstream={"transport": request.param, "connect_seconds": 60}) as made:
         yield made
 
 
@@ -232,11 +232,12 @@ def test_a_slow_reader_slows_the_server_down_and_gets_everything(proxy: Proxied)
 def test_streams_are_never_mixed_up(proxy: Proxied) -> None:
     async def one(client: httpx.AsyncClient, number: int) -> None:
         body = {"messages": [{"role": "user", "content": f"{number} + 1000 * 1"}], "stream": True}
-        knobs = {"x-mock": "checks=1, split=5"}
+        knobs = {"x-mock": "checks=1, split=50"}
         ids, text = set(), ""
         async with client.stream(
             "POST", proxy.url + "/v1/chat/completions", json=body, headers=knobs
         ) as response:
+            assert response.status_code == 200
             if number % 4 == 3:
                 await anext(response.aiter_raw())
                 return
@@ -251,7 +252,7 @@ def test_streams_are_never_mixed_up(proxy: Proxied) -> None:
     async def all_of_them() -> None:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(limits=limits, timeout=120) as client:
-            await asyncio.gather(*(one(client, number) for number in range(64)))
+            await asyncio.gather(*(one(client, number) for number in range(32)))
 
     asyncio.run(all_of_them())
 
