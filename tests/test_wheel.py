@@ -25,7 +25,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         "from lynxstop.artifacts.fingerprint import fingerprint, require_same; "
         "b = Bundle.load(shipped.BUNDLE); "
         "require_same(b.policy.fingerprint, fingerprint(shipped.MODEL), 'bundle'); "
-        "print(len(shipped.problems(5, None)), len(shipped.problems(5, 1)), shipped.MODEL)"
+        "print(len(shipped.problems(5, None)), len(shipped.problems(5, 1)), shipped.MODEL); "
+        "from lynxstop.artifacts.recipes import find_recipe; find_recipe('qwq-32b')"
     )
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     help_text = subprocess.run(

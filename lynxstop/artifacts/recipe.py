@@ -100,9 +100,23 @@ class PointOptions(_Section):
     every: int = Field(default=0, ge=0)
 
 
+class Source(_Section):
+    """Where the settings come from, and for which models; for people, nothing is computed from it."""
+
+    models: tuple[str, ...] = ()
+    """Names on the Hugging Face hub."""
+    depth: int | None = Field(default=None, ge=1)
+    """Decoder layers."""
+    reference: str = ""
+    note: str = ""
+    checked: bool = False
+    """Whether cues, delimiters and exit text were compiled with this model's own tokenizer files."""
+
+
 class Recipe(_Section):
     """All sections; every one has defaults."""
 
+    source: Source = Source()
     thinking: Thinking = Thinking()
     cues: Cues = Cues()
     exit: ForcedExit = ForcedExit()

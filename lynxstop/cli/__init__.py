@@ -51,6 +51,7 @@ def _register() -> None:
     from lynxstop.cli.mock_upstream import mock_upstream
     from lynxstop.cli.plan import plan
     from lynxstop.cli.proxy import proxy
+    from lynxstop.cli.recipes import recipes
     from lynxstop.cli.run import run
     from lynxstop.cli.serve import serve
     from lynxstop.cli.train import train
@@ -58,6 +59,7 @@ def _register() -> None:
 
     for command in (demo, collect, train, calibrate, verify, run, evaluate, export, cues, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
+    app.command()(recipes)
     app.command()(proxy)
     app.add_typer(config, name="config")
     app.command(name="mock-upstream")(mock_upstream)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +25,10 @@ def collect(
         typer.Argument(help="Folder or URL (s3://...) of the recorded data; resumed when it exists."),
     ],
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (TOML): delimiters, cues, exit text, layers, sampling.")
+        str | None,
+        typer.Option(
+            help="Recipe (TOML): delimiters, cues, exit text, layers, sampling; or the name of a shipped one."
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="Engine that generates: transformers, vllm, openai, or ray with one of these.")
@@ -91,6 +93,7 @@ def collect(
     - `lynxstop collect MODEL train.jsonl s3://bucket/d --engine ray --ray-address auto --gpus-per-actor 1`
     """
     from lynxstop.artifacts.recipe import Recipe
+    from lynxstop.artifacts.recipes import find_recipe
     from lynxstop.collect.problems import load_problems
     from lynxstop.collect.recording import record
 
@@ -102,7 +105,7 @@ def collect(
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
     )
-    settings = Recipe.load(recipe) if recipe else Recipe()
+    settings = find_recipe(recipe) if recipe else Recipe()
     with redirect_stdout(sys.stderr):  # engines and Ray print there
         result = record(
             model,
