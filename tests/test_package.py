@@ -58,4 +58,6 @@ def test_engine_libraries_are_imported_only_in_their_folder() -> None:
     for path in ROOT.rglob("*.py"):
         if path.is_relative_to(ROOT / "engines") or path.is_relative_to(ROOT / "reasoner"):
             continue
-        assert not imports(path) & {"torch", "transformers", "vllm"}, path
+        # Wide probes are trained by torch; serving one never needs it.
+        allowed = {"torch"} if path.name.startswith("torch_") else set()
+        assert not imports(path) & {"torch", "transformers", "vllm"} - allowed, path

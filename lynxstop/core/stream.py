@@ -120,7 +120,7 @@ class StreamCues:
         """Forget partial matches and a pending cue."""
         return self._settled[state]
 
-    def open(self, state: int) -> bool:
+    def under_way(self, state: int) -> bool:
         """Say whether the text so far may end within a cue, or on one that is not settled."""
         return self._open[state]
 
@@ -189,7 +189,7 @@ class StreamWatch(Reader):
 
     def open_cue(self, state: int) -> bool:
         """Say whether a cue may be under way in this state of the cues."""
-        return self._machine.open(state)
+        return self._machine.under_way(state)
 
     def cue_start(self, texts: Sequence[bytes], index: int) -> tuple[int, int]:
         """Find where the cue begins that ends in the text at `index`.
