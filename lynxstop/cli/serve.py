@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,8 @@ from lynxstop.errors import ConfigError
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
 
+PATIENCE = 30.0
+"""Seconds between the signal that ends the server and its being killed, besides vLLM's --shutdown-timeout."""
 PARSERS = {
     "<think>": "qwen3",
     "[THINK]": "mistral",
@@ -74,7 +78,9 @@ def serve(
     TermsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
     with tempfile.TemporaryDirectory(prefix="lynxstop-metrics-") as folder:
         environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ}
-        raise typer.Exit(run(command(model, loaded, settings, context.args), environment))
+        drain = _take(context.args, "--shutdown-timeout")[0] or "0"
+        patience = PATIENCE + (float(drain) if drain.isdecimal() else 0.0)
+        raise typer.Exit(run(command(model, loaded, settings, context.args), environment, patience))
 
 
 def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequence[str]) -> list[str]:
@@ -116,16 +122,39 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
     return line + rest
 
 
-def run(line: Sequence[str], environment: dict[str, str]) -> int:
-    """Run a command to its end, passing on the signals that end a server; return its exit status."""
-    process = subprocess.Popen(line, env=environment)
+def run(line: Sequence[str], environment: dict[str, str], patience: float = PATIENCE) -> int:
+    """Run a server to its end, passing on the signals that end it; return its exit status.
+
+    Parameters
+    ----------
+    line : sequence of str
+    environment : dict
+    patience : float
+        Seconds that it has to end after such a signal. Then it is killed with all its processes: vLLM can
+        wait for ever for a stream whose engine is gone.
+    """
+    process = subprocess.Popen(line, env=environment, start_new_session=True)
+    timer = threading.Timer(patience, _kill, (process, patience))
+    timer.daemon = True
 
     def pass_on(number: int, frame: object) -> None:
         process.send_signal(number)
+        if timer.ident is None:
+            timer.start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
-    return process.wait()
+    try:
+        status = process.wait()
+    finally:
+        timer.cancel()
+    return status if status >= 0 else 128 - status
+
+
+def _kill(process: subprocess.Popen[bytes], patience: float) -> None:
+    print(f"lynxstop: the server did not end within {patience:g} s; killing it.", file=sys.stderr)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _take(flags: Sequence[str], name: str) -> tuple[str | None, list[str]]:

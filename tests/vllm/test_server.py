@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openai", reason="the openai client is not installed")
+import httpx
 import openai
 
 pytestmark = [
@@ -27,6 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 MODEL = Path(__file__).parents[2] / "data" / "reasoner"
+LAUNCHED: dict[str, subprocess.Popen[bytes]] = {}
 EXIT_TEXT = "\n</think>\n\nThe answer is \\boxed{"
 QUESTION = json.loads((MODEL.parent / "problems" / "test.jsonl").read_text().splitlines()[0])["prompt"]
 
@@ -66,6 +70,7 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }
     process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
+    LAUNCHED[url] = process
     try:
         for _ in range(300):
             try:
@@ -160,3 +165,19 @@ def test_metrics_are_on_the_servers_own_page(server: str, client: openai.OpenAI)
     assert after["cues"] > before["cues"]
     assert after["errors"] == 0
     assert 'lynxstop:exits_score_total{model_name="tiny"' in get(page)
+
+
+def test_the_server_ends_while_a_request_is_streamed(server: str, client: openai.OpenAI) -> None:
+    # given a request that thinks, is streamed, and is nowhere near its end (last: the server is gone then)
+    chunks = iter(ask(client, stream=True, tokens=900, lynxstop_risk="off"))
+    for _ in range(5):
+        next(chunks)
+    # when the launcher is told to end
+    launcher = LAUNCHED[server]
+    launcher.terminate()
+    # then it does, and no process of it stays
+    assert launcher.wait(120) in (0, 128 + signal.SIGTERM)
+    with contextlib.suppress(openai.APIError, httpx.HTTPError):
+        list(chunks)
+    with pytest.raises(OSError):
+        get(f"{server}/health")
