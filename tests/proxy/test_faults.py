@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,7 +121,6 @@ def test_a_server_that_speaks_no_http_is_a_502(garbage: bytes, transport: str) -
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with proxied(address, upstream={"transport": transport}) as proxy, httpx.Client() as client:
-            import threading
 
             def speak() -> None:
                 peer, _ = listener.accept()
@@ -220,7 +222,6 @@ def test_a_slow_reader_slows_the_server_down_and_gets_everything(proxy: Proxied)
         before = -1
         while before != fast.written:
             before = fast.written
-            import time
 
             time.sleep(0.2)
         assert fast.written < 48 * 2**20, "what nobody reads piles up"
@@ -259,6 +260,50 @@ def test_streams_are_never_mixed_up(proxy: Proxied) -> None:
 
 def steady(raw: bytes) -> bytes:
     """Blank out what differs from one answer to the next."""
-    import re
 
     return re.sub(rb'"(id|created)":("[^"]*"|\d+)', b"", raw)
+
+
+def test_a_server_that_does_not_read_slows_the_client_down(proxy: Proxied) -> None:
+    given = [0]
+    release = threading.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        taken, more = 0, True
+        while more:
+            message = await receive()
+            taken += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(taken).encode()})
+
+    def body() -> Iterator[bytes]:
+        for _ in range(1024):
+            given[0] += 2**16
+            yield bytes(2**16)
+
+    def plateau() -> bool:
+        before = given[0]
+        time.sleep(0.3)
+        return 0 < given[0] == before
+
+    answers: list[str] = []
+    transport = proxy.app.config.upstream.transport
+    with serving(late) as url, proxied(url, upstream={"transport": transport}) as slow:
+
+        def upload() -> None:
+            answers.append(httpx.post(slow.url + "/v1/files", content=body(), timeout=60).text)
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        eventually(plateau)
+        held = given[0]
+        release.set()
+        thread.join(60)
+
+    assert held < 48 * 2**20, "what the server does not read piles up"
+    assert answers == [str(2**26)]
