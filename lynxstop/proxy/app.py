@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from lynxstop.errors import LynxstopError, RequestError, UpstreamError
 from lynxstop.proxy import failures, logs, ops
@@ -40,6 +40,9 @@ _SHUTDOWN = RequestError(
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
+Draining = Callable[[], Awaitable[None]]
+"""Finishes what goes on beside the requests."""
+
 
 class App:
     """An ASGI app; see `create_app`.
@@ -59,7 +62,9 @@ class App:
         checks: Mapping[str, ops.Check],
         startup: Startup | None,
         tracing: Tracing | None,
+        draining: Draining | None,
     ) -> None:
+        self._draining = draining
         self.config = config
         self.upstream = upstream
         self.metrics = metrics
@@ -165,6 +170,9 @@ class App:
                     return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self._draining is not None:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._draining(), self.config.serve.drain_seconds)
                 await self.upstream.aclose()
                 if self._tracing is not None:
                     self._tracing.close()
@@ -182,6 +190,7 @@ def create_app(
     checks: Mapping[str, ops.Check] | None = None,
     startup: Startup | None = None,
     tracing: Tracing | None = None,
+    draining: Draining | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -201,6 +210,8 @@ def create_app(
         Runs before the first request, as to ask the server what it is; it may add to `App.handlers`.
     tracing : Tracing, optional
         Makes spans; by default what the configuration says.
+    draining : coroutine function, optional
+        Finishes what goes on beside the requests, before the server ends; it may take `serve.drain_seconds`.
 
     Returns
     -------
@@ -214,4 +225,4 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing)
+    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining)

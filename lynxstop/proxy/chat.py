@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from lynxstop.core.session import Mode
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
@@ -15,6 +16,7 @@ from lynxstop.proxy.gather import gather
 from lynxstop.proxy.headers import for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Services
+from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.terms import KEY, Wish, read_wish
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.proxy.upstream import Upstream
@@ -39,9 +41,19 @@ class ChatHandler:
     upstream : Upstream
     metrics : Metrics
     services : Services
+    shadow : ShadowRecorder, optional
+        Records requests in shadow mode.
     """
 
-    def __init__(self, config: ProxyConfig, upstream: Upstream, metrics: Metrics, services: Services) -> None:
+    def __init__(
+        self,
+        config: ProxyConfig,
+        upstream: Upstream,
+        metrics: Metrics,
+        services: Services,
+        shadow: ShadowRecorder | None = None,
+    ) -> None:
+        self._shadow = shadow
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -116,6 +128,8 @@ class ChatHandler:
                     await self._answer(reply, [event async for event in events])
         finally:
             self._count(incoming, chat)
+        if self._shadow is not None and chat.asked.mode is Mode.SHADOW and chat.blind is None:
+            self._shadow.take(chat)
 
     async def _stream(self, reply: Reply, events: AsyncGenerator[Json]) -> None:
         async for event in events:

@@ -71,6 +71,12 @@ class Metrics:
             ["cause"],
             registry=registry,
         )
+        self.recorded = Counter(
+            "lynxstop_shadow_recorded",
+            "Shadow requests by what came of recording.",
+            ["outcome"],
+            registry=registry,
+        )
         self.decision_seconds = Histogram(
             "lynxstop_decision_seconds", "Time to decide on a point.", buckets=SHORT, registry=registry
         )

@@ -12,12 +12,14 @@ from typing import Any
 import uvicorn
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.errors import ConfigError
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Services
+from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
 from lynxstop.proxy.terms import check_levels
 from lynxstop.proxy.upstream import Upstream
@@ -42,13 +44,30 @@ def build(config: ProxyConfig) -> App:
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
     services = Services(bundle, config.upstream.dialect)
     check_levels(config.policy, services.policy)
-    chat = ChatHandler(config, upstream, metrics, services)
+    shadow = None
+    if config.record.folder is not None:
+        if bundle is None:
+            raise ConfigError("Recording needs a bundle.", hint="Give --bundle, or leave --record out.")
+        shadow = ShadowRecorder(
+            config.record.folder,
+            redact=config.record.redact,
+            answer_tokens=bundle.policy.sampling.answer_tokens,
+            on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
+        )
+    chat = ChatHandler(config, upstream, metrics, services, shadow)
 
     async def belongs() -> str | None:
         return services.trouble
 
     handlers = {("POST", "/v1/chat/completions"): chat}
-    return create_app(config, handlers, upstream=upstream, metrics=metrics, checks={"bundle": belongs})
+    return create_app(
+        config,
+        handlers,
+        upstream=upstream,
+        metrics=metrics,
+        checks={"bundle": belongs},
+        draining=None if shadow is None else shadow.drain,
+    )
 
 
 def run(path: Path | None, flags: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, UpstreamError
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Kept, Limits, Opening
+from lynxstop.remote.answer import kept_of
+from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Limits, Opening
 from lynxstop.remote.follow import follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
@@ -85,6 +86,10 @@ class Chat:
         Tokens that came from the server, those behind the cut included.
     refilled : int
         Tokens that the continuation was given as its prompt.
+    answer : str
+        What the server's own stream said outside the field of thinking.
+    opening : Opening or None
+        What a continuation needs to know; None before the first event.
     """
 
     server: Server
@@ -98,9 +103,10 @@ class Chat:
     usage: Json | None = None
     upstream_tokens: int = 0
     refilled: int = 0
+    answer: str = ""
+    opening: Opening | None = None
     _base: Json = field(default_factory=dict)
     _field: str | None = None
-    _opening: Opening | None = None
     _held: deque[_Frame] = field(default_factory=deque)
     _finish: Json | None = None
     _cut: Cut | None = None
@@ -137,8 +143,8 @@ class Chat:
 
     async def _watch(self) -> AsyncGenerator[Json]:
         """Read the server's own stream, up to its end or to a cut."""
-        self._opening = await self.dialect.opening(self.server, self.asked.body)
-        async with chat_stream(self.server, self.dialect, self._opening) as stream:
+        self.opening = await self.dialect.opening(self.server, self.asked.body)
+        async with chat_stream(self.server, self.dialect, self.opening) as stream:
             async for event, delta in stream:
                 self._learn(event, delta)
                 start = len(self.session.tokens)
@@ -168,6 +174,7 @@ class Chat:
             self._base = {name: event[name] for name in names if name in event}
         if delta.usage:
             self.usage = delta.usage
+        self.answer += delta.content
         if delta.thinking and self._field is None:
             given = event["choices"][0]["delta"]
             self._field = next(name for name in REASONING_FIELDS if given.get(name))
@@ -218,17 +225,10 @@ class Chat:
 
     async def _continue(self, cut: Cut) -> AsyncGenerator[Json]:
         """Put the end of thinking behind the cut, and let the server answer."""
-        assert self._opening is not None
-        tokens = self.session.tokens
-        kept = Kept(
-            written(tokens[: cut.index]),
-            tokens[cut.index].text[: cut.kept] if cut.kept else b"",
-            self.terms.exit_text,
-            self.terms.exit_ids,
-        )
+        assert self.opening is not None
         limit = self.asked.max_tokens
         limits = Limits(None if limit is None else limit - self._spent(cut), self.asked.logprobs)
-        call = await self.dialect.continuation(self.server, self._opening, kept, limits)
+        call = await self.dialect.continuation(self.server, self.opening, kept_of(self.session, cut), limits)
         self.stopped = True
         before, behind = self._exit_parts()
         for text, thinking in ((before, True), (behind, False)):
@@ -259,11 +259,11 @@ class Chat:
 
     def _merge(self, cut: Cut, forced: int, usage: Json) -> None:
         """Count the prompt once, and all that was written as one completion."""
-        assert self._opening is not None
+        assert self.opening is not None
         kept = len(written(self.session.tokens[: cut.index])) + (cut.kept > 0)
         self.refilled = int(usage.get("prompt_tokens") or 0)
         self.upstream_tokens += int(usage.get("completion_tokens") or 0)
-        ids = self._opening.prompt_ids
+        ids = self.opening.prompt_ids
         prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
         completion = kept + forced + int(usage.get("completion_tokens") or 0)
         self.usage = {

@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from servers import eventually, serving
 from watching import watching
 
+from lynxstop.calibration.tables import read_table
 from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.reasoner import held
 from lynxstop.proxy.mock.server import MockServer
@@ -334,3 +336,28 @@ def test_requests_at_the_same_time_keep_apart(proxy):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         together = list(pool.map(ask, range(2, 34)))
     assert together == [ask(number) for number in range(2, 34)]
+
+
+@pytest.mark.parametrize("redact", [True, False])
+def test_shadow_traffic_becomes_a_score_table(mock, tmp_path, redact):
+    address, _ = mock
+    counted: list[str] = []
+    folder = tmp_path / "shadow"
+    options = {"redact": redact, "answer_tokens": 16, "on_done": counted.append}
+    # Exits wanted nowhere near: what is decided does not shape what is recorded.
+    with watching(address, math.inf, record=(folder, options)) as proxy:
+        for number in range(3, 9):
+            messages = [{"role": "user", "content": f"What is {number} + 5 * 2 - 3?"}]
+            events, _ = stream(proxy.url, messages=messages, lynxstop={"mode": "shadow"})
+            assert not events[-1]["lynxstop"]["stopped"]
+        eventually(lambda: len(counted) == 6)
+    assert counted == ["recorded"] * 6
+    table = read_table(folder / "scores.csv")
+    assert table.traces == 6
+    cues = (folder / "scores.csv").read_text().count("\n") - 1
+    assert cues == len(table.scores) > 6
+    assert 0 < np.nanmean(table.losses) < 1
+    kept = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert (b"What is" in kept) is not redact
+    assert b"boxed" not in kept
+    assert (folder / "scores.csv").stat().st_mode & 0o077 == 0

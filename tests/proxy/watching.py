@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from servers import Proxied, proxied
@@ -19,6 +20,7 @@ from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.session import Terms
@@ -53,13 +55,19 @@ class Fixed(Services):
 
 @contextmanager
 def watching(
-    address: str, threshold: float = -math.inf, *, sections: dict[str, Any] | None = None, **options: Any
+    address: str,
+    threshold: float = -math.inf,
+    *,
+    sections: dict[str, Any] | None = None,
+    record: tuple[Path, dict[str, Any]] | None = None,
+    **options: Any,
 ) -> Iterator[Proxied]:
     """Serve a watching proxy in front of an address."""
     given = {"policy": {"risk": 0.05}, **(sections or {})}
     config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
     metrics, upstream = Metrics(), Upstream(config.upstream)
-    handler = ChatHandler(config, upstream, metrics, Fixed(threshold, **options))
+    shadow = None if record is None else ShadowRecorder(record[0], **record[1])
+    handler = ChatHandler(config, upstream, metrics, Fixed(threshold, **options), shadow)
     app = create_app(config, {("POST", "/v1/chat/completions"): handler}, upstream=upstream, metrics=metrics)
     with proxied(address, app) as made:
         yield made

@@ -15,11 +15,12 @@ from lynxstop.core.session import CueEvent
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.errors import DataError, UpstreamError
-from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Kept, Limits, Opening
+from lynxstop.remote.answer import answer_behind
+from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Limits, Opening
 from lynxstop.remote.follow import follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
-from lynxstop.remote.stream import chat_stream, continued_stream
+from lynxstop.remote.stream import chat_stream
 from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind, written
 
 CONCURRENT = 16
@@ -230,23 +231,17 @@ class OpenAIEngine:
 
     async def _continue(self, trace: _Trace, cut: Cut, sampling: Sampling) -> tuple[list[StreamToken], str]:
         """Let the server answer behind a cut."""
-        tokens = trace.session.tokens
-        kept = Kept(
-            written(tokens[: cut.index]),
-            tokens[cut.index].text[: cut.kept] if cut.kept else b"",
-            self._terms.exit_text,
-            self._terms.exit_ids,
+        deltas, tokens, finish = await answer_behind(
+            self._server,
+            self._dialect,
+            trace.opening,
+            trace.session,
+            cut,
+            Limits(sampling.answer_tokens, TOP),
         )
-        limits = Limits(sampling.answer_tokens, TOP)
-        call = await self._dialect.continuation(self._server, trace.opening, kept, limits)
-        found: list[StreamToken] = []
-        finish = ""
-        async with continued_stream(self._server, self._dialect, call) as deltas:
-            async for _, delta in deltas:
-                _require_tokens(delta)
-                found.extend(delta.tokens)
-                finish = delta.finish or finish
-        return found, "stop" if finish == "stop" else "length"
+        for delta in deltas:
+            _require_tokens(delta)
+        return tokens, finish
 
     async def _answer(
         self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling

@@ -1,0 +1,152 @@
+"""Shadow traffic, recorded: what every exit would have answered, as a score table to certify on.
+
+For a request in shadow mode the proxy knows the whole answer. Behind it, the server is asked for the answer
+at every decision point, and the table gets one row per point: the score, whether that answer differs, and the
+thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import hmac
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from lynxstop.errors import LynxstopError
+from lynxstop.proxy.logs import logger
+from lynxstop.remote.answer import answer_behind
+from lynxstop.remote.chat import Chat
+from lynxstop.remote.dialects.base import Limits
+
+COLUMNS = ("trace_id", "problem_id", "cue", "score", "loss", "tokens", "full_tokens", "model")
+TABLE, PROMPTS, SALT = "scores.csv", "prompts.jsonl", "salt"
+
+AT_ONCE = 2
+"""Requests whose exits are forced at a time."""
+
+WAITING = 64
+"""Requests that wait for that; more are not recorded."""
+
+
+class ShadowRecorder:
+    """Writes the score table of shadow requests.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds `scores.csv` and the salt of its ids; with `redact=False` also `prompts.jsonl`.
+    redact : bool
+        Keep no prompts; ids are keyed digests of them.
+    answer_tokens : int
+        Limit of a forced answer.
+    on_done : callable
+        Called with "recorded", "dropped" or "failed" for every request.
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, *, redact: bool, answer_tokens: int, on_done: Callable[[str], None]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._redact, self._answer_tokens = folder, redact, answer_tokens
+        self._on_done = on_done
+        self._salt = _once(folder / SALT, secrets.token_hex(16).encode())
+        _once(folder / TABLE, _lines([COLUMNS]))
+        self._limit = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, chat: Chat) -> None:
+        """Record a finished request, beside the requests that are served."""
+        if len(self._tasks) >= WAITING:
+            self._on_done("dropped")
+            return
+        self._begin(self._record(chat))
+
+    async def drain(self) -> None:
+        """Wait for what is being recorded."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _record(self, chat: Chat) -> None:
+        try:
+            async with self._limit:
+                rows = await self._rows(chat)
+            _append(self._folder / TABLE, _lines(rows))
+            if not self._redact:
+                prompt = {"id": rows[0][1], "messages": chat.asked.body["messages"]}
+                _append(self._folder / PROMPTS, json.dumps(prompt, ensure_ascii=False).encode() + b"\n")
+            self._on_done("recorded")
+        except (LynxstopError, OSError) as error:
+            logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
+            self._on_done("failed")
+
+    async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
+        from lynxstop.collect.grading import grade
+        from lynxstop.collect.rows import agrees
+
+        session = chat.session
+        full = await asyncio.to_thread(grade, chat.answer, None)
+        prompt = json.dumps(chat.asked.body["messages"], sort_keys=True).encode()
+        problem = hmac.new(self._salt, prompt, hashlib.sha256).hexdigest()[:16]
+        trace, thinking = secrets.token_hex(8), sum(session.thinking)
+        shared = (thinking, str(chat.asked.body.get("model")))
+        rows: list[tuple[Any, ...]] = []
+        for ordinal, event in enumerate(session.session.events):
+            if not (event.eligible and math.isfinite(event.score)):
+                continue
+            cut = session.cut_at(event)
+            assert chat.opening is not None
+            deltas, _, _ = await answer_behind(
+                chat.server, chat.dialect, chat.opening, session, cut, Limits(self._answer_tokens)
+            )
+            text = session.terms.exit_text + "".join(delta.content for delta in deltas)
+            behind = text[max(text.rfind(close) + len(close) for close in session.terms.close) :]
+            trial = await asyncio.to_thread(grade, behind, None)
+            loss = 0 if agrees(trial, full.answer, full.status) else 1
+            rows.append((trace, problem, ordinal, repr(event.score), loss, cut.thinking_tokens, *shared))
+        return rows or [(trace, problem, "", "", "", "", *shared)]
+
+
+def _lines(rows: list[tuple[Any, ...]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add whole lines in one write, so that processes do not mix theirs."""
+    place = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(place, content)
+    finally:
+        os.close(place)
+
+
+def _once(path: Path, content: bytes) -> bytes:
+    """Write a file unless it is there; return what it holds."""
+    try:
+        place = os.open(path, os.O_WRONLY | os.O_EXCL | os.O_CREAT, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    try:
+        os.write(place, content)
+    finally:
+        os.close(place)
+    return content
