@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lynxstop.artifacts.bundle import Policy
+from lynxstop.artifacts.front_matter import Measured, front_matter
+from lynxstop.artifacts.policy import Policy
 
 _RIVALS = {
     "entropy": "entropy of the next token at the cue",
@@ -21,40 +22,49 @@ _RIVALS = {
 }
 
 
-def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = ()) -> str:
+def card(
+    policy: Policy,
+    training: Mapping[str, Any],
+    measured: Sequence[Measured] = (),
+    *,
+    base_model: str | None = None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+) -> str:
     """Write README.md of a bundle.
 
     Parameters
     ----------
     policy : Policy
     training : mapping
-        `TrainedProbe.report()`.
-    promises : sequence of str
-        One sentence per certified level; none before calibration.
+        `TrainedProbe.report()`, or that of a rule.
+    measured : sequence of Measured
+        One per certified level of all requests; none before calibration.
+    base_model, license, datasets : optional
+        Names as the Hub knows them.
     """
     words = ", ".join(f"`{word}`" for word in policy.cue_words)
     cues = words + (" and paragraph breaks" if policy.cue_paragraph else "")
     sampling = policy.sampling
+    head = front_matter(
+        policy.name, training, measured, base_model=base_model, license=license, datasets=datasets
+    )
     parts = [
-        "---",
-        "library_name: lynxstop",
-        "license: apache-2.0",
-        "tags: [early-exit, reasoning, conformal-risk-control]",
-        "---",
-        f"# {policy.name}",
+        f"{head}# {policy.name}",
         "Stops a reasoning model at a cue when the answer forced there is already the one it would end on.",
         "",
         "## Promise",
         *(
-            _list(promises)
+            [f"- {level.promise}" for level in measured]
             or ["Not calibrated yet: `lynxstop calibrate` certifies risk levels; until then nothing exits."]
         ),
         "",
         *_levels(policy),
+        *_measured(measured),
         "## What it watches and forces",
         f"- cues: {cues}",
         f"- thinking: from `{'`, `'.join(policy.think_open)}` to `{'`, `'.join(policy.think_close)}`",
-        f"- forced exit: `{policy.exit_text!r}`, {len(policy.exit_ids)} tokens",
+        f"- forced exit: `{policy.exit_text!r}`, {len(policy.exit_ids)} tokens, {policy.cut} the cue",
         f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, "
         f"budget {policy.budget}",
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
@@ -72,20 +82,46 @@ def card(policy: Policy, training: Mapping[str, Any], promises: Sequence[str] = 
         "",
         *_search(training["search"]),
         "## Limits",
-        "A threshold belongs to this model, tokenizer, chat template, sampling and mix of prompts. "
+        "Nothing is promised about one given request, another mix of prompts, or a changed model, tokenizer, "
+        "chat template, quantisation, engine or sampling. "
         "The fingerprint in "
         "`policy.json` is compared before anything is served.",
         "",
         "## Provenance",
         f"lynxstop {policy.provenance.lynxstop}, commit `{policy.provenance.commit}`, "
-        f"{policy.provenance.created:%Y-%m-%d}; training data `{policy.training_data_sha256[:16]}`.",
+        f"{policy.provenance.created:%Y-%m-%d}, Python {policy.provenance.python}"
+        + "".join(f", {name} {version}" for name, version in sorted(policy.provenance.packages.items()))
+        + ".",
+        "",
+        f"- base model{f' {base_model}' if base_model else ''}: configuration "
+        f"`{policy.fingerprint.config}`, weights `{policy.fingerprint.weights}`",
+        f"- training data: `{policy.training_data_sha256}`, {training['problems']} problems",
+        f"- probe: `{policy.probe_sha256}`" if policy.probe_sha256 else "- no probe",
         "",
     ]
     return "\n".join(parts)
 
 
-def _list(promises: Sequence[str]) -> list[str]:
-    return [f"- {promise}" for promise in promises]
+def _measured(measured: Sequence[Measured]) -> list[str]:
+    if not measured:
+        return []
+    head = "| risk | loss | problems | lost | upper limit | exits | thinking tokens saved |"
+    rows = [
+        f"| {v.risk:g} | {v.loss} | {v.problems} | {_share(v.lost, v.lost_interval)} | {_share(v.bound)} | "
+        f"{_share(v.exited, v.exited_interval)} | {_share(v.saved)} |"
+        for v in measured
+    ]
+    note = (
+        "On the calibration problems, with exact 95% intervals of each share alone. The upper limit is the "
+        "certificate's, at its own confidence."
+    )
+    return ["## Measured", note, "", head, "|---" * 7 + "|", *rows, ""]
+
+
+def _share(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.2%}" + ("" if interval is None else f" ({interval[0]:.2%} to {interval[1]:.2%})")
 
 
 def _levels(policy: Policy) -> list[str]:

@@ -15,6 +15,8 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
+from lynxstop.artifacts.front_matter import Measured
+from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.recorded import Recorded, from_recorded
 from lynxstop.calibration.run import Calibration, Together, calibrate
@@ -168,11 +170,38 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
         default_risk = next((v.risk for v in levels if v.group is None and np.isfinite(v.threshold)), None)
     certified = bundle.with_levels(levels, texts, default_risk)
     _prune(certified, calibration, set(texts))
-    promises = [
-        Certificate.load(certified.path / level.certificate).promise for level in certified.policy.pooled
-    ]
-    atomic.write_text(certified.path / "README.md", card(certified.policy, certified.training(), promises))
+    text = card(certified.policy, certified.training(), measured(certified))
+    atomic.write_text(certified.path / "README.md", text)
     return certified
+
+
+def measured(bundle: Bundle) -> list[Measured]:
+    """Return the levels of all requests in numbers, from their certificates."""
+    return [_numbers(Certificate.load(bundle.path / level.certificate)) for level in bundle.policy.pooled]
+
+
+def _numbers(found: Certificate) -> Measured:
+    return Measured(
+        promise=found.promise,
+        risk=found.risk,
+        confidence=found.confidence,
+        loss=found.loss,
+        problems=found.problems,
+        lost=found.observed / found.problems,
+        exited=found.exits / found.problems,
+        lost_interval=_interval(found.observed, found.problems),
+        exited_interval=_interval(found.exits, found.problems),
+        bound=found.bound,
+        saved=found.saved,
+    )
+
+
+def _interval(count: float, n: int) -> tuple[float, float] | None:
+    """Exact two-sided 95% interval of a share; None for means over several samples, which are no counts."""
+    if count != int(count):
+        return None
+    high = float(clopper_pearson_upper(count, n, 0.025))
+    return 1.0 - float(clopper_pearson_upper(n - count, n, 0.025)), high
 
 
 def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:

@@ -51,6 +51,8 @@ def _register() -> None:
     from lynxstop.cli.mock_upstream import mock_upstream
     from lynxstop.cli.plan import plan
     from lynxstop.cli.proxy import proxy
+    from lynxstop.cli.pull import pull
+    from lynxstop.cli.push import push
     from lynxstop.cli.recipes import recipes
     from lynxstop.cli.run import run
     from lynxstop.cli.serve import serve
@@ -59,6 +61,8 @@ def _register() -> None:
 
     for command in (demo, collect, train, calibrate, verify, run, evaluate, export, cues, inspect, plan):
         app.command(no_args_is_help=command not in (demo,))(command)
+    app.command(no_args_is_help=True)(push)
+    app.command(no_args_is_help=True)(pull)
     app.command()(recipes)
     app.command()(proxy)
     app.add_typer(config, name="config")
