@@ -44,6 +44,7 @@ def _register() -> None:
     from lynxstop.cli.collect import collect
     from lynxstop.cli.config import app as config
     from lynxstop.cli.cues import cues
+    from lynxstop.cli.curve import curve
     from lynxstop.cli.demo import demo
     from lynxstop.cli.evaluate import evaluate
     from lynxstop.cli.export import export
@@ -59,7 +60,20 @@ def _register() -> None:
     from lynxstop.cli.train import train
     from lynxstop.cli.verify import verify
 
-    for command in (demo, collect, train, calibrate, verify, run, evaluate, export, cues, inspect, plan):
+    for command in (
+        demo,
+        collect,
+        train,
+        curve,
+        calibrate,
+        verify,
+        run,
+        evaluate,
+        export,
+        cues,
+        inspect,
+        plan,
+    ):
         app.command(no_args_is_help=command not in (demo,))(command)
     app.command(no_args_is_help=True)(push)
     app.command(no_args_is_help=True)(pull)

@@ -38,6 +38,9 @@ def train(
             "`logprob-probe` on data without hidden states."
         ),
     ] = None,
+    backend: Annotated[
+        str, typer.Option(help="`sklearn`, `torch`, or `auto`: torch for features of 128 MiB and more.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -87,8 +90,15 @@ def train(
                 progress=shown,
             )
         else:
-            sets = None if layers is None else [_layers(layers)]
-            trained = fit(recorded, target=foreseen, kind=kind, layer_sets=sets, seed=seed, progress=shown)
+            trained = fit(
+                recorded,
+                target=foreseen,
+                kind=kind,
+                layer_sets=None if layers is None else [layers_of(layers)],
+                backend=backend,
+                seed=seed,
+                progress=shown,
+            )
     make_bundle(
         recorded,
         trained,
@@ -120,7 +130,14 @@ def train(
     )
 
 
-def _layers(text: str) -> tuple[int, ...]:
+def layers_of(text: str) -> tuple[int, ...]:
+    """Read layers, such as `2,4`.
+
+    Raises
+    ------
+    ConfigError
+        When they are not numbers with commas between.
+    """
     try:
         return tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError as error:

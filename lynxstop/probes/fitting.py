@@ -113,10 +113,11 @@ def fit(
         return torch_fitting.fit(features, labels, rows, settings, overwrite=overwrite)
     scaler = need("sklearn.preprocessing", "calibrate").StandardScaler(copy=not overwrite).fit(features)
     standard = scaler.transform(features)
+    weights = None if (rows == 1.0).all() else rows
     if settings.kind == "logistic":
         linear = need("sklearn.linear_model", "calibrate")
         model = linear.LogisticRegression(C=settings.C, max_iter=settings.max_iter)
-        model.fit(standard, labels, sample_weight=rows)
+        model.fit(standard, labels, sample_weight=weights)
         maps = [(model.coef_, model.intercept_)]
     else:
         model = need("sklearn.neural_network", "calibrate").MLPClassifier(
@@ -126,7 +127,7 @@ def fit(
             max_iter=settings.max_iter,
             random_state=settings.seed,
         )
-        model.fit(standard, labels, sample_weight=rows)
+        model.fit(standard, labels, sample_weight=weights)
         maps = [(weight.T, bias) for weight, bias in zip(model.coefs_, model.intercepts_, strict=True)]
     return Fitted(fold(scaler.mean_, scaler.scale_, maps), int(np.max(model.n_iter_)))
 
