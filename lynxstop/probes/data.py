@@ -92,7 +92,7 @@ def load(
     ConfigError
         On an unknown kind of features or target.
     DataError
-        When a layer was not recorded, or the target is known nowhere.
+        When no hidden states or not this layer were recorded, or the target is known nowhere.
     """
     if features not in ("hidden", "logprobs", "both"):
         raise ConfigError(f"There are no features {features!r}.", hint="Features: hidden, logprobs, both.")
@@ -108,9 +108,11 @@ def load(
             hint="'agrees' needs no gold answers; 'right' needs problems with answers.",
         )
     chosen = tuple(sorted(data.layers if layers is None else layers)) if features != "logprobs" else ()
+    if features != "logprobs" and not chosen:
+        raise DataError("The data hold no hidden states.", hint='Load features="logprobs" instead.')
     parts: list[NDArray[np.float32]] = []
     names: list[str] = []
-    if chosen:
+    if features != "logprobs":
         parts.append(data.features(chosen, known))
         names += [f"hidden:{layer}:{unit}" for layer in chosen for unit in range(data.meta.hidden)]
     if features != "hidden":

@@ -65,6 +65,8 @@ def test_unknown_choices_and_targets_are_refused():
         load(data_set(), target="help")
     with pytest.raises(DataError, match="not known"):
         load(data_set(right=pa.array([None] * 240, pa.bool_())), target="right")
+    with pytest.raises(DataError, match="no hidden states"):
+        load(data_set(), layers=())
     with pytest.raises(DataError, match="recorded"):
         load(data_set(), layers=(3,))
 
