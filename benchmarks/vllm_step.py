@@ -1,6 +1,7 @@
 """Decode step time of vLLM with lynxstop absent, idle, armed (scoring, never stopping) and in shadow.
 
     python benchmarks/vllm_step.py [--model data/reasoner] [--batch 1 16 64] [--layers 4] [--compiled]
+                                    [--rule combined] [--model random --vocabulary 151936]
 
 One engine takes all steps. Before each step a variant is chosen, in shuffled rounds of four, so that the
 variants
@@ -9,6 +10,7 @@ log step times over rounds, with a bootstrap confidence interval of 95 %. "absen
 of the
 engine's list and the wrappers off the model, which is what an engine without the package runs; compiled
 taps are part of the graph and stay in it.
+With a rule, its sessions run on the host and read statistics of every thinking token.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lynxstop.core.session import Mode
+
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -34,8 +38,10 @@ VARIANTS = ("absent", "idle", "armed", "shadow")
 TOKENS, WARM = 160, 4
 
 
-def make_bundle(folder: Path, model: Path, layers: tuple[int, ...], width: int) -> Path:
-    """Write a bundle that scores every cue and never exits."""
+def make_bundle(
+    folder: Path, model: Path, layers: tuple[int, ...], width: int, rule: str | None = None
+) -> Path:
+    """Write a bundle that scores every cue, by a rule or the probe, and never exits."""
     from transformers import AutoTokenizer
 
     from lynxstop.artifacts import atomic
@@ -60,10 +66,28 @@ def make_bundle(folder: Path, model: Path, layers: tuple[int, ...], width: int) 
         exit_text=exit_text, exit_ids=tuple(tokenizer.encode(exit_text, add_special_tokens=False)),
         target="agrees", probe_sha256="", training_problems_sha256="", training_data_sha256="",
         provenance=provenance(), default_risk=0.05, levels=(level,),
+        rule=None if rule is None else served_rule(rule),
     )  # fmt: skip
     scores = TrainingScores(scores=np.zeros(2, np.float32), problems=("a", "b"))
     write_bundle(folder, policy, Probe(layers, ((draw, np.zeros(1, np.float32)),)), scores, {})
     return folder
+
+
+def served_rule(name: str) -> Any:
+    """Return a rule fitted on made-up points: what it says means nothing, what it costs does."""
+    from lynxstop.artifacts.bundle import ServedRule
+    from lynxstop.rules import Point, Training
+    from lynxstop.rules.table import rule_named
+
+    rule, draw = rule_named(name), np.random.default_rng(0)
+    points = [
+        [Point({key: draw.normal() for key in rule.signals}, draw.normal(), 10 * i) for i in range(1, 9)]
+        for _ in range(40)
+    ]
+    losses = [draw.integers(0, 2, size=8).astype(float) for _ in points]
+    names = [str(number) for number in range(40)]
+    fitted = rule.fit(Training(points, losses, names, [100] * 40, 512))
+    return ServedRule(name=name, constants=json.loads(json.dumps(fitted.constants())))
 
 
 class Switch:
@@ -90,6 +114,9 @@ class Switch:
             if (stops := getattr(self.desk.watcher.sessions, "_stops", None)) is not None:
                 with torch.inference_mode():
                     stops.fill_(variant == "armed")
+            for seat in getattr(self.desk.watcher.sessions, "_seats", ()):
+                if seat is not None:
+                    seat.session.mode = Mode.STOP if variant == "armed" else Mode.SHADOW
         elif "compute_logits" in self.model.__dict__:
             del self.model.compute_logits
 
@@ -141,8 +168,8 @@ def report(name: str, times: np.ndarray) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def random_model(folder: Path, like: Path) -> Path:
-    """Write a model of 113 million random parameters with another model's tokenizer."""
+def random_model(folder: Path, like: Path, vocabulary: int | None = None) -> Path:
+    """Write a model of 113 million random parameters, embeddings aside, with another model's tokenizer."""
     import shutil
 
     import torch
@@ -153,7 +180,7 @@ def random_model(folder: Path, like: Path) -> Path:
         {
             "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
             "num_key_value_heads": 12, "head_dim": 64, "layer_types": ["full_attention"] * 12,
-            "dtype": "float32",
+            "dtype": "float32", "vocab_size": vocabulary or config.vocab_size, "tie_word_embeddings": True,
         }
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
@@ -172,6 +199,8 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=int, nargs="+", default=None, help="states of the probe; the last when missing"
     )
+    parser.add_argument("--rule", default=None, help="serve a rule instead of the probe alone")
+    parser.add_argument("--vocabulary", type=int, default=None, help="of the random model")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: of a machine that others use"
@@ -182,10 +211,10 @@ def main() -> None:
         folder = Path(name)
         model = Path(given.model)
         if given.model == "random":
-            model = random_model(folder / "model", Path("data/reasoner"))
+            model = random_model(folder / "model", Path("data/reasoner"), given.vocabulary)
         config = json.loads((model / "config.json").read_text())
         layers = tuple(given.layers or [config["num_hidden_layers"]])
-        bundle = make_bundle(folder / "bundle", model, layers, config["hidden_size"])
+        bundle = make_bundle(folder / "bundle", model, layers, config["hidden_size"], given.rule)
         from vllm import LLM
 
         llm = LLM(
@@ -198,7 +227,10 @@ def main() -> None:
         ]
         head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n"
         prompts = [head + problem + tail for problem in problems]
-        kind = f"{Path(given.model).name}, layers {list(layers)}, {'compiled' if given.compiled else 'eager'}"
+        rule = "" if given.rule is None else f", {given.rule}"
+        rule += "" if given.vocabulary is None else f", {given.vocabulary} tokens"
+        how = "compiled" if given.compiled else "eager"
+        kind = f"{Path(given.model).name}{rule}, layers {list(layers)}, {how}"
         print("| model, batch | absent | idle | armed | shadow |\n|---|---|---|---|---|", flush=True)
         clock = time.perf_counter if given.clock == "wall" else time.process_time
         for batch in given.batch:

@@ -17,15 +17,16 @@ class Panel:
         See `lynxstop.signals.table.signal`.
     """
 
-    __slots__ = ("_signals",)
+    __slots__ = ("_signals", "_steps")
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._signals = {key: signal(key) for key in keys}
+        self._steps = tuple(one.step for one in self._signals.values())
 
     def step(self, token: int, statistics: Statistics) -> None:
         """Let all read one thinking token."""
-        for one in self._signals.values():
-            one.step(token, statistics)
+        for step in self._steps:
+            step(token, statistics)
 
     def cue(self, behind: int) -> None:
         """Let all hear of a cue."""

@@ -26,6 +26,7 @@ from lynxstop.engines.vllm.statistics import TokenStatistics
 from lynxstop.engines.vllm.terms import Terms
 from lynxstop.probes.probe import Probe
 
+_THINKING, _FORCING = Phase.THINKING, Phase.FORCING
 _RISK = 0.5
 """Stands for the level of a request, whose threshold its terms name."""
 
@@ -43,7 +44,7 @@ class _Seat:
     @property
     def open(self) -> bool:
         """Whether a thinking block is open that may still be stopped."""
-        return self.session.phase is Phase.THINKING and not self.session.stopped
+        return self.session.phase is _THINKING and not self.session.stopped
 
     @property
     def judged(self) -> bool:
@@ -198,13 +199,13 @@ class SingleSessions:
 
     def _fetch(self, step: Step, reads: list[bool], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
-        seats = [(row, seat) for row, seat in enumerate(self._batch) if seat is not None]
-        scored = [row for row, seat in seats if reads[row] and seat.open] if self._probe else []
-        looked = (
-            [row for row, seat in seats if (reads[row] or seat.fresh) and seat.judged]
-            if self._statistics
-            else []
-        )
+        live = [(row, seat) for row, seat in enumerate(self._batch) if seat is not None and seat.open]
+        scored = [row for row, seat in live if reads[row]] if self._probe else []
+        looked = [
+            row
+            for row, seat in (live if self._statistics else ())
+            if seat.decides and (reads[row] or seat.fresh) and seat.session.exit is None
+        ]
         parts = [torch.as_tensor(step.tokens).to(torch.int32)]
         if looked and self._statistics is not None:
             rows = np.array(looked, dtype=np.int64)
@@ -224,12 +225,12 @@ class SingleSessions:
     def _read(self, row: int, seat: _Seat, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
         session, token = seat.session, known.tokens[row]
-        wanted = session.decide() if session.phase is Phase.FORCING else None
-        judged, points, stopped = seat.judged, len(session.events), session.exit
+        wanted = session.decide() if session.phase is _FORCING else None
+        points, stopped = len(session.events), session.exit
         seat.fresh = False
         asked = session.read(token)
         statistics = known.statistics.get(row, UNKNOWN)
-        if self._statistics is not None and judged and session.thought and math.isnan(statistics.logprob):
+        if statistics is not UNKNOWN and session.thought and math.isnan(statistics.logprob):
             return False
         score = None
         if asked:
@@ -254,7 +255,7 @@ class SingleSessions:
 
     def _follow(self, row: int, slot: int, seat: _Seat, looked: bool, logits: Tensor) -> None:
         """Keep what the next token's log-probability is read from while it can decide anything."""
-        if seat.session.stopped and seat.session.phase is not Phase.FORCING:
+        if seat.session.stopped and seat.session.phase is not _FORCING:
             self._seats[slot] = None
         if self._statistics is None or looked == seat.judged:
             return
