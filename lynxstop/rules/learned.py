@@ -24,9 +24,9 @@ _RUNS = ("tokens", "cues", "step", "sure_run", "redundancy", "loop")
 class Learned(Rule):
     """A logistic regression on features of the decision point; its score is the logit.
 
-    Features that are undefined count as average. Standardisation and weights are constants, in the order of
-    the features: the signals, then the logit of the hidden states with its mean, maximum and run length so
-    far, then what the trial answer says.
+    Features that are undefined count as average, but it abstains where the logit it was promised is not a
+    number. Standardisation and weights are constants, in the order of the features: the signals, then the
+    logit of the hidden states with its mean, maximum and run length so far, then what the trial answer says.
     """
 
     keys: ClassVar[tuple[str, ...]]
@@ -70,7 +70,7 @@ class Learned(Rule):
         """
         if not self.weights:
             raise StepError(f"The rule {self.name!r} has not been fitted.", hint="Fit it on training traces.")
-        features = self._features()
+        features, hidden = self._features(), "hidden" in self.uses
         table = tuple(zip(self.means, self.scales, self.weights, strict=True))
 
         def score(point: Point) -> float:
@@ -78,7 +78,7 @@ class Learned(Rule):
             for value, (mean, scale, weight) in zip(features(point), table, strict=True):
                 if math.isfinite(value):
                     total += weight * ((value - mean) / scale)
-            return total
+            return math.nan if hidden and math.isnan(point.logit) else total
 
         return score
 

@@ -218,6 +218,13 @@ def test_rules_on_trials_are_replayed_but_not_served():
         run(rule_named("combined"), [point()])
 
 
+def test_a_learned_rule_abstains_without_the_logit_it_was_promised():
+    for name, abstains in (("combined", True), ("logprob-probe", False)):
+        score = rule_named(name).fit(TRAINING).start()
+        values = [score(point(50, logit)) for logit in (1.0, math.nan, 1.0)]
+        assert [math.isnan(value) for value in values] == [False, abstains, False]
+
+
 def test_every_rule_says_what_it_needs():
     of_probabilities = {
         "entropy",

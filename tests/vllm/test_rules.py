@@ -146,6 +146,30 @@ def test_a_request_whose_statistics_are_lost_thinks_to_the_end(
     ]
 
 
+def test_an_error_of_ours_leaves_requests_running(
+    served: Served, prompts: Any, generate: Any, desk_of: Any, counts_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given statistics that break in the middle of a run
+    llm = served[0]
+    full = generate(llm, prompts, xargs={"lynxstop_risk": "off"})
+    errors = counts_of(llm)["errors"]
+    sessions = desk_of(llm).watcher.sessions
+    look, calls = sessions._statistics.look, iter(range(1000))
+
+    def broken(*args: Any) -> Any:
+        if next(calls) == 9:
+            raise RuntimeError("broken")
+        return look(*args)
+
+    monkeypatch.setattr(sessions._statistics, "look", broken)
+    # when requests run, then those of the batch think to the end, and the error is counted
+    found = generate(llm, prompts)
+    assert found[:4] == full[:4]
+    assert counts_of(llm)["errors"] == errors + 1
+    # and those that come later are watched again
+    assert found != full
+
+
 def test_shadow_decides_and_counts_but_never_forces(
     served: Served, prompts: Any, generate: Any, counts_of: Any
 ) -> None:

@@ -62,14 +62,17 @@ class TokenStatistics:
             at behind the token before.
         """
         self._set_aside(slots)
-        chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
-        every = np.array_equal(rows, np.arange(len(logits)))
-        found = (logits if every else logits[chosen]).float().log_softmax(dim=-1)
-        behind = torch.cat([statistics(part, self._end_token) for part in torch.split(found, _PART)])
-        own = self._own(slots, torch.as_tensor(tokens)[chosen].long(), behind)
-        self._place[slots] = np.arange(len(slots))
+        places, order = self._place[slots], np.arange(len(slots))
+        read = torch.as_tensor(tokens)
+        if len(rows) < len(logits) or not np.array_equal(rows, order):
+            chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
+            logits, read = logits[chosen], read[chosen]
+        own = self._own(slots, places, order, read.long().unsqueeze(1))
+        found = logits.float().log_softmax(dim=-1)
+        parts = [statistics(part, self._end_token) for part in torch.split(found, _PART)]
+        self._place[slots] = order
         self._before = found
-        return torch.cat([behind, own.unsqueeze(1)], dim=1)
+        return torch.cat([parts[0] if len(parts) == 1 else torch.cat(parts), own], dim=1)
 
     def begin(self, logits: Tensor, row: int, slot: int) -> None:
         """Keep what is behind the token of a row that will be looked at from the next step on."""
@@ -98,13 +101,18 @@ class TokenStatistics:
         for slot in np.flatnonzero(absent).tolist():
             self.give(slot, self.take(slot))
 
-    def _own(self, slots: NDArray[np.int64], tokens: Tensor, behind: Tensor) -> Tensor:
-        places = self._place[slots]
-        own = behind.new_full((len(slots),), torch.nan)
-        if self._before is not None and (places >= 0).any():
-            where = torch.from_numpy(np.maximum(places, 0)).to(behind.device, non_blocking=True)
-            known = torch.from_numpy(places >= 0).to(behind.device, non_blocking=True)
-            own = torch.where(known, self._before[where, tokens], own)
+    def _own(
+        self, slots: NDArray[np.int64], places: NDArray[np.int64], order: NDArray[np.int64], tokens: Tensor
+    ) -> Tensor:
+        """Log-probabilities of the tokens, shape (count, 1); most steps have the rows of the one before."""
+        before = self._before
+        if before is not None and len(before) == len(slots) and np.array_equal(places, order):
+            return before.gather(1, tokens)
+        own = torch.full((len(slots), 1), torch.nan, device=tokens.device)
+        if before is not None and (places >= 0).any():
+            where = torch.from_numpy(np.maximum(places, 0)).to(tokens.device, non_blocking=True)
+            known = torch.from_numpy(places >= 0).to(tokens.device, non_blocking=True)
+            own = torch.where(known.unsqueeze(1), before[where, tokens[:, 0]].unsqueeze(1), own)
         for number in np.flatnonzero(places < 0).tolist() if self._aside else ():
             if (aside := self._aside.pop(int(slots[number]), None)) is not None:
                 own[number] = aside[tokens[number]]
