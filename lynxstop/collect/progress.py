@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
+from math import inf
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Meter:
@@ -36,12 +38,11 @@ class Meter:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rates]}"),
-            TimeRemainingColumn(),
             console=console,
             disable=console is None or not console.is_terminal,
         )
         self._task = self._bar.add_task("Recording traces", total=total, completed=done, rates="")
-        self._done = done
+        self._total, self._done = total, done
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -67,4 +68,11 @@ class Meter:
         self.cues += cues
         elapsed = max(self.seconds, 1e-9)
         rates = f"{self.traces / elapsed:.1f} traces/s, {self.cues / elapsed:.1f} cues/s"
-        self._bar.update(self._task, completed=self._done + self.traces, rates=rates)
+        left = timedelta(seconds=round(self.left))
+        self._bar.update(self._task, completed=self._done + self.traces, rates=f"{rates}, {left} left")
+
+    @property
+    def left(self) -> float:
+        """Seconds to the end at the rate of this run so far; infinite before its first shard."""
+        missing = self._total - self._done - self.traces
+        return missing * self.seconds / self.traces if self.traces else inf

@@ -1,7 +1,7 @@
 """Collect in child processes that are killed; run by path, prints what happened as JSON.
 
-First before each kind of file is renamed into place, then at random moments. A moment is the number of a call,
-of Python or of C, that this package made since the start: it falls between any two operations on the disk, and
+First before each kind of file is renamed into place, then at random moments. A moment is the number of a call
+of Python or C that this package made since the start: it falls between any two operations on the disk, and
 does not depend on the machine's speed.
 """
 

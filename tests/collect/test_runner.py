@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from rich.console import Console
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
+from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread
 from lynxstop.collect.runner import collect
 from lynxstop.collect.storage import DataSet
@@ -175,6 +177,19 @@ def test_progress_is_drawn_on_terminals_only(tmp_path, terminal):
     collect(ScriptedSource(), problems(5), tmp_path / "d", sampling=SAMPLING, shard_size=2, console=console)
     assert ("traces/s" in console.file.getvalue()) is terminal
     assert ("5/5" in console.file.getvalue()) is terminal
+    assert ("0:00:00 left" in console.file.getvalue()) is terminal
+
+
+def test_the_time_left_counts_this_run_alone(monkeypatch):
+    # given 100 traces, 40 of them recorded by an earlier run
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    meter = Meter(100, 40, None)
+    assert meter.left == float("inf")
+    # when this one recorded 20 in a minute, then the other 40 take two
+    now[0] += 60
+    meter.recorded(20, 50)
+    assert meter.left == 120
 
 
 def test_nothing_to_do_is_an_error(tmp_path):
