@@ -33,6 +33,8 @@ bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --layers 2 3
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --compiled
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --model random
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --rule combined
+	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --model random --rule combined
 
 check: env-dev  ## Lint, format and types
 	$(RUN)/ruff check .
