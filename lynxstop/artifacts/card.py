@@ -140,7 +140,8 @@ def _kind(training: Mapping[str, Any]) -> str:
     if training["kind"] == "rule":
         signals = ", ".join(f"`{signal}`" for signal in training["signals"])
         return f"`{training['rule']}` on {signals}; no hidden states are read"
-    kind = {"logistic": "Logistic regression", "mlp": "MLP (256, 64)"}[training["kind"]]
+    named = {"logistic": "Logistic regression", "mlp": "MLP (256, 64)"}
+    kind = named.get(training["kind"], f"`{training['kind']}`")
     return f"{kind} on hidden states of layer {_join(training['layers'])} at the cue token"
 
 
