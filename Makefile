@@ -48,6 +48,7 @@ bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/calibrate_scale.py
 	$(RUN)/python benchmarks/resplits.py
 	$(RUN)/python benchmarks/import_time.py
+	$(RUN)/python benchmarks/bundle_load.py
 
 reasoner: env  ## Train the shipped model again, from scratch (hours)
 	$(RUN)/python -m lynxstop.reasoner.train

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.card import card
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.calibration.bundles import scored
+from lynxstop.calibration.bundles import measured, scored
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.collect.problems import load_problems
@@ -46,7 +48,10 @@ def main(work: Path) -> None:
     shutil.rmtree(EVIDENCE, ignore_errors=True)
     shutil.copytree(built.path / "certificates", EVIDENCE)
     write_evidence(join(pooled), EVIDENCE / "held-out.parquet")
-    Bundle.load(BUNDLE)
+    made = Bundle.load(BUNDLE)
+    atomic.write_text(
+        BUNDLE / "README.md", card(made.policy, made.training(), measured(made), license="apache-2.0")
+    )
 
 
 def join(tables: list[TraceTable]) -> TraceTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,9 +14,10 @@ from lynxstop.core.cues import CueSet
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import Cut, Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
-from lynxstop.rules.base import Rule
-from lynxstop.rules.served import serve
-from lynxstop.rules.table import rule_from
+
+if TYPE_CHECKING:
+    from lynxstop.core.judging import JudgeFactory
+    from lynxstop.rules.base import Rule
 
 SCHEMA_VERSION = len(POLICY) + 1
 
@@ -69,7 +70,21 @@ class ServedRule(_Strict):
         ConfigError
             When there is no such rule, or its constants are damaged.
         """
+        from lynxstop.rules.table import rule_from
+
         return rule_from(self.name, self.constants)
+
+    def factory(self) -> JudgeFactory:
+        """The rule as the core takes it; a bundle without a rule need not import any.
+
+        Raises
+        ------
+        ConfigError
+            As `rule`, and when it needs trial answers.
+        """
+        from lynxstop.rules.served import serve
+
+        return serve(self.rule)
 
 
 class Policy(_Strict):
@@ -131,5 +146,5 @@ class Policy(_Strict):
             budget=self.budget,
             points=CUE if self.rule is None else self.rule.points,
             every=0 if self.rule is None else self.rule.every,
-            rule=None if self.rule is None else serve(self.rule.rule),
+            rule=None if self.rule is None else self.rule.factory(),
         )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +30,9 @@ class Provenance(BaseModel):
 
 def provenance() -> Provenance:
     """Describe the running process."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
     packages = {}
     for name in _PACKAGES:
         try:
@@ -50,6 +50,8 @@ def provenance() -> Provenance:
 
 
 def _commit() -> str | None:
+    import subprocess
+
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -61,6 +63,8 @@ def _commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    import subprocess
+
     done = subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
     )
