@@ -102,7 +102,7 @@ class Remote:
     near = False
 
     def __init__(self, url: str) -> None:
-        fsspec = need("fsspec", "ray")
+        fsspec = need("fsspec", "objects")
         self._url = url.rstrip("/")
         try:
             self._files, self._root = fsspec.core.url_to_fs(self._url)
@@ -139,7 +139,7 @@ class Remote:
     def local(self, name: str) -> Path:
         """Path of a copy in the cache, fetched unless it is there and the original did not change."""
         cache = {"cache_storage": str(cache_folder()), "check_files": True}
-        return Path(need("fsspec", "ray").open_local(f"filecache::{self._url}/{name}", filecache=cache))
+        return Path(need("fsspec", "objects").open_local(f"filecache::{self._url}/{name}", filecache=cache))
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -14,10 +14,14 @@ pytest.importorskip("ray.data")
 import ray
 from ray.cluster_utils import Cluster as Machines
 
+from lynxstop import shipped
 from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect import shards
 from lynxstop.collect.begin import begin, describe
 from lynxstop.collect.cluster import Cluster, _Recorder, collect_on_ray
+from lynxstop.collect.problems import load_problems
+from lynxstop.collect.recording import record
 from lynxstop.collect.runner import collect
 from lynxstop.collect.storage import DataSet
 from lynxstop.collect.store import store_at
@@ -155,3 +159,42 @@ def test_errors_of_actors_arrive_as_themselves(machines, tmp_path):
     with pytest.raises(ConfigError, match=r"not for you\. Take another"):
         on_ray(fail, tmp_path / "ray")
     assert not shards.complete(store_at(tmp_path / "ray"), range(COUNT))
+
+
+@pytest.mark.slow
+def test_a_machine_with_other_weights_ends_the_run(machines, tmp_path):
+    first = tmp_path / "first"
+
+    def load():
+        from scripted import ScriptedSource
+
+        weights = "other" if first.exists() else "w"
+        first.touch()
+        return ScriptedSource(
+            fingerprint=Fingerprint(config="c", weights=weights, tokenizer="t", template="p")
+        )
+
+    with pytest.raises(ConfigError, match="same on all machines: fingerprint"):
+        on_ray(load, tmp_path / "ray")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_records_the_same_bytes(machines, tmp_path):
+    # given one thread here and one in every actor: sums of floats depend on their number
+    torch = pytest.importorskip("torch")
+    recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
+    sampling = recipe.sampling.model_copy(update={"max_tokens": 400})
+    recipe = recipe.model_copy(
+        update={"sampling": sampling, "guards": recipe.guards.model_copy(update={"budget": 300})}
+    )
+    given = load_problems(shipped.PROBLEMS / "train.jsonl")[:16]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        record(shipped.MODEL, given, tmp_path / "one", recipe, shard_size=4)
+    finally:
+        torch.set_num_threads(threads)
+    # when two actors record the same shards
+    record(shipped.MODEL, given, tmp_path / "ray", recipe, shard_size=4, cluster=Cluster(actors=2))
+    # then every file but meta.json is the same
+    assert_same(DataSet.open(tmp_path / "ray"), DataSet.open(tmp_path / "one"))
