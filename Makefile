@@ -47,6 +47,7 @@ bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/transformers_step.py
 	$(RUN)/python benchmarks/calibrate_scale.py
 	$(RUN)/python benchmarks/resplits.py
+	$(RUN)/python benchmarks/train_scale.py
 	$(RUN)/python benchmarks/import_time.py
 	$(RUN)/python benchmarks/bundle_load.py
 
