@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -15,8 +17,10 @@ from lynxstop.rules.base import Point, Rule, Score, Use
 from lynxstop.rules.training import Training
 
 _LOGPROBS = ("entropy", "top_gap", "end_margin", "min_logprob", "mean_logprob", "rpdi:32")
-_PENALTIES = (1e-1, 1e-3, 10.0)
-"""Inverse strengths that are tried; the first when there is too little to choose by."""
+_TOGETHER = (3e-3,)
+"""Of all features together: a strong penalty spreads the weight, and strict thresholds need that."""
+_STEPS = 10
+"""Points whose logits are averaged, as Thought Calibration (2505.18404) does."""
 _RUNS = ("tokens", "cues", "step", "sure_run", "redundancy", "loop")
 
 
@@ -26,10 +30,12 @@ class Learned(Rule):
 
     Features that are undefined count as average, but it abstains where the logit it was promised is not a
     number. Standardisation and weights are constants, in the order of the features: the signals, then the
-    logit of the hidden states with its mean, maximum and run length so far, then what the trial answer says.
+    logit of the hidden states and its mean over the last ten points, then what the trial answer says.
     """
 
     keys: ClassVar[tuple[str, ...]]
+    penalties: ClassVar[tuple[float, ...]] = (1e-1, 1e-3, 10.0)
+    """Inverse strengths that are tried; the first when there is too little to choose by."""
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
@@ -51,7 +57,7 @@ class Learned(Rule):
         scales = np.sqrt((centred**2).sum(axis=0) / count)
         scales[scales == 0] = 1.0
         groups = np.repeat(training.problems, [len(points) for points in training.traces])
-        weights, bias = _logistic(centred / scales, training.good, groups)
+        weights, bias = _logistic(centred / scales, training.good, groups, self.penalties)
         return replace(
             self,
             means=tuple(means.tolist()),
@@ -91,7 +97,7 @@ class _Features:
 
     def __init__(self, keys: tuple[str, ...], hidden: bool, trial: bool) -> None:
         self._keys, self._hidden, self._trial = keys, hidden, trial
-        self._sum, self._count, self._best, self._run = 0.0, 0, -math.inf, 0
+        self._logits: deque[float] = deque(maxlen=_STEPS)
         self._answer, self._equal = "", 0
 
     def __call__(self, point: Point) -> list[float]:
@@ -104,12 +110,8 @@ class _Features:
 
     def _of_logit(self, logit: float) -> list[float]:
         if not math.isnan(logit):
-            self._sum += logit
-            self._count += 1
-            self._best = max(self._best, logit)
-            self._run = self._run + 1 if logit > 0 else 0
-        mean = self._sum / self._count if self._count else math.nan
-        return [logit, mean, self._best, float(self._run)]
+            self._logits.append(logit)
+        return [logit, math.fsum(self._logits) / len(self._logits) if self._logits else math.nan]
 
     def _of_trial(self, point: Point) -> list[float]:
         trial = point.trial()
@@ -143,6 +145,7 @@ class Combined(Learned):
     name = "combined"
     uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics"})
     keys = (*_LOGPROBS, *_RUNS)
+    penalties = _TOGETHER
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ class CombinedTrial(Learned):
     name = "combined-trial"
     uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics", "trial"})
     keys = (*_LOGPROBS, *_RUNS)
+    penalties = _TOGETHER
 
 
 def _log_odds(probability: float) -> float:
@@ -163,11 +167,12 @@ def _logistic(
     features: np.ndarray[tuple[int, int], np.dtype[np.float64]],
     good: np.ndarray[tuple[int], np.dtype[np.bool_]],
     groups: np.ndarray[tuple[int], np.dtype[np.str_]],
+    penalties: Sequence[float],
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
     linear = need("sklearn.linear_model", "calibrate")
     if len(set(good.tolist())) < 2:
         return np.zeros(features.shape[1]), 1.0 if len(good) and good[0] else -1.0
-    parts = _folds(good, groups)
+    parts = _folds(good, groups) if len(penalties) > 1 else []
 
     def doubt(penalty: float) -> float:
         """Log loss on problems held out."""
@@ -178,7 +183,7 @@ def _logistic(
             total += float(np.logaddexp(0.0, -margin).sum())
         return total
 
-    best = min(_PENALTIES, key=doubt) if parts else _PENALTIES[0]
+    best = min(penalties, key=doubt) if parts else penalties[0]
     model = linear.LogisticRegression(C=best, max_iter=1000).fit(features, good)
     return model.coef_[0], float(model.intercept_[0])
 

@@ -30,7 +30,7 @@ def learned(features: int) -> dict[str, Any]:
 
 
 ALL = CUE | BOUNDARY | INTERVAL
-RULE = ServedRule(name="combined", constants=learned(16), points=ALL, every=7)
+RULE = ServedRule(name="combined", constants=learned(14), points=ALL, every=7)
 
 
 def strip(ids: list[int]) -> list[int]:

@@ -1,0 +1,80 @@
+"""Compare rules over many splits of the same traces: one split decides little at small risks.
+
+python benchmarks/rules_resplits.py DATA [--bundle probes/reasoner] [--rules lynx,combined,...] [--splits 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.run import calibrate
+from lynxstop.collect.storage import DataSet
+from lynxstop.core.policy import StopPolicy
+from lynxstop.evaluate.parts import PARTS
+from lynxstop.evaluate.points import Replay, read_points, replay, table_of, training_of
+from lynxstop.evaluate.result import effect
+from lynxstop.rules.table import rule_named
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--bundle", type=Path, default=Path("probes/reasoner"))
+    parser.add_argument("--rules", default="lynx,logprob-probe,run-probe,combined,thought-calibration")
+    parser.add_argument("--risks", default="0.02,0.05")
+    parser.add_argument("--splits", type=int, default=20)
+    options = parser.parse_args()
+    data, probe = DataSet.open(options.data), Bundle.load(options.bundle).probe
+    rules = [rule_named(name) for name in options.rules.split(",")]
+    risks = [float(risk) for risk in options.risks.split(",")]
+    keys = [key for rule in rules for key in rule.signals]
+    policy = StopPolicy(exit_ids=data.meta.exit_ids)
+    traces = read_points(data, keys, probe.score(data.features(probe.layers)), policy)
+    problems = sorted({trace.problem_id for trace in traces})
+    saved: dict[tuple[str, float], list[float]] = {}
+    for seed in range(options.splits):
+        order = np.random.default_rng(seed).permutation(len(problems))
+        edges = (np.cumsum(list(PARTS.values()))[:-1] * len(problems)).astype(int)
+        part_of = {problems[i]: part for part, own in enumerate(np.split(order, edges)) for i in own}
+        train, calibration, test = (
+            [trace for trace in traces if part_of[trace.problem_id] == part] for part in range(3)
+        )
+        training = training_of(train, data.meta.budget or data.meta.max_tokens)
+        for rule in rules:
+            fitted = rule.fit(training)
+            learnt = np.concatenate(replay(fitted, train).scores)
+            table = table_of(calibration, replay(fitted, calibration).scores)
+            tested: Replay = replay(fitted, test)
+            for risk in risks:
+                certificate = calibrate(
+                    table,
+                    risks=[risk],
+                    confidence=0.95,
+                    loss="disagree",
+                    train_scores=learnt[~np.isnan(learnt)].astype(np.float32),
+                    train_problems=[trace.problem_id for trace in train],
+                    seed=seed,
+                ).certificates[0]
+                done = effect(test, tested, certificate.threshold)
+                saved.setdefault((rule.name, risk), []).append(1 - done.net.sum() / done.full.sum())
+    for risk in risks:
+        best = np.array(saved["combined", risk]) if ("combined", risk) in saved else None
+        print(f"\n| certified at {risk:.0%} | saved net | behind `combined` | `combined` ahead |")
+        print("|---|---|---|---|")
+        for rule in rules:
+            own = np.array(saved[rule.name, risk])
+            paired = (
+                "| | |"
+                if best is None
+                else f"| {(best - own).mean():+.1%} | {int((best > own).sum())}/{len(own)} |"
+            )
+            print(f"| `{rule.name}` | {own.mean():.1%} {paired}")
+
+
+if __name__ == "__main__":
+    main()
