@@ -34,7 +34,7 @@ def trace_row(
         "seed": seed,
         "prompt_tokens": len(generation.request.prompt_ids) if prompt is None else prompt,
         "thinking_tokens": generation.thinking_tokens,
-        "answer_tokens": len(generation.output_ids) - generation.marks - generation.thinking_tokens,
+        "answer_tokens": len(generation.output_ids) - generation.thinking_tokens,
         "finish": generation.finish,
         "exit_reason": None if generation.exit is None else str(generation.exit.reason),
         "text": text,

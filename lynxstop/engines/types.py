@@ -123,8 +123,6 @@ class Generation:
     """Thinking tokens at an exit forced at each event; None where exits are forced behind `seen_at`."""
     prompt_tokens: int | None = None
     """Tokens of the prompt, where `request` does not hold them."""
-    marks: int = 0
-    """Entries of `output_ids` that stand for no token."""
 
 
 @dataclass(frozen=True, slots=True)

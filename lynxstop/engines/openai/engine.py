@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,15 @@ from lynxstop.remote.follow import follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
 from lynxstop.remote.stream import chat_stream
-from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, behind, written
+from lynxstop.remote.tokens import CLOSED, StreamToken, behind
 
 CONCURRENT = 16
 """Requests at a time, unless told otherwise."""
+
+PAUSES = (0.1, 1.0, 5.0)
+"""Seconds before a request that the server broke off is sent again."""
+
+_PASSING = ("upstream_died", "upstream_unreachable", "upstream_timeout")
 
 
 @dataclass(slots=True)
@@ -118,11 +124,12 @@ class OpenAIEngine:
         """
         self._traces.clear()
         limit = asyncio.Semaphore(self._concurrent)
-        jobs = [self._limited(limit, self._generate(request, sampling)) for request in requests]
+        jobs = [self._limited(limit, partial(self._generate, request, sampling)) for request in requests]
         for done, generation in enumerate(self._as_finished(jobs), start=1):
             yield generation
             if progress is not None:
                 progress(done, len(requests))
+        self._tokenizer.forget()
 
     def force_exits(
         self,
@@ -152,18 +159,27 @@ class OpenAIEngine:
             if trace is None:
                 raise DataError(f"The trace {generation.request.id} is not of the last run.")
             wanted = None if cuts is None else cuts[row]
-            events = _events(generation.events, wanted)
-            answers.append([None] * len(events))
-            for place, event in enumerate(events):
-                work = self._answer(row, place, trace, event, sampling)
+            ordinals = _ordinals(generation.events, wanted)
+            answers.append([None] * len(ordinals))
+            for place, ordinal in enumerate(ordinals):
+                event = trace.session.session.events[ordinal]
+                work = partial(self._answer, row, place, trace, event, sampling)
                 jobs.append(self._limited(limit, work))
         for row, place, answer in self._as_finished(jobs):
             answers[row][place] = answer
         return [[answer for answer in found if answer is not None] for found in answers]
 
-    async def _limited(self, limit: asyncio.Semaphore, work: Coroutine[Any, Any, Any]) -> Any:
+    async def _limited(self, limit: asyncio.Semaphore, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Do a piece of work when there is room, and again when the server broke it off."""
         async with limit:
-            return await work
+            for pause in PAUSES:
+                try:
+                    return await work()
+                except UpstreamError as error:
+                    if error.code not in _PASSING:
+                        raise
+                    await asyncio.sleep(pause)
+            return await work()
 
     def _as_finished(self, jobs: Sequence[Coroutine[Any, Any, Any]]) -> Iterator[Any]:
         """Run coroutines beside each other and give their results as they come."""
@@ -265,45 +281,42 @@ class OpenAIEngine:
         rest: list[StreamToken],
         finish: str,
     ) -> Generation:
-        """Put a trace together as the collector wants it."""
+        """Put a trace together for the collector: marks as delimiters, the exit text as one token."""
         session, number = trace.session, self._terms.watch.vocabulary.number
         core = session.session
-        own = session.tokens if cut is None else session.tokens[: cut.index]
-        ids = [token.id or 0 if token is OPENED or token is CLOSED else number(token.text) for token in own]
-        logprobs = [token.logprob for token in own]
-        thinking = session.thinking[: len(own)]
-        known = session.statistics[: len(own)]
-        forced = [] if cut is None else [number(self._terms.exit_text.encode())]
-        ids += forced + [number(token.text) for token in rest]
-        logprobs += [math.nan] * len(forced) + [token.logprob for token in rest]
-        statistics = np.full((len(ids), 4), np.nan, np.float32)
-        if known:
-            statistics[: len(known)] = np.array(known, np.float32)
-        flags = np.zeros(len(ids), bool)
-        flags[: len(thinking)] = thinking
         core.finish()
+        closed = StreamToken(self._terms.close[0].encode())
+        read = session.tokens if cut is None else session.tokens[: cut.index]
+        forced = [] if cut is None else [StreamToken(self._terms.exit_text.encode())]
+        tokens = [*(closed if token is CLOSED else token for token in read), *forced, *rest]
+        statistics = np.full((len(tokens), 4), np.nan, np.float32)
+        known = session.statistics[: len(read)]
+        statistics[: len(known)] = np.array(known, np.float32).reshape(-1, 4)
+        flags = np.zeros(len(tokens), bool)
+        flags[: len(read)] = session.thinking[: len(read)]
         events = core.events
+        ids = [number(token.text) for token in tokens]
+        logprobs = [token.logprob for token in tokens]
         generation = Generation(request, ids, int(flags.sum()), finish, events, core.exit, logprobs=logprobs)
         generation.features = np.zeros((len(events), 0), np.float32)
         generation.tokens = Tokens(np.array(ids, np.int32), flags, statistics)
         generation.signals = _signals(events, statistics, logprobs)
         generation.exit_positions = [session.cut_at(event).thinking_tokens for event in events]
         generation.prompt_tokens = trace.opening.prompt_tokens
-        generation.marks = len(own) - len(written(own))
         return generation
 
 
-def _events(events: Sequence[CueEvent], cuts: Sequence[int] | None) -> list[CueEvent]:
-    """Events by their `seen_at`, in order."""
+def _ordinals(events: Sequence[CueEvent], cuts: Sequence[int] | None) -> list[int]:
+    """Ordinals of events by their `seen_at`, in order."""
     if cuts is None:
-        return list(events)
+        return list(range(len(events)))
     found = []
-    rest = iter(events)
+    rest = iter(enumerate(events))
     for place in cuts:
-        event = next((event for event in rest if event.seen_at == place), None)
-        if event is None:
+        ordinal = next((ordinal for ordinal, event in rest if event.seen_at == place), None)
+        if ordinal is None:
             raise DataError(f"There is no event at token {place}.")
-        found.append(event)
+        found.append(ordinal)
     return found
 
 

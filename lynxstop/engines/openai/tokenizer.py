@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from lynxstop.core.stream import Vocabulary
@@ -22,6 +23,7 @@ class StreamTokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._prompts: dict[int, str] = {}
+        self._next = count()
 
     def apply_chat_template(self, turns: Sequence[dict[str, str]], **ignored: Any) -> str:
         """Return the user's turn: the server applies its own template."""
@@ -29,13 +31,17 @@ class StreamTokenizer:
 
     def encode(self, text: str, **ignored: Any) -> list[int]:
         """Number a prompt; `prompt` gives it back."""
-        number = len(self._prompts)
+        number = next(self._next)
         self._prompts[number] = text
         return [number]
 
     def prompt(self, ids: Sequence[int]) -> str:
-        """Return a prompt, and forget it."""
-        return self._prompts.pop(ids[0])
+        """Return a prompt."""
+        return self._prompts[ids[0]]
+
+    def forget(self) -> None:
+        """Forget all prompts."""
+        self._prompts.clear()
 
     def decode(self, ids: Sequence[int], **ignored: Any) -> str:
         """Return the text of streamed tokens."""

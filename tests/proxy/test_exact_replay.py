@@ -1,0 +1,145 @@
+"""From a server's streams to a certificate, and back: the proxy stops where the replay says it would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from servers import Proxied, proxied, serving
+from typer.testing import CliRunner
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.cli import app
+from lynxstop.collect.storage import DataSet
+from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.evaluate.serving import scores_of
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.mock.knobs import Knobs
+from lynxstop.proxy.mock.server import MockServer
+from lynxstop.proxy.serve import build
+
+RECIPE = """
+[cues]
+words = ["wait", "hmm", "alternatively"]
+[exit]
+text = "\\n{close}\\n\\nThe answer is \\\\boxed{"
+cut = "before"
+[sampling]
+temperature = 0.0
+max_tokens = 1000
+answer_tokens = 16
+[guards]
+min_tokens = 45
+"""
+PROBLEMS, RISK = 240, 0.2
+
+
+def run(*arguments: object) -> dict:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def problems(path: Path, start: int) -> Path:
+    rows = [
+        {"id": f"p{n}", "prompt": f"What is {n} + {n % 7 + 2} * {n % 5 + 3} - {n % 3}?"}
+        for n in range(start, start + PROBLEMS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[str]:
+    with serving(MockServer(Knobs(opened=True))) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def made(mock: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recorded data and a certified bundle, made by the commands users type."""
+    folder = tmp_path_factory.mktemp("stream")
+    (folder / "recipe.toml").write_text(RECIPE)
+    for name, start in (("train", 1000), ("cal", 2000)):
+        server = ("--engine", "openai", "--base-url", mock, "--argument", "dialect=vllm")
+        given = problems(folder / f"{name}.jsonl", start)
+        run("collect", "toy", given, folder / name, "--recipe", folder / "recipe.toml", *server)
+    run("train", folder / "train", folder / "bundle")
+    run("calibrate", folder / "bundle", folder / "cal", "--risk", RISK)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proxy(mock: str, made: Path) -> Iterator[Proxied]:
+    policy = {"bundle": made / "bundle", "risk": RISK}
+    config = ProxyConfig.model_validate({"upstream": {"url": mock, "dialect": "vllm"}, "policy": policy})
+    with proxied(mock, build(config)) as served:
+        yield served
+
+
+def test_the_proxy_stops_where_the_replay_says(made: Path, proxy: Proxied) -> None:
+    # given recorded traces, their scores under the bundle, and the certified threshold
+    bundle, data = Bundle.load(made / "bundle"), DataSet.open(made / "cal")
+    policy = bundle.policy.stop_policy()
+    threshold = policy.level(RISK).threshold
+    scores = scores_of(bundle, data)
+    prompts = {
+        row["id"]: row["prompt"] for row in map(json.loads, (made / "cal.jsonl").read_text().splitlines())
+    }
+    cues, start, stopped, differ = data.cues().to_pylist(), 0, 0, 0
+
+    for trace in data.traces().to_pylist():
+        end = start + trace["cues"]
+        positions = np.array([cue["position"] for cue in cues[start:end]], dtype=np.int64)
+        hit = first_exit(scores[start:end], eligible_mask(policy, positions), threshold)
+        # when the same request is served
+        messages = [{"role": "user", "content": prompts[trace["problem_id"]]}]
+        body = {"model": "toy", "messages": messages, "temperature": 0, "max_tokens": 1000}
+        answer = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=30).json()
+        report, said = answer["lynxstop"], answer["choices"][0]["message"]["content"]
+        # then it exits at the same cue, by the same comparison, with the recorded answer
+        if hit < 0:
+            assert report["exit"] is None
+            assert said.strip() == trace["text"].partition("</think>")[2].strip()
+        else:
+            cue = cues[start + hit]
+            assert (report["cue"], report["thinking_tokens"]) == (hit, cue["thinking_at_exit"])
+            assert report["score"] == pytest.approx(float(scores[start + hit]), abs=1e-6)
+            assert said.strip() == cue["trial_text"].partition("</think>")[2].strip()
+            stopped += 1
+            differ += not cue["agrees"]
+        start = end
+    assert stopped > PROBLEMS / 4
+    assert differ / PROBLEMS <= RISK
+
+
+def test_the_certificate_is_named(made: Path, proxy: Proxied) -> None:
+    body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
+    report = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=30).json()["lynxstop"]
+    assert (made / "bundle" / report["certificate"]).is_file()
+
+
+def test_another_model_is_not_stopped(made: Path) -> None:
+    with serving(MockServer(Knobs(opened=False), model="other")) as url:
+        policy = {"bundle": made / "bundle", "risk": RISK}
+        config = ProxyConfig.model_validate({"upstream": {"url": url, "dialect": "vllm"}, "policy": policy})
+        with proxied(url, build(config)) as served:
+            body = {"model": "other", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
+            answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=30).json()
+            assert "lynxstop" not in answer
+            assert served.count("lynxstop_passthrough_total", cause="fingerprint") == 1
+            ready = httpx.get(f"{served.url}/ready")
+            assert ready.status_code == 503
+            assert "another model" in ready.json()["checks"]["bundle"]
+
+
+def test_a_level_that_is_not_certified_ends_the_start(made: Path) -> None:
+    from lynxstop.errors import ConfigError
+
+    policy = {"bundle": made / "bundle", "risk": 0.01}
+    with pytest.raises(ConfigError, match=r"0\.2"):
+        build(ProxyConfig.model_validate({"policy": policy}))
