@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--naive", type=int, default=60, help="labels of the naive loop per round")
     parser.add_argument("--block-size", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
     given = parser.parse_args()
     torch.set_num_threads(1)

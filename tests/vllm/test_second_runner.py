@@ -27,7 +27,9 @@ pytestmark = [
 def test_the_second_runner_passes_the_tests_of_the_first(file: str) -> None:
     # given Triton's interpreter behind a backend of our own, and the second runner asked for
     environment = os.environ | {
-        "PYTHONPATH": str(HERE / "interpreter"),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(HERE / "interpreter"), os.environ.get("PYTHONPATH")])
+        ),
         "TRITON_INTERPRET": "1",
         "VLLM_USE_V2_MODEL_RUNNER": "1",
     }
