@@ -82,6 +82,7 @@ class VllmEngine:
             llm.get_tokenizer().eos_token_id
         }
         self.cache = CacheUse()
+        self._run = 0
 
     def generate(
         self,
@@ -101,6 +102,7 @@ class VllmEngine:
             When rows that were recorded do not arrive.
         """
         self.llm.reset_prefix_cache()
+        self._run += 1
         params = []
         for number, request in enumerate(requests):
             arguments = {
@@ -108,7 +110,7 @@ class VllmEngine:
                 "lynxstop_mode": str(request.mode),
             }
             if record:
-                arguments |= _recording(number, sampling.max_tokens)
+                arguments |= self._recording(number, sampling.max_tokens)
             params.append(self._params(sampling, sampling.max_tokens, request, 0, arguments))
         prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
         results = self.llm.generate(prompts, params, use_tqdm=False)
@@ -116,7 +118,7 @@ class VllmEngine:
         for number, (request, result) in enumerate(zip(requests, results, strict=True)):
             generation, thinking = self._generation(request, result.outputs[0], sampling)
             if record:
-                self._attach(generation, thinking, rows.pop(str(number), {}))
+                self._attach(generation, thinking, rows.pop(self._name(number), {}))
             yield generation
             if progress is not None:
                 progress(number + 1, len(requests))
@@ -142,6 +144,7 @@ class VllmEngine:
         params: list[Any] = []
         targets: list[tuple[int, int]] = []
         tokens = 0
+        self._run += 1
         for trace, (generation, of_trace) in enumerate(zip(generations, places, strict=True)):
             if of_trace and not 0 <= min(of_trace) <= max(of_trace) < len(generation.output_ids):
                 raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
@@ -152,7 +155,7 @@ class VllmEngine:
                     continue
                 behind = [*generation.output_ids[: cut + 1], *self.policy.exit_ids]
                 prompts.append({"prompt_token_ids": [*generation.request.prompt_ids, *behind]})
-                arguments = {"lynxstop_risk": "off"} | _recording(len(targets), 1)
+                arguments = {"lynxstop_risk": "off"} | self._recording(len(targets), 1)
                 params.append(self._params(sampling, room, generation.request, start, arguments))
                 targets.append((trace, ordinal))
                 tokens += len(prompts[-1]["prompt_token_ids"])
@@ -160,6 +163,7 @@ class VllmEngine:
                 for (at, ordinal), answer in zip(targets, self._answers(prompts, params), strict=True):
                     answers[at][ordinal] = answer
                 prompts, params, targets, tokens = [], [], [], 0
+                self._run += 1
         return answers
 
     def _answers(self, prompts: list[dict[str, list[int]]], params: list[Any]) -> Iterator[Answer]:
@@ -169,10 +173,18 @@ class VllmEngine:
             self.cache.cached += result.num_cached_tokens or 0
             self.cache.total += len(result.prompt_token_ids)
             ids, logprobs, finish = self._strip(result.outputs[0])
-            first = rows.get(str(number), {}).get(-1)
+            first = rows.get(self._name(number), {}).get(-1)
             if first is None:
                 raise DataError(f"Recorded rows are missing from {self.spool}.", hint="Is its disk full?")
             yield Answer(tuple(ids), tuple(logprobs), finish, float(first.statistics[1]))
+
+    def _recording(self, number: int, tokens: int) -> dict[str, Any]:
+        """Arguments that record a request, with the statistics of its first `tokens` distributions."""
+        return {"lynxstop_record": self._name(number), "lynxstop_statistics": tokens}
+
+    def _name(self, number: int) -> str:
+        """Name of a request in the spool: what an interrupted call left there is never taken for it."""
+        return f"{self._run}.{number}"
 
     def _params(
         self, sampling: Sampling, tokens: int, request: Request, start: int, arguments: dict[str, Any]
@@ -256,7 +268,3 @@ class VllmEngine:
             )
             for number, event in enumerate(generation.events)
         ]
-
-
-def _recording(number: int, tokens: int) -> dict[str, Any]:
-    return {"lynxstop_record": str(number), "lynxstop_statistics": tokens}

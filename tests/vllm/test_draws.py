@@ -1,0 +1,100 @@
+"""Tokens drawn by the random numbers of a request: no vLLM needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.transformers.random import uniforms
+from lynxstop.engines.transformers.sampling import draw
+from lynxstop.engines.types import Sampling
+from lynxstop.engines.vllm.draws import Draws
+from lynxstop.engines.vllm.seats import BOOST
+from lynxstop.engines.vllm.settings import Settings
+from lynxstop.engines.vllm.terms import Draw, Terms, TermsReader
+from lynxstop.errors import ConfigError
+
+VOCABULARY = 50
+HOT = Sampling(temperature=1.2, top_p=0.9, max_tokens=40, seed=3)
+COLD = Sampling(temperature=0.5, top_k=5, max_tokens=40, seed=3)
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(-1, 30), min_size=4, max_size=4))
+def test_a_token_is_that_of_its_request_in_any_place_of_the_batch(
+    order: list[int], indices: list[int]
+) -> None:
+    # given four requests, two samplings, one that vLLM draws for, and logits of each
+    draws = Draws(5)
+    given_terms = [Draw("a", 0, HOT), Draw("b", 7, HOT), None, Draw("c", 0, COLD)]
+    for slot, how in enumerate(given_terms):
+        draws.start(slot, Terms(watched=True, draw=how))
+    own = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(1))
+    # when they sit in any order
+    logits = own[order].clone()
+    slots = np.array(order, dtype=np.int64)
+    draws.deal(logits, slots, lambda rows: [indices[order[row]] for row in rows.tolist()])
+    # then each token is the one of its own number, and the other row is as it was
+    for row, slot in enumerate(order):
+        how = given_terms[slot]
+        if how is None:
+            assert torch.equal(logits[row], own[slot])
+            continue
+        number = uniforms(3, how.request, 41)[how.start + indices[slot] + 1]
+        wanted = draw(own[slot : slot + 1], torch.tensor([number]), how.sampling)
+        assert logits[row].argmax() == wanted[0]
+
+
+def test_a_forced_token_wins_over_a_drawn_one() -> None:
+    draws = Draws(1)
+    draws.start(0, Terms(watched=True, draw=Draw("a", 0, HOT)))
+    logits = torch.zeros(1, VOCABULARY)
+    draws.deal(logits, np.zeros(1, np.int64), lambda rows: [0])
+    drawn = int(logits[0].argmax())
+    logits[0, (drawn + 1) % VOCABULARY] += BOOST
+    assert logits[0].argmax() == (drawn + 1) % VOCABULARY
+
+
+def test_a_slot_given_to_another_request_forgets_the_numbers() -> None:
+    draws = Draws(1)
+    draws.start(0, Terms(watched=True, draw=Draw("a", 0, HOT)))
+    draws.start(0, Terms(watched=True))
+    logits = torch.zeros(1, VOCABULARY)
+    draws.deal(logits, np.zeros(1, np.int64), lambda rows: [0])
+    assert not logits.any()
+
+
+def reader(tmp_path: Path) -> TermsReader:
+    return TermsReader(Settings(recipe=Recipe(), record=tmp_path), StopPolicy(exit_ids=(1,)), None)
+
+
+def test_the_arguments_of_a_collector_are_read(tmp_path: Path) -> None:
+    how = {"request": "p#0", "start": 3, "sampling": asdict(HOT)}
+    terms = reader(tmp_path).read({"lynxstop_record": "x", "lynxstop_statistics": 9, "lynxstop_draw": how})
+    assert (terms.record, terms.statistics, terms.draw) == ("x", 9, Draw("p#0", 3, HOT))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lynxstop_record": "x", "lynxstop_statistics": -1},
+        {"lynxstop_record": "x", "lynxstop_statistics": "all"},
+        {"lynxstop_record": False, "lynxstop_statistics": 1},
+        {"lynxstop_draw": 3},
+        {"lynxstop_draw": {"request": "a", "start": 0}},
+        {"lynxstop_draw": {"request": "a", "start": 41, "sampling": asdict(HOT)}},
+        {"lynxstop_draw": {"request": "a", "start": 0, "sampling": {"temperature": -1.0}}},
+        {"lynxstop_draw": {"request": "a", "start": 0, "sampling": {}, "more": 1}},
+    ],
+)
+def test_impossible_arguments_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        reader(tmp_path).read(wrong)
