@@ -2,8 +2,8 @@
 
 Three processes serve: an upstream that streams events of 20 log-probabilities at a fixed pace, a proxy that
 only relays, and a proxy that watches every token and never stops. A fourth one asks all three at the same
-time, so that all see the same machine. Events carry the time at which they were written, so a delay is arrival
-minus that; what is added is the difference of quantiles to the direct connection.
+time, so that all see the same machine. Events carry the time at which they were written: a delay is arrival
+minus that, and what is added is the difference of quantiles to the direct connection.
 
     python benchmarks/proxy.py [--streams 64] [--events 300] [--pace 0.02] [--requests 10000] [--json]
 """

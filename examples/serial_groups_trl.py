@@ -1,8 +1,8 @@
 """Train a model to stop by itself: recorded exits as GRPO groups in TRL (S-GRPO, arXiv 2505.07686).
 
-`lynxstop export MODEL DATA PROBLEMS groups.jsonl` writes the rows. Every group of TRL is one recorded trace, cut at
-several cues: the completions are its exits, the rewards are those of the export. Nothing is generated here, so the
-groups belong to the model that was recorded; collect anew when it has moved far from it.
+`lynxstop export MODEL DATA PROBLEMS groups.jsonl` writes the rows. Every group of TRL is one recorded trace,
+cut at several cues: the completions are its exits, the rewards are those of the export. Nothing is generated
+here, so the groups belong to the model that was recorded; collect anew when it has moved far from it.
 
     python examples/serial_groups_trl.py MODEL groups.jsonl out --steps 20
 """
