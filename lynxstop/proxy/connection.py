@@ -13,6 +13,7 @@ from lynxstop.proxy.headers import Headers, find, for_call
 from lynxstop.proxy.sse import EVENT_BYTES, EventSplitter, event_data
 from lynxstop.proxy.upstream import Upstream, UpstreamResponse
 
+_LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20
 
 
@@ -84,7 +85,7 @@ class Connection:
 
     @asynccontextmanager
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Stream the data of server-sent events; leaving the context closes the connection.
+        """Stream the data of server-sent events, or lines of JSON; leaving the context closes the connection.
 
         Raises
         ------
@@ -95,9 +96,22 @@ class Connection:
         """
         async with self._upstream.stream("POST", path, self._headers, orjson.dumps(body)) as response:
             kind = find(response.headers, b"content-type") or b""
-            if response.status != 200 or not kind.lower().startswith(b"text/event-stream"):
+            kind = kind.lower()
+            if response.status != 200 or not kind.startswith((b"text/event-stream", _LINES)):
                 raise RefusedError(response.status, response.headers, await _whole(response))
-            yield self._data(response)
+            yield self._lines(response) if kind.startswith(_LINES) else self._data(response)
+
+    async def _lines(self, response: UpstreamResponse) -> AsyncIterator[bytes]:
+        rest = b""
+        async for chunk in response.chunks():
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield line
+            if len(rest) > self._event_bytes:
+                raise UpstreamError("The server streamed a line that is too large.", code="upstream_nonsense")
+        if rest.strip():
+            yield rest
 
     async def _data(self, response: UpstreamResponse) -> AsyncIterator[bytes]:
         splitter = EventSplitter(self._event_bytes)

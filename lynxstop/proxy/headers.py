@@ -23,6 +23,8 @@ HOP_BY_HOP = frozenset(
 """Headers of one connection, by RFC 9110 section 7.6.1."""
 
 _REQUEST_ONLY = frozenset({b"host", b"expect"})
+_KEEPS_RUNNING = frozenset({b"x-conversation-id"})
+"""llama.cpp's server generates to the end for a client that has gone, if its request had this."""
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding", b"content-type"})
 
 
@@ -44,7 +46,7 @@ def for_relay(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers of a request that we write ourselves, as JSON and on a client's behalf."""
-    kept = without(headers, HOP_BY_HOP | _REQUEST_ONLY | _OF_THE_BODY | _listed(headers))
+    kept = without(headers, HOP_BY_HOP | _REQUEST_ONLY | _OF_THE_BODY | _KEEPS_RUNNING | _listed(headers))
     return [*kept, (b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
 
 

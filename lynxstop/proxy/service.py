@@ -17,6 +17,7 @@ from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Terms
+from lynxstop.remote.settling import UncontinuedError, settle
 
 ENGINE = "OpenAIEngine"
 """Engine of the bundles whose traces were recorded through a server's stream."""
@@ -136,6 +137,12 @@ class Services:
                 cause="no_plugin",
                 trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
             )
+        try:
+            settled = await settle(
+                server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
+            )
+        except UncontinuedError as error:
+            return Service(dialect, cause=error.code, trouble=str(error))
         fingerprint = await identify(server, dialect, model)
         if different := policy.fingerprint.differences(fingerprint):
             return Service(
@@ -143,8 +150,9 @@ class Services:
                 cause="fingerprint",
                 trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
             )
-        exit_ids = await dialect.tokenize(server, model, policy.exit_text)
-        return Service(dialect, replace(self._terms, exit_ids=exit_ids))
+        exit_ids = await settled.dialect.tokenize(server, model, policy.exit_text)
+        terms = replace(self._terms, exit_ids=exit_ids, exit_tokens=settled.exit_tokens)
+        return Service(settled.dialect, terms)
 
 
 def terms_of(bundle: Bundle) -> Terms:
@@ -156,6 +164,7 @@ def terms_of(bundle: Bundle) -> Terms:
         policy.exit_text,
         policy.think_close,
         policy.cut == "before",
+        open=policy.delimiters.open,
     )
 
 

@@ -21,6 +21,10 @@ def why_untouched(body: Mapping[str, Any]) -> str | None:
                 "guided_json",
                 "guided_regex",
                 "guided_choice",
+                "grammar",
+                "json_schema",
+                "regex",
+                "ebnf",
             )
         )
         and (body.get("response_format") or {}).get("type") != "text",
@@ -35,6 +39,20 @@ def why_untouched(body: Mapping[str, Any]) -> str | None:
         "usage_in_every_event": bool(options and options.get("continuous_usage_stats")),
         "echo": bool(body.get("echo")),
         "thinking_hidden": body.get("include_reasoning") is False,
+        # A continuation is written as text or tokens.
+        "media": any(_shows_media(message) for message in _list(body.get("messages"))),
+        "own_limit": body.get("n_predict") is not None,
         "prompt_logprobs": body.get("prompt_logprobs") is not None,
     }
     return next((cause for cause, present in causes.items() if present), None)
+
+
+def _shows_media(message: Any) -> bool:
+    parts = message.get("content") if isinstance(message, dict) else None
+    return any(
+        isinstance(part, dict) and part.get("type") not in ("text", "thinking") for part in _list(parts)
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 import httpx
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy.headers import Headers, without
+from lynxstop.proxy.headers import Headers, find, without
 from lynxstop.proxy.transport import failure, make_transport
 
 if TYPE_CHECKING:
     from lynxstop.proxy.config import UpstreamConfig
+
+_CLOSING = b"llama.cpp"
+"""Server that closes connections behind streams without saying so, so that the next request meets a dead one.
+
+It is asked for a connection for each request, and so is every server until it has named itself.
+"""
 
 _KEYS = (b"authorization", b"x-api-key")
 
@@ -82,6 +88,7 @@ class Upstream:
             self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
         self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
         self._client: httpx.AsyncClient | None = None
+        self._reuses = False
 
     @asynccontextmanager
     async def stream(
@@ -114,6 +121,8 @@ class Upstream:
         target = self._prefix + raw + (b"?" + query if query else b"")
         if self._hide_keys:
             headers = [*without(headers, _KEYS), *self._own_key]
+        if not self._reuses:
+            headers = [*headers, (b"connection", b"close")]
         response = None
         finished = True
         try:
@@ -126,6 +135,7 @@ class Upstream:
             )
             response = await self._ready().send(request, stream=True)
             answer = UpstreamResponse(response)
+            self._reuses = find(answer.headers, b"server") != _CLOSING
             try:
                 yield answer
             finally:

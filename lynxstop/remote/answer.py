@@ -13,7 +13,14 @@ def kept_of(session: StreamSession, cut: Cut) -> Kept:
     """What of a stream stays at a cut, and what is put behind it."""
     tokens, terms = session.tokens, session.terms
     tail = tokens[cut.index].text[: cut.kept] if cut.kept else b""
-    return Kept(written(tokens[: cut.index]), tail, terms.exit_text, terms.exit_ids)
+    return Kept(
+        written(tokens[: cut.index]),
+        tail,
+        terms.exit_text,
+        terms.exit_ids,
+        terms.open[0],
+        session.opened_by_field,
+    )
 
 
 async def answer_behind(

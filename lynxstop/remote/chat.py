@@ -17,7 +17,7 @@ from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Limits, Opening
-from lynxstop.remote.follow import follow
+from lynxstop.remote.follow import blind, follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
 from lynxstop.remote.stream import chat_stream, continued_stream
@@ -114,8 +114,6 @@ class Chat:
     def __post_init__(self) -> None:
         asked = self.asked
         self.session = StreamSession(self.terms, risk=asked.risk, mode=asked.mode, group=asked.group)
-        if self.terms.opened:
-            self.session.mark(opens=True)
 
     async def events(self) -> AsyncGenerator[Json]:
         """Give the events for the client, from the first to the last, without the final marker.
@@ -185,7 +183,7 @@ class Chat:
             return None
         if delta.opaque:
             self.blind = "not_understood"
-        elif (delta.thinking or (delta.content and self.session.inside)) and not delta.tokens:
+        elif blind(self.session, delta):
             self.blind = "no_logprobs"
         else:
             try:
@@ -203,7 +201,7 @@ class Chat:
         return True
 
     def _spent(self, cut: Cut) -> int:
-        return len(written(self.session.tokens[: cut.index])) + (cut.kept > 0) + len(self.terms.exit_ids)
+        return len(written(self.session.tokens[: cut.index])) + (cut.kept > 0) + self.terms.exit_tokens
 
     def _before(self, cut: Cut, last: _Frame) -> list[Json]:
         """What of the frames held back lies before the cut."""
@@ -244,7 +242,7 @@ class Chat:
                         self._finish = said
                     else:
                         yield said
-        self._merge(cut, call.forced, usage)
+        self._merge(cut, call.forced or self.terms.exit_tokens, usage)
 
     def _exit_parts(self) -> tuple[str, str]:
         """The exit text inside and behind the block, without the delimiter if the server parses thinking."""

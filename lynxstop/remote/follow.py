@@ -6,6 +6,11 @@ from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.session import Cut, StreamSession
 
 
+def blind(session: StreamSession, delta: Delta) -> bool:
+    """Whether an event shows thinking without its tokens, so that nothing can be decided any more."""
+    return bool(delta.thinking or (delta.content and session.inside)) and not delta.tokens
+
+
 def follow(session: StreamSession, delta: Delta) -> Cut | None:
     """Read the tokens of one event.
 

@@ -54,6 +54,10 @@ class Terms:
     opened : bool
         Whether a block is open from the start, because the prompt's template opened it and the server does
         not say so.
+    open : tuple of str
+        Texts that open a thinking block.
+    exit_tokens : int
+        Number of the tokens of the exit text, where only that is known; 0 takes it from `exit_ids`.
     """
 
     watch: StreamWatch
@@ -63,12 +67,15 @@ class Terms:
     before: bool = False
     exit_ids: tuple[int, ...] = ()
     opened: bool = False
+    open: tuple[str, ...] = ("<think>",)
+    exit_tokens: int = 0
     closing: frozenset[bytes] = field(init=False)
     exits: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
         object.__setattr__(self, "exits", beginnings(self.exit_text))
+        object.__setattr__(self, "exit_tokens", self.exit_tokens or len(self.exit_ids))
 
 
 class StreamSession:
@@ -123,6 +130,8 @@ class StreamSession:
         self._stops = mode is Mode.STOP
         self._holds = terms.before and self._stops and risk is not None
         self.opened_by_field = False
+        if terms.opened:
+            self._take(OPENED, OPEN)
 
     @property
     def inside(self) -> bool:
@@ -136,7 +145,7 @@ class StreamSession:
 
     def mark(self, opens: bool) -> Cut | None:
         """Take note that the server's text now goes to the field of thinking, or to that of the answer."""
-        self.opened_by_field = opens
+        self.opened_by_field = opens or self.opened_by_field
         return self._take(OPENED, OPEN) if opens else self._take(CLOSED, CLOSE)
 
     def read(self, token: StreamToken) -> Cut | None:

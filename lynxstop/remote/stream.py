@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import orjson
@@ -40,10 +40,11 @@ async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> Asy
     """Stream a chat; the opening learns the prompt's tokens when the server tells them."""
 
     async def deltas(events: AsyncIterator[bytes]) -> Deltas:
-        async for event in _whole(events):
-            delta = dialect.read(event)
+        async for event, delta in _whole(events, dialect.read):
             if delta.prompt_ids:
                 opening.prompt_ids = delta.prompt_ids
+            if delta.usage:
+                opening.counted = delta.usage.get("prompt_tokens")
             yield event, delta
 
     async with server.events(CHAT, dialect.watched(opening.body)) as events:
@@ -54,15 +55,11 @@ async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> Asy
 async def continued_stream(server: Server, dialect: Dialect, call: Call) -> AsyncIterator[Deltas]:
     """Stream what continues a cut answer."""
 
-    async def deltas(events: AsyncIterator[bytes]) -> Deltas:
-        async for event in _whole(events):
-            yield event, dialect.read_continuation(event)
-
     async with server.events(call.path, call.body) as events:
-        yield deltas(events)
+        yield _whole(events, dialect.read_continuation)
 
 
-async def _whole(events: AsyncIterator[bytes]) -> AsyncIterator[Json]:
+async def _whole(events: AsyncIterator[bytes], read: Callable[[Json], Delta]) -> Deltas:
     """Events of a stream, which must come to its end."""
     ended = False
     async for data in events:
@@ -72,7 +69,8 @@ async def _whole(events: AsyncIterator[bytes]) -> AsyncIterator[Json]:
         event = parse(data)
         if "error" in event:
             raise UpstreamError("The server broke off with an error.", code="upstream_failed")
-        ended = ended or any(choice.get("finish_reason") for choice in event.get("choices") or ())
-        yield event
+        delta = read(event)
+        ended = ended or bool(delta.finish)
+        yield event, delta
     if not ended:
         raise UpstreamError("The server broke off the answer.", code="upstream_died")

@@ -22,6 +22,7 @@ from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.session import Terms
 from lynxstop.rules.served import serve
@@ -36,13 +37,19 @@ class Fixed(Services):
     """The same service for every model."""
 
     def __init__(
-        self, threshold: float, *, before: bool = True, rule: str = "thinkbrake", **policy: Any
+        self,
+        threshold: float,
+        *,
+        dialect: Dialect | None = None,
+        before: bool = True,
+        rule: str = "thinkbrake",
+        **policy: Any,
     ) -> None:
         super().__init__(None)
         levels = (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
         terms = Terms(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
-        self.service = Service(Vllm(), terms)
+        self.service = Service(dialect or Vllm(), terms)
 
     async def of(self, server: Any, model: str) -> Service:
         """Return it, with the exit's tokens as the server has them."""

@@ -18,7 +18,7 @@ from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signal
 from lynxstop.errors import DataError, UpstreamError
 from lynxstop.remote.answer import answer_behind
 from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Limits, Opening
-from lynxstop.remote.follow import follow
+from lynxstop.remote.follow import blind, follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
 from lynxstop.remote.stream import chat_stream
@@ -211,6 +211,7 @@ class OpenAIEngine:
             **self._extra,
             "model": self._model,
             "messages": [{"role": "user", "content": prompt}],
+            **self._dialect.neutral,
             **_parameters(sampling),
             "max_tokens": sampling.max_tokens,
         }
@@ -218,8 +219,6 @@ class OpenAIEngine:
             body["seed"] = _seed(sampling.seed, request.id)
         opening = await self._dialect.opening(self._server, body)
         session = StreamSession(self._terms, risk=request.risk, mode=request.mode, group=request.group)
-        if self._terms.opened:
-            session.mark(opens=True)
         trace = self._traces[request.id] = _Trace(opening, session)
         cut, finish = await self._read(trace, sampling)
         rest: list[StreamToken] = []
@@ -233,7 +232,7 @@ class OpenAIEngine:
         stream = chat_stream(self._server, self._dialect, trace.opening)
         async with stream as deltas:
             async for _, delta in deltas:
-                _require_tokens(delta)
+                _require_tokens(delta, blind(session, delta))
                 cut = follow(session, delta)
                 if cut is not None:
                     return cut, ""
@@ -256,7 +255,7 @@ class OpenAIEngine:
             Limits(sampling.answer_tokens, TOP),
         )
         for delta in deltas:
-            _require_tokens(delta)
+            _require_tokens(delta, bool(delta.content) and not delta.tokens)
         return tokens, finish
 
     async def _answer(
@@ -343,8 +342,8 @@ def _seed(seed: int, request: str) -> int:
     return zlib.crc32(f"{seed}/{request}".encode()) & 0x7FFFFFFF
 
 
-def _require_tokens(delta: Delta) -> None:
-    if (delta.thinking or delta.content) and not delta.tokens:
+def _require_tokens(delta: Delta, blind: bool) -> None:
+    if blind:
         raise UpstreamError(
             "The server streams text without log-probabilities; nothing can be learned from it.",
             hint="See what it offers with `lynxstop doctor`, and switch log-probabilities on in the server.",

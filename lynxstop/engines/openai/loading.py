@@ -20,6 +20,7 @@ from lynxstop.extras import need
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.session import Terms
+from lynxstop.remote.settling import settle
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
@@ -111,13 +112,23 @@ def load_openai(
     server = Connection(upstream)
     runner = asyncio.Runner()
     spoken = runner.run(choose(dialect, server))
+    settled = runner.run(settle(server, spoken, model, exit_text=exit_text, open=delimiters.open[0]))
     fingerprint = runner.run(identify(server, spoken, model))
-    exit_ids = runner.run(spoken.tokenize(server, model, exit_text))
-    terms = Terms(watch, policy, exit_text, delimiters.close, cut == "before", exit_ids)
+    exit_ids = runner.run(settled.dialect.tokenize(server, model, exit_text))
+    terms = Terms(
+        watch,
+        policy,
+        exit_text,
+        delimiters.close,
+        cut == "before",
+        exit_ids,
+        open=delimiters.open,
+        exit_tokens=settled.exit_tokens,
+    )
     tokenizer = StreamTokenizer(watch.vocabulary)
     engine = OpenAIEngine(
         server,
-        spoken,
+        settled.dialect,
         terms,
         model,
         tokenizer,

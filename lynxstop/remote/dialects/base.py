@@ -58,16 +58,19 @@ class Opening:
         Tokens of the rendered prompt.
     prompt_text : str, optional
         The rendered prompt.
+    counted : int, optional
+        Number of the prompt's tokens, by the server's account at the end of its answer.
     """
 
     body: Mapping[str, Any]
     prompt_ids: Sequence[int] | None = None
     prompt_text: str | None = None
+    counted: int | None = None
 
     @property
     def prompt_tokens(self) -> int | None:
         """Number of tokens of the prompt, if known."""
-        return None if self.prompt_ids is None else len(self.prompt_ids)
+        return self.counted if self.prompt_ids is None else len(self.prompt_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,28 @@ class Kept:
     exit_text : str
     exit_ids : sequence of int
         Tokens of the exit text; empty where the server's vocabulary is unknown.
+    open : str
+        The text that opens a thinking block.
+    by_field : bool
+        Whether the server told by the field of a text that a block was open.
     """
 
     tokens: Sequence[StreamToken]
     tail: bytes
     exit_text: str
     exit_ids: Sequence[int] = ()
+    open: str = "<think>"
+    by_field: bool = False
 
     @property
     def text(self) -> str:
         """The text that stays."""
         return (b"".join(token.text for token in self.tokens) + self.tail).decode(errors="replace")
+
+    @property
+    def hidden(self) -> str:
+        """The delimiter that opened the block, if the server did not show it."""
+        return self.open if self.by_field and not self.text.lstrip().startswith(self.open) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +116,8 @@ class Call:
 
     path: str
     body: Json
-    forced: int
-    """Tokens of the exit text."""
+    forced: int = 0
+    """Tokens that count as written without having been streamed: the exit text's; 0 where that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +138,29 @@ class Limits:
 
 
 class Dialect(Protocol):
-    """How one kind of server speaks; stateless."""
+    """How one kind of server speaks; stateless.
+
+    Attributes
+    ----------
+    name : str
+    exact : bool
+        Whether answers are continued from the token ids themselves, so that nothing is left to be verified.
+    neutral : mapping
+        Sampling parameters that switch off what the server would otherwise do by default.
+    """
 
     name: str
+    exact: bool
+    neutral: Mapping[str, Any]
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """Ways to continue an answer of this model, the best first; a single one where the kind says it all.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached.
+        """
 
     async def has_plugin(self, server: Server) -> bool:
         """Whether lynxstop runs inside the server's engine."""
@@ -159,13 +193,24 @@ class Dialect(Protocol):
         """Take out of an event what only `watched` asked for."""
 
 
+def joined(prompt: str, kept: Kept) -> str:
+    """Put what stays and the exit behind a rendered prompt, which may have opened the block or not."""
+    opened = prompt.rstrip().endswith(kept.open)
+    return prompt + ("" if opened else kept.hidden) + kept.text + kept.exit_text
+
+
 def chat_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
     """Tokens of a choice in OpenAI's chat form; ids when the server adds them."""
     logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if logprobs else None
+    return entry_tokens(logprobs.get("content") if logprobs else None, choice.get("token_ids"))
+
+
+def entry_tokens(
+    content: Sequence[Mapping[str, Any]] | None, ids: Sequence[int] | None = None
+) -> list[StreamToken]:
+    """Tokens of a list of log-probabilities; `ids` count if there is one for each."""
     if not content:
         return []
-    ids = choice.get("token_ids")
     named = ids if ids and len(ids) == len(content) else (None,) * len(content)
     return [
         StreamToken(
@@ -233,6 +278,39 @@ def read_completion(event: Json) -> Delta:
         usage=event.get("usage"),
     )
 
+
+def read_as_answer(event: Json) -> Delta:
+    """Read an event of a chat stream that continues behind the end of thinking: all of it is the answer."""
+    delta = read_chat(event)
+    return delta._replace(thinking="", content=delta.content or delta.thinking)
+
+
+def resumed(body: Mapping[str, Any], kept: Kept, limits: Limits, *, opens: bool = False) -> Json:
+    """Write the chat request that continues its own last message.
+
+    Parameters
+    ----------
+    opens : bool
+        Put the delimiter that the server did not show in front of what stays.
+    """
+    said = (kept.hidden if opens else "") + kept.text + kept.exit_text
+    made = {
+        **{name: value for name, value in body.items() if name not in _LIMITS},
+        **limits.extra,
+        "messages": [*body["messages"], {"role": "assistant", "content": said}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if limits.max_tokens is not None:
+        made["max_tokens"] = limits.max_tokens
+    if limits.logprobs is not None:
+        made |= {"logprobs": True, "top_logprobs": limits.logprobs}
+    return made
+
+
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"})
 
 _CARRIED = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias", "user", "priority",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
@@ -10,6 +11,7 @@ from lynxstop.remote.dialects.base import (
     TOP,
     Call,
     Delta,
+    Dialect,
     Json,
     Kept,
     Limits,
@@ -29,6 +31,12 @@ class Vllm:
     """
 
     name = "vllm"
+    exact = True
+    neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """Continue from token ids; every model can."""
+        return (self,)
 
     async def has_plugin(self, server: Server) -> bool:
         """Look for the plugin's counters among the server's own."""

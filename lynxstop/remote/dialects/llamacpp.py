@@ -1,0 +1,132 @@
+"""llama.cpp's server: the template is rendered on request, and completions take the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from lynxstop.errors import UpstreamError
+from lynxstop.remote.dialects.base import (
+    TOP,
+    Call,
+    Delta,
+    Dialect,
+    Json,
+    Kept,
+    Limits,
+    Opening,
+    chat_tokens,
+    joined,
+    read_chat,
+)
+from lynxstop.remote.server import Server
+from lynxstop.remote.tokens import StreamToken
+
+_OF_A_CHAT = frozenset(
+    {
+        "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "chat_template_kwargs",
+        "reasoning_format", "reasoning_effort", "reasoning_control", "reasoning_budget_message",
+        "reasoning_budget_tokens", "thinking_budget_tokens", "enable_thinking", "logprobs", "top_logprobs",
+        "max_tokens", "max_completion_tokens", "n_predict", "stream", "stream_options", "n_probs",
+    }
+)  # fmt: skip
+"""Parameters that a completion does not have, or that are written anew; all others are of the sampler."""
+
+
+class LlamaCpp:
+    """Tested with llama.cpp of llama-cpp-python 0.3.36.
+
+    The first piece of thinking repeats the end of the rendered prompt, and delimiters that the server's
+    parser takes out have no event. So a continuation is written as text: the prompt as `/apply-template`
+    renders it, without what the stream repeats of it, and then all that was streamed. Token ids would not
+    do: text that the server holds back comes with the id of its last token only.
+    """
+
+    name = "llamacpp"
+    exact = False
+    neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """Continue from the rendered text."""
+        return (self,)
+
+    async def has_plugin(self, server: Server) -> bool:
+        """There is none."""
+        return False
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities and usage."""
+        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
+        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
+        return {**body, **asked, "stream_options": options}
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Nothing is needed before the first token."""
+        return Opening(body)
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream; text that its tokens do not show belongs to the first of them."""
+        delta = read_chat(event)
+        text = (delta.thinking + delta.content).encode()
+        shown = b"".join(token.text for token in delta.tokens)
+        if not delta.tokens or text == shown or not text.endswith(shown):
+            return delta
+        first, *rest = delta.tokens
+        whole = StreamToken(text[: len(text) - len(shown)] + first.text, first.logprob, first.top)
+        return delta._replace(tokens=[whole, *rest])
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue from text."""
+        if opening.prompt_text is None:
+            rendered = await server.call("/apply-template", opening.body)
+            opening.prompt_text = rendered.get("prompt") if isinstance(rendered, dict) else None
+        if not opening.prompt_text:
+            raise UpstreamError("The server does not show the rendered prompt that a continuation needs.")
+        body = {
+            **{name: value for name, value in opening.body.items() if name not in _OF_A_CHAT},
+            **limits.extra,
+            "prompt": joined(_without_repeated(opening.prompt_text, kept), kept),
+            "stream": True,
+        }
+        if limits.max_tokens is not None:
+            body["max_tokens"] = limits.max_tokens
+        if limits.logprobs is not None:
+            # 0 switches them off here; a client that wants none besides the token's own gets one to drop.
+            body["logprobs"] = max(1, limits.logprobs)
+        return Call("/v1/completions", body)
+
+    def read_continuation(self, event: Json) -> Delta:
+        """Read one event: log-probabilities as in a chat, the end of the turn as a token without text."""
+        choices = event.get("choices")
+        if not choices:
+            return Delta(usage=event.get("usage"), opaque="error" in event)
+        choice = choices[0]
+        return Delta(
+            content=choice.get("text") or "",
+            tokens=[token for token in chat_tokens(choice) if token.text] if choice.get("text") else (),
+            finish=choice.get("finish_reason"),
+            usage=event.get("usage"),
+        )
+
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """Ask the server's tokenizer."""
+        asked = {"content": text, "add_special": False, "parse_special": True}
+        return tuple((await server.call("/tokenize", asked))["tokens"])
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Take out log-probabilities, which this server leaves out where they are not asked for."""
+        if not body.get("logprobs"):
+            for choice in event.get("choices") or ():
+                choice.pop("logprobs", None)
+
+
+def _without_repeated(prompt: str, kept: Kept) -> str:
+    """Take from the end of a prompt what the stream repeats of it: the template's own opening."""
+    bare = prompt.rstrip()
+    if not bare.endswith(kept.open):
+        return prompt
+    blanks, opened = prompt[len(bare) :], prompt[len(bare) - len(kept.open) :]
+    if kept.text.startswith(opened):
+        return prompt.removesuffix(opened)
+    return prompt.removesuffix(blanks) if blanks and kept.text.startswith(blanks) else prompt

@@ -1,0 +1,147 @@
+"""Any other server of OpenAI's protocol: what it can do is tried out, way by way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+from lynxstop.errors import UpstreamError
+from lynxstop.remote.dialects.base import (
+    TOP,
+    Call,
+    Delta,
+    Dialect,
+    Json,
+    Kept,
+    Limits,
+    Opening,
+    carried,
+    joined,
+    read_as_answer,
+    read_chat,
+    read_completion,
+    resumed,
+)
+from lynxstop.remote.server import Server
+
+Route = Literal["tokens", "text", "resume"]
+
+
+class OpenAI:
+    """A server of which nothing is known.
+
+    Parameters
+    ----------
+    route : str
+        How answers are continued: completions from the prompt's token ids (as /tokenize tells them for
+        messages), completions from the prompt's text (as /apply-template tells it), or the last message
+        resumed. Which of them does what it should is for `lynxstop.remote.settling` to find out.
+    opens : bool
+        Whether the delimiter that opens thinking is missing in both the prompt and the stream.
+    """
+
+    name = "openai"
+    exact = False
+    neutral: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(self, route: Route = "resume", *, opens: bool = False) -> None:
+        self.route, self.opens = route, opens
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """All that the server does not refuse at once; completions first, as no template touches them."""
+        asked = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        found: list[Route] = []
+        if await _answers(_prompt_ids(server, asked)):
+            found.append("tokens")
+        if await _answers(_prompt_text(server, asked)):
+            found.append("text")
+        return [OpenAI(route, opens=opens) for route in (*found, "resume") for opens in (False, True)]
+
+    async def has_plugin(self, server: Server) -> bool:
+        """A plugin is looked for in vLLM only."""
+        return False
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities and usage."""
+        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
+        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
+        return {**body, **asked, "stream_options": options}
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Nothing is needed before the first token."""
+        return Opening(body)
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+        return read_chat(event)
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue by the route that was found."""
+        if self.route == "resume":
+            return Call("/v1/chat/completions", resumed(opening.body, kept, limits, opens=self.opens))
+        prompt: str | list[int]
+        if self.route == "tokens":
+            said = (kept.hidden if self.opens else "") + kept.text + kept.exit_text
+            prompt = await _prompt_ids(server, opening.body)
+            prompt += await self.tokenize(server, opening.body["model"], said)
+        else:
+            prompt = joined(await _prompt_text(server, opening.body), kept)
+        body = {
+            **carried(opening.body),
+            **limits.extra,
+            "prompt": prompt,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if limits.max_tokens is not None:
+            body["max_tokens"] = limits.max_tokens
+        if limits.logprobs is not None:
+            body["logprobs"] = limits.logprobs
+        return Call("/v1/completions", body)
+
+    def read_continuation(self, event: Json) -> Delta:
+        """Read one event of the second stream."""
+        return read_as_answer(event) if self.route == "resume" else read_completion(event)
+
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """Ask the server's tokenizer, if it shows one."""
+        if self.route != "tokens":
+            return ()
+        asked = {"model": model, "prompt": text, "add_special_tokens": False}
+        return _ids(await server.call("/tokenize", asked))
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Nothing is asked for but log-probabilities."""
+
+
+_RENDERED = ("model", "messages", "tools", "chat_template", "chat_template_kwargs", "reasoning_effort")
+
+
+async def _answers(asking: Awaitable[object]) -> bool:
+    try:
+        await asking
+    except UpstreamError:
+        return False
+    return True
+
+
+async def _prompt_ids(server: Server, body: Mapping[str, Any]) -> list[int]:
+    """Tokens of a conversation as the model reads it."""
+    asked = {name: body[name] for name in _RENDERED if body.get(name) is not None}
+    return list(_ids(await server.call("/tokenize", {**asked, "add_generation_prompt": True})))
+
+
+async def _prompt_text(server: Server, body: Mapping[str, Any]) -> str:
+    """A conversation as the model reads it."""
+    shown = await server.call("/apply-template", body)
+    if not isinstance(shown, dict) or not isinstance(shown.get("prompt"), str):
+        raise UpstreamError("The server does not show the rendered prompt.")
+    return str(shown["prompt"])
+
+
+def _ids(answer: Any) -> tuple[int, ...]:
+    found = answer.get("tokens") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not found or not all(isinstance(number, int) for number in found):
+        raise UpstreamError("The server does not show token ids.")
+    return tuple(found)

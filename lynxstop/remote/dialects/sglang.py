@@ -1,0 +1,75 @@
+"""SGLang's server: the last message is continued behind the rendered prompt, as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from lynxstop.remote.dialects.base import (
+    TOP,
+    Call,
+    Delta,
+    Dialect,
+    Json,
+    Kept,
+    Limits,
+    Opening,
+    read_as_answer,
+    read_chat,
+    resumed,
+)
+from lynxstop.remote.server import Server
+
+
+class SGLang:
+    """Written from SGLang's source of mid 2026, and not tested against the server.
+
+    With `continue_final_message` the server takes the last message away, renders the others, and puts the
+    text of the last behind them: nothing is stripped, and a thinking block that the template opens is open.
+    Log-probabilities come for every token, also for delimiters that the parser takes out of the text, so
+    that the tokens are the whole text behind the prompt.
+    """
+
+    name = "sglang"
+    exact = False
+    neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """Continue the last message."""
+        return (self,)
+
+    async def has_plugin(self, server: Server) -> bool:
+        """There is none."""
+        return False
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities and usage, and for thinking as it comes."""
+        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
+        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP, "stream_reasoning": True}
+        return {**body, **asked, "stream_options": options}
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Nothing is needed before the first token."""
+        return Opening(body)
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+        return read_chat(event)
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue the last message; what comes is the answer, whatever a parser would take it for."""
+        body = resumed(opening.body, kept, limits)
+        return Call("/v1/chat/completions", {**body, "separate_reasoning": False})
+
+    def read_continuation(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+        return read_as_answer(event)
+
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """Ask the server's tokenizer."""
+        asked = {"model": model, "prompt": text, "add_special_tokens": False}
+        return tuple((await server.call("/v1/tokenize", asked))["tokens"])
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Nothing is asked for but log-probabilities."""

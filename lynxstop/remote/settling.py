@@ -1,0 +1,187 @@
+"""How a server's answers are continued, tried out before the first request is watched.
+
+A server may accept a continuation and yet not give one: a template drops the thinking of the last message,
+closes its turn, or opens a second block. So a short greedy answer is cut, and continued: it has to go on as
+it did, behind a prompt that is longer by just the tokens that were kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
+from lynxstop.remote.server import Server
+from lynxstop.remote.stream import chat_stream, continued_stream
+from lynxstop.remote.tokens import StreamToken
+
+QUESTION = "What is 17 + 25? Think, then answer."
+EXIT = "\n</think>\n\n"
+_TOKENS = 16
+_CUTS = (8, 5)
+_SAME = 3
+
+
+class UncontinuedError(UpstreamError):
+    """The server cannot continue a cut answer, so that none may be cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A short answer, as a server showed it.
+
+    Parameters
+    ----------
+    opening : Opening
+    tokens : sequence of StreamToken
+    thought : str
+        Text in the field of thinking.
+    content : str
+    field : str or None
+        Name of the field of thinking, if it was used.
+    usage : dict
+    """
+
+    opening: Opening
+    tokens: Sequence[StreamToken]
+    thought: str
+    content: str
+    field: str | None
+    usage: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A dialect as it speaks with one model.
+
+    Parameters
+    ----------
+    dialect : Dialect
+    verified : bool
+        Whether continuing was tried out; a dialect that continues token ids has no need.
+    exit_tokens : int
+        Tokens of the exit text; 0 where that was not seen.
+    """
+
+    dialect: Dialect
+    verified: bool
+    exit_tokens: int = 0
+
+
+async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> Shown:
+    """Ask a model for the first tokens of a greedy answer.
+
+    Raises
+    ------
+    UpstreamError
+        When the server fails.
+    """
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": tokens,
+    }
+    opening = await dialect.opening(server, body)
+    found: list[StreamToken] = []
+    thought = content = ""
+    named: str | None = None
+    usage: dict[str, Any] = {}
+    async with chat_stream(server, dialect, opening) as deltas:
+        async for event, delta in deltas:
+            if delta.thinking and named is None:
+                named = next(
+                    name for name, text in event["choices"][0]["delta"].items() if text == delta.thinking
+                )
+            thought, content = thought + delta.thinking, content + delta.content
+            found += delta.tokens
+            usage = delta.usage or usage
+    return Shown(opening, found, thought, content, named, usage)
+
+
+async def settle(
+    server: Server, dialect: Dialect, model: str, *, exit_text: str = EXIT, open: str = "<think>"
+) -> Settled:
+    """Find the first way to continue answers of a model that does what it should.
+
+    Raises
+    ------
+    UncontinuedError
+        When there is none.
+    UpstreamError
+        When the server fails.
+    """
+    if dialect.exact:
+        return Settled(dialect, verified=False)
+    shown = await show(server, dialect, model)
+    if len(shown.tokens) <= max(_CUTS):
+        raise UncontinuedError(
+            "The server shows no log-probabilities of a chat's tokens.",
+            code="no_logprobs",
+            hint="Nothing can be decided on without; `lynxstop doctor` shows what it offers.",
+        )
+    trouble: LynxstopError | str = "no way is known"
+    for way in await dialect.routes(server, model):
+        try:
+            exit_tokens = await _try(server, way, shown, exit_text, open)
+        except UncontinuedError as error:
+            trouble = error
+        except UpstreamError as error:
+            trouble = error
+            if error.code in ("upstream_unreachable", "upstream_timeout"):
+                raise
+        else:
+            return Settled(way, verified=True, exit_tokens=exit_tokens)
+    raise UncontinuedError(
+        f"The server cannot continue an answer that was cut: {trouble}", code="no_continuation"
+    )
+
+
+async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open: str) -> int:
+    """Cut and continue; return the number of tokens of the exit text.
+
+    Raises
+    ------
+    UncontinuedError
+        When the continuation is none.
+    UpstreamError
+        When the server refuses it.
+    """
+    for cut in _CUTS:
+        text, prompt = await _continued(server, way, shown, cut, "", open)
+        rest = b"".join(token.text for token in shown.tokens[cut:]).decode(errors="replace")
+        begun = b"".join(token.text for token in shown.tokens[cut : cut + _SAME]).decode(errors="replace")
+        if text.startswith(begun) or (text and rest.startswith(text)):
+            break
+    else:
+        raise UncontinuedError("a greedy answer goes on in another way than it did.")
+    before = shown.usage.get("prompt_tokens")
+    if prompt is None or before is None:
+        raise UncontinuedError("it counts no tokens, so that what it reads cannot be told.")
+    unseen = max(0, int(shown.usage.get("completion_tokens", len(shown.tokens))) - len(shown.tokens))
+    kept = before + cut
+    if not kept <= prompt <= kept + unseen:
+        raise UncontinuedError(f"it reads {prompt} tokens where {kept} were said.")
+    _, whole = await _continued(server, way, shown, cut, exit_text, open)
+    added = -1 if whole is None else whole - prompt
+    if not 0 < added <= len(exit_text.encode()):
+        raise UncontinuedError("its template takes away the thinking that is closed.")
+    return added
+
+
+async def _continued(
+    server: Server, way: Dialect, shown: Shown, cut: int, exit_text: str, open: str
+) -> tuple[str, int | None]:
+    """The continuation's text, and the number of tokens it was given to read."""
+    # A token that belongs together with the exit's first would hide that they were two.
+    kept = Kept(shown.tokens[:cut], b"", exit_text, (), open, bool(shown.thought))
+    call = await way.continuation(server, shown.opening, kept, Limits(_SAME if not exit_text else 1))
+    said = ""
+    usage: dict[str, Any] = {}
+    async with continued_stream(server, way, call) as deltas:
+        async for _, delta in deltas:
+            said += delta.content
+            usage = delta.usage or usage
+    return said, usage.get("prompt_tokens")
