@@ -135,15 +135,26 @@ class _Recorder:
 
     def __init__(self, load: Callable[[], Source], work: Work, place: str) -> None:
         self._work, self._store = work, store_at(place)
+        self._refusal: LynxstopError | None = None
+        try:
+            self._start(load, place)
+        except LynxstopError as error:  # Ray passes on the errors of a call, not those of a start
+            self._refusal = error
+
+    def _start(self, load: Callable[[], Source], place: str) -> None:
         if META not in self._store.names():
             raise ConfigError(
                 f"{place} is not the same place on all machines.", hint="Use a shared folder or a URL."
             )
         self._source = load()
-        if different := other_settings(read_meta(self._store), describe(self._source, work.order), True):
+        if different := other_settings(
+            read_meta(self._store), describe(self._source, self._work.order), True
+        ):
             raise ConfigError(f"The model is not the same on all machines: {', '.join(different)}.")
 
     def __call__(self, batch: Batch) -> Batch:
+        if self._refusal is not None:
+            raise self._refusal
         counts = [self._record(int(number)) for number in batch["shard"]]
         return {
             "traces": np.array([count.traces for count in counts]),
@@ -188,6 +199,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet = context.get_current().copy()
     quiet.enable_progress_bars = quiet.print_on_execution_start = False
+    quiet.raise_original_map_exception = True
     quiet.execution_no_progress_timeout_s = -1
     quiet.max_consecutive_actor_init_deaths = _STARTS
     try:

@@ -76,7 +76,7 @@ def test_an_actor_records_a_shard_once_and_refuses_another_model(tmp_path):
     # given work that was begun
     order, store = Order(tuple(problems(6)), SAMPLING, shard_size=4), store_at(tmp_path / "d")
     with pytest.raises(ConfigError, match="not the same place on all machines"):
-        _Recorder(ScriptedSource, None, str(tmp_path / "d"))
+        _Recorder(ScriptedSource, None, str(tmp_path / "d"))({"shard": np.array([0])})
     _, work = begin(store, describe(ScriptedSource(), order), order)
     # when an actor is given its shards, and one of them again
     actor = _Recorder(ScriptedSource, work, str(store))
@@ -88,7 +88,7 @@ def test_an_actor_records_a_shard_once_and_refuses_another_model(tmp_path):
     # and a machine with other weights is refused
     other = Fingerprint(config="c", weights="other", tokenizer="t", template="p")
     with pytest.raises(ConfigError, match="same on all machines: fingerprint"):
-        _Recorder(lambda: ScriptedSource(fingerprint=other), work, str(store))
+        _Recorder(lambda: ScriptedSource(fingerprint=other), work, str(store))({"shard": np.array([0])})
 
 
 @pytest.mark.parametrize("wrong", [{"actors": 0}, {"cpus_per_actor": -1}, {"cpus_per_actor": 0}])
@@ -187,14 +187,14 @@ def test_the_shipped_model_records_the_same_bytes(machines, tmp_path):
     recipe = recipe.model_copy(
         update={"sampling": sampling, "guards": recipe.guards.model_copy(update={"budget": 300})}
     )
-    given = load_problems(shipped.PROBLEMS / "train.jsonl")[:16]
+    given = load_problems(shipped.PROBLEMS / "train.jsonl")[:8]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        record(shipped.MODEL, given, tmp_path / "one", recipe, shard_size=4)
+        record(shipped.MODEL, given, tmp_path / "one", recipe, shard_size=2)
     finally:
         torch.set_num_threads(threads)
     # when two actors record the same shards
-    record(shipped.MODEL, given, tmp_path / "ray", recipe, shard_size=4, cluster=Cluster(actors=2))
+    record(shipped.MODEL, given, tmp_path / "ray", recipe, shard_size=2, cluster=Cluster(actors=2))
     # then every file but meta.json is the same
     assert_same(DataSet.open(tmp_path / "ray"), DataSet.open(tmp_path / "one"))
