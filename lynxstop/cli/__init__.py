@@ -46,6 +46,7 @@ def _register() -> None:
     from lynxstop.cli.cues import cues
     from lynxstop.cli.curve import curve
     from lynxstop.cli.demo import demo
+    from lynxstop.cli.doctor import doctor
     from lynxstop.cli.evaluate import evaluate
     from lynxstop.cli.export import export
     from lynxstop.cli.inspect import inspect
@@ -62,6 +63,7 @@ def _register() -> None:
 
     for command in (
         demo,
+        doctor,
         collect,
         train,
         curve,

@@ -151,7 +151,9 @@ class Services:
                 trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
             )
         exit_ids = await settled.dialect.tokenize(server, model, policy.exit_text)
-        terms = replace(self._terms, exit_ids=exit_ids, exit_tokens=settled.exit_tokens)
+        terms = replace(
+            self._terms, exit_ids=exit_ids, exit_tokens=settled.exit_tokens, opened=settled.opened
+        )
         return Service(settled.dialect, terms)
 
 

@@ -20,7 +20,6 @@ from lynxstop.remote.tokens import StreamToken
 QUESTION = "What is 17 + 25? Think, then answer."
 EXIT = "\n</think>\n\n"
 _TOKENS = 16
-_CUTS = (8, 5)
 _SAME = 3
 
 
@@ -42,6 +41,10 @@ class Shown:
     field : str or None
         Name of the field of thinking, if it was used.
     usage : dict
+    most : int
+        Tokens of the event that has the most.
+    covered : bool
+        Whether all text in the field of thinking came with tokens.
     """
 
     opening: Opening
@@ -50,6 +53,8 @@ class Shown:
     content: str
     field: str | None
     usage: dict[str, Any]
+    most: int
+    covered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +66,19 @@ class Settled:
     dialect : Dialect
     verified : bool
         Whether continuing was tried out; a dialect that continues token ids has no need.
+    shown : Shown
+        What was tried on.
     exit_tokens : int
         Tokens of the exit text; 0 where that was not seen.
+    opened : bool
+        Whether the template opens a thinking block, and the stream shows nothing of it.
     """
 
     dialect: Dialect
     verified: bool
+    shown: Shown
     exit_tokens: int = 0
+    opened: bool = False
 
 
 async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> Shown:
@@ -89,6 +100,7 @@ async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKE
     thought = content = ""
     named: str | None = None
     usage: dict[str, Any] = {}
+    most, covered = 0, True
     async with chat_stream(server, dialect, opening) as deltas:
         async for event, delta in deltas:
             if delta.thinking and named is None:
@@ -98,7 +110,9 @@ async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKE
             thought, content = thought + delta.thinking, content + delta.content
             found += delta.tokens
             usage = delta.usage or usage
-    return Shown(opening, found, thought, content, named, usage)
+            most = max(most, len(delta.tokens))
+            covered = covered and (bool(delta.tokens) or not delta.thinking)
+    return Shown(opening, found, thought, content, named, usage, most, covered)
 
 
 async def settle(
@@ -113,15 +127,15 @@ async def settle(
     UpstreamError
         When the server fails.
     """
-    if dialect.exact:
-        return Settled(dialect, verified=False)
     shown = await show(server, dialect, model)
-    if len(shown.tokens) <= max(_CUTS):
+    if not shown.tokens:
         raise UncontinuedError(
             "The server shows no log-probabilities of a chat's tokens.",
             code="no_logprobs",
             hint="Nothing can be decided on without; `lynxstop doctor` shows what it offers.",
         )
+    if dialect.exact:
+        return Settled(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
     trouble: LynxstopError | str = "no way is known"
     for way in await dialect.routes(server, model):
         try:
@@ -133,10 +147,20 @@ async def settle(
             if error.code in ("upstream_unreachable", "upstream_timeout"):
                 raise
         else:
-            return Settled(way, verified=True, exit_tokens=exit_tokens)
+            return Settled(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
     raise UncontinuedError(
         f"The server cannot continue an answer that was cut: {trouble}", code="no_continuation"
     )
+
+
+async def _opened(server: Server, way: Dialect, shown: Shown, open: str) -> bool:
+    if shown.thought or shown.content.lstrip().startswith(open):
+        return False
+    try:
+        end = await way.prompt_end(server, shown.opening)
+    except UpstreamError:
+        return False
+    return end is not None and end.rstrip().endswith(open)
 
 
 async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open: str) -> int:
@@ -149,11 +173,12 @@ async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open:
     UpstreamError
         When the server refuses it.
     """
-    for cut in _CUTS:
+    length = len(shown.tokens)
+    for cut in (length // 2, length // 3):
         text, prompt = await _continued(server, way, shown, cut, "", open)
         rest = b"".join(token.text for token in shown.tokens[cut:]).decode(errors="replace")
         begun = b"".join(token.text for token in shown.tokens[cut : cut + _SAME]).decode(errors="replace")
-        if text.startswith(begun) or (text and rest.startswith(text)):
+        if cut and begun and (text.startswith(begun) or (text and rest.startswith(text))):
             break
     else:
         raise UncontinuedError("a greedy answer goes on in another way than it did.")

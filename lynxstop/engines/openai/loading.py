@@ -122,8 +122,9 @@ def load_openai(
         delimiters.close,
         cut == "before",
         exit_ids,
-        open=delimiters.open,
-        exit_tokens=settled.exit_tokens,
+        settled.opened,
+        delimiters.open,
+        settled.exit_tokens,
     )
     tokenizer = StreamTokenizer(watch.vocabulary)
     engine = OpenAIEngine(

@@ -107,7 +107,7 @@ class MockServer:
                     listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
                     await _json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
-                    ids = self._prompt(incoming.json())
+                    ids = self._prompt(incoming.json(), opened=self.knobs.opened)
                     await _json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
                 case "POST", "/detokenize":
                     await _json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})

@@ -143,6 +143,8 @@ class Dialect(Protocol):
     Attributes
     ----------
     name : str
+    describes : str
+        How answers are continued, in a few words.
     exact : bool
         Whether answers are continued from the token ids themselves, so that nothing is left to be verified.
     neutral : mapping
@@ -150,6 +152,7 @@ class Dialect(Protocol):
     """
 
     name: str
+    describes: str
     exact: bool
     neutral: Mapping[str, Any]
 
@@ -186,6 +189,15 @@ class Dialect(Protocol):
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the stream that `continuation` asked for."""
 
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """The end of the rendered prompt, where the template may have opened a block; None if it is unknown.
+
+        Raises
+        ------
+        UpstreamError
+            When the server fails.
+        """
+
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Token ids of a text in the server's vocabulary; empty when the server does not tell."""
 
@@ -208,7 +220,7 @@ def chat_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
 def entry_tokens(
     content: Sequence[Mapping[str, Any]] | None, ids: Sequence[int] | None = None
 ) -> list[StreamToken]:
-    """Tokens of a list of log-probabilities; `ids` count if there is one for each."""
+    """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list."""
     if not content:
         return []
     named = ids if ids and len(ids) == len(content) else (None,) * len(content)
@@ -217,7 +229,7 @@ def entry_tokens(
             _bytes(entry),
             entry["logprob"],
             _top(entry.get("top_logprobs")),
-            number,
+            entry.get("id") if number is None else number,
         )
         for entry, number in zip(content, named, strict=True)
     ]

@@ -44,6 +44,7 @@ class LlamaCpp:
     """
 
     name = "llamacpp"
+    describes = "/v1/completions from text"
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
 
@@ -76,17 +77,22 @@ class LlamaCpp:
         whole = StreamToken(text[: len(text) - len(shown)] + first.text, first.logprob, first.top)
         return delta._replace(tokens=[whole, *rest])
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Continue from text."""
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """Return the whole rendered prompt."""
         if opening.prompt_text is None:
             rendered = await server.call("/apply-template", opening.body)
             opening.prompt_text = rendered.get("prompt") if isinstance(rendered, dict) else None
-        if not opening.prompt_text:
+        return opening.prompt_text
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue from text."""
+        prompt = await self.prompt_end(server, opening)
+        if not prompt:
             raise UpstreamError("The server does not show the rendered prompt that a continuation needs.")
         body = {
             **{name: value for name, value in opening.body.items() if name not in _OF_A_CHAT},
             **limits.extra,
-            "prompt": joined(_without_repeated(opening.prompt_text, kept), kept),
+            "prompt": joined(_without_repeated(prompt, kept), kept),
             "stream": True,
         }
         if limits.max_tokens is not None:

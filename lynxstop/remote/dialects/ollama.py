@@ -38,6 +38,7 @@ class Ollama:
     """
 
     name = "ollama"
+    describes = "/api/generate from text"
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 
@@ -63,17 +64,22 @@ class Ollama:
         """Read one event of a chat stream."""
         return read_chat(event)
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Continue from text, with every parser off."""
+    async def prompt_end(self, server: Server, opening: Opening) -> str:
+        """Return the whole rendered prompt."""
         if opening.prompt_text is None:
             opening.prompt_text = await _rendered(server, opening.body)
+        return opening.prompt_text
+
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+        """Continue from text, with every parser off."""
+        prompt = await self.prompt_end(server, opening)
         options = {"temperature": 1.0, "top_p": 1.0}  # of its OpenAI route, where a client says nothing
         options |= {native: opening.body[name] for name, native in _OPTIONS.items() if name in opening.body}
         if limits.max_tokens is not None:
             options["num_predict"] = limits.max_tokens
         body: Json = {
             "model": opening.body["model"],
-            "prompt": joined(opening.prompt_text, kept),
+            "prompt": joined(prompt, kept),
             "raw": True,
             "think": False,
             "stream": True,

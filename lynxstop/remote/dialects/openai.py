@@ -27,6 +27,12 @@ from lynxstop.remote.server import Server
 
 Route = Literal["tokens", "text", "resume"]
 
+_DESCRIBED: Mapping[Route, str] = {
+    "tokens": "/v1/completions from token ids",
+    "text": "/v1/completions from text",
+    "resume": "continue_final_message",
+}
+
 
 class OpenAI:
     """A server of which nothing is known.
@@ -47,6 +53,7 @@ class OpenAI:
 
     def __init__(self, route: Route = "resume", *, opens: bool = False) -> None:
         self.route, self.opens = route, opens
+        self.describes = _DESCRIBED[route]
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """All that the server does not refuse at once; completions first, as no template touches them."""
@@ -103,6 +110,14 @@ class OpenAI:
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the second stream."""
         return read_as_answer(event) if self.route == "resume" else read_completion(event)
+
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """What the route tells."""
+        if self.route == "tokens":
+            ids = await _prompt_ids(server, opening.body)
+            shown = await server.call("/detokenize", {"model": opening.body["model"], "tokens": ids[-16:]})
+            return str(shown["prompt"]) if isinstance(shown, dict) and "prompt" in shown else None
+        return await _prompt_text(server, opening.body) if self.route == "text" else None
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Ask the server's tokenizer, if it shows one."""

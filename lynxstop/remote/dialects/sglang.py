@@ -32,6 +32,7 @@ class SGLang:
     """
 
     name = "sglang"
+    describes = "continue_final_message"
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 
@@ -65,6 +66,10 @@ class SGLang:
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of a chat stream."""
         return read_as_answer(event)
+
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """The server does not tell."""
+        return None
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Ask the server's tokenizer."""

@@ -31,6 +31,7 @@ class Vllm:
     """
 
     name = "vllm"
+    describes = "/v1/completions from token ids"
     exact = True
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
 
@@ -80,6 +81,13 @@ class Vllm:
         if limits.logprobs is not None:
             body["logprobs"] = limits.logprobs
         return Call("/v1/completions", body, len(forced))
+
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """Let the server write the last tokens of the prompt as text."""
+        if not opening.prompt_ids:
+            return None
+        asked = {"model": opening.body["model"], "tokens": list(opening.prompt_ids[-16:])}
+        return str((await server.call("/detokenize", asked))["prompt"])
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Ask the server's tokenizer."""

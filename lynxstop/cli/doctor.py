@@ -1,0 +1,86 @@
+"""`lynxstop doctor`: what a server can do, and how the proxy would work in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lynxstop.cli import _output
+from lynxstop.extras import need
+
+
+def doctor(
+    url: Annotated[str, typer.Argument(help="Address of the server, with or without /v1.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model to ask; the first that the server lists.", show_default=False)
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that is to be served; it has to belong to the model.")
+    ] = None,
+    dialect: Annotated[
+        str, typer.Option(help="Kind of server: vllm, sglang, llamacpp, ollama, openai; auto asks it.")
+    ] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Try a server out with a few tokens, and say which way the proxy will work in front of it.
+
+    The way is *plugin* (lynxstop runs inside the server), *stream* (the proxy decides on the streamed
+    log-probabilities) or *pass through* (nothing can be stopped, and why). The server is asked a few short
+    questions; where it counts its tokens, one long answer is begun and left, to see that it stops. The key is
+    taken from `OPENAI_API_KEY`. The exit code is 0 when requests can be stopped, 1 when they would pass
+    through, 2 when the server cannot be asked.
+
+    **Examples**
+
+    - `lynxstop doctor http://127.0.0.1:8000`
+
+    - `lynxstop doctor http://127.0.0.1:8000 --model NAME --bundle BUNDLE --json`
+    """
+    for package in ("httpx", "orjson"):
+        need(package, "proxy")
+    found, mode, trouble = asyncio.run(_examine(url, model, bundle, dialect))
+    if json:
+        _output.emit({**found.document(), "mode": mode, "trouble": trouble})
+    else:
+        from lynxstop.remote.doctor import rows
+
+        table = _output.table(url, "", "")
+        table.columns[1].justify = "left"
+        table.show_header = False
+        for name, value in rows(found).items():
+            table.add_row(name, value)
+        table.add_row("the proxy's way", mode)
+        _output.console.print(table, markup=False)
+        if trouble:
+            _output.console.print(trouble, markup=False, highlight=False, soft_wrap=True)
+    if mode == "pass through":
+        raise typer.Exit(1)
+
+
+async def _examine(url: str, model: str | None, bundle: Path | None, dialect: str) -> Any:
+    """Examine a server, and let the proxy's own code decide how a bundle would be served."""
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.proxy.connection import Connection
+    from lynxstop.proxy.service import Services
+    from lynxstop.proxy.sources import load
+    from lynxstop.proxy.upstream import Upstream
+    from lynxstop.remote.doctor import examine
+
+    config = load(None, {"upstream.url": url, "upstream.dialect": dialect}).config
+    loaded = None if bundle is None else Bundle.load(bundle)
+    upstream = Upstream(config.upstream)
+    key = os.environ.get("OPENAI_API_KEY")
+    server = Connection(upstream, [(b"authorization", b"Bearer " + key.encode())] if key else [])
+    try:
+        found = await examine(server, model=model, dialect=dialect)
+        if loaded is None:
+            return found, found.mode, found.trouble
+        service = await Services(loaded, dialect).of(server, found.model)
+        mode = "plugin" if service.plugin else "pass through" if service.terms is None else "stream"
+        return found, mode, service.trouble
+    finally:
+        await upstream.aclose()

@@ -1,0 +1,225 @@
+"""What a server can do, found out with a few tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lynxstop.errors import ModelError, UpstreamError
+from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.dialects.table import choose, version
+from lynxstop.remote.server import Server
+from lynxstop.remote.settling import Settled, Shown, UncontinuedError, settle, show
+from lynxstop.remote.stream import CHAT
+
+_LONG = 256
+_READ = 4
+_SECONDS = 5.0
+_COUNTERS = {
+    "vllm": ("vllm:num_requests_running", "vllm:generation_tokens_total"),
+    "sglang": ("sglang:num_running_reqs", "sglang:generation_tokens_total"),
+    "llamacpp": ("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
+}
+"""Metrics of what runs, and of the tokens generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found out; None where it could not be told.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the dialect.
+    version : str or None
+    models : tuple of str
+        What the server lists.
+    model : str
+        The one that was asked.
+    thinking : str
+        Field in which it arrives; "raw" for delimiters in the content, "raw, opened by the template" where
+        only the end shows, "none seen" otherwise.
+    logprobs : int
+        Log-probabilities per token, the token's own included; 0 when there are none.
+    per_token : bool
+        Whether every event holds one token.
+    in_thinking : bool or None
+        Whether thinking comes with log-probabilities.
+    token_ids : bool
+    usage : bool
+        Whether tokens are counted at the end of a stream.
+    reasoning_tokens : bool
+        Whether thinking is counted apart.
+    continuation : str or None
+        How a cut answer would be continued.
+    verified : bool
+        Whether a greedy answer went on as it did, when it was cut and continued.
+    plugin : bool
+        Whether lynxstop runs inside the server.
+    overshoot : int or None
+        Tokens that the server generated of 256 after 4 events were read and the stream was closed.
+    trouble : str or None
+        Why nothing can be stopped.
+    """
+
+    kind: str
+    version: str | None
+    models: tuple[str, ...]
+    model: str
+    thinking: str
+    logprobs: int
+    per_token: bool
+    in_thinking: bool | None
+    token_ids: bool
+    usage: bool
+    reasoning_tokens: bool
+    continuation: str | None
+    verified: bool
+    plugin: bool
+    overshoot: int | None
+    trouble: str | None
+
+    @property
+    def mode(self) -> str:
+        """Which way the proxy would work in front of this server: "plugin", "stream" or "pass through"."""
+        return "plugin" if self.plugin else "pass through" if self.trouble else "stream"
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "mode": self.mode}
+
+
+async def examine(server: Server, *, model: str | None = None, dialect: str = "auto") -> Examination:
+    """Try a server out.
+
+    Parameters
+    ----------
+    server : Server
+    model : str, optional
+        By default the first that the server lists.
+    dialect : str
+        Kind of server; "auto" asks it.
+
+    Raises
+    ------
+    ModelError
+        When the server lists no model, or not this one.
+    UpstreamError
+        When the server cannot be reached, or does not answer a chat.
+    """
+    spoken = await choose(dialect, server)
+    models = tuple(str(entry.get("id")) for entry in (await server.call("/v1/models")).get("data") or ())
+    if model is None and not models:
+        raise ModelError("The server lists no models.", hint="Name one with --model.")
+    model = models[0] if model is None else model
+    plugin = await spoken.has_plugin(server)
+    settled: Settled | None = None
+    trouble: str | None = None
+    try:
+        settled = await settle(server, spoken, model)
+        shown = settled.shown
+    except UncontinuedError as error:
+        trouble, shown = str(error), await show(server, spoken, model)
+    return Examination(
+        kind=spoken.name,
+        version=await version(server, spoken.name),
+        models=models,
+        model=model,
+        thinking=_thinking(shown, settled),
+        logprobs=max((len(token.top.values) for token in shown.tokens), default=0),
+        per_token=bool(shown.tokens) and shown.most <= 1,
+        in_thinking=shown.covered if shown.thought else None,
+        token_ids=bool(shown.tokens) and all(token.id is not None for token in shown.tokens),
+        usage="completion_tokens" in shown.usage,
+        reasoning_tokens="reasoning_tokens" in (shown.usage.get("completion_tokens_details") or {}),
+        continuation=None if settled is None else settled.dialect.describes,
+        verified=settled is not None and settled.verified,
+        plugin=plugin,
+        overshoot=await overshoot(server, spoken, model),
+        trouble=trouble,
+    )
+
+
+def _thinking(shown: Shown, settled: Settled | None) -> str:
+    if shown.field is not None:
+        return shown.field
+    if settled is not None and settled.opened:
+        return "raw, opened by the template"
+    return "raw" if shown.content.lstrip().startswith("<think>") else "none seen"
+
+
+async def overshoot(server: Server, dialect: Dialect, model: str) -> int | None:
+    """Count what an otherwise idle server generates of a long answer whose stream is closed at once.
+
+    Returns
+    -------
+    int or None
+        Tokens; None where the server counts none, or was busy.
+    """
+    names = _COUNTERS.get(dialect.name)
+    if names is None:
+        return None
+    before = await _counts(server, names)
+    if before is None or before[0] > 0:
+        return None
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Count from 1 to 1000."}],
+        "max_tokens": _LONG,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    async with server.events(CHAT, body) as events:
+        for _ in range(_READ):
+            await anext(events, b"")
+    try:
+        async with asyncio.timeout(_SECONDS):
+            while True:
+                after = await _counts(server, names)
+                if after is not None and after[0] == 0 and after[1] > before[1]:
+                    return int(after[1] - before[1])
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        return None
+
+
+async def _counts(server: Server, names: tuple[str, str]) -> tuple[float, float] | None:
+    """What runs, and the tokens generated so far."""
+    try:
+        text = (await server.text("/metrics")).decode(errors="replace")
+    except UpstreamError:
+        return None
+    found = [_sum(text, name) for name in names]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _sum(text: str, name: str) -> float | None:
+    """Sum of a metric over its labels; None when it is not there."""
+    values = re.findall(rf"^{re.escape(name)}(?:\{{[^\n]*\}})? ([0-9.eE+-]+)$", text, re.MULTILINE)
+    return sum(map(float, values)) if values else None
+
+
+def rows(found: Examination) -> Mapping[str, str]:
+    """Write what was found for people, by what it is about."""
+    ids = "with token ids" if found.token_ids else "without token ids"
+    spread = "one token per event" if found.per_token else "several tokens per event"
+    inside = {True: ", also of thinking", False: ", not of thinking", None: ""}[found.in_thinking]
+    verified = "verified" if found.verified else "exact by token ids, not tried"
+    return {
+        "server": " ".join(filter(None, (found.kind, found.version))),
+        "models": ", ".join(found.models),
+        "asked": found.model,
+        "thinking": found.thinking,
+        "log-probabilities": f"{found.logprobs} per token, {spread}, {ids}{inside}"
+        if found.logprobs
+        else "none",
+        "usage": ("yes" if found.usage else "no") + (", thinking apart" if found.reasoning_tokens else ""),
+        "continuation": f"{found.continuation}: {verified}" if found.continuation else "none",
+        "plugin": "yes" if found.plugin else "no",
+        "stops when left": "not measured"
+        if found.overshoot is None
+        else f"after {found.overshoot} of {_LONG} tokens, {_READ} events read",
+    }

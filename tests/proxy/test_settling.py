@@ -1,0 +1,103 @@
+"""Whether answers can be continued is tried out on real servers, and never believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+from servers import serving
+
+from lynxstop.proxy.config import UpstreamConfig
+from lynxstop.proxy.connection import Connection
+from lynxstop.proxy.mock import server as mocked
+from lynxstop.proxy.mock.knobs import Knobs
+from lynxstop.proxy.mock.server import MockServer
+from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.dialects.openai import OpenAI
+from lynxstop.remote.dialects.table import choose
+from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.settling import Settled, UncontinuedError, settle
+
+T = TypeVar("T")
+
+
+def asking(url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def run() -> T:
+        upstream = Upstream(UpstreamConfig(url=url))
+        try:
+            return await work(Connection(upstream))
+        finally:
+            await upstream.aclose()
+
+    return asyncio.run(run())
+
+
+def settled(url: str, name: str = "openai") -> Settled:
+    async def work(server: Connection) -> Settled:
+        return await settle(server, await choose(name, server), "toy")
+
+    return asking(url, work)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "route", "opens", "opened"),
+    [
+        ({}, "tokens", True, False),
+        ({"opened": True}, "tokens", False, False),
+        ({"reasoning": "raw"}, "tokens", False, False),
+        ({"reasoning": "raw", "opened": True}, "tokens", False, True),
+        ({"completions": False}, "resume", True, False),
+        ({"tokens_per_event": 4, "reasoning": "reasoning_content"}, "tokens", True, False),
+    ],
+)
+def test_the_first_way_that_goes_on_as_the_answer_did_is_taken(
+    knobs: dict[str, Any], route: str, opens: bool, opened: bool
+) -> None:
+    with serving(MockServer(Knobs(**knobs))) as url:
+        found = settled(url)
+    assert isinstance(found.dialect, OpenAI)
+    assert (found.dialect.route, found.dialect.opens, found.opened) == (route, opens, opened)
+    assert found.verified
+    assert found.exit_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("knobs", "code"),
+    [({"completions": False, "resume": False}, "no_continuation"), ({"logprobs": False}, "no_logprobs")],
+)
+def test_what_cannot_be_continued_is_known_before(knobs: dict[str, Any], code: str) -> None:
+    with serving(MockServer(Knobs(**knobs))) as url, pytest.raises(UncontinuedError) as caught:
+        settled(url)
+    assert caught.value.code == code
+
+
+def test_a_template_that_drops_closed_thinking_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a template as many models have: of an assistant's message only what follows the thinking is shown
+    def dropping(messages: list[dict[str, Any]], **how: Any) -> str:
+        shown = [{**each, "content": str(each.get("content")).rpartition("</think>")[2]} for each in messages]
+        return render(shown, **how)
+
+    render = mocked.render
+    monkeypatch.setattr(mocked, "render", dropping)
+    with serving(MockServer(Knobs(completions=False))) as url, pytest.raises(UncontinuedError) as caught:
+        settled(url)
+    assert "takes away the thinking" in str(caught.value)
+
+
+def test_a_server_that_begins_anew_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = mocked.complete
+    monkeypatch.setattr(mocked, "complete", lambda text, *more: complete(text.partition("<think>")[0], *more))
+    with serving(MockServer(Knobs(opened=True))) as url, pytest.raises(UncontinuedError) as caught:
+        settled(url)
+    assert "another way" in str(caught.value)
+
+
+def test_token_ids_need_no_trial() -> None:
+    server = MockServer(Knobs(opened=True))
+    with serving(server) as url:
+        found = settled(url, "vllm")
+    assert isinstance(found.dialect, Vllm)
+    assert not found.verified
+    assert [record.path for record in server.records] == ["/v1/chat/completions"]
