@@ -173,12 +173,14 @@ class StreamWatch(Reader):
     Attributes
     ----------
     cue_set : CueSet
+    delimiters : Delimiters
     vocabulary : Vocabulary
         Numbers the texts that a session reads.
     """
 
     def __init__(self, cues: CueSet, delimiters: Delimiters) -> None:
         self.cue_set = cues
+        self.delimiters = delimiters
         self.vocabulary = Vocabulary()
         self._machine = StreamCues(cues, self.vocabulary)
         self._patterns = tuple(_patterns(cues))

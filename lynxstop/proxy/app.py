@@ -86,7 +86,7 @@ class App:
             await send({"type": "websocket.close", "code": 1003})
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        incoming, reply = Incoming(scope, receive), Reply(send)
+        incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
         own = self._own.get((incoming.method, incoming.path))
         if own is not None:
             await own(incoming, reply)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,15 +16,21 @@ from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.gather import gather
 from lynxstop.proxy.headers import for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
-from lynxstop.proxy.service import Services
+from lynxstop.proxy.race import Race, check, seeded
+from lynxstop.proxy.sample import Sample, Source
+from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.terms import KEY, Wish, read_wish
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.chat import Asked, Chat
+from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.report import report
 
 Json = dict[str, Any]
+
+_NAME = 200
+"""Longest name of a model that is noted."""
 
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -32,8 +39,37 @@ _STREAM = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request under way.
+
+    Parameters
+    ----------
+    incoming : Incoming
+    reply : Reply
+    server : Connection
+    body : dict
+        Without lynxstop's own key, but with what a plugin in the server is to know.
+    content : bytes
+        The same, to be passed on.
+    wish : Wish
+    service : Service
+    known : dict
+        What a route finds out about the request before it is watched.
+    """
+
+    incoming: Incoming
+    reply: Reply
+    server: Connection
+    body: Json
+    content: bytes
+    wish: Wish
+    service: Service
+    known: dict[str, Any] = field(default_factory=dict)
+
+
 class ChatHandler:
-    """Answers chat requests.
+    """Answers chat requests; those of other routes answer by its means.
 
     Parameters
     ----------
@@ -44,6 +80,8 @@ class ChatHandler:
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
     """
+
+    route = path = CHAT
 
     def __init__(
         self,
@@ -64,39 +102,91 @@ class ChatHandler:
         if not isinstance(body, dict):
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
-        wish = read_wish(incoming, body, self._config.policy, self._services.policy, self._default)
-        ours = KEY in body
-        body = {name: value for name, value in body.items() if name != KEY}
-        plain = orjson.dumps(body) if ours else incoming.body
-        server = Connection(self._upstream, incoming.headers, self._config.limits.event_bytes)
-        service = await self._services.of(server, str(body.get("model")))
-        if service.plugin:
-            await self._pass(incoming, reply, self._for_plugin(body, wish, plain), "plugin")
-            return
-        cause = service.cause or ("off" if wish.risk is None else why_untouched(body))
-        if cause is not None or service.terms is None or service.dialect is None:
-            await self._pass(incoming, reply, plain, cause or "no_bundle")
-            return
-        chat = Chat(
-            server,
-            service.dialect,
-            service.terms,
-            Asked(body, wish.risk, wish.mode, wish.group),
-            lambda done: self._report(done, wish),
+        incoming.notes["model"] = model = str(body.get("model"))[:_NAME]
+        wish = read_wish(
+            incoming, self._effort(body), self._config.policy, self._services.policy, self._default
         )
+        content = incoming.body
+        if KEY in body:
+            body = {name: value for name, value in body.items() if name != KEY}
+            content = orjson.dumps(body)
+        check(body, wish.race)
+        server = Connection(self._upstream, self._headers(incoming), self._config.limits.event_bytes)
+        service = await self._services.of(server, model)
+        if service.plugin and (told := self._for_plugin(body, wish)):
+            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **told}}
+            content = orjson.dumps(body)
+        request = Request(incoming, reply, server, body, content, wish, service)
+        cause = service.cause or ("off" if wish.risk is None else await self._untouched(request))
         try:
-            await self._watch(incoming, reply, chat)
+            if cause is None:
+                await self._watch(request)
+            else:
+                await self._leave(request, cause)
         except RefusedError as error:
             if reply.started:
                 raise
-            # The server may dislike what we asked for on our own account: its own answer to the client's
-            # request settles it.
-            await self._pass(incoming, reply, plain, f"refused_{error.status}")
+            await self._refused(request, error)
+
+    # What differs between routes.
+
+    def _effort(self, body: Json) -> Mapping[str, Any]:
+        """Return a body that names its reasoning effort as chats do."""
+        return body
+
+    def _headers(self, incoming: Incoming) -> Sequence[tuple[bytes, bytes]]:
+        """Return the headers of requests on the client's behalf."""
+        return incoming.headers
+
+    async def _untouched(self, request: Request) -> str | None:
+        """Return why a request cannot be watched."""
+        return "no_bundle" if request.service.terms is None else why_untouched(request.body)
+
+    async def _leave(self, request: Request, cause: str) -> None:
+        """Answer a request that is not watched."""
+        if request.wish.race > 1 and cause != "malformed":
+            self._note(request.incoming, cause)
+            bodies = [seeded(request.body, place) for place in range(request.wish.race)]
+            race = Race([Sample(request.server, Asked(body, None), self.path) for body in bodies])
+            await self._answer(request, race)
+        else:
+            await self._pass(request.incoming, request.reply, request.content, cause)
+
+    async def _refused(self, request: Request, error: RefusedError) -> None:
+        """Answer a request that the server has refused in the form that we gave it.
+
+        The server may dislike what we asked for on our own account: its own answer to the client's request
+        settles it.
+        """
+        await self._pass(request.incoming, request.reply, request.content, f"refused_{error.status}")
+
+    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+        """Make the watched chat of a request."""
+        service, wish = request.service, request.wish
+        assert service.dialect is not None
+        assert service.terms is not None
+        asked = Asked(body, wish.risk, wish.mode, wish.group)
+        return Chat(
+            request.server, service.dialect, service.terms, asked, lambda done: self._report(done, wish)
+        )
+
+    async def _frames(
+        self, request: Request, events: AsyncGenerator[Json], source: Source
+    ) -> AsyncGenerator[bytes]:
+        """Write a stream as the client reads it, from the first byte to the last."""
+        async for event in events:
+            yield b"data: " + orjson.dumps(event) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+        """Make the answer for a client that asked for no stream."""
+        return gather(events)
+
+    # What all routes share.
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
         """Pass the request on as it is."""
-        self._metrics.passthrough.labels(cause).inc()
-        incoming.notes["passthrough"] = cause
+        self._note(incoming, cause)
         headers = for_relay(incoming.headers)
         if content is not incoming.body:
             headers = [*without(headers, {b"content-length", b"content-encoding"}), _length(content)]
@@ -108,47 +198,56 @@ class ChatHandler:
                 await reply.send(chunk)
         await reply.end()
 
-    def _for_plugin(self, body: Json, wish: Wish, plain: bytes) -> bytes:
-        """Put into a request what the plugin in the server is to know, if anything was said."""
+    def _for_plugin(self, body: Json, wish: Wish) -> Json:
+        """Return what the plugin in the server is to know; nothing when nothing was said."""
         own = self._config.policy
         if not (wish.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
-            return plain
-        risk = "off" if wish.risk is None else wish.risk
-        given = {"lynxstop_risk": risk, "lynxstop_mode": str(wish.mode)}
-        if wish.group is not None:
-            given["lynxstop_group"] = wish.group
-        return orjson.dumps({**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **given}})
+            return {}
+        given = {"lynxstop_risk": "off" if wish.risk is None else wish.risk, "lynxstop_mode": str(wish.mode)}
+        return given if wish.group is None else {**given, "lynxstop_group": wish.group}
 
-    async def _watch(self, incoming: Incoming, reply: Reply, chat: Chat) -> None:
+    async def _watch(self, request: Request) -> None:
+        chats = [await self._chat(request, seeded(request.body, place)) for place in range(request.wish.race)]
+        race = Race(chats) if len(chats) > 1 else None
         try:
-            async with aclosing(chat.events()) as events:
-                if chat.asked.body.get("stream"):
-                    await self._stream(reply, events)
-                else:
-                    await self._answer(reply, [event async for event in events])
+            await self._answer(request, race or chats[0])
         finally:
-            self._count(incoming, chat)
-        if self._shadow is not None and chat.asked.mode is Mode.SHADOW and chat.blind is None:
+            chat = chats[0] if race is None else chats[race.winner or 0]
+            self._count(request.incoming, chat)
+        kept = race is None and chat.asked.mode is Mode.SHADOW and chat.blind is None
+        if self._shadow is not None and kept and "messages" in chat.asked.body:
             self._shadow.take(chat)
 
-    async def _stream(self, reply: Reply, events: AsyncGenerator[Json]) -> None:
-        async for event in events:
-            if not reply.started:
-                await reply.start(200, _STREAM)
-            await reply.send(b"data: " + orjson.dumps(event) + b"\n\n")
-        if not reply.started:
-            await reply.start(200, _STREAM)
-        await reply.end(b"data: [DONE]\n\n")
-
-    async def _answer(self, reply: Reply, events: list[Json]) -> None:
-        answer = gather(events)
+    async def _answer(self, request: Request, source: Source) -> None:
+        """Let a source answer a request."""
+        reply = request.reply
+        try:
+            async with aclosing(source.events()) as events:
+                if request.body.get("stream"):
+                    await self._stream(reply, self._frames(request, events, source))
+                    return
+                found = [event async for event in events]
+        finally:
+            for name in ("prompt_tokens", "completion_tokens"):
+                if source.usage is not None and source.usage.get(name) is not None:
+                    request.incoming.notes[name] = int(source.usage[name])
+        answer = self._whole(request, found, source)
         content = orjson.dumps(answer)
         headers = [(b"content-type", b"application/json"), _length(content)]
         for name, value in (answer.get(KEY) or {}).items():
             if value is not None:
-                headers.append((f"x-lynxstop-{name.replace('_', '-')}".encode(), str(value).encode()))
+                shown = orjson.dumps(value) if isinstance(value, dict) else str(value).encode()
+                headers.append((f"x-lynxstop-{name.replace('_', '-')}".encode(), shown))
         await reply.start(200, headers)
         await reply.end(content)
+
+    async def _stream(self, reply: Reply, frames: AsyncGenerator[bytes]) -> None:
+        async with aclosing(frames):
+            async for frame in frames:
+                if not reply.started:
+                    await reply.start(200, _STREAM)
+                await reply.send(frame)
+        await reply.end()
 
     def _report(self, chat: Chat, wish: Wish) -> Json:
         level = self._services.level(wish.risk, wish.group)
@@ -159,13 +258,16 @@ class ChatHandler:
             certificate=None if level is None else level.certificate,
         )
 
+    def _note(self, incoming: Incoming, cause: str) -> None:
+        self._metrics.passthrough.labels(cause).inc()
+        incoming.notes["passthrough"] = cause
+
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
         metrics.cues.inc(len(session.session.events))
         metrics.thinking_tokens.inc(sum(session.thinking) if chat.session.cut is None else 0)
         if chat.blind is not None:
-            metrics.passthrough.labels(chat.blind).inc()
-            incoming.notes["passthrough"] = chat.blind
+            self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.cut is not None:
             metrics.exits.labels(str(taken.reason)).inc()
             metrics.thinking_tokens.inc(session.cut.thinking_tokens)

@@ -165,6 +165,12 @@ class Incoming:
 class Reply:
     """The answer to a request.
 
+    Parameters
+    ----------
+    send : callable
+    route : str
+        Path of the request, by which errors have their shape.
+
     Attributes
     ----------
     status : int
@@ -179,10 +185,11 @@ class Reply:
         When the first byte of the body went out, by `time.monotonic`.
     """
 
-    __slots__ = ("_events", "_send", "_tail", "chunks", "ended", "first_at", "size", "status")
+    __slots__ = ("_events", "_send", "_tail", "chunks", "ended", "first_at", "route", "size", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, route: str = "") -> None:
         self._send = send
+        self.route = route
         self._events = False
         self._tail = b"\n\n"
         self.status = 0

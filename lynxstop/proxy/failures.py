@@ -1,27 +1,46 @@
-"""Errors as clients of the OpenAI API expect them; no content, no key, no address."""
+"""Errors as a route's clients expect them; no content, no key, no address."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
 from lynxstop.proxy.exchange import Reply
 
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 
-def error_body(error: LynxstopError) -> bytes:
-    """Write an error as the JSON object of the OpenAI API."""
-    shown = {
-        "message": str(error),
-        "type": getattr(error, "kind", "invalid_request_error"),
-        "param": None,
-        "code": getattr(error, "code", None),
-    }
-    return json.dumps({"error": shown}).encode()
+_ANTHROPIC = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
-def error_event(error: LynxstopError) -> bytes:
+def error_body(error: LynxstopError, route: str = "") -> bytes:
+    """Write an error as the JSON object of a route's API: OpenAI's, unless it is Anthropic's."""
+    return json.dumps(_shown(error, route)).encode()
+
+
+def error_event(error: LynxstopError, route: str = "") -> bytes:
     """Write an error as a server-sent event: what clients raise in the middle of a stream."""
-    return b"data: " + error_body(error) + b"\n\n"
+    shown = _shown(error, route)
+    if route == RESPONSES:
+        # The flat keys are the protocol's event; by the object within, clients of other routes know it too.
+        shown = {**shown["error"], **shown, "type": "error", "sequence_number": 0}
+    name = b"event: error\n" if route in (MESSAGES, RESPONSES) else b""
+    return name + b"data: " + json.dumps(shown).encode() + b"\n\n"
+
+
+def by_status(status: int, message: str) -> dict[str, Any]:
+    """Write an error in Anthropic's shape, its type by the status."""
+    kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 async def answer(reply: Reply, error: LynxstopError) -> None:
@@ -34,9 +53,9 @@ async def answer(reply: Reply, error: LynxstopError) -> None:
         return
     if reply.started:
         if reply.at_event:
-            await reply.end(error_event(error))
+            await reply.end(error_event(error, reply.route))
         return
-    body = error_body(error)
+    body = error_body(error, reply.route)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, RequestError):
         # What is left of the request's body is not read.
@@ -47,3 +66,15 @@ async def answer(reply: Reply, error: LynxstopError) -> None:
             headers.append((b"www-authenticate", b"Bearer"))
     await reply.start(error.status_code, headers)
     await reply.end(body)
+
+
+def _shown(error: LynxstopError, route: str) -> dict[str, Any]:
+    if route == MESSAGES:
+        return by_status(error.status_code, str(error))
+    shown = {
+        "message": str(error),
+        "type": getattr(error, "kind", "invalid_request_error"),
+        "param": None,
+        "code": getattr(error, "code", None),
+    }
+    return {"error": shown}

@@ -25,6 +25,8 @@ def gather(events: Iterable[Json]) -> Json:
             for name, value in (part.get("delta") or {}).items():
                 if isinstance(value, str) and isinstance(message.get(name), str) and name != "role":
                     message[name] += value
+                elif name == "tool_calls" and value:
+                    _call(message.setdefault(name, []), value)
                 elif value is not None:
                     message[name] = value
             if part.get("logprobs"):
@@ -36,3 +38,14 @@ def gather(events: Iterable[Json]) -> Json:
     if entries:
         choice["logprobs"] = {"content": entries}
     return {**answer, "object": "chat.completion", "choices": [choice]}
+
+
+def _call(calls: list[Json], parts: Iterable[Json]) -> None:
+    """Add parts of tool calls: names come whole, arguments in pieces."""
+    for part in parts:
+        known = next((call for call in calls if call["index"] == part.get("index", 0)), None)
+        if known is None:
+            calls.append({"index": 0, **part, "function": dict(part.get("function") or {})})
+            continue
+        said = part.get("function") or {}
+        known["function"]["arguments"] = known["function"].get("arguments", "") + said.get("arguments", "")

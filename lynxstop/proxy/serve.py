@@ -15,9 +15,9 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.errors import ConfigError
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
-from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
@@ -54,15 +54,13 @@ def build(config: ProxyConfig) -> App:
             answer_tokens=bundle.policy.sampling.answer_tokens,
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
         )
-    chat = ChatHandler(config, upstream, metrics, services, shadow)
 
     async def belongs() -> str | None:
         return services.trouble
 
-    handlers = {("POST", "/v1/chat/completions"): chat}
     return create_app(
         config,
-        handlers,
+        routes(config, upstream, metrics, services, shadow),
         upstream=upstream,
         metrics=metrics,
         checks={"bundle": belongs},

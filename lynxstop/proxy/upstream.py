@@ -16,6 +16,9 @@ from lynxstop.proxy.transport import failure, make_transport
 if TYPE_CHECKING:
     from lynxstop.proxy.config import UpstreamConfig
 
+LOST = "lost"
+"""Message of the cancellation of a task that lost a race."""
+
 _CLOSING = b"llama.cpp"
 """Server that closes connections behind streams without saying so, so that the next request meets a dead one.
 
@@ -68,7 +71,7 @@ class Upstream:
     hide_keys : bool
         Keep the client's keys from the server: they are those of the proxy.
     on_abort : callable, optional
-        Called with "client_gone" or "closed" for every answer that is closed before its end.
+        Called with "client_gone", "lost" (a race) or "closed" for every answer that is closed before its end.
     """
 
     def __init__(
@@ -148,9 +151,9 @@ class Upstream:
                 raise
             finished = True
             raise known from None
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit) as error:
             if not finished or response is None:
-                self.on_abort("client_gone")
+                self.on_abort(LOST if error.args == (LOST,) else "client_gone")
             finished = True
             raise
         finally:

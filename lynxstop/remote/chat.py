@@ -233,15 +233,18 @@ class Chat:
             if text:
                 yield self._said(text, thinking=thinking)
         usage: Json = {}
+        own = self.upstream_tokens
         async with continued_stream(self.server, self.dialect, call) as stream:
             async for event, delta in stream:
                 usage = delta.usage or usage
+                self.upstream_tokens += len(delta.tokens) or bool(delta.content)
                 if delta.content or delta.finish:
                     said = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
                     if delta.finish:
                         self._finish = said
                     else:
                         yield said
+        self.upstream_tokens = own
         self._merge(cut, call.forced or self.terms.exit_tokens, usage)
 
     def _exit_parts(self) -> tuple[str, str]:

@@ -14,7 +14,6 @@ from lynxstop.remote.server import Server
 Deltas = AsyncIterator[tuple[Json, Delta]]
 """Events, as they came and as they read."""
 
-CHAT = "/v1/chat/completions"
 DONE = b"[DONE]"
 
 
@@ -40,14 +39,14 @@ async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> Asy
     """Stream a chat; the opening learns the prompt's tokens when the server tells them."""
 
     async def deltas(events: AsyncIterator[bytes]) -> Deltas:
-        async for event, delta in _whole(events, dialect.read):
+        async for event, delta in whole(events, dialect.read):
             if delta.prompt_ids:
                 opening.prompt_ids = delta.prompt_ids
             if delta.usage:
                 opening.counted = delta.usage.get("prompt_tokens")
             yield event, delta
 
-    async with server.events(CHAT, dialect.watched(opening.body)) as events:
+    async with server.events(opening.path, dialect.watched(opening.body)) as events:
         yield deltas(events)
 
 
@@ -56,11 +55,17 @@ async def continued_stream(server: Server, dialect: Dialect, call: Call) -> Asyn
     """Stream what continues a cut answer."""
 
     async with server.events(call.path, call.body) as events:
-        yield _whole(events, dialect.read_continuation)
+        yield whole(events, dialect.read_continuation)
 
 
-async def _whole(events: AsyncIterator[bytes], read: Callable[[Json], Delta]) -> Deltas:
-    """Events of a stream, which must come to its end."""
+async def whole(events: AsyncIterator[bytes], read: Callable[[Json], Delta]) -> Deltas:
+    """Events of a stream, which must come to its end.
+
+    Raises
+    ------
+    UpstreamError
+        When it does not, or when an event is an error or no JSON object.
+    """
     ended = False
     async for data in events:
         if data == DONE:

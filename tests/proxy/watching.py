@@ -16,9 +16,9 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import Delimiters
 from lynxstop.proxy.app import create_app
-from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.upstream import Upstream
@@ -74,7 +74,7 @@ def watching(
     config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
     metrics, upstream = Metrics(), Upstream(config.upstream)
     shadow = None if record is None else ShadowRecorder(record[0], **record[1])
-    handler = ChatHandler(config, upstream, metrics, Fixed(threshold, **options), shadow)
-    app = create_app(config, {("POST", "/v1/chat/completions"): handler}, upstream=upstream, metrics=metrics)
+    handlers = routes(config, upstream, metrics, Fixed(threshold, **options), shadow)
+    app = create_app(config, handlers, upstream=upstream, metrics=metrics)
     with proxied(address, app) as made:
         yield made

@@ -12,6 +12,8 @@ from lynxstop.remote.tokens import StreamToken, Top
 
 Json = dict[str, Any]
 
+CHAT = "/v1/chat/completions"
+
 TOP = 20
 """Log-probabilities asked for per token: the most that OpenAI's protocol has."""
 
@@ -60,12 +62,15 @@ class Opening:
         The rendered prompt.
     counted : int, optional
         Number of the prompt's tokens, by the server's account at the end of its answer.
+    path : str
+        Where the request goes.
     """
 
     body: Mapping[str, Any]
     prompt_ids: Sequence[int] | None = None
     prompt_text: str | None = None
     counted: int | None = None
+    path: str = CHAT
 
     @property
     def prompt_tokens(self) -> int | None:

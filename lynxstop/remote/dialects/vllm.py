@@ -75,9 +75,9 @@ class Vllm:
             "prompt": prompt,
             "stream": True,
             "stream_options": {"include_usage": True},
+            # Left out, it would be 16.
+            "max_tokens": limits.max_tokens,
         }
-        if limits.max_tokens is not None:
-            body["max_tokens"] = limits.max_tokens
         if limits.logprobs is not None:
             body["logprobs"] = limits.logprobs
         return Call("/v1/completions", body, len(forced))

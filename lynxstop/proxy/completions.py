@@ -1,0 +1,152 @@
+"""POST /v1/completions: a prompt whose continuation is watched as a chat is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from lynxstop.proxy.chat import ChatHandler, Request
+from lynxstop.proxy.sample import Source
+from lynxstop.proxy.untouched import why_untouched
+from lynxstop.remote.chat import Chat
+from lynxstop.remote.text import (
+    COMPLETIONS,
+    AskedText,
+    TextDialect,
+    default_limit,
+    leaves_open,
+    one_prompt,
+    text_of,
+)
+
+Json = dict[str, Any]
+
+
+class CompletionsHandler(ChatHandler):
+    """Answers requests for completions.
+
+    A thinking block is open from the start when the prompt leaves one open, so its text has to be known: the
+    server is asked for the text of token ids.
+    """
+
+    route = path = COMPLETIONS
+
+    async def _untouched(self, request: Request) -> str | None:
+        """Return why a request cannot be watched."""
+        if request.service.terms is None:
+            return "no_bundle"
+        body = request.body
+        if (cause := why_no_text(body)) is not None:
+            return cause
+        prompt = one_prompt(body)
+        assert prompt is not None
+        found = await text_of(request.server, str(body.get("model")), prompt)
+        request.known["text"] = found
+        return "no_text" if found is None else None
+
+    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+        """Make the watched continuation of a prompt."""
+        service, wish = request.service, request.wish
+        assert service.dialect is not None
+        assert service.terms is not None
+        opened = leaves_open(str(request.known["text"]), service.terms.watch.delimiters)
+        asked = AskedText(body, wish.risk, wish.mode, wish.group, default_limit(service.dialect))
+        return Chat(
+            request.server,
+            TextDialect(service.dialect),
+            replace(service.terms, opened=opened),
+            asked,
+            lambda done: self._report(done, wish),
+        )
+
+    async def _frames(
+        self, request: Request, events: AsyncGenerator[Json], source: Source
+    ) -> AsyncGenerator[bytes]:
+        """Write a stream as the client reads it."""
+        form = _Form(request.body)
+        async for event in events:
+            yield b"data: " + orjson.dumps(form.write(event)) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+        """Join the events into one answer."""
+        form = _Form(request.body)
+        answer: Json = {}
+        choice: Json = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+        for event in events:
+            written = form.write(event)
+            answer |= {name: value for name, value in written.items() if name != "choices"}
+            for part in written.get("choices") or ():
+                said, logprobs = choice["text"] + part["text"], _join(choice["logprobs"], part["logprobs"])
+                named = {name: value for name, value in part.items() if value is not None}
+                choice |= {**named, "text": said, "logprobs": logprobs}
+        return {**answer, "object": "text_completion", "choices": [choice]}
+
+
+def why_no_text(body: Mapping[str, Any]) -> str | None:
+    """Return why a request for completions cannot be watched, or None."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
+    causes = {
+        "several_prompts": several,
+        "malformed": one_prompt(body) is None,
+        "several_choices": body.get("best_of") not in (None, 1),
+        "suffix": bool(body.get("suffix")),
+    }
+    found = next((cause for cause, present in causes.items() if present), None)
+    return found or why_untouched({**body, "messages": []})
+
+
+class _Form:
+    """Writes events in the form of completions; counts the text for the offsets of log-probabilities."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        asked = body.get("logprobs")
+        self._top = None if asked is None or asked is False else int(asked)
+        self._said = 0
+
+    def write(self, event: Json) -> Json:
+        """Return an event as the client gets it."""
+        return {**event, "choices": [self._choice(choice) for choice in event.get("choices") or ()]}
+
+    def _choice(self, choice: Json) -> Json:
+        if "delta" not in choice:
+            return choice
+        text = choice["delta"].get("content") or ""
+        kept = {name: value for name, value in choice.items() if name not in ("delta", "logprobs")}
+        given = choice.get("logprobs")
+        logprobs = None if self._top is None or not given else self._logprobs(given, self._top)
+        self._said += len(text)
+        return {**kept, "text": text, "logprobs": logprobs}
+
+    def _logprobs(self, given: Json, top: int) -> Json:
+        """Write log-probabilities, in either form, in that of completions, with so many alternatives."""
+        if "content" in given:
+            entries = given["content"]
+            tokens = [entry["token"] for entry in entries]
+            own = [entry["logprob"] for entry in entries]
+            tops = [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries]
+        else:
+            tokens, own = given["tokens"], given["token_logprobs"]
+            tops = given.get("top_logprobs") or [{} for _ in tokens]
+        offsets, place = [], self._said
+        for token in tokens:
+            offsets.append(place)
+            place += len(token)
+        shown = [_likeliest(found or {}, top, *pair) for found, *pair in zip(tops, tokens, own, strict=True)]
+        return {"text_offset": offsets, "token_logprobs": own, "tokens": tokens, "top_logprobs": shown}
+
+
+def _likeliest(found: Mapping[str, float], top: int, token: str, logprob: float) -> dict[str, float]:
+    """Return the likeliest tokens; the token itself is always among them, unless none is asked for."""
+    kept = sorted(found.items(), key=lambda pair: -pair[1])[:top]
+    return dict(kept) | ({token: logprob} if top else {})
+
+
+def _join(known: Json | None, more: Json | None) -> Json | None:
+    if not known or not more:
+        return known or more
+    return {name: [*values, *more[name]] for name, values in known.items()}

@@ -1,0 +1,123 @@
+"""The first of several samples answers; the others are aborted, and their cost is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from lynxstop.errors import LynxstopError, RequestError
+from lynxstop.proxy.sample import Source
+from lynxstop.proxy.upstream import LOST
+
+Json = dict[str, Any]
+
+
+class Race:
+    """Samples under way at the same time; nothing goes to the client before the winner is known.
+
+    The first sample to end by itself wins. One that ends at its limit of tokens wins only when none does; one
+    that fails drops out, and the race fails when all have failed.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Not begun yet.
+
+    Attributes
+    ----------
+    winner : int or None
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self.winner: int | None = None
+
+    @property
+    def usage(self) -> Json | None:
+        """That of the winner; what the others cost is in the report."""
+        return None if self.winner is None else self._sources[self.winner].usage
+
+    @property
+    def upstream_tokens(self) -> int:
+        """Tokens of all samples."""
+        return sum(source.upstream_tokens for source in self._sources)
+
+    async def events(self) -> AsyncGenerator[Json]:
+        """Give the winner's events, the report of the race in the last.
+
+        Raises
+        ------
+        LynxstopError
+            When all samples fail: what the first of them failed with.
+        """
+        events = await self._run()
+        if events:
+            told = events[-1].get("lynxstop") or {}
+            events[-1] = {**events[-1], "lynxstop": {**told, "race": self._report()}}
+        for event in events:
+            yield event
+
+    async def _run(self) -> list[Json]:
+        tasks = [asyncio.create_task(_collect(source)) for source in self._sources]
+        pending = set(tasks)
+        try:
+            while pending and self.winner is None:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                self.winner = _first(tasks, stopped=True)
+        finally:
+            # When the client goes, this task is cancelled while it waits, and they all end.
+            for task in pending:
+                task.cancel(LOST if self.winner is not None else None)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self.winner is None:
+            self.winner = _first(tasks, stopped=False)
+        return tasks[self.winner or 0].result()
+
+    def _report(self) -> Json:
+        tokens = [source.upstream_tokens for source in self._sources]
+        return {"n": len(tokens), "winner": self.winner, "tokens": tokens, "total_tokens": sum(tokens)}
+
+
+def seeded(body: Mapping[str, Any], place: int) -> Mapping[str, Any]:
+    """Return a sample's request: a seed that the client gave is counted up, so that samples differ."""
+    seed = body.get("seed")
+    return {**body, "seed": seed + place} if type(seed) is int and place else body
+
+
+def check(body: Mapping[str, Any], race: int) -> None:
+    """Refuse a race of requests for several answers.
+
+    Raises
+    ------
+    RequestError
+    """
+    if race > 1 and any(body.get(name) not in (None, 1) for name in ("n", "best_of")):
+        raise RequestError(
+            "lynxstop.race and n exclude each other.",
+            code="bad_lynxstop",
+            hint="A race has one answer; leave n out.",
+        )
+
+
+async def _collect(source: Source) -> list[Json]:
+    async with aclosing(source.events()) as events:
+        return [event async for event in events]
+
+
+def _first(tasks: Sequence[asyncio.Task[list[Json]]], *, stopped: bool) -> int | None:
+    """Return the first task that has an answer; `stopped` asks for one that ended by itself."""
+    for place, task in enumerate(tasks):
+        if not task.done() or task.cancelled():
+            continue
+        if (error := task.exception()) is not None:
+            if not isinstance(error, LynxstopError):
+                raise error
+        elif not stopped or "length" not in _finishes(task.result()):
+            return place
+    return None
+
+
+def _finishes(events: Sequence[Json]) -> set[str]:
+    return {str(choice.get("finish_reason")) for event in events for choice in event.get("choices") or ()}

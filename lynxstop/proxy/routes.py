@@ -1,0 +1,25 @@
+"""The requests that the proxy handles itself; all others are relayed."""
+
+from __future__ import annotations
+
+from lynxstop.proxy.chat import ChatHandler
+from lynxstop.proxy.completions import CompletionsHandler
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.exchange import Handler
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.service import Services
+from lynxstop.proxy.shadow import ShadowRecorder
+from lynxstop.proxy.upstream import Upstream
+
+HANDLERS = (ChatHandler, CompletionsHandler)
+
+
+def routes(
+    config: ProxyConfig,
+    upstream: Upstream,
+    metrics: Metrics,
+    services: Services,
+    shadow: ShadowRecorder | None = None,
+) -> dict[tuple[str, str], Handler]:
+    """Make the handlers, by method and path."""
+    return {("POST", kind.route): kind(config, upstream, metrics, services, shadow) for kind in HANDLERS}

@@ -1,0 +1,87 @@
+"""One sample of an answer: a stream of events, watched or not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lynxstop.remote.chat import Asked
+from lynxstop.remote.dialects.base import CHAT, REASONING_FIELDS, read_chat, read_completion
+from lynxstop.remote.server import Server
+from lynxstop.remote.stream import whole
+
+Json = dict[str, Any]
+
+_SAID = (*REASONING_FIELDS, "content")
+
+
+class Source(Protocol):
+    """What answers a request: a watched chat, one that is not watched, or a race of several.
+
+    Attributes
+    ----------
+    usage : dict or None
+        What the client is billed; known at the end.
+    """
+
+    @property
+    def usage(self) -> Json | None:
+        """What the client is billed; known at the end."""
+
+    @property
+    def upstream_tokens(self) -> int:
+        """Tokens that came from the server so far; events, where it does not show them."""
+
+    def events(self) -> AsyncGenerator[Json]:
+        """Give the events for the client."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """A stream of the server as it is, but for the usage that only we asked for.
+
+    Parameters
+    ----------
+    server : Server
+    asked : Asked
+    path : str
+        Where the request goes.
+    """
+
+    server: Server
+    asked: Asked
+    path: str = CHAT
+    usage: Json | None = None
+    upstream_tokens: int = 0
+    _last: Json | None = field(default=None)
+
+    async def events(self) -> AsyncGenerator[Json]:
+        """Give the events for the client.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached, answers with an error, or dies.
+        """
+        async with self.server.events(self.path, _streamed(self.asked.body)) as stream:
+            async for event, _ in whole(stream, read_chat if self.path == CHAT else read_completion):
+                self.usage = event.get("usage") or self.usage
+                self.upstream_tokens += _says(event)
+                if self.asked.usage or event.get("choices"):
+                    yield event
+        if self.usage is not None:
+            self.upstream_tokens = int(self.usage.get("completion_tokens") or self.upstream_tokens)
+
+
+def _streamed(body: Mapping[str, Any]) -> Json:
+    options = {**(body.get("stream_options") or {}), "include_usage": True}
+    return {**body, "stream": True, "stream_options": options}
+
+
+def _says(event: Json) -> bool:
+    for choice in event.get("choices") or ():
+        delta = choice.get("delta") or choice
+        if choice.get("text") or any(delta.get(name) for name in _SAID) or delta.get("tool_calls"):
+            return True
+    return False

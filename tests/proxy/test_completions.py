@@ -1,0 +1,138 @@
+"""Completions that the proxy watches: prompts as text and as tokens, and what passes through."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from servers import Proxied, serving
+from watching import watching
+
+from lynxstop.proxy.mock.reasoner import held
+from lynxstop.proxy.mock.server import MockServer
+
+PROMPT = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
+BODY = {"model": "toy", "prompt": PROMPT, "max_tokens": 4000}
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[tuple[str, MockServer]]:
+    server = MockServer()
+    with serving(server) as url:
+        yield url, server
+
+
+@pytest.fixture(scope="module")
+def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
+    with watching(mock[0]) as made:
+        yield made
+
+
+def ask(url: str, **more) -> dict:
+    answer = httpx.post(f"{url}/v1/completions", json={**BODY, **more}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def stream(url: str, **more) -> list[dict]:
+    body = {**BODY, "stream": True, **more}
+    raw = httpx.post(f"{url}/v1/completions", json=body, timeout=60).text
+    assert raw.endswith("data: [DONE]\n\n")
+    return [json.loads(line[6:]) for line in raw.splitlines() if line.startswith("data: {")]
+
+
+def said(events: list[dict]) -> str:
+    return "".join(choice["text"] for event in events for choice in event["choices"])
+
+
+@pytest.mark.parametrize("as_tokens", [False, True])
+def test_the_continuation_of_a_prompt_is_stopped(mock, proxy, as_tokens):
+    address, server = mock
+    prompt = server.vocabulary.encode(PROMPT) if as_tokens else PROMPT
+    full = said(stream(address))
+    server.records.clear()
+    events = stream(proxy.url, prompt=prompt, stream_options={"include_usage": True})
+    thinking, closed, answer = said(events).partition("\n</think>")
+    assert closed
+    assert full.startswith(thinking)
+    assert len(thinking) < len(full) / 2
+    assert answer == f"\n\nThe answer is \\boxed{{{held(thinking)}}}."
+    _, second = server.records
+    assert type(second.body["prompt"]) is type(prompt)
+    text = second.body["prompt"] if not as_tokens else server.vocabulary.decode(second.body["prompt"])
+    assert text == PROMPT + thinking + "\n</think>\n\nThe answer is \\boxed{"
+    assert {event["object"] for event in events} == {"text_completion"}
+    assert len({event["id"] for event in events}) == 1
+    finishes = [choice["finish_reason"] for event in events for choice in event["choices"]]
+    assert [finish for finish in finishes if finish] == ["stop"]
+    assert not any(choice["logprobs"] or "delta" in choice for e in events for choice in e["choices"])
+    usage = events[-1]["usage"]
+    # A prompt that goes on as text is tokenized anew, and its end may merge with what follows.
+    assert len(server.vocabulary.encode(PROMPT)) - usage["prompt_tokens"] in ((0,) if as_tokens else (0, 1))
+    assert abs(usage["completion_tokens"] - len(server.vocabulary.encode(said(events)))) <= 2
+    assert events[-1]["lynxstop"]["exit"] == "score"
+
+
+def test_a_prompt_that_closes_its_thinking_is_an_answer(proxy):
+    whole = ask(proxy.url, prompt=PROMPT + "\nLet me see.\n</think>")
+    assert whole["lynxstop"]["exit"] is None
+    assert whole["choices"][0]["finish_reason"] == "stop"
+
+
+def test_without_a_stream_the_answer_is_whole(proxy):
+    whole = ask(proxy.url)
+    assert whole["object"] == "text_completion"
+    assert whole["choices"][0]["text"] == said(stream(proxy.url))
+    assert whole["lynxstop"]["stopped"] is True
+    assert whole["usage"]["completion_tokens"] > 0
+
+
+def test_the_unstopped_stream_is_the_servers_own(mock):
+    with watching(mock[0], math.inf) as proxy:
+        own, seen = stream(mock[0], logprobs=3), stream(proxy.url, logprobs=3)
+    assert seen[-1].pop("lynxstop")["exit"] is None
+    for event in (*own, *seen):
+        event.pop("id"), event.pop("created")
+    assert seen == own
+
+
+@pytest.mark.parametrize("top", [1, 3])
+def test_log_probabilities_are_those_the_client_asked_for(proxy, top):
+    whole = ask(proxy.url, logprobs=top)
+    found, text = whole["choices"][0]["logprobs"], whole["choices"][0]["text"]
+    assert all(len(tops) <= top + 1 for tops in found["top_logprobs"])
+    assert all(
+        text[place:].startswith(token)
+        for place, token in zip(found["text_offset"], found["tokens"], strict=True)
+    )
+    assert "".join(found["tokens"]).endswith(text.partition("{")[2])
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        ({"prompt": [PROMPT, PROMPT]}, "several_prompts"),
+        ({"n": 2}, "several_choices"),
+        ({"best_of": 2}, "several_choices"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "!"}, "suffix"),
+        ({"frequency_penalty": 1}, "penalties"),
+        ({"prompt": {}}, "malformed"),
+        ({"lynxstop": {"risk": "off"}}, "off"),
+    ],
+)
+def test_what_cannot_be_watched_passes_through(proxy, more, cause):
+    before = proxy.count("lynxstop_passthrough_total", cause=cause)
+    httpx.post(f"{proxy.url}/v1/completions", json={**BODY, **more}, timeout=30)
+    assert proxy.count("lynxstop_passthrough_total", cause=cause) == before + 1
+
+
+def test_the_openai_client_reads_it(proxy):
+    client = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0)
+    whole = client.completions.create(**BODY)
+    parts = client.completions.create(**BODY, stream=True)
+    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
