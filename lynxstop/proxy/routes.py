@@ -6,12 +6,14 @@ from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.completions import CompletionsHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler
+from lynxstop.proxy.messages import MessagesHandler
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.responses import ResponsesHandler
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.upstream import Upstream
 
-HANDLERS = (ChatHandler, CompletionsHandler)
+HANDLERS = (ChatHandler, CompletionsHandler, MessagesHandler, ResponsesHandler)
 
 
 def routes(

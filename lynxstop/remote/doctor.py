@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lynxstop.errors import ModelError, UpstreamError
-from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.dialects.table import choose, version
 from lynxstop.remote.server import Server
 from lynxstop.remote.settling import Settled, Shown, UncontinuedError, settle, show
-from lynxstop.remote.stream import CHAT
+from lynxstop.remote.stream import 
 
 _LONG = 256
 _READ = 4

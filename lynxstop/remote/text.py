@@ -29,6 +29,7 @@ COMPLETIONS = "/v1/completions"
 LIMIT = 16
 """Tokens that the protocol generates when a request names no limit."""
 
+_END = 256
 _UNLIMITED = frozenset({"llamacpp", "ollama"})
 _TEXTS = ("prompt", "content", "text")
 
@@ -104,6 +105,8 @@ class TextDialect:
         Of the server's chats.
     """
 
+    describes = "the prompt and what was written, by /v1/completions"
+
     def __init__(self, dialect: Dialect) -> None:
         self.name, self.exact, self.neutral = dialect.name, dialect.exact, dialect.neutral
         self._dialect = dialect
@@ -165,6 +168,10 @@ class TextDialect:
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the stream that `continuation` asked for."""
         return _read(event)
+
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """The end of the prompt, if it was given as text."""
+        return None if opening.prompt_text is None else opening.prompt_text[-_END:]
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Token ids of a text in the server's vocabulary; empty when the server does not tell."""

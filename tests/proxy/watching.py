@@ -43,13 +43,14 @@ class Fixed(Services):
         dialect: Dialect | None = None,
         before: bool = True,
         rule: str = "thinkbrake",
+        cause: str | None = None,
         **policy: Any,
     ) -> None:
         super().__init__(None)
         levels = (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
         terms = Terms(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
-        self.service = Service(dialect or Vllm(), terms)
+        self.service = Service(dialect or Vllm(), terms, cause)
 
     async def of(self, server: Any, model: str) -> Service:
         """Return it, with the exit's tokens as the server has them."""

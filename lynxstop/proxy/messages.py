@@ -1,0 +1,193 @@
+"""POST /v1/messages: Anthropic's protocol, with blocks of thinking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lynxstop.proxy.connection import RefusedError
+from lynxstop.proxy.failures import MESSAGES, by_status
+from lynxstop.proxy.translated import TranslatedHandler, Writer
+
+Json = dict[str, Any]
+
+QUIET = 64
+"""Pieces of hidden thinking after which a client gets a ping."""
+
+_KNOWN = frozenset(
+    {
+        "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences",
+        "stream", "thinking", "metadata", "seed", "vllm_xargs",
+    }
+)  # fmt: skip
+_SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "vllm_xargs")
+_TEXT = frozenset({"type", "text", "cache_control"})
+_THINKING = ("thinking", "redacted_thinking")
+
+
+class MessagesHandler(TranslatedHandler):
+    """Answers requests of Anthropic's protocol."""
+
+    route = MESSAGES
+
+    def translate(self, body: Json) -> Json | str:
+        """Return the chat request that means the same; a cause, when there is none."""
+        return to_chat(body)
+
+    def writer(self, body: Json) -> Writer:
+        """Return what writes one answer."""
+        return MessageWriter(shows_thinking(body))
+
+    def refusal(self, error: RefusedError) -> Json:
+        """Return a refusal of the server in Anthropic's shape."""
+        return by_status(error.status, told(error))
+
+
+def to_chat(body: Mapping[str, Any]) -> Json | str:
+    """Translate a request into a chat's.
+
+    Thinking of earlier turns is left out, as the protocol says; `budget_tokens` has no counterpart.
+
+    Returns
+    -------
+    dict or str
+        The chat request; a cause, when none means the same.
+    """
+    thinking = body.get("thinking") or {}
+    if unknown := sorted(name for name in set(body) - _KNOWN if body[name] not in (None, [])):
+        return "tools" if "tools" in unknown else "parameters"
+    if not isinstance(thinking, dict) or thinking.get("type", "enabled") not in ("enabled", "adaptive"):
+        return "thinking_hidden"
+    system = _text(body.get("system") or "", ())
+    turns = body.get("messages")
+    if system is None or not isinstance(turns, list) or not turns:
+        return "malformed" if system is not None else "blocks"
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
+            return "malformed"
+        text = _text(turn.get("content"), _THINKING if turn["role"] == "assistant" else ())
+        if text is None:
+            return "blocks"
+        messages.append({"role": turn["role"], "content": text})
+    if messages[-1]["role"] == "assistant":
+        return "continued_message"
+    chat = {name: body[name] for name in _SAME if body.get(name) is not None}
+    if body.get("stop_sequences"):
+        chat["stop"] = body["stop_sequences"]
+    return {**chat, "messages": messages}
+
+
+def shows_thinking(body: Mapping[str, Any]) -> bool:
+    """Say whether a client gets blocks of thinking: when it has asked for them."""
+    return bool(body.get("thinking"))
+
+
+def told(error: RefusedError) -> str:
+    """Return the message of a server's refusal."""
+    try:
+        found = json.loads(error.body)
+        inner = found.get("error", found)
+        return str(inner["message"] if isinstance(inner, dict) else inner)
+    except (ValueError, KeyError, AttributeError):
+        return error.message
+
+
+class MessageWriter:
+    """Writes one message.
+
+    Parameters
+    ----------
+    thinking : bool
+        Whether the client gets the thinking.
+    """
+
+    def __init__(self, thinking: bool) -> None:
+        self._shows = thinking
+        self._message: Json = {}
+        self._blocks: list[Json] = []
+        self._quiet = 0
+
+    def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
+        """Write the head of the message."""
+        self._message = {
+            "id": f"msg_{event.get('id', '')}",
+            "type": "message",
+            "role": "assistant",
+            "model": event.get("model", ""),
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": prompt_tokens, "output_tokens": 0},
+        }
+        yield {"type": "message_start", "message": self._message}
+        yield {"type": "ping"}
+
+    def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
+        """Write a piece of a block; the first opens it, and closes the one before."""
+        if thinking and not self._shows:
+            self._quiet += 1
+            if self._quiet % QUIET == 0:
+                yield {"type": "ping"}
+            return
+        kind = "thinking" if thinking else "text"
+        if not self._blocks or self._blocks[-1]["type"] != kind:
+            yield from self._close()
+            self._blocks.append({"type": kind, kind: ""} | ({"signature": ""} if thinking else {}))
+            yield {"type": "content_block_start", "index": self._index, "content_block": {**self._blocks[-1]}}
+        self._blocks[-1][kind] += text
+        yield self._delta({"type": f"{kind}_delta", kind: text})
+
+    def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
+        """Close the last block, and tell why the message ended and what it used."""
+        if not self._blocks:
+            yield from self.text("", thinking=False)
+        yield from self._close()
+        stop, stopped = choice.get("stop_reason"), {"stop_reason": "end_turn", "stop_sequence": None}
+        if choice["finish_reason"] == "length":
+            stopped["stop_reason"] = "max_tokens"
+        elif isinstance(stop, str):
+            stopped = {"stop_reason": "stop_sequence", "stop_sequence": stop}
+        used = {
+            "input_tokens": usage.get("prompt_tokens") or 0,
+            "output_tokens": usage.get("completion_tokens") or 0,
+        }
+        more = {} if report is None else {"lynxstop": report}
+        self._message |= {"content": self._blocks, **stopped, "usage": used, **more}
+        yield {"type": "message_delta", "delta": stopped, "usage": used, **more}
+        yield {"type": "message_stop"}
+
+    def whole(self) -> Json:
+        """Return the message."""
+        return self._message
+
+    @property
+    def _index(self) -> int:
+        return len(self._blocks) - 1
+
+    def _delta(self, delta: Json) -> Json:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _close(self) -> Iterator[Json]:
+        if not self._blocks:
+            return
+        block = self._blocks[-1]
+        if block["type"] == "thinking":
+            # Clients want one, and nothing here checks it: a digest of what it stands for.
+            block["signature"] = hashlib.sha256(block["thinking"].encode()).hexdigest()
+            yield self._delta({"type": "signature_delta", "signature": block["signature"]})
+        yield {"type": "content_block_stop", "index": self._index}
+
+
+def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
+    """Return a content that is nothing but text; None, when it is something else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        return None
+    kept = [block for block in content if block.get("type") not in dropped]
+    if any(block.get("type") != "text" or set(block) - _TEXT for block in kept):
+        return None
+    return "\n".join(str(block.get("text", "")) for block in kept)

@@ -1,0 +1,250 @@
+"""POST /v1/responses: OpenAI's newer protocol, with items of reasoning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lynxstop.proxy.connection import RefusedError
+from lynxstop.proxy.failures import RESPONSES
+from lynxstop.proxy.messages import told
+from lynxstop.proxy.translated import TranslatedHandler, Writer
+
+Json = dict[str, Any]
+
+_IGNORED = frozenset(
+    {
+        "store",
+        "metadata",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "parallel_tool_calls",
+        "tool_choice",
+    }
+)
+"""Parameters that change nothing of a text that is not kept; `store` only when it is not asked for."""
+
+_SAME = ("model", "temperature", "top_p", "stream", "seed", "vllm_xargs")
+_KNOWN = frozenset(
+    {*_IGNORED, *_SAME, "input", "instructions", "max_output_tokens", "reasoning", "text", "stream_options"}
+)
+_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "truncation": ("disabled",),
+    "background": (False,),
+    "include": ([], ["reasoning.encrypted_content"]),
+    "service_tier": ("auto", "default"),
+    "top_logprobs": (0,),
+}
+"""Parameters that are known when they have one of these values."""
+
+_ECHOED = (
+    "instructions",
+    "max_output_tokens",
+    "temperature",
+    "top_p",
+    "reasoning",
+    "text",
+    "metadata",
+    "user",
+)
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_TEXTS = frozenset({"input_text", "output_text", "text"})
+_REASONING, _MESSAGE = "reasoning", "message"
+
+
+class ResponsesHandler(TranslatedHandler):
+    """Answers requests of the protocol of responses."""
+
+    route = RESPONSES
+
+    def _effort(self, body: Json) -> Mapping[str, Any]:
+        """Return a body that names its reasoning effort as chats do."""
+        reasoning = body.get("reasoning")
+        return {**body, "reasoning_effort": reasoning.get("effort")} if isinstance(reasoning, dict) else body
+
+    def translate(self, body: Json) -> Json | str:
+        """Return the chat request that means the same; a cause, when there is none."""
+        return to_chat(body)
+
+    def writer(self, body: Json) -> Writer:
+        """Return what writes one answer."""
+        return ResponseWriter(body)
+
+    def refusal(self, error: RefusedError) -> Json:
+        """Return a refusal of the server in the shape of this route."""
+        return {
+            "error": {"message": told(error), "type": "upstream_error", "param": None, "code": error.status}
+        }
+
+
+def to_chat(body: Mapping[str, Any]) -> Json | str:
+    """Translate a request into a chat's.
+
+    Reasoning of earlier turns is left out; what a developer says goes to the system.
+
+    Returns
+    -------
+    dict or str
+        The chat request; a cause, when none means the same.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in _DEFAULTS.get(name, ())}
+    if unknown := sorted(set(given) - _KNOWN):
+        return "tools" if "tools" in unknown else "parameters"
+    if given.get("store"):
+        return "stored"
+    form = given.get("text") or {}
+    if set(form) - {"format", "verbosity"} or (form.get("format") or {}).get("type", "text") != "text":
+        return "structured_output"
+    said = given.get("input")
+    items = [{"role": "user", "content": said}] if isinstance(said, str) else said
+    if not isinstance(items, list) or not items:
+        return "malformed"
+    messages = [{"role": "system", "content": given["instructions"]}] if given.get("instructions") else []
+    for item in items:
+        if isinstance(item, dict) and item.get("type") == _REASONING:
+            continue
+        message = _message(item)
+        if message is None:
+            return "items"
+        messages.append(message)
+    if messages[-1]["role"] == "assistant":
+        return "continued_message"
+    chat = {name: given[name] for name in _SAME if name in given}
+    if "max_output_tokens" in given:
+        chat["max_tokens"] = given["max_output_tokens"]
+    if effort := (given.get("reasoning") or {}).get("effort"):
+        chat["reasoning_effort"] = effort
+    return {**chat, "messages": messages}
+
+
+class ResponseWriter:
+    """Writes one response.
+
+    Parameters
+    ----------
+    body : dict
+        The request.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._body = body
+        self._response: Json = {}
+        self._items: list[Json] = []
+        self._text = ""
+        self._written = 0
+
+    def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
+        """Write the head of the response."""
+        self._response = {
+            **{name: self._body.get(name) for name in _ECHOED},
+            "id": f"resp_{event.get('id', '')}",
+            "object": "response",
+            "created_at": event.get("created") or int(time.time()),
+            "model": event.get("model", ""),
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "output": [],
+            "parallel_tool_calls": False,
+            "tool_choice": "auto",
+            "tools": [],
+            "store": False,
+            "usage": None,
+        }
+        yield self._event("response.created", response=self._response)
+        yield self._event("response.in_progress", response=self._response)
+
+    def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
+        """Write a piece of an item; the first opens it, and closes the one before."""
+        kind = _REASONING if thinking else _MESSAGE
+        if not self._items or self._items[-1]["type"] != kind:
+            yield from self._close("completed")
+            yield from self._open(kind)
+        self._text += text
+        yield self._at_part(f"response.{self._kind}.delta", delta=text, **self._logprobs)
+
+    def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
+        """Close the last item, and tell how the response ended and what it used."""
+        cut = choice["finish_reason"] == "length"
+        status = "incomplete" if cut else "completed"
+        if not self._items:
+            yield from self.text("", thinking=False)
+        yield from self._close(status)
+        details = {"incomplete_details": {"reason": "max_output_tokens"}} if cut else {}
+        more = {} if report is None else {"lynxstop": report}
+        self._response |= {"status": status, "output": self._items, "usage": _usage(usage), **details, **more}
+        yield self._event(f"response.{status}", response=self._response)
+
+    def whole(self) -> Json:
+        """Return the response."""
+        return self._response
+
+    def _open(self, kind: str) -> Iterator[Json]:
+        place = len(self._items)
+        item: Json = {"id": f"{kind[:2]}_{place}_{self._response['id']}", "type": kind, "content": []}
+        own: Json = {"summary": []} if kind == _REASONING else {"role": "assistant"}
+        item |= {**own, "status": "in_progress"}
+        self._items.append(item)
+        self._text = ""
+        yield self._event("response.output_item.added", output_index=place, item={**item})
+        yield self._at_part("response.content_part.added", part=self._part)
+
+    def _close(self, status: str) -> Iterator[Json]:
+        if not self._items:
+            return
+        item = self._items[-1]
+        yield self._at_part(f"response.{self._kind}.done", text=self._text, **self._logprobs)
+        yield self._at_part("response.content_part.done", part=self._part)
+        item |= {"status": status, "content": [self._part]}
+        yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+
+    @property
+    def _kind(self) -> str:
+        return "reasoning_text" if self._items[-1]["type"] == _REASONING else "output_text"
+
+    @property
+    def _logprobs(self) -> Json:
+        return {} if self._kind == "reasoning_text" else {"logprobs": []}
+
+    @property
+    def _part(self) -> Json:
+        more: Json = {} if self._kind == "reasoning_text" else {"annotations": [], "logprobs": []}
+        return {"type": self._kind, "text": self._text, **more}
+
+    def _at_part(self, name: str, **more: Any) -> Json:
+        item = self._items[-1]["id"]
+        return self._event(name, item_id=item, output_index=len(self._items) - 1, content_index=0, **more)
+
+    def _event(self, name: str, **more: Any) -> Json:
+        number, self._written = self._written, self._written + 1
+        return {"type": name, "sequence_number": number, **more}
+
+
+def _message(item: Any) -> Json | None:
+    """Return an item as a chat's message; None, when it is something else."""
+    if not isinstance(item, dict) or item.get("type", _MESSAGE) != _MESSAGE or item.get("role") not in _ROLES:
+        return None
+    content = item.get("content")
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in _TEXTS]
+        if len(parts) != len(content) or any(part.get("annotations") for part in parts):
+            return None
+        content = "\n".join(str(part.get("text", "")) for part in parts)
+    return {"role": _ROLES[item["role"]], "content": content} if isinstance(content, str) else None
+
+
+def _usage(usage: Json) -> Json:
+    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": prompt + completion,
+    }

@@ -1,0 +1,185 @@
+"""What the routes of other protocols share: they are answered by a chat, and its events translated back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from lynxstop.errors import RequestError, UpstreamError
+from lynxstop.proxy.chat import ChatHandler, Request
+from lynxstop.proxy.connection import RefusedError
+from lynxstop.proxy.exchange import Incoming
+from lynxstop.proxy.headers import find, for_call
+from lynxstop.proxy.parts import DEFAULT, Parts
+from lynxstop.proxy.race import Race, seeded
+from lynxstop.proxy.sample import Sample, Source
+from lynxstop.proxy.untouched import why_untouched
+from lynxstop.remote.chat import Asked, Chat
+from lynxstop.remote.dialects.base import CHAT
+
+Json = dict[str, Any]
+
+_ABSENT = (404, 405)
+"""Statuses by which a server says that it has no such route."""
+
+
+class Writer(Protocol):
+    """Writes one answer in a protocol's own events, and as a whole."""
+
+    def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
+        """Write what precedes all text, by the first event of the chat."""
+
+    def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
+        """Write a piece of the thinking or of the answer."""
+
+    def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
+        """Write what follows all text."""
+
+    def whole(self) -> Json:
+        """Return the answer, once it has ended."""
+
+
+class TranslatedHandler(ChatHandler):
+    """Answers the requests of a route by chats.
+
+    A request that is watched is translated, wherever the server has the route itself. One that is not goes to
+    the server's route untouched; when there is none it is translated too, if it can be.
+    """
+
+    path = CHAT
+    _offered: bool | None = None
+
+    @abstractmethod
+    def translate(self, body: Json) -> Json | str:
+        """Return the chat request that means the same; a cause, when there is none."""
+
+    @abstractmethod
+    def writer(self, body: Json) -> Writer:
+        """Return what writes one answer."""
+
+    @abstractmethod
+    def refusal(self, error: RefusedError) -> Json:
+        """Return a refusal of the server in the shape of this route."""
+
+    def _headers(self, incoming: Incoming) -> Sequence[tuple[bytes, bytes]]:
+        """Show a key as chats expect it."""
+        key = find(incoming.headers, b"x-api-key")
+        if key is None or find(incoming.headers, b"authorization") is not None:
+            return incoming.headers
+        return [*incoming.headers, (b"authorization", b"Bearer " + key)]
+
+    async def _untouched(self, request: Request) -> str | None:
+        """Return why a request cannot be watched."""
+        if request.service.terms is None:
+            return "no_bundle"
+        chat = self.translate(request.body)
+        return chat if isinstance(chat, str) else why_untouched(chat)
+
+    async def _leave(self, request: Request, cause: str) -> None:
+        """Pass a request on to the server's own route, or translate it where there is none."""
+        if request.wish.race == 1 and await self._has_route(request):
+            await self._pass(request.incoming, request.reply, request.content, cause)
+            return
+        chat = self.translate(request.body)
+        if isinstance(chat, str):
+            raise RequestError(
+                f"The server has no {self.route}, and this request cannot be translated: {chat}.",
+                code="not_translated",
+                hint="Leave that out, or use /v1/chat/completions.",
+            )
+        self._note(request.incoming, cause)
+        samples = [
+            Sample(request.server, Asked(seeded(chat, place), None)) for place in range(request.wish.race)
+        ]
+        await self._answer(request, samples[0] if len(samples) == 1 else Race(samples))
+
+    async def _refused(self, request: Request, error: RefusedError) -> None:
+        """Pass the client's own request on, or tell what the server says."""
+        if await self._has_route(request):
+            await super()._refused(request, error)
+            return
+        content = orjson.dumps(self.refusal(error))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        if (wait := find(error.headers, b"retry-after")) is not None:
+            headers.append((b"retry-after", wait))
+        await request.reply.start(error.status, headers)
+        await request.reply.end(content)
+
+    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+        """Make the watched chat of a request."""
+        chat = self.translate(dict(body))
+        assert not isinstance(chat, str)
+        return await super()._chat(request, chat)
+
+    async def _frames(
+        self, request: Request, events: AsyncGenerator[Json], source: Source
+    ) -> AsyncGenerator[bytes]:
+        """Write a stream in the protocol's own events."""
+        writing = _Writing(self.writer(request.body), request, source)
+        async for event in events:
+            for written in writing.read(event):
+                yield _frame(written)
+        for written in writing.end():
+            yield _frame(written)
+
+    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+        """Make the answer for a client that asked for no stream."""
+        writing = _Writing(self.writer(request.body), request, source)
+        for event in events:
+            list(writing.read(event))
+        list(writing.end())
+        return writing.writer.whole()
+
+    async def _has_route(self, request: Request) -> bool:
+        """Say whether the server has this route; it is asked once, by an empty request."""
+        if self._offered is None:
+            headers = [*for_call(request.incoming.headers), (b"content-length", b"0")]
+            async with self._upstream.stream("POST", self.route, headers, b"") as response:
+                await response.read()
+                if response.status in (401, 403, 429) or response.status >= 502:
+                    return True
+                self._offered = response.status not in _ABSENT
+        return self._offered
+
+
+class _Writing:
+    """The way from a chat's events to a writer."""
+
+    def __init__(self, writer: Writer, request: Request, source: Source) -> None:
+        self.writer = writer
+        self._source = source
+        terms = request.service.terms
+        delimiters = DEFAULT if terms is None else terms.watch.delimiters
+        self._parts = Parts(delimiters, opened=terms is not None and terms.opened)
+        self._begun = False
+        self._choice: Json = {}
+        self._report: Json | None = None
+        self._said = False
+
+    def read(self, event: Json) -> Iterator[Json]:
+        """Translate an event."""
+        if not self._begun:
+            self._begun = True
+            opening = getattr(self._source, "opening", None)
+            yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
+        self._report = event.get("lynxstop", self._report)
+        for choice in event.get("choices") or ():
+            for part in self._parts.read(choice.get("delta") or {}):
+                yield from self.writer.text(part.text, thinking=part.thinking)
+            if choice.get("finish_reason"):
+                self._choice = choice
+
+    def end(self) -> Iterator[Json]:
+        """Translate the end of the stream."""
+        if not self._choice:
+            raise UpstreamError("The server broke off the answer.", code="upstream_died")
+        for part in self._parts.end():
+            yield from self.writer.text(part.text, thinking=part.thinking)
+        yield from self.writer.end(self._choice, self._source.usage or {}, self._report)
+
+
+def _frame(event: Json) -> bytes:
+    return b"event: " + str(event["type"]).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"

@@ -1,0 +1,165 @@
+"""OpenAI's protocol of responses in front of a server of chats, driven by OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from servers import Proxied, serving
+from watching import watching
+
+from lynxstop.proxy.mock.knobs import Knobs
+from lynxstop.proxy.mock.reasoner import held
+from lynxstop.proxy.mock.server import MockServer
+from lynxstop.proxy.responses import to_chat
+
+QUESTION = "What is 7 + 5 * 2 - 3?"
+ASK: dict[str, Any] = {"model": "toy", "input": QUESTION, "instructions": "You add."}
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[tuple[str, MockServer]]:
+    server = MockServer(Knobs(opened=True))
+    with serving(server) as url:
+        yield url, server
+
+
+@pytest.fixture(scope="module")
+def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
+    with watching(mock[0]) as made:
+        yield made
+
+
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def test_the_client_gets_reasoning_and_the_answer_held_there(mock, proxy):
+    server = mock[1]
+    server.records.clear()
+    response = client(proxy.url).responses.create(**ASK, max_output_tokens=4000, metadata={"a": "b"})
+    reasoning, message = response.output
+    assert (reasoning.type, message.type) == ("reasoning", "message")
+    assert response.output_text == f"\n\nThe answer is \\boxed{{{held(reasoning.content[0].text)}}}."
+    assert (response.status, response.metadata) == ("completed", {"a": "b"})
+    usage = response.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert usage.output_tokens_details.reasoning_tokens == response.lynxstop["thinking_tokens"] > 0
+    first, second = server.records
+    assert [message["role"] for message in first.body["messages"]] == ["system", "user"]
+    assert (first.body["max_tokens"], second.path) == (4000, "/v1/completions")
+
+
+def test_the_stream_says_what_the_whole_says(proxy):
+    whole = client(proxy.url).responses.create(**ASK)
+    with client(proxy.url).responses.stream(**ASK) as stream:
+        events = list(stream)
+        response = stream.get_final_response()
+    assert [item.content[0].text for item in response.output] == [
+        item.content[0].text for item in whole.output
+    ]
+    assert response.usage == whole.usage
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+def test_events_come_in_the_order_of_the_protocol(proxy):
+    raw = httpx.post(f"{proxy.url}/v1/responses", json={**ASK, "stream": True}, timeout=30).text
+    frames = [frame.split("\n") for frame in raw.strip().split("\n\n")]
+    events = [json.loads(data.removeprefix("data: ")) for _, data in frames]
+    assert [name.removeprefix("event: ") for name, _ in frames] == [event["type"] for event in events]
+    order = [event["type"].removeprefix("response.") for event in events]
+    item = [
+        "output_item.added",
+        "content_part.added",
+        "{}.delta",
+        "{}.done",
+        "content_part.done",
+        "output_item.done",
+    ]
+    assert [name for place, name in enumerate(order) if place == 0 or name != order[place - 1]] == [
+        "created",
+        "in_progress",
+        *(name.format("reasoning_text") for name in item),
+        *(name.format("output_text") for name in item),
+        "completed",
+    ]
+    for kind in ("reasoning_text", "output_text"):
+        said = "".join(event["delta"] for event in events if event["type"] == f"response.{kind}.delta")
+        assert [event["text"] for event in events if event["type"] == f"response.{kind}.done"] == [said]
+    assert events[-1]["response"]["lynxstop"]["stopped"] is True
+    assert events[0]["response"]["status"] == "in_progress"
+
+
+def test_a_limit_leaves_a_response_incomplete(proxy):
+    response = client(proxy.url).responses.create(**ASK, max_output_tokens=5)
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"store": True}, "stored"),
+        ({"previous_response_id": "resp_1"}, "parameters"),
+        ({"background": True}, "parameters"),
+        ({"truncation": "auto"}, "parameters"),
+        ({"text": {"format": {"type": "json_object"}}}, "structured_output"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "items"),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "items"),
+        ({"input": [{"role": "assistant", "content": "It is"}]}, "continued_message"),
+        ({"input": []}, "malformed"),
+    ],
+)
+def test_what_does_not_translate_is_refused(proxy, more, cause):
+    assert to_chat({**ASK, **more}) == cause
+    with pytest.raises(openai.BadRequestError) as caught:
+        client(proxy.url).responses.create(**{**ASK, **more})
+    assert caught.value.code == "not_translated"
+    assert cause in caught.value.message
+
+
+def test_conversations_translate():
+    items = [
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "a"}]},
+        {"role": "user", "content": "b"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
+         "content": [{"type": "output_text", "text": "c", "annotations": []}]},
+        {"role": "user", "content": "d"},
+    ]  # fmt: skip
+    more = {"reasoning": {"effort": "low"}, "tools": [], "store": False, "top_p": 0.9, "truncation": None}
+    chat = to_chat({**ASK, "input": items, **more})
+    assert [(message["role"], message["content"]) for message in chat["messages"]] == [
+        ("system", "You add."), ("system", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"),
+    ]  # fmt: skip
+    assert (chat["reasoning_effort"], chat["top_p"]) == ("low", 0.9)
+
+
+def test_the_effort_chooses_the_level(mock):
+    effort = {"policy": {"risk": 0.05, "reasoning_effort": {"low": 0.1, "high": "off"}}}
+    with watching(mock[0], math.inf, sections=effort) as proxy:
+        low = client(proxy.url).responses.create(**ASK, reasoning={"effort": "low"})
+        high = client(proxy.url).responses.create(**ASK, reasoning={"effort": "high"})
+    assert low.lynxstop["stopped"] is True
+    assert not hasattr(high, "lynxstop")
+
+
+def test_a_fault_in_the_stream_is_told(mock):
+    with watching(mock[0], math.inf) as proxy:
+        events = client(proxy.url).responses.create(
+            **ASK, stream=True, extra_headers={"x-mock": "fault=mid-thinking"}
+        )
+        seen = []
+        with pytest.raises(openai.APIError, match="server"):
+            seen.extend(event.type for event in events)
+
+
+def test_an_early_fault_is_the_servers(proxy):
+    with pytest.raises(openai.RateLimitError) as caught:
+        client(proxy.url).responses.create(**ASK, extra_headers={"x-mock": "fault=status-429"})
+    assert "A fault was asked for" in caught.value.message
