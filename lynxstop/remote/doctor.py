@@ -13,7 +13,6 @@ from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.dialects.table import choose, version
 from lynxstop.remote.server import Server
 from lynxstop.remote.settling import Settled, Shown, UncontinuedError, settle, show
-from lynxstop.remote.stream import 
 
 _LONG = 256
 _READ = 4
