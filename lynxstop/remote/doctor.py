@@ -131,7 +131,7 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         logprobs=max((len(token.top.values) for token in shown.tokens), default=0),
         per_token=bool(shown.tokens) and shown.most <= 1,
         in_thinking=shown.covered if shown.thought else None,
-        token_ids=bool(shown.tokens) and all(token.id is not None for token in shown.tokens),
+        token_ids=any(token.id is not None for token in shown.tokens),
         usage="completion_tokens" in shown.usage,
         reasoning_tokens="reasoning_tokens" in (shown.usage.get("completion_tokens_details") or {}),
         continuation=None if settled is None else settled.dialect.describes,

@@ -21,6 +21,9 @@ SLOTS = 4
 CONTEXT = 2048
 NO_COMPILER = 3
 
+# The proxy's own tests serve it in the same way.
+sys.path.insert(0, str(ROOT / "tests" / "proxy"))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
