@@ -38,7 +38,7 @@ def why_untouched(body: Mapping[str, Any]) -> str | None:
         or body.get("add_generation_prompt") is False,
         "usage_in_every_event": bool(options and options.get("continuous_usage_stats")),
         "echo": bool(body.get("echo")),
-        "thinking_hidden": body.get("include_reasoning") is False,
+        "thinking_hidden": body.get("include_reasoning") is False or body.get("stream_reasoning") is False,
         # A continuation is written as text or tokens.
         "media": any(_shows_media(message) for message in _list(body.get("messages"))),
         "own_limit": body.get("n_predict") is not None,

@@ -186,9 +186,11 @@ async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open:
     if prompt is None or before is None:
         raise UncontinuedError("it counts no tokens, so that what it reads cannot be told.")
     unseen = max(0, int(shown.usage.get("completion_tokens", len(shown.tokens))) - len(shown.tokens))
-    kept = before + cut
-    if not kept <= prompt <= kept + unseen:
-        raise UncontinuedError(f"it reads {prompt} tokens where {kept} were said.")
+    # Among so few tokens the one that opens the block is unseen, or those around an answer that came already.
+    most = before + cut + unseen
+    least = before + cut if shown.thought and shown.content else most
+    if not least <= prompt <= most:
+        raise UncontinuedError(f"it reads {prompt} tokens where {most} were said.")
     _, whole = await _continued(server, way, shown, cut, exit_text, open)
     added = -1 if whole is None else whole - prompt
     if not 0 < added <= len(exit_text.encode()):

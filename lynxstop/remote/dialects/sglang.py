@@ -29,6 +29,12 @@ class SGLang:
     text of the last behind them: nothing is stripped, and a thinking block that the template opens is open.
     Log-probabilities come for every token, also for delimiters that the parser takes out of the text, so
     that the tokens are the whole text behind the prompt.
+
+    Parameters
+    ----------
+    opens : bool
+        Whether the delimiter that opens thinking is missing in both the prompt and the stream, as in versions
+        that give no log-probabilities of what they parse.
     """
 
     name = "sglang"
@@ -36,9 +42,12 @@ class SGLang:
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 
+    def __init__(self, *, opens: bool = False) -> None:
+        self.opens = opens
+
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """Continue the last message."""
-        return (self,)
+        """Continue the last message, with the delimiter that opens thinking where it is not shown."""
+        return (self, SGLang(opens=True))
 
     async def has_plugin(self, server: Server) -> bool:
         """There is none."""
@@ -60,7 +69,7 @@ class SGLang:
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue the last message; what comes is the answer, whatever a parser would take it for."""
-        body = resumed(opening.body, kept, limits)
+        body = resumed(opening.body, kept, limits, opens=self.opens)
         return Call("/v1/chat/completions", {**body, "separate_reasoning": False})
 
     def read_continuation(self, event: Json) -> Delta:
