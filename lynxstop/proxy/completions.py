@@ -92,7 +92,7 @@ def why_no_text(body: Mapping[str, Any]) -> str | None:
     several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
     causes = {
         "several_prompts": several,
-        "malformed": one_prompt(body) is None,
+        "malformed": one_prompt(body) is None or not isinstance(body.get("logprobs"), int | None),
         "several_choices": body.get("best_of") not in (None, 1),
         "suffix": bool(body.get("suffix")),
     }

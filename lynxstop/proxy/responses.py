@@ -96,8 +96,10 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
         return "tools" if "tools" in unknown else "parameters"
     if given.get("store"):
         return "stored"
-    form = given.get("text") or {}
-    if set(form) - {"format", "verbosity"} or (form.get("format") or {}).get("type", "text") != "text":
+    form, reasoning = given.get("text", {}), given.get("reasoning", {})
+    if not isinstance(form, dict) or not isinstance(reasoning, dict):
+        return "malformed"
+    if set(form) - {"format", "verbosity"} or form.get("format") not in (None, {"type": "text"}):
         return "structured_output"
     said = given.get("input")
     items = [{"role": "user", "content": said}] if isinstance(said, str) else said
@@ -111,12 +113,12 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
         if message is None:
             return "items"
         messages.append(message)
-    if messages[-1]["role"] == "assistant":
+    if not messages or messages[-1]["role"] == "assistant":
         return "continued_message"
     chat = {name: given[name] for name in _SAME if name in given}
     if "max_output_tokens" in given:
         chat["max_tokens"] = given["max_output_tokens"]
-    if effort := (given.get("reasoning") or {}).get("effort"):
+    if effort := reasoning.get("effort"):
         chat["reasoning_effort"] = effort
     return {**chat, "messages": messages}
 

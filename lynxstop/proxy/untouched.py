@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_NUMBERS = ("max_tokens", "max_completion_tokens", "top_logprobs")
+
 
 def why_untouched(body: Mapping[str, Any]) -> str | None:
     """Return the cause, or None when a chat request can be watched."""
     options = body.get("stream_options")
     causes = {
-        "malformed": not isinstance(body.get("messages"), list) or not isinstance(options, dict | None),
+        "malformed": not isinstance(body.get("messages"), list)
+        or not isinstance(options, dict | None)
+        or not all(isinstance(body.get(name), int | None) for name in _NUMBERS),
         "several_choices": body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
         # A grammar starts behind the thinking; what is forced there would break it.
         "structured_output": any(
