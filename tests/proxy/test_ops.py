@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import proxied, serving
+from servers import eventually, proxied, serving
+from watching import watching
 
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import JsonLines
+from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.server import MockServer
 
 SECRET = "zebra 7 + 5 * 2"
@@ -146,3 +148,27 @@ def test_spans_follow_the_trace_and_hold_no_content() -> None:
     assert bad.attributes["error.type"] == "upstream_error"
     assert not bad.status.is_ok
     assert "zebra" not in "".join(span.to_json() for span in finished)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"stream": True}),
+        ("/v1/messages", {"max_tokens": 4000}),
+        ("/v1/completions", {"prompt": "What is 7 + 5 * 2?\n<think>", "max_tokens": 4000}),
+        ("/v1/chat/completions", {"lynxstop": {"race": 2, "risk": "off"}}),
+    ],
+)
+def test_what_a_request_used_is_noted(caplog: pytest.LogCaptureFixture, path: str, more: Any) -> None:
+    caplog.set_level(logging.DEBUG, logger="lynxstop")
+    with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + path, json={"model": "toy", **ASK, **more}, timeout=60)
+        assert answer.status_code == 200
+        eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
+    [record] = [record for record in caplog.records if record.name == "lynxstop.proxy"]
+    line = json.loads(JsonLines().format(record))
+    assert (line["route"], line["model"]) == (path, "toy")
+    assert line["prompt_tokens"] > 0
+    assert line["completion_tokens"] > 0
+    assert "zebra" not in str(line)
