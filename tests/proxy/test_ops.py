@@ -156,14 +156,15 @@ def test_spans_follow_the_trace_and_hold_no_content() -> None:
         ("/v1/chat/completions", {}),
         ("/v1/chat/completions", {"stream": True}),
         ("/v1/messages", {"max_tokens": 4000}),
-        ("/v1/completions", {"prompt": "What is 7 + 5 * 2?\n<think>", "max_tokens": 4000}),
+        ("/v1/completions", {"prompt": f"{SECRET}<think>", "max_tokens": 4000, "messages": None}),
         ("/v1/chat/completions", {"lynxstop": {"race": 2, "risk": "off"}}),
     ],
 )
 def test_what_a_request_used_is_noted(caplog: pytest.LogCaptureFixture, path: str, more: Any) -> None:
     caplog.set_level(logging.DEBUG, logger="lynxstop")
     with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
-        answer = httpx.post(proxy.url + path, json={"model": "toy", **ASK, **more}, timeout=60)
+        body = {name: value for name, value in {"model": "toy", **ASK, **more}.items() if value is not None}
+        answer = httpx.post(proxy.url + path, json=body, timeout=60)
         assert answer.status_code == 200
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
     [record] = [record for record in caplog.records if record.name == "lynxstop.proxy"]
