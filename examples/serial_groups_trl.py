@@ -21,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 def read_groups(path: str, size: int) -> dict[str, list[dict[str, Any]]]:
-    """Read one group of `size` exits per prompt, spread evenly and with the last; equal rewards teach nothing."""
+    """Read one group of `size` exits per prompt, spread evenly, the last included."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with open(path, encoding="utf-8") as lines:
         for line in lines:

@@ -14,6 +14,7 @@ _CHECKOUT = _PACKAGE.parent
 MODEL = _WHEEL / "reasoner" if _WHEEL.is_dir() else _CHECKOUT / "data" / "reasoner"
 PROBLEMS = _WHEEL / "problems" if _WHEEL.is_dir() else _CHECKOUT / "data" / "problems"
 BUNDLE = _WHEEL / "bundle" if _WHEEL.is_dir() else _CHECKOUT / "probes" / "reasoner"
+STREAM_BUNDLE = _WHEEL / "stream-bundle" if _WHEEL.is_dir() else _CHECKOUT / "probes" / "reasoner-stream"
 RECIPES = _WHEEL / "recipes" if _WHEEL.is_dir() else _CHECKOUT / "probes" / "recipes"
 
 

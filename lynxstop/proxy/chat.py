@@ -273,6 +273,7 @@ class ChatHandler:
             metrics.thinking_tokens.inc(session.cut.thinking_tokens)
             incoming.notes |= {"exit": str(taken.reason), "thinking_tokens": session.cut.thinking_tokens}
         if chat.stopped:
+            metrics.tokens_saved.inc(chat.told.get("saved_estimate", 0))
             metrics.continuations.labels("done" if chat.usage else "broken").inc()
 
 

