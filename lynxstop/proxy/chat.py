@@ -265,6 +265,8 @@ class ChatHandler:
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
         metrics.cues.inc(len(session.session.events))
+        metrics.upstream_tokens.inc(chat.upstream_tokens)
+        metrics.refilled_tokens.inc(chat.refilled)
         metrics.thinking_tokens.inc(sum(session.thinking) if chat.session.cut is None else 0)
         if chat.blind is not None:
             self._note(incoming, chat.blind)

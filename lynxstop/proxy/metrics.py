@@ -62,6 +62,16 @@ class Metrics:
             "Thinking tokens that exits saved, estimated.",
             registry=registry,
         )
+        self.upstream_tokens = Counter(
+            "lynxstop_upstream_tokens",
+            "Tokens that the server generated for watched requests, those behind a cut included.",
+            registry=registry,
+        )
+        self.refilled_tokens = Counter(
+            "lynxstop_refilled_tokens",
+            "Tokens that continuations were given as their prompts, cached ones included.",
+            registry=registry,
+        )
         self.continuations = Counter(
             "lynxstop_continuations", "Requests re-issued behind an exit.", ["outcome"], registry=registry
         )

@@ -1,0 +1,133 @@
+"""Net tokens that early exit saves behind a server, with a plugin in its engine or by cutting its stream.
+
+Asks held-out problems of the shipped reasoner at the certified sampling, once with thinking to the end and once
+at a certified risk, through a proxy in this process. Tokens are those the server generated, by its own counters
+where it is vLLM; what continuations were given again as their prompts is shown beside.
+
+    python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+from typing import Any
+
+import httpx
+import uvicorn
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.collect.grading import grade
+from lynxstop.collect.problems import Problem
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.serve import build
+
+
+async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
+    """Tokens that vLLM has generated and computed as prompts, by its own metrics."""
+    found = {"generated": 0.0, "prompt": 0.0, "cached": 0.0}
+    names = {
+        "vllm:generation_tokens_total": "generated",
+        "vllm:prompt_tokens_total": "prompt",
+        "vllm:prompt_tokens_cached_total": "cached",
+    }
+    for line in (await client.get(f"{url}/metrics")).text.splitlines():
+        name = names.get(line.partition("{")[0])
+        if name is not None:
+            found[name] += float(line.split()[-1])
+    return found
+
+
+async def run(
+    client: httpx.AsyncClient, proxy: str, url: str, problems: list[Problem], body: dict[str, Any], risk: Any
+) -> dict[str, Any]:
+    """Ask all problems at one level."""
+    limit = asyncio.Semaphore(16)
+
+    async def one(problem: Problem) -> dict[str, Any]:
+        messages = [{"role": "user", "content": problem.prompt}]
+        async with limit:
+            answer = await client.post(
+                f"{proxy}/v1/chat/completions",
+                json={**body, "messages": messages, "lynxstop": {"risk": risk}},
+            )
+        answer.raise_for_status()
+        return answer.json()  # type: ignore[no-any-return]
+
+    before = await counters(client, url)
+    answers = await asyncio.gather(*(one(problem) for problem in problems))
+    await asyncio.sleep(2)
+    after = await counters(client, url)
+    right = [
+        grade(answer["choices"][0]["message"]["content"] or "", problem.answer).right is True
+        for answer, problem in zip(answers, problems, strict=True)
+    ]
+    usage = [answer["usage"] for answer in answers]
+    return {
+        "right": sum(right),
+        "thinking": sum(u["completion_tokens_details"]["reasoning_tokens"] for u in usage),
+        "completion": sum(u["completion_tokens"] for u in usage),
+        **{name: after[name] - before[name] for name in after},
+    }
+
+
+async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve the proxy and ask at both levels."""
+    bundle = Bundle.load(arguments.bundle)
+    sampling = bundle.policy.sampling
+    body = {"model": arguments.model, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+    body |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+    config = ProxyConfig.model_validate(
+        {"upstream": {"url": arguments.url}, "policy": {"bundle": arguments.bundle}}
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(build(config), log_level="critical", access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    problems = shipped.problems(arguments.n, None)
+    found: dict[str, Any] = {"problems": len(problems), "risk": arguments.risk}
+    async with httpx.AsyncClient(timeout=600) as client:
+        found["full"] = await run(client, proxy, config.upstream.url, problems, body, "off")
+        found["early"] = await run(client, proxy, config.upstream.url, problems, body, arguments.risk)
+    server.should_exit = True
+    await serving
+    for name in ("thinking", "generated"):
+        if found["full"][name]:
+            found[f"saved_{name}"] = round(1 - found["early"][name] / found["full"][name], 4)
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("url")
+    parser.add_argument("bundle")
+    parser.add_argument("--risk", type=float, default=0.05)
+    parser.add_argument("-n", type=int, default=300)
+    parser.add_argument("--model", default="reasoner")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = asyncio.run(measure(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(f"{found['problems']} problems, risk {found['risk']:g}\n\n| | full | early |\n|---|---|---|")
+    labels = {
+        "right": "right answers",
+        "thinking": "thinking tokens, as billed",
+        "generated": "tokens the server generated",
+        "prompt": "prompt tokens it was given",
+        "cached": "of these from its cache",
+    }
+    for name, label in labels.items():
+        print(f"| {label} | {found['full'][name]:,.0f} | {found['early'][name]:,.0f} |")
+    saved = {name: found.get(f"saved_{name}") for name in ("thinking", "generated")}
+    print(f"\nSaved: {saved['thinking']:.1%} of thinking, {saved['generated']:.1%} of generated tokens.")
+
+
+if __name__ == "__main__":
+    main()
