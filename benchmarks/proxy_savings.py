@@ -1,8 +1,8 @@
 """Net tokens that early exit saves behind a server, with a plugin in its engine or by cutting its stream.
 
-Asks held-out problems of the shipped reasoner at the certified sampling, once with thinking to the end and once
-at a certified risk, through a proxy in this process. Tokens are those the server generated, by its own counters
-where it is vLLM; what continuations were given again as their prompts is shown beside.
+Asks held-out problems of the shipped reasoner at the certified sampling, once with thinking to the end and
+once at a certified risk, through a proxy in this process. Tokens are those that vLLM generated, by its own
+counters; what continuations were given again as their prompts is shown beside.
 
     python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner] [--json]
 """
@@ -29,14 +29,14 @@ from lynxstop.proxy.serve import build
 async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
     """Tokens that vLLM has generated and computed as prompts, by its own metrics."""
     found = {"generated": 0.0, "prompt": 0.0, "cached": 0.0}
-    names = {
-        "vllm:generation_tokens_total": "generated",
-        "vllm:prompt_tokens_total": "prompt",
-        "vllm:prompt_tokens_cached_total": "cached",
+    starts = {
+        "vllm:generation_tokens_total{": "generated",
+        "vllm:prompt_tokens_total{": "prompt",
+        "vllm:prompt_tokens_by_source_total{": "cached",
     }
     for line in (await client.get(f"{url}/metrics")).text.splitlines():
-        name = names.get(line.partition("{")[0])
-        if name is not None:
+        name = next((name for start, name in starts.items() if line.startswith(start)), None)
+        if name is not None and (name != "cached" or 'source="local_cache_hit"' in line):
             found[name] += float(line.split()[-1])
     return found
 
