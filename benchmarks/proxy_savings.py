@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -105,7 +106,7 @@ def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("url")
-    parser.add_argument("bundle")
+    parser.add_argument("bundle", type=Path)
     parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--model", default="reasoner")

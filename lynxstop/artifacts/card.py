@@ -64,7 +64,7 @@ def card(
         "## What it watches and forces",
         f"- cues: {cues}",
         f"- thinking: from `{'`, `'.join(policy.think_open)}` to `{'`, `'.join(policy.think_close)}`",
-        f"- forced exit: `{policy.exit_text!r}`, {len(policy.exit_ids)} tokens, {policy.cut} the cue",
+        f"- forced exit: `{policy.exit_text!r}`, {policy.cut} the cue",
         f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, "
         f"budget {policy.budget}",
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
