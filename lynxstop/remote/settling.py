@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import chat_stream, continued_stream
@@ -21,6 +21,9 @@ QUESTION = "What is 17 + 25? Think, then answer."
 EXIT = "\n</think>\n\n"
 _TOKENS = 16
 _SAME = 3
+_PASSING = frozenset({"upstream_unreachable", "upstream_timeout", "upstream_died"})
+_BUSY = frozenset({429, 503})
+"""What says nothing of the way that was tried: another time it may be different."""
 
 
 class UncontinuedError(UpstreamError):
@@ -136,20 +139,19 @@ async def settle(
         )
     if dialect.exact:
         return Settled(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
-    trouble: LynxstopError | str = "no way is known"
+    troubles: list[str] = []
     for way in await dialect.routes(server, model):
         try:
             exit_tokens = await _try(server, way, shown, exit_text, open)
-        except UncontinuedError as error:
-            trouble = error
         except UpstreamError as error:
-            trouble = error
-            if error.code in ("upstream_unreachable", "upstream_timeout"):
+            troubles.append(f"By {way.describes}: {error}")
+            if error.code in _PASSING or error.status_code in _BUSY:
                 raise
         else:
             return Settled(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
+    told = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(
-        f"The server cannot continue an answer that was cut: {trouble}", code="no_continuation"
+        f"The server cannot continue an answer that was cut. {told}", code="no_continuation"
     )
 
 
@@ -181,20 +183,20 @@ async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open:
         if cut and begun and (text.startswith(begun) or (text and rest.startswith(text))):
             break
     else:
-        raise UncontinuedError("a greedy answer goes on in another way than it did.")
+        raise UncontinuedError("A greedy answer goes on in another way than it did.")
     before = shown.usage.get("prompt_tokens")
     if prompt is None or before is None:
-        raise UncontinuedError("it counts no tokens, so that what it reads cannot be told.")
+        raise UncontinuedError("It counts no tokens, so that what it reads cannot be told.")
     unseen = max(0, int(shown.usage.get("completion_tokens", len(shown.tokens))) - len(shown.tokens))
     # Among so few tokens the one that opens the block is unseen, or those around an answer that came already.
     most = before + cut + unseen
     least = before + cut if shown.thought and shown.content else most
     if not least <= prompt <= most:
-        raise UncontinuedError(f"it reads {prompt} tokens where {most} were said.")
+        raise UncontinuedError(f"It reads {prompt} tokens where {most} were said.")
     _, whole = await _continued(server, way, shown, cut, exit_text, open)
     added = -1 if whole is None else whole - prompt
     if not 0 < added <= len(exit_text.encode()):
-        raise UncontinuedError("its template takes away the thinking that is closed.")
+        raise UncontinuedError("Its template takes away the thinking that is closed.")
     return added
 
 

@@ -143,3 +143,17 @@ def test_a_level_that_is_not_certified_ends_the_start(made: Path) -> None:
     policy = {"bundle": made / "bundle", "risk": 0.01}
     with pytest.raises(ConfigError, match=r"0\.2"):
         build(ProxyConfig.model_validate({"policy": policy}))
+
+
+def test_the_doctor_says_whether_the_bundle_belongs(mock: str, made: Path) -> None:
+    def doctor(url: str) -> tuple[int, dict]:
+        words = ["doctor", url, "--bundle", str(made / "bundle"), "--dialect", "vllm", "--json"]
+        result = CliRunner().invoke(app, words)
+        return result.exit_code, json.loads(result.stdout)
+
+    code, found = doctor(mock)
+    assert (code, found["mode"], found["trouble"]) == (0, "stream", None)
+    with serving(MockServer(Knobs(opened=False), model="other")) as url:
+        code, found = doctor(url)
+    assert (code, found["mode"]) == (1, "pass through")
+    assert "another model" in found["trouble"]

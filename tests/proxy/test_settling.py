@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from servers import serving
 
+from lynxstop.errors import UpstreamError
 from lynxstop.proxy.config import UpstreamConfig
 from lynxstop.proxy.connection import Connection
 from lynxstop.proxy.mock import server as mocked
@@ -42,23 +43,23 @@ def settled(url: str, name: str = "openai") -> Settled:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "route", "opens", "opened"),
+    ("knobs", "route", "lead", "opened"),
     [
-        ({}, "tokens", True, False),
-        ({"opened": True}, "tokens", False, False),
-        ({"reasoning": "raw"}, "tokens", False, False),
-        ({"reasoning": "raw", "opened": True}, "tokens", False, True),
-        ({"completions": False}, "resume", True, False),
-        ({"tokens_per_event": 4, "reasoning": "reasoning_content"}, "tokens", True, False),
+        ({}, "tokens", "{open}", False),
+        ({"opened": True}, "tokens", "", False),
+        ({"reasoning": "raw"}, "tokens", "", False),
+        ({"reasoning": "raw", "opened": True}, "tokens", "", True),
+        ({"completions": False}, "resume", "{open}", False),
+        ({"tokens_per_event": 4, "reasoning": "reasoning_content"}, "tokens", "{open}", False),
     ],
 )
 def test_the_first_way_that_goes_on_as_the_answer_did_is_taken(
-    knobs: dict[str, Any], route: str, opens: bool, opened: bool
+    knobs: dict[str, Any], route: str, lead: str, opened: bool
 ) -> None:
     with serving(MockServer(Knobs(**knobs))) as url:
         found = settled(url)
     assert isinstance(found.dialect, OpenAI)
-    assert (found.dialect.route, found.dialect.opens, found.opened) == (route, opens, opened)
+    assert (found.dialect.route, found.dialect.lead, found.opened) == (route, lead, opened)
     assert found.verified
     assert found.exit_tokens == 3
 
@@ -101,3 +102,19 @@ def test_token_ids_need_no_trial() -> None:
     assert isinstance(found.dialect, Vllm)
     assert not found.verified
     assert [record.path for record in server.records] == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("trouble", ["before-headers", "status-429"])
+def test_a_passing_trouble_is_no_verdict(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    # given a server that answers once, and then has a bad moment
+    server = MockServer(Knobs(opened=True))
+    plan = server._plan
+
+    def once(*arguments: Any) -> Any:
+        server.knobs = Knobs(opened=True, fault=trouble)  # type: ignore[arg-type]
+        return plan(*arguments)
+
+    monkeypatch.setattr(server, "_plan", once)
+    with serving(server) as url, pytest.raises(UpstreamError) as caught:
+        settled(url)
+    assert not isinstance(caught.value, UncontinuedError)

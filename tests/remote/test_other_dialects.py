@@ -164,11 +164,13 @@ def test_ollama_streams_lines_of_its_own() -> None:
     assert last.usage == {"prompt_tokens": 9, "completion_tokens": 2}
 
 
-@pytest.mark.parametrize("opens", [False, True])
-def test_a_resumed_message_opens_its_block_where_the_template_does_not(opens: bool) -> None:
-    way = OpenAI("resume", opens=opens)
+@pytest.mark.parametrize(("lead", "put"), [("", ""), ("{open}", "<think>"), ("{open}\n", "<think>\n")])
+def test_a_resumed_message_opens_its_block_where_the_template_does_not(lead: str, put: str) -> None:
+    way = OpenAI("resume", lead)
     _, body = continued(way, Scripted({}), kept("Solve"))
-    assert body["messages"][-1]["content"] == ("<think>" if opens else "") + "Solve" + EXIT
+    assert body["messages"][-1]["content"] == put + "Solve" + EXIT
+    _, body = continued(way, Scripted({}), kept("<think>", "Solve"))
+    assert body["messages"][-1]["content"] == "<think>Solve" + EXIT
 
 
 @pytest.mark.parametrize(

@@ -302,19 +302,24 @@ def read_as_answer(event: Json) -> Delta:
     return delta._replace(thinking="", content=delta.content or delta.thinking)
 
 
-def resumed(body: Mapping[str, Any], kept: Kept, limits: Limits, *, opens: bool = False) -> Json:
-    """Write the chat request that continues its own last message.
+def written_again(kept: Kept, lead: str = "") -> str:
+    """All that the model is to have said: what stays, and the exit.
 
     Parameters
     ----------
-    opens : bool
-        Put the delimiter that the server did not show in front of what stays.
+    lead : str
+        Put in front, with "{open}" for the delimiter, unless the server showed the delimiter.
     """
-    said = (kept.hidden if opens else "") + kept.text + kept.exit_text
+    shown = kept.text.lstrip().startswith(kept.open)
+    return ("" if shown else lead.replace("{open}", kept.open)) + kept.text + kept.exit_text
+
+
+def resumed(body: Mapping[str, Any], kept: Kept, limits: Limits, *, lead: str = "") -> Json:
+    """Write the chat request that continues its own last message; for `lead` see `written_again`."""
     made = {
         **{name: value for name, value in body.items() if name not in _LIMITS},
         **limits.extra,
-        "messages": [*body["messages"], {"role": "assistant", "content": said}],
+        "messages": [*body["messages"], {"role": "assistant", "content": written_again(kept, lead)}],
         "continue_final_message": True,
         "add_generation_prompt": False,
         "stream": True,

@@ -22,10 +22,13 @@ from lynxstop.remote.dialects.base import (
     read_chat,
     read_completion,
     resumed,
+    written_again,
 )
 from lynxstop.remote.server import Server
 
 Route = Literal["tokens", "text", "resume"]
+
+_LEADS = ("", "{open}", "{open}\n")
 
 _DESCRIBED: Mapping[Route, str] = {
     "tokens": "/v1/completions from token ids",
@@ -43,27 +46,28 @@ class OpenAI:
         How answers are continued: completions from the prompt's token ids (as /tokenize tells them for
         messages), completions from the prompt's text (as /apply-template tells it), or the last message
         resumed. Which of them does what it should is for `lynxstop.remote.settling` to find out.
-    opens : bool
-        Whether the delimiter that opens thinking is missing in both the prompt and the stream.
+    lead : str
+        What is missing in both the prompt and the stream, with "{open}" for the delimiter of thinking: some
+        parsers take it out, and some templates write it into new messages only.
     """
 
     name = "openai"
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, route: Route = "resume", *, opens: bool = False) -> None:
-        self.route, self.opens = route, opens
+    def __init__(self, route: Route = "resume", lead: str = "") -> None:
+        self.route, self.lead = route, lead
         self.describes = _DESCRIBED[route]
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """All that the server does not refuse at once; completions first, as no template touches them."""
         asked = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-        found: list[Route] = []
+        found: list[OpenAI] = []
         if await _answers(_prompt_ids(server, asked)):
-            found.append("tokens")
+            found += [OpenAI("tokens", lead) for lead in _LEADS]
         if await _answers(_prompt_text(server, asked)):
-            found.append("text")
-        return [OpenAI(route, opens=opens) for route in (*found, "resume") for opens in (False, True)]
+            found.append(OpenAI("text"))
+        return [*found, *(OpenAI("resume", lead) for lead in _LEADS)]
 
     async def has_plugin(self, server: Server) -> bool:
         """A plugin is looked for in vLLM only."""
@@ -86,12 +90,11 @@ class OpenAI:
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue by the route that was found."""
         if self.route == "resume":
-            return Call("/v1/chat/completions", resumed(opening.body, kept, limits, opens=self.opens))
+            return Call("/v1/chat/completions", resumed(opening.body, kept, limits, lead=self.lead))
         prompt: str | list[int]
         if self.route == "tokens":
-            said = (kept.hidden if self.opens else "") + kept.text + kept.exit_text
             prompt = await _prompt_ids(server, opening.body)
-            prompt += await self.tokenize(server, opening.body["model"], said)
+            prompt += await self.tokenize(server, opening.body["model"], written_again(kept, self.lead))
         else:
             prompt = joined(await _prompt_text(server, opening.body), kept)
         body = {

@@ -32,9 +32,9 @@ class SGLang:
 
     Parameters
     ----------
-    opens : bool
-        Whether the delimiter that opens thinking is missing in both the prompt and the stream, as in versions
-        that give no log-probabilities of what they parse.
+    lead : str
+        "{open}" where the delimiter that opens thinking is missing in both the prompt and the stream, as in
+        versions that give no log-probabilities of what they parse.
     """
 
     name = "sglang"
@@ -42,12 +42,12 @@ class SGLang:
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 
-    def __init__(self, *, opens: bool = False) -> None:
-        self.opens = opens
+    def __init__(self, lead: str = "") -> None:
+        self.lead = lead
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """Continue the last message, with the delimiter that opens thinking where it is not shown."""
-        return (self, SGLang(opens=True))
+        return (self, SGLang("{open}"))
 
     async def has_plugin(self, server: Server) -> bool:
         """There is none."""
@@ -69,7 +69,7 @@ class SGLang:
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue the last message; what comes is the answer, whatever a parser would take it for."""
-        body = resumed(opening.body, kept, limits, opens=self.opens)
+        body = resumed(opening.body, kept, limits, lead=self.lead)
         return Call("/v1/chat/completions", {**body, "separate_reasoning": False})
 
     def read_continuation(self, event: Json) -> Delta:
