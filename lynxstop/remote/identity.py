@@ -10,9 +10,9 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.server import Server
+from lynxstop.remote.settling import QUESTION
 from lynxstop.remote.stream import chat_stream
 
-_QUESTION = "What is 17 + 25? Think, then answer."
 _TOKENS = 8
 
 
@@ -32,7 +32,7 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     """
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": _QUESTION}],
+        "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0,
         "max_tokens": _TOKENS,
     }
