@@ -43,6 +43,7 @@ def mock_upstream(
     - `lynxstop mock-upstream --reasoning raw --framing crlf --pings 5`
     """
     uvicorn: Any = need("uvicorn", "proxy")
+    need("orjson", "proxy")
     from lynxstop.proxy.mock.knobs import read_knobs
     from lynxstop.proxy.mock.server import MockServer
 

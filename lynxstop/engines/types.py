@@ -71,11 +71,12 @@ class Signals:
         behind : sequence of float
             Entropy, top gap and end margin behind its token.
         logprobs : sequence of float
-            Of all generated tokens.
+            Of all generated tokens; NaN where unknown, which leaves a token out.
         """
         index = events[number].index
         start = next((event.index + 1 for event in reversed(events[:number]) if event.kind & CUE), 0)
         since = logprobs[start : index + 1] or logprobs[index : index + 1]
+        since = [value for value in since if not math.isnan(value)] or [math.nan]
         entropy, gap, margin = (float(value) for value in behind)
         return cls(entropy, gap, margin, min(since), math.fsum(since) / len(since))
 

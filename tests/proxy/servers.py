@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,3 +78,33 @@ def eventually(condition: Callable[[], object]) -> None:
     """Wait until a condition holds; a test's own timeout ends the wait."""
     while not condition():
         time.sleep(0.005)
+
+
+def program(*words: str, without: Sequence[str] = ()) -> list[str]:
+    """Return a command line of lynxstop, run as if some packages were not installed."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({tuple(without)})); from lynxstop.cli import main; main()"
+    return [sys.executable, "-c", code, *words]
+
+
+@contextmanager
+def command(
+    *words: str, without: Sequence[str] = (), **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str, list[Any]]]:
+    """Run `lynxstop proxy` on a free port; give its process, its address and the log lines so far."""
+    line = program("proxy", "--port", "0", *words, without=without)
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    lines: list[Any] = []
+    assert process.stderr is not None
+    stream = process.stderr
+    reader = threading.Thread(target=lambda: lines.extend(json.loads(text) for text in stream), daemon=True)
+    try:
+        # Read up to the line that names the port, the rest beside the test.
+        while (found := re.search(r"running on (http://[\d.:]+)", text := stream.readline())) is None:
+            assert text, "the command ended"
+        reader.start()
+        yield process, found[1], lines
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(10)
+        stream.close()

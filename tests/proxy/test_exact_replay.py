@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from servers import Proxied, proxied, serving
+from servers import Proxied, command, program, proxied, serving
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
@@ -36,6 +37,11 @@ answer_tokens = 16
 min_tokens = 45
 """
 PROBLEMS, RISK = 240, 0.2
+OTHER_EXTRAS = (
+    "aiohttp", "datasets", "fsspec", "httpx_aiohttp", "huggingface_hub", "mapie", "math_verify", "matplotlib",
+    "opentelemetry", "pandas", "pyarrow", "ray", "scipy", "sklearn", "starlette", "tokenizers", "torch",
+    "transformers", "uvloop", "vllm",
+)  # fmt: skip
 
 
 def run(*arguments: object) -> dict:
@@ -121,6 +127,19 @@ def test_the_certificate_is_named(made: Path, proxy: Proxied) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
     report = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=30).json()["lynxstop"]
     assert (made / "bundle" / report["certificate"]).is_file()
+
+
+def test_serving_needs_the_extra_of_the_proxy_only(mock: str, made: Path) -> None:
+    words = ("--bundle", str(made / "bundle"), "--dialect", "vllm")
+    body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
+
+    with command("--upstream", mock, *words, "--risk", str(RISK), without=OTHER_EXTRAS) as (_, url, _):
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).json()
+    doctor = program("doctor", mock, *words, "--json", without=OTHER_EXTRAS)
+    found = subprocess.run(doctor, capture_output=True, text=True, check=False, timeout=60)
+
+    assert answer["lynxstop"]["exit"] == "score"
+    assert (found.returncode, json.loads(found.stdout)["mode"]) == (0, "stream"), found.stderr
 
 
 def test_another_model_is_not_stopped(made: Path) -> None:

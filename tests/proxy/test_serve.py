@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import pytest
-from servers import eventually, serving
+from servers import command, eventually, serving
 
 from lynxstop.proxy.mock.server import MockServer
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
-
-
-@contextmanager
-def command(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str, list[Any]]]:
-    """Run `lynxstop proxy` on a free port; give its process, its address and the log lines so far."""
-    line = [sys.executable, "-m", "lynxstop.cli", "proxy", "--port", "0", *words]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
-    lines: list[Any] = []
-    assert process.stderr is not None
-    stream = process.stderr
-    reader = threading.Thread(target=lambda: lines.extend(json.loads(text) for text in stream), daemon=True)
-    try:
-        # Read up to the line that names the port, the rest beside the test.
-        while (found := re.search(r"running on (http://[\d.:]+)", text := stream.readline())) is None:
-            assert text, "the command ended"
-        reader.start()
-        yield process, found[1], lines
-    finally:
-        process.kill()
-        process.wait()
-        reader.join(10)
-        stream.close()
 
 
 def test_requests_under_way_are_finished_and_new_ones_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import zlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -299,7 +300,10 @@ class OpenAIEngine:
         generation = Generation(request, ids, int(flags.sum()), finish, events, core.exit, logprobs=logprobs)
         generation.features = np.zeros((len(events), 0), np.float32)
         generation.tokens = Tokens(np.array(ids, np.int32), flags, statistics)
-        generation.signals = _signals(events, statistics, logprobs)
+        generation.signals = [
+            Signals.at(events, number, statistics[event.index, :3].tolist(), logprobs)
+            for number, event in enumerate(events)
+        ]
         generation.exit_positions = [session.cut_at(event).thinking_tokens for event in events]
         generation.prompt_tokens = trace.opening.prompt_tokens
         return generation
@@ -319,16 +323,6 @@ def _ordinals(events: Sequence[CueEvent], cuts: Sequence[int] | None) -> list[in
     return found
 
 
-def _signals(events: Sequence[CueEvent], statistics: Any, logprobs: Sequence[float]) -> list[Signals]:
-    found, start = [], 0
-    for event in events:
-        since = [value for value in logprobs[start : event.index + 1] if not math.isnan(value)] or [math.nan]
-        start = event.index + 1
-        entropy, gap, margin, _ = statistics[event.index].tolist()
-        found.append(Signals(entropy, gap, margin, min(since), sum(since) / len(since)))
-    return found
-
-
 def _parameters(sampling: Sampling) -> dict[str, Any]:
     found: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     if sampling.top_k:
@@ -337,8 +331,6 @@ def _parameters(sampling: Sampling) -> dict[str, Any]:
 
 
 def _seed(seed: int, request: str) -> int:
-    import zlib
-
     return zlib.crc32(f"{seed}/{request}".encode()) & 0x7FFFFFFF
 
 

@@ -16,7 +16,6 @@ from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
-from lynxstop.extras import need
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.session import Terms
@@ -88,7 +87,6 @@ def load_openai(
     ConfigError
         When the recipe asks for what a stream cannot give, or the dialect is unknown.
     """
-    need("httpx", "proxy")
     from lynxstop.proxy.config import UpstreamConfig
     from lynxstop.proxy.connection import Connection
     from lynxstop.proxy.upstream import Upstream

@@ -12,12 +12,11 @@ from torch import Tensor
 from lynxstop.engines.transformers.observe import statistics
 from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.spool import Recorded, Spool
+from lynxstop.engines.vllm.statistics import PART
 from lynxstop.engines.vllm.terms import Terms
 
 _SHOWN = 4
 """Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
-_PART = 32
-"""Rows whose statistics are taken at once: it bounds the memory of what lies between."""
 
 
 class Recorder:
@@ -104,7 +103,7 @@ class Recorder:
         places = torch.from_numpy(rows).to(logits.device)
         behind = [
             statistics(part.float().log_softmax(dim=-1), self._end_token)
-            for part in torch.split(logits[places], _PART)
+            for part in torch.split(logits[places], PART)
         ]
         block = torch.cat([positions[places].unsqueeze(1).float(), torch.cat(behind)], dim=1).flatten()
         if len(cues):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lynxstop.engines.transformers.observe import statistics
 
-_PART = 32
+PART = 32
 """Rows whose statistics are taken at once: it bounds the memory of what lies between."""
 
 
@@ -69,7 +69,7 @@ class TokenStatistics:
             logits, read = logits[chosen], read[chosen]
         own = self._own(slots, places, order, read.long().unsqueeze(1))
         found = logits.float().log_softmax(dim=-1)
-        parts = [statistics(part, self._end_token) for part in torch.split(found, _PART)]
+        parts = [statistics(part, self._end_token) for part in torch.split(found, PART)]
         self._place[slots] = order
         self._before = found
         return torch.cat([parts[0] if len(parts) == 1 else torch.cat(parts), own], dim=1)
