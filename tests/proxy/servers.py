@@ -82,7 +82,8 @@ def eventually(condition: Callable[[], object]) -> None:
 
 def program(*words: str, without: Sequence[str] = ()) -> list[str]:
     """Return a command line of lynxstop, run as if some packages were not installed."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({tuple(without)})); from lynxstop.cli import main; main()"
+    missing = f"import sys; sys.modules.update(dict.fromkeys({tuple(without)}))"
+    code = f"{missing}; from lynxstop.cli import main; main()"
     return [sys.executable, "-c", code, *words]
 
 
