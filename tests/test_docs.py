@@ -28,7 +28,7 @@ def test_commands_parse(path: Path) -> None:
         words = shlex.split(line)
         if words[0] != "lynxstop":
             continue
-        end = next((i for i, word in enumerate(words) if word in {">", "|", "&&"}), len(words))
+        end = next((i for i, word in enumerate(words) if word in {">", "|", "&", "&&"}), len(words))
         name, arguments = words[1], words[2:end]
         GROUP.commands[name].make_context(name, list(arguments))
 
