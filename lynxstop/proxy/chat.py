@@ -214,6 +214,7 @@ class ChatHandler:
         finally:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
+            self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
         kept = race is None and chat.asked.mode is Mode.SHADOW and chat.blind is None
         if self._shadow is not None and kept and "messages" in chat.asked.body:
             self._shadow.take(chat)
@@ -236,7 +237,7 @@ class ChatHandler:
         headers = [(b"content-type", b"application/json"), _length(content)]
         for name, value in (answer.get(KEY) or {}).items():
             if value is not None:
-                shown = orjson.dumps(value) if isinstance(value, dict) else str(value).encode()
+                shown = value.encode() if isinstance(value, str) else orjson.dumps(value)
                 headers.append((f"x-lynxstop-{name.replace('_', '-')}".encode(), shown))
         await reply.start(200, headers)
         await reply.end(content)
@@ -265,7 +266,6 @@ class ChatHandler:
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
         metrics.cues.inc(len(session.session.events))
-        metrics.upstream_tokens.inc(chat.upstream_tokens)
         metrics.refilled_tokens.inc(chat.refilled)
         metrics.thinking_tokens.inc(sum(session.thinking) if chat.session.cut is None else 0)
         if chat.blind is not None:
