@@ -195,14 +195,17 @@ async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, b
         writer.close()
 
 
-async def delays(port: int, streams: int, events: int, pace: float) -> tuple[list[float], list[float], int]:
-    """Delays of first and later events in milliseconds, and the number of streams that did not end well."""
+async def delays(
+    port: int, streams: int, events: int, pace: float
+) -> tuple[list[float], list[float], list[float], int]:
+    """Delays in milliseconds of first events, later ones and cues, and how many streams did not end well."""
     first: list[float] = []
     later: list[float] = []
+    held: list[float] = []
 
     async def one(number: int) -> bool:
         await asyncio.sleep(number * pace / max(1, streams))
-        seen, ended = 0, False
+        seen, ended, behind = 0, False, False
         try:
             async for arrived, line in ask(port, events, pace):
                 if line.startswith(b"data: [DONE]"):
@@ -210,14 +213,18 @@ async def delays(port: int, streams: int, events: int, pace: float) -> tuple[lis
                     continue
                 stamp = line.partition(b'"created":')[2].split(b",")[0].split(b"}")[0]
                 if stamp:
-                    (later if seen else first).append((arrived - int(stamp)) / 1e6)
+                    # A cue and the word behind it wait for the decision: that is what the exit may take away.
+                    cue = b'":"Wait"' in line
+                    kind = first if not seen else held if cue or behind else later
+                    kind.append((arrived - int(stamp)) / 1e6)
+                    behind = cue
                     seen += 1
         except (OSError, RuntimeError):
             return False
         return ended and seen == events
 
     good = await asyncio.gather(*(one(number) for number in range(streams)))
-    return first, later, streams - sum(good)
+    return first, later, held, streams - sum(good)
 
 
 async def measure(arguments: argparse.Namespace, servers: dict[str, Server]) -> dict[str, Any]:
@@ -235,16 +242,17 @@ async def measure(arguments: argparse.Namespace, servers: dict[str, Server]) -> 
             strict=True,
         )
     )
-    for name, (first, later, failed) in timed.items():
+    for name, (first, later, held, failed) in timed.items():
         found[name] = {
             "failed": failed,
             "first_ms": [round(float(q), 3) for q in np.quantile(first, [0.5, 0.99])],
             "chunk_ms": [round(float(q), 3) for q in np.quantile(later, [0.5, 0.99])],
+            "held_ms": [round(float(q), 3) for q in np.quantile(held or [0.0], [0.5, 0.99])],
         }
     events = arguments.streams * arguments.events
     for name in ("relay", "watching"):
         found[name]["cpu_us_per_event"] = round((servers[name].cpu() - before[name]) / events * 1e6, 1)
-        for what in ("first_ms", "chunk_ms"):
+        for what in ("first_ms", "chunk_ms", "held_ms"):
             pairs = zip(found[name][what], found["upstream"][what], strict=True)
             found[name][f"added_{what}"] = [round(own - direct, 3) for own, direct in pairs]
     return found
@@ -257,7 +265,7 @@ async def flood(port: int, requests: int, at_once: int = 64) -> int:
     async def work() -> None:
         nonlocal failed
         for _ in left:
-            failed += (await delays(port, 1, 5, 0.0))[2]
+            failed += (await delays(port, 1, 5, 0.0))[3]
 
     await asyncio.gather(*(work() for _ in range(at_once)))
     return failed
@@ -283,7 +291,7 @@ def main() -> None:
         asyncio.run(flood(servers["watching"].port, 200))
         found = asyncio.run(measure(arguments, servers))
         watching = servers["watching"]
-        _, _, failed = asyncio.run(delays(watching.port, arguments.many, 20, 1.0))
+        _, _, _, failed = asyncio.run(delays(watching.port, arguments.many, 20, 1.0))
         found["many"] = {"streams": arguments.many, "failed": failed}
         memory = [watching.rss()]
         failures = 0
@@ -305,7 +313,8 @@ def show(found: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms\n")
     print("| | direct | a relay adds | watching adds |\n|---|---|---|---|")
-    for what, label in (("first_ms", "first event"), ("chunk_ms", "later events")):
+    kinds = {"first_ms": "first event", "chunk_ms": "later events", "held_ms": "cues and the word behind"}
+    for what, label in kinds.items():
         for place, quantile in enumerate(("p50", "p99")):
             own = found["upstream"][what][place]
             added = [found[name][f"added_{what}"][place] for name in ("relay", "watching")]
