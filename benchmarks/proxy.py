@@ -214,7 +214,7 @@ async def delays(
                 stamp = line.partition(b'"created":')[2].split(b",")[0].split(b"}")[0]
                 if stamp:
                     # A cue and the word behind it wait for the decision: that is what the exit may take away.
-                    cue = b'":"Wait"' in line
+                    cue = b'"reasoning":"Wait"' in line
                     kind = first if not seen else held if cue or behind else later
                     kind.append((arrived - int(stamp)) / 1e6)
                     behind = cue
