@@ -132,7 +132,7 @@ def test_what_cannot_be_watched_passes_through(proxy, more, cause):
 
 
 def test_the_openai_client_reads_it(proxy):
-    client = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0)
-    whole = client.completions.create(**BODY)
-    parts = client.completions.create(**BODY, stream=True)
-    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as client:
+        whole = client.completions.create(**BODY)
+        parts = client.completions.create(**BODY, stream=True)
+        assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text

@@ -21,6 +21,7 @@ from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.serve import build
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
+CLIENTS: list[anthropic.Anthropic] = []
 THINKING = {"type": "enabled", "budget_tokens": 2000}
 ASK: dict[str, Any] = {
     "model": "toy",
@@ -44,8 +45,16 @@ def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
         yield made
 
 
-def client(url: str) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=url, api_key="secret", max_retries=0)
+@pytest.fixture(autouse=True)
+def clients_are_closed() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
+
+
+def client(url: str, key: str = "secret") -> anthropic.Anthropic:
+    CLIENTS.append(anthropic.Anthropic(base_url=url, api_key=key, max_retries=0))
+    return CLIENTS[-1]
 
 
 def test_the_client_gets_thinking_and_the_answer_held_there(mock, proxy):
@@ -222,11 +231,24 @@ def test_a_fault_in_the_stream_is_raised_by_the_client(mock):
 
 
 def test_the_key_goes_on_as_chats_expect_it(mock):
+    seen: list[bytes | None] = []
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/chat"):
+            seen.append(dict(scope["headers"]).get(b"authorization"))
+        await mock[1](scope, receive, send)
+
+    with serving(listening) as url, watching(url) as proxy:
+        assert client(proxy.url).messages.create(**ASK).content
+    assert seen == [b"Bearer secret"]
+
+
+def test_a_key_of_the_proxy_is_asked_for_in_the_protocols_shape(mock):
     sections = {"serve": {"api_keys": ["secret"]}}
     with watching(mock[0], sections=sections) as proxy:
         assert client(proxy.url).messages.create(**ASK).content
         with pytest.raises(anthropic.AuthenticationError):
-            anthropic.Anthropic(base_url=proxy.url, api_key="no", max_retries=0).messages.create(**ASK)
+            client(proxy.url, "no").messages.create(**ASK)
 
 
 def test_a_client_that_goes_takes_the_server_with_it(mock):

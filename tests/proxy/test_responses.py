@@ -19,6 +19,7 @@ from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.responses import to_chat
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
+CLIENTS: list[openai.OpenAI] = []
 ASK: dict[str, Any] = {"model": "toy", "input": QUESTION, "instructions": "You add."}
 
 
@@ -35,8 +36,16 @@ def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def clients_are_closed() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
+
+
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    CLIENTS.append(openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0))
+    return CLIENTS[-1]
 
 
 def test_the_client_gets_reasoning_and_the_answer_held_there(mock, proxy):

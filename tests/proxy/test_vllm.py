@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -131,6 +132,52 @@ def test_streamed_and_gathered_are_the_same(proxy: Proxied) -> None:
     assert usage == whole.usage
 
 
+@pytest.mark.parametrize("as_tokens", [False, True])
+def test_a_rendered_prompt_stops_where_its_chat_does(stock: str, proxy: Proxied, as_tokens: bool) -> None:
+    chat = ask(proxy.url, QUESTIONS[0])
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    rendered = httpx.post(f"{stock}/tokenize", json={"model": "reasoner", "messages": messages}).json()[
+        "tokens"
+    ]
+    text = httpx.post(f"{stock}/detokenize", json={"model": "reasoner", "tokens": rendered}).json()["prompt"]
+    asked = {
+        "model": "reasoner",
+        "prompt": rendered if as_tokens else text,
+        "max_tokens": 1100,
+        "temperature": 0,
+    }
+    found = httpx.post(f"{proxy.url}/v1/completions", json=asked, timeout=60).json()
+    assert found["lynxstop"] == chat.model_extra["lynxstop"]
+    said = found["choices"][0]["text"].partition("</think>")
+    assert (said[0].strip(), said[2]) == (thinking(chat).strip(), chat.choices[0].message.content)
+    assert found["usage"]["prompt_tokens"] == chat.usage.prompt_tokens
+
+
+def test_other_protocols_say_what_the_chat_says(proxy: Proxied) -> None:
+    chat = ask(proxy.url, QUESTIONS[0])
+    said = (thinking(chat), chat.choices[0].message.content)
+    message = message_of(proxy.url, thinking={"type": "adaptive"})
+    assert (message.content[0].thinking, message.content[1].text) == said
+    assert message.lynxstop == chat.model_extra["lynxstop"]
+    response = response_of(proxy.url)
+    assert (response.output[0].content[0].text, response.output_text) == said
+    assert response.usage.output_tokens == message.usage.output_tokens == chat.usage.completion_tokens
+
+
+def message_of(url: str, **more: Any) -> Any:
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    body = {"temperature": 0, **more}
+    return client.messages.create(model="reasoner", max_tokens=1100, messages=messages, extra_body=body)
+
+
+def response_of(url: str, **more: Any) -> Any:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    return client.responses.create(
+        model="reasoner", input=QUESTIONS[0], max_output_tokens=1100, temperature=0, extra_body=more
+    )
+
+
 def test_off_is_stock(stock: str, proxy: Proxied) -> None:
     assert thinking(ask(proxy.url, QUESTIONS[1], lynxstop={"risk": "off"})) == thinking(
         ask(stock, QUESTIONS[1])
@@ -184,6 +231,9 @@ def test_the_plugin_in_the_server_is_left_to_decide(tmp_path: Path) -> None:
             assert len(thinking(early)) < len(thinking(full))
             assert thinking(full) == thinking(ask(url, QUESTIONS[0], vllm_xargs={"lynxstop_risk": "off"}))
             assert made.count("lynxstop_passthrough_total", cause="plugin") == 2
+            for answer in (message_of, response_of):
+                early, full = (answer(made.url, lynxstop={"risk": risk}) for risk in (0.1, "off"))
+                assert early.usage.output_tokens < full.usage.output_tokens
             body = {"model": "reasoner", "messages": [], "lynxstop": {"risk": 0.3}}
             refused = httpx.post(f"{made.url}/v1/chat/completions", json=body)
             assert refused.status_code == 400

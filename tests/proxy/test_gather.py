@@ -1,0 +1,49 @@
+"""The events of a stream joined into one answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lynxstop.proxy.gather import gather
+
+
+def event(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+    return {"id": "x", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def test_text_is_joined_field_by_field() -> None:
+    events = [
+        event(role="assistant", content=""),
+        event(reasoning="a"),
+        event(reasoning="b"),
+        event(content="c"),
+        event(content="d", finish="stop"),
+        {"id": "x", "choices": [], "usage": {"total_tokens": 3}},
+    ]
+    found = gather(events)
+    [choice] = found["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "cd", "reasoning": "ab"}
+    assert (choice["finish_reason"], found["usage"], found["object"]) == (
+        "stop",
+        {"total_tokens": 3},
+        "chat.completion",
+    )
+
+
+def test_pieces_of_tool_calls_are_joined_by_their_index() -> None:
+    def part(index: int, arguments: str, **more: Any) -> dict[str, Any]:
+        named = {"function": {**more.pop("function", {}), "arguments": arguments}}
+        return {"index": index, **more, **named}
+
+    events = [
+        event(tool_calls=[part(0, "", id="a", type="function", function={"name": "f"})]),
+        event(tool_calls=[part(0, '{"x"')]),
+        event(tool_calls=[part(1, "{}", id="b", type="function", function={"name": "g"})]),
+        event(tool_calls=[part(0, ": 1}")], finish="tool_calls"),
+    ]
+    calls = gather(events)["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]) for call in calls] == [
+        ("a", {"name": "f", "arguments": '{"x": 1}'}),
+        ("b", {"name": "g", "arguments": "{}"}),
+    ]
