@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
 WORDS = [" so", " the", " 5", " +", " 3", " =", " 8", ".", " Check", " gives", " ok.", "\n\n", "Wait", " let"]
@@ -94,8 +95,21 @@ def relay_app(upstream: str) -> Any:
     return create_app(ProxyConfig.model_validate({"upstream": {"url": upstream}, "limits": limits}))
 
 
-def watching_app(upstream: str) -> Any:
-    """The proxy with a rule that scores every cue and never exits."""
+def mock_app() -> Any:
+    """The toy server, at 20 ms per token; it counts what it has generated."""
+    from lynxstop.proxy.mock.knobs import Knobs
+    from lynxstop.proxy.mock.server import MockServer
+
+    return MockServer(Knobs(delay=0.02, opened=True))
+
+
+def stopping_app(upstream: str) -> Any:
+    """The proxy with a rule that exits at the first cue."""
+    return watching_app(upstream, -1e30, exit_ids=())
+
+
+def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ...] = (1,)) -> Any:
+    """The proxy with a rule that scores every cue, and never exits unless told to."""
     from lynxstop.core.cues import CueSet
     from lynxstop.core.policy import Level, StopPolicy
     from lynxstop.core.stream import StreamWatch
@@ -119,9 +133,9 @@ def watching_app(upstream: str) -> Any:
             return served
 
     watch = StreamWatch(CueSet(("wait", "hmm", "alternatively")), Delimiters(("<think>",), ("</think>",)))
-    policy = StopPolicy((0,), (Level(0.05, 1e30),), rule=serve(rule))
+    policy = StopPolicy((0,), (Level(0.05, threshold),), rule=serve(rule))
     served = Service(
-        Vllm(), Terms(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=(1,))
+        Vllm(), Terms(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=exit_ids)
     )
     services = Fixed(None)
     services.policy = policy
@@ -136,8 +150,9 @@ def serve(kind: str, port: int, upstream: str) -> None:
     """Serve one of the three; runs in a process of its own."""
     import uvicorn
 
-    apps = {"upstream": upstream_app, "relay": relay_app, "watching": watching_app}
-    app = apps[kind]() if kind == "upstream" else apps[kind](upstream)  # type: ignore[operator]
+    apps = {"upstream": upstream_app, "mock": mock_app}
+    proxies = {"relay": relay_app, "watching": watching_app, "stopping": stopping_app}
+    app = apps[kind]() if kind in apps else proxies[kind](upstream)
     uvicorn.run(app, port=port, log_level="critical", access_log=False, backlog=4096)
 
 
@@ -271,6 +286,25 @@ async def flood(port: int, requests: int, at_once: int = 64) -> int:
     return failed
 
 
+def behind_exits(requests: int) -> dict[str, float]:
+    """How many tokens a server still generates once the proxy has read the one that decides an exit."""
+    mock = Server("mock")
+    stopping = Server("stopping", mock.url)
+    with httpx.Client(timeout=60) as client:
+        for number in range(requests):
+            messages = [{"role": "user", "content": f"What is {number} + 5 * 2 - 3?"}]
+            client.post(f"{stopping.url}/v1/chat/completions", json={"model": "toy", "messages": messages})
+        time.sleep(1)
+        records = client.get(f"{mock.url}/stats").json()["recent"]
+        shown = client.get(f"{stopping.url}/metrics").text.splitlines()
+    for server in (mock, stopping):
+        server.process.terminate()
+    read = next(float(line.split()[1]) for line in shown if line.startswith("lynxstop_upstream_tokens_total"))
+    aborted = [record for record in records if record["outcome"] == "aborted"]
+    generated = sum(record["tokens"] for record in records)
+    return {"exits": len(aborted), "tokens_behind": round((generated - read) / max(1, len(aborted)), 2)}
+
+
 def main() -> None:
     """Run all measurements."""
     if sys.argv[1:2] == ["--serve"]:
@@ -299,6 +333,7 @@ def main() -> None:
             failures += asyncio.run(flood(watching.port, arguments.requests // 4))
             memory.append(watching.rss())
         sizes = [round(size, 1) for size in memory]
+        found["behind"] = behind_exits(30)
         found["requests"] = {"number": arguments.requests, "failed": failures, "rss_mib": sizes}
     finally:
         for server in servers.values():
@@ -321,7 +356,8 @@ def show(found: dict[str, Any]) -> None:
             print(f"| {label}, {quantile} | {own:.2f} ms | {added[0]:+.2f} ms | {added[1]:+.2f} ms |")
     cpu = [found[name]["cpu_us_per_event"] for name in ("relay", "watching")]
     print(f"| CPU per event | | {cpu[0]:.0f} us | {cpu[1]:.0f} us |")
-    many, requests = found["many"], found["requests"]
+    many, requests, behind = found["many"], found["requests"], found["behind"]
+    print(f"\n{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")
     print(f"{requests['number']} requests: {requests['failed']} failed; RSS {requests['rss_mib']} MiB.")
 
