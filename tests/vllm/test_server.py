@@ -21,6 +21,9 @@ import pytest
 pytest.importorskip("openai", reason="the openai client is not installed")
 import httpx
 import openai
+from typer.testing import CliRunner
+
+from lynxstop.cli import app
 
 pytestmark = [
     pytest.mark.slow,
@@ -146,6 +149,17 @@ def test_structured_output_follows_a_forced_exit(client: openai.OpenAI) -> None:
     # when the request is stopped, then only the thinking block is closed and the grammar writes the answer
     assert answer.choices[0].message.content in ("17", "42")
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_the_doctor_finds_the_plugin(server: str) -> None:
+    made = CliRunner().invoke(app, ["doctor", server, "--json"])
+    assert made.exit_code == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert (found["kind"], found["models"], found["mode"]) == ("vllm", ["tiny"], "plugin")
+    assert found["thinking"] == "reasoning"
+    assert found["logprobs"] == 20
+    assert found["in_thinking"] is found["token_ids"] is found["plugin"] is found["reasoning_tokens"] is True
+    assert found["overshoot"] is None or 0 < found["overshoot"] <= 256
 
 
 def test_metrics_are_on_the_servers_own_page(server: str, client: openai.OpenAI) -> None:
