@@ -118,3 +118,16 @@ def test_a_passing_trouble_is_no_verdict(monkeypatch: pytest.MonkeyPatch, troubl
     with serving(server) as url, pytest.raises(UpstreamError) as caught:
         settled(url)
     assert not isinstance(caught.value, UncontinuedError)
+
+
+def test_a_template_that_adds_something_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a server that goes on as it did, but reads more than was said
+    def adding(messages: list[dict[str, Any]], **how: Any) -> str:
+        greeting = {"role": "user", "content": "Hello"}
+        return render([greeting, *messages] if how["resume"] else messages, **how)
+
+    render = mocked.render
+    monkeypatch.setattr(mocked, "render", adding)
+    with serving(MockServer(Knobs(completions=False))) as url, pytest.raises(UncontinuedError) as caught:
+        settled(url)
+    assert "It reads" in str(caught.value)

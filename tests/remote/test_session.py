@@ -1,6 +1,7 @@
 """A session over a server's stream: decisions, cuts, and what is held back."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from lynxstop.core.judging import Statistics
 from lynxstop.core.session import Mode, Reason, Session
+from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.follow import follow
-from lynxstop.remote.session import StreamSession
+from lynxstop.remote.session import Cut, StreamSession
 from lynxstop.remote.tokens import StreamToken, Top, beginnings, behind
 
 EXITS = beginnings("\n</think>\n\nThe answer is ")
@@ -145,3 +147,24 @@ def test_delimiters_in_the_text_are_understood(make_terms):
         follow(session, Delta(content=text.decode(), tokens=[StreamToken(text)]))
     assert sum(session.thinking) >= 1
     assert not session.inside
+
+
+def test_a_block_that_the_template_opened_unseen_is_open_until_its_delimiter(make_terms):
+    session = StreamSession(replace(make_terms(math.inf), opened=True), risk=None)
+    assert session.inside
+    for text in (b" so", b" a", b"</think>", b" a"):
+        follow(session, Delta(content=text.decode(), tokens=[StreamToken(text)]))
+        assert session.inside is (text != b"</think>" and session.answered == 0)
+    assert sum(session.thinking) == 2
+
+
+def test_what_is_kept_tells_how_the_block_was_opened_when_it_is_closed_too(make_terms):
+    session = StreamSession(make_terms(), risk=None)
+    follow(session, Delta(thinking=" so", tokens=[StreamToken(b" so")]))
+    follow(session, Delta(content=" a", tokens=[StreamToken(b" a")]))
+    assert not session.inside
+    kept = kept_of(session, Cut(2, 0, 1))
+    assert (kept.text, kept.hidden) == (" so", "<think>")
+    session = StreamSession(make_terms(), risk=None)
+    follow(session, Delta(content="<think> so", tokens=[StreamToken(b"<think>"), StreamToken(b" so")]))
+    assert kept_of(session, Cut(2, 0, 1)).hidden == ""
