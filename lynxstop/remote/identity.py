@@ -10,8 +10,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.server import Server
-from lynxstop.remote.settling import QUESTION
-from lynxstop.remote.stream import chat_stream
+from lynxstop.remote.settling import show
 
 _TOKENS = 8
 
@@ -30,31 +29,20 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     UpstreamError
         When the server fails.
     """
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": QUESTION}],
-        "temperature": 0,
-        "max_tokens": _TOKENS,
-    }
-    opening = await dialect.opening(server, body)
-    written: list[str] = []
-    usage: dict[str, Any] = {}
-    async with chat_stream(server, dialect, opening) as deltas:
-        async for _, delta in deltas:
-            written += [token.text.hex() for token in delta.tokens]
-            usage = delta.usage or usage
-    if not written:
+    shown = await show(server, dialect, model, _TOKENS)
+    if not shown.tokens:
         raise ModelError(
             f"The server shows no tokens of {model}.",
             hint="See what it offers with `lynxstop doctor`; log-probabilities are needed.",
         )
-    prompt = list(opening.prompt_ids) if opening.prompt_ids is not None else opening.prompt_text
-    shown = usage.get("prompt_tokens") if prompt is None else prompt
+    opening = shown.opening
+    prompt = opening.prompt_text if opening.prompt_ids is None else opening.prompt_ids
+    rendered = _digest(shown.usage.get("prompt_tokens") if prompt is None else prompt)
     return Fingerprint(
         config=_digest([dialect.name, model]),
-        weights=_digest(written),
-        tokenizer=_digest(shown),
-        template=_digest(shown),
+        weights=_digest([token.text.hex() for token in shown.tokens]),
+        tokenizer=rendered,
+        template=rendered,
     )
 
 

@@ -1,6 +1,28 @@
-"""Make the servers importable beside the tests."""
+"""Make the servers importable beside the tests; a mock server, and a proxy that watches in front of it."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from servers import Proxied, serving
+from watching import watching
+
+from lynxstop.proxy.mock.knobs import Knobs
+from lynxstop.proxy.mock.server import MockServer
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[tuple[str, MockServer]]:
+    server = MockServer(Knobs(opened=True))
+    with serving(server) as url:
+        yield url, server
+
+
+@pytest.fixture(scope="module")
+def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
+    with watching(mock[0]) as made:
+        yield made

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import openai
 import pytest
-from servers import eventually, serving
+from servers import eventually
 from watching import watching
 
 from lynxstop.calibration.tables import read_table
-from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.reasoner import held
-from lynxstop.proxy.mock.server import MockServer
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 BODY = {"model": "toy", "messages": [{"role": "user", "content": QUESTION}]}
-
-
-@pytest.fixture(scope="module")
-def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
-    with serving(server) as url:
-        yield url, server
-
-
-@pytest.fixture(scope="module")
-def proxy(mock: tuple[str, MockServer]) -> Iterator:
-    with watching(mock[0]) as made:
-        yield made
 
 
 def stream(url: str, headers: dict[str, str] | None = None, **more) -> tuple[list[dict], bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from servers import Proxied, eventually, proxied, serving
+from servers import eventually, proxied, serving
 from watching import watching
 
 from lynxstop.proxy.config import ProxyConfig
@@ -30,19 +30,6 @@ ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
     "thinking": THINKING,
 }
-
-
-@pytest.fixture(scope="module")
-def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
-    with serving(server) as url:
-        yield url, server
-
-
-@pytest.fixture(scope="module")
-def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
-    with watching(mock[0]) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

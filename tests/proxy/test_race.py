@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from servers import Proxied, eventually, proxied, serving
-from watching import watching
+from servers import eventually, proxied
 
 from lynxstop.proxy.config import ProxyConfig
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.serve import build
 
 MESSAGES = [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]
 BODY = {"model": "toy", "messages": MESSAGES, "seed": 3}
 SLOWLY = {"x-mock": "delay=0.004"}
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
-    with serving(server) as url:
-        yield url, server
-
-
-@pytest.fixture(scope="module")
-def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
-    with watching(mock[0]) as made:
-        yield made
 
 
 def race(url: str, count: int, path: str = CHAT, headers: dict | None = None, **more) -> httpx.Response:

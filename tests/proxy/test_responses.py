@@ -10,30 +10,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from servers import Proxied, serving
 from watching import watching
 
-from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.reasoner import held
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.responses import to_chat
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 CLIENTS: list[openai.OpenAI] = []
 ASK: dict[str, Any] = {"model": "toy", "input": QUESTION, "instructions": "You add."}
-
-
-@pytest.fixture(scope="module")
-def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
-    with serving(server) as url:
-        yield url, server
-
-
-@pytest.fixture(scope="module")
-def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
-    with watching(mock[0]) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)
