@@ -41,6 +41,10 @@ def collect(
     id_column: IdColumn = "id",
     prompt_column: PromptColumn = "prompt",
     answer_column: AnswerColumn = "answer",
+    grader: Annotated[
+        str,
+        typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
+    ] = "math",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
@@ -120,6 +124,7 @@ def collect(
             shard_size=shard_size,
             device=device,
             dtype=dtype,
+            grader=grader,
             arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
             append=append,
             cluster=cluster,

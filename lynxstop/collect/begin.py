@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect import shards
+from lynxstop.collect.graders import name_of
 from lynxstop.collect.meta_file import META, read_meta, write_meta
 from lynxstop.collect.problems import Problem, digest_problems
 from lynxstop.collect.schema import TRACES, Appended, Instalment, Meta
@@ -58,6 +59,7 @@ def describe(source: Source, order: Order) -> Meta:
         max_tokens=sampling.max_tokens,
         answer_tokens=sampling.answer_tokens,
         seed=sampling.seed,
+        grader=name_of(order.grader),
         points=engine.policy.points,
         every=engine.policy.every,
         budget=engine.policy.budget,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.cluster import Cluster, collect_on_ray
+from lynxstop.collect.graders import MATH, grader_named
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import SourceOptions, load_source
@@ -34,13 +35,15 @@ def record(
     device: str | None = None,
     dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    grader: str = MATH,
     append: bool = False,
     cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Load a model with `lynxstop.collect.sources.load_source` and `collect` with it.
 
-    With a `cluster`, every actor of it loads the model, and `collect_on_ray` carries the collection out.
+    `grader` is a name that `lynxstop.collect.graders.grader_named` knows. With a `cluster`, every actor of it
+    loads the model, and `collect_on_ray` carries the collection out.
 
     Returns
     -------
@@ -61,6 +64,7 @@ def record(
         "shard_size": shard_size,
         "append": append,
         "console": console,
+        "grader": grader_named(grader),
     }
     if cluster is not None:
         folder = str(Path(model).resolve()) if Path(model).is_dir() else str(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lynxstop.collect.graders import Same, same_of
 from lynxstop.collect.grading import Grade, Grader, answers_agree
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.texts import Texts
@@ -90,7 +91,7 @@ def cue_rows(
                 "trial_min_prob": answer.min_prob,
                 "trial_first_entropy": answer.first_entropy,
                 "right": trial.right,
-                "agrees": agrees(trial, trace["full_answer"], trace["full_status"]),
+                "agrees": agrees(trial, trace["full_answer"], trace["full_status"], same_of(grader)),
             }
         )
     return rows
@@ -107,11 +108,11 @@ def tokens_of(generation: Generation) -> Tokens:
     )
 
 
-def agrees(trial: Grade, full_answer: str, full_status: str) -> bool:
+def agrees(trial: Grade, full_answer: str, full_status: str, same: Same = answers_agree) -> bool:
     """Whether a forced answer certainly equals the full one; missing and undecided ones do not."""
     if "unparsed" in (trial.status, full_status):
         return False
-    return answers_agree(trial.answer, full_answer) is True
+    return same(trial.answer, full_answer) is True
 
 
 def spread(events: int, most: int | None) -> list[int]:

@@ -75,7 +75,7 @@ CUES = {
 `trial_confidence` is the geometric mean probability, `trial_first_entropy` that of the first answer token.
 """
 
-_LATER: dict[str, Any] = {"cut": "behind"}
+_LATER: dict[str, Any] = {"cut": "behind", "grader": "math"}
 """Settings that the first recordings did not have, and the value they stand for there."""
 _ABSENT = object()
 
@@ -136,6 +136,8 @@ class Meta(BaseModel):
     max_tokens: int
     answer_tokens: int
     seed: int
+    grader: str = "math"
+    """How answers were compared: a name, or that of a function. It is a note, and never imported."""
     points: int = CUE
     """Kinds of recorded decision points, bits of `lynxstop.core.points`."""
     every: int = 0
