@@ -13,6 +13,7 @@ import uvicorn
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.errors import ConfigError
+from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig
@@ -48,6 +49,7 @@ def build(config: ProxyConfig) -> App:
     if config.record.folder is not None:
         if bundle is None:
             raise ConfigError("Recording needs a bundle.", hint="Give --bundle, or leave --record out.")
+        need("math_verify", "calibrate")
         shadow = ShadowRecorder(
             config.record.folder,
             redact=config.record.redact,

@@ -142,6 +142,15 @@ def test_serving_needs_the_extra_of_the_proxy_only(mock: str, made: Path) -> Non
     assert (found.returncode, json.loads(found.stdout)["mode"]) == (0, "stream"), found.stderr
 
 
+def test_recording_without_the_means_to_compare_answers_ends_the_start(made: Path) -> None:
+    words = ("proxy", "--bundle", str(made / "bundle"), "--record", str(made / "shadow"))
+    line = program(*words, without=("math_verify",))
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, "lynxstop[calibrate]" in done.stderr) == (2, True), done.stderr
+    assert not (made / "shadow").exists()
+
+
 def test_another_model_is_not_stopped(made: Path) -> None:
     with serving(MockServer(Knobs(opened=False), model="other")) as url:
         policy = {"bundle": made / "bundle", "risk": RISK}
