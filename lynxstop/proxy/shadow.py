@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from lynxstop.errors import LynxstopError
 from lynxstop.proxy.logs import logger
 from lynxstop.remote.answer import answer_behind
 from lynxstop.remote.chat import Chat
@@ -93,7 +92,7 @@ class ShadowRecorder:
                 prompt = {"id": rows[0][1], "messages": chat.asked.body["messages"]}
                 _append(self._folder / PROMPTS, json.dumps(prompt, ensure_ascii=False).encode() + b"\n")
             self._on_done("recorded")
-        except (LynxstopError, OSError) as error:
+        except Exception as error:  # a request was served well; only its record is lost
             logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
             self._on_done("failed")
 

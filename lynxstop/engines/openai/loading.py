@@ -19,7 +19,7 @@ from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.session import Terms
-from lynxstop.remote.settling import settle
+from lynxstop.remote.settling import Settled, settle
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
@@ -109,10 +109,19 @@ def load_openai(
     upstream = Upstream(UpstreamConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
     server = Connection(upstream)
     runner = asyncio.Runner()
-    spoken = runner.run(choose(dialect, server))
-    settled = runner.run(settle(server, spoken, model, exit_text=exit_text, open=delimiters.open[0]))
-    fingerprint = runner.run(identify(server, spoken, model))
-    exit_ids = runner.run(settled.dialect.tokenize(server, model, exit_text))
+
+    async def learn() -> tuple[Settled, Fingerprint, tuple[int, ...]]:
+        spoken = await choose(dialect, server)
+        settled = await settle(server, spoken, model, exit_text=exit_text, open=delimiters.open[0])
+        fingerprint = await identify(server, spoken, model)
+        return settled, fingerprint, await settled.dialect.tokenize(server, model, exit_text)
+
+    try:
+        settled, fingerprint, exit_ids = runner.run(learn())
+    except BaseException:
+        runner.run(upstream.aclose())
+        runner.close()
+        raise
     terms = Terms(
         watch,
         policy,
