@@ -14,7 +14,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.gather import gather
-from lynxstop.proxy.headers import for_client, for_relay, without
+from lynxstop.proxy.headers import Headers, for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.sample import Sample, Source
@@ -225,7 +225,8 @@ class ChatHandler:
         try:
             async with aclosing(source.events()) as events:
                 if request.body.get("stream"):
-                    await self._stream(reply, self._frames(request, events, source))
+                    frames = self._frames(request, events, source)
+                    await self._stream(reply, frames, [*_STREAM, *self._announced(request)])
                     return
                 found = [event async for event in events]
         finally:
@@ -242,11 +243,19 @@ class ChatHandler:
         await reply.start(200, headers)
         await reply.end(content)
 
-    async def _stream(self, reply: Reply, frames: AsyncGenerator[bytes]) -> None:
+    def _announced(self, request: Request) -> Headers:
+        """What of the report is known before the answer is."""
+        level = self._services.level(request.wish.risk, request.wish.group)
+        if level is None:
+            return []
+        shown = {"risk": f"{level.risk:g}", "mode": str(request.wish.mode), "certificate": level.certificate}
+        return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
+
+    async def _stream(self, reply: Reply, frames: AsyncGenerator[bytes], headers: Headers) -> None:
         async with aclosing(frames):
             async for frame in frames:
                 if not reply.started:
-                    await reply.start(200, _STREAM)
+                    await reply.start(200, headers)
                 await reply.send(frame)
         await reply.end()
 
@@ -267,6 +276,8 @@ class ChatHandler:
         metrics, session = self._metrics, chat.session
         metrics.cues.inc(len(session.session.events))
         metrics.refilled_tokens.inc(chat.refilled)
+        if chat.read:
+            metrics.decision_seconds.observe(chat.deciding / chat.read)
         metrics.thinking_tokens.inc(sum(session.thinking) if chat.session.cut is None else 0)
         if chat.blind is not None:
             self._note(incoming, chat.blind)

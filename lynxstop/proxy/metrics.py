@@ -88,7 +88,10 @@ class Metrics:
             registry=registry,
         )
         self.decision_seconds = Histogram(
-            "lynxstop_decision_seconds", "Time to decide on a point.", buckets=SHORT, registry=registry
+            "lynxstop_decision_seconds",
+            "Time to decide on an event, as the mean of each request.",
+            buckets=SHORT,
+            registry=registry,
         )
         self.risk_target = Gauge(
             "lynxstop_risk_target",

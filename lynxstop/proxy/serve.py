@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -45,6 +46,8 @@ def build(config: ProxyConfig) -> App:
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
     services = Services(bundle, config.upstream.dialect)
     check_levels(config.policy, services.policy)
+    risk = config.policy.risk or (bundle and bundle.policy.default_risk)
+    metrics.risk_target.set(risk if isinstance(risk, float) else 0.0)
     shadow = None
     if config.record.folder is not None:
         if bundle is None:
@@ -87,6 +90,7 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     """
     config = load(path, flags).config
     logs.configure()
+    _settle_memory()
     if config.serve.workers == 1:
         uvicorn.run(build(config), **options(config))
         return
@@ -107,7 +111,15 @@ def from_environment() -> App:
     """Make the app of a worker."""
     given = json.loads(os.environ[_VARIABLE])
     logs.configure()
+    _settle_memory()
     return build(load(given["path"] and Path(given["path"]), given["flags"]).config)
+
+
+def _settle_memory() -> None:
+    """Look for cycles less often: an event of a stream is many small objects, and none of them is in one."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 def options(config: ProxyConfig) -> dict[str, Any]:

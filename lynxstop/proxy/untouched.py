@@ -8,6 +8,12 @@ from typing import Any
 _NUMBERS = ("max_tokens", "max_completion_tokens", "top_logprobs")
 
 
+_GRAMMARS = (
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "grammar", "json_schema", "regex",
+    "ebnf",
+)  # fmt: skip
+
+
 def why_untouched(body: Mapping[str, Any]) -> str | None:
     """Return the cause, or None when a chat request can be watched."""
     options = body.get("stream_options")
@@ -17,21 +23,8 @@ def why_untouched(body: Mapping[str, Any]) -> str | None:
         or not all(isinstance(body.get(name), int | None) for name in _NUMBERS),
         "several_choices": body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
         # A grammar starts behind the thinking; what is forced there would break it.
-        "structured_output": any(
-            body.get(name)
-            for name in (
-                "response_format",
-                "structured_outputs",
-                "guided_json",
-                "guided_regex",
-                "guided_choice",
-                "grammar",
-                "json_schema",
-                "regex",
-                "ebnf",
-            )
-        )
-        and (body.get("response_format") or {}).get("type") != "text",
+        "structured_output": (body.get("response_format") or {"type": "text"}).get("type") != "text"
+        or any(body.get(name) for name in _GRAMMARS),
         # A call that the model makes after a continuation would come as text.
         "tools": bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none",
         # They look at what was generated, and a continuation calls that prompt.

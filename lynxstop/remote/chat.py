@@ -7,6 +7,7 @@ client as one stream: one id, one role, one finish, one usage.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -90,6 +91,10 @@ class Chat:
         What the server's own stream said outside the field of thinking.
     told : dict
         The report that the client got.
+    deciding : float
+        Seconds spent on deciding.
+    read : int
+        Events of the server's own stream.
     opening : Opening or None
         What a continuation needs to know; None before the first event.
     """
@@ -108,6 +113,8 @@ class Chat:
     answer: str = ""
     opening: Opening | None = None
     told: Json = field(default_factory=dict)
+    deciding: float = 0.0
+    read: int = 0
     _base: Json = field(default_factory=dict)
     _field: str | None = None
     _held: deque[_Frame] = field(default_factory=deque)
@@ -149,7 +156,10 @@ class Chat:
             async for event, delta in stream:
                 self._learn(event, delta)
                 start = len(self.session.tokens)
+                begun = time.perf_counter()
                 cut = self._follow(delta)
+                self.deciding += time.perf_counter() - begun
+                self.read += 1
                 if cut is not None and self._room(cut):
                     for kept in self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1)):
                         yield kept

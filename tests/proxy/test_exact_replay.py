@@ -127,6 +127,12 @@ def test_the_certificate_is_named(made: Path, proxy: Proxied) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
     report = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=30).json()["lynxstop"]
     assert (made / "bundle" / report["certificate"]).is_file()
+    with httpx.stream("POST", f"{proxy.url}/v1/chat/completions", json={**body, "stream": True}) as answer:
+        answer.read()
+    assert answer.headers["x-lynxstop-risk"] == "0.2"
+    assert answer.headers["x-lynxstop-certificate"] == report["certificate"]
+    assert proxy.count("lynxstop_decision_seconds_count") > 0
+    assert proxy.count("lynxstop_risk_target") == RISK
 
 
 def test_serving_needs_the_extra_of_the_proxy_only(mock: str, made: Path) -> None:

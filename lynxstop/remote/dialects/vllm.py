@@ -92,7 +92,10 @@ class Vllm:
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Ask the server's tokenizer."""
         asked = {"model": model, "prompt": text, "add_special_tokens": False}
-        return tuple((await server.call("/tokenize", asked))["tokens"])
+        found = await server.call("/tokenize", asked)
+        if not isinstance(found, dict) or not isinstance(found.get("tokens"), list):
+            raise UpstreamError("The server does not tokenize as vLLM does.", code="upstream_nonsense")
+        return tuple(found["tokens"])
 
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of a completion stream."""
