@@ -150,6 +150,9 @@ def serve(kind: str, port: int, upstream: str) -> None:
     """Serve one of the three; runs in a process of its own."""
     import uvicorn
 
+    from lynxstop.proxy.serve import settle_memory
+
+    settle_memory()
     apps = {"upstream": upstream_app, "mock": mock_app}
     proxies = {"relay": relay_app, "watching": watching_app, "stopping": stopping_app}
     app = apps[kind]() if kind in apps else proxies[kind](upstream)

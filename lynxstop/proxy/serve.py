@@ -90,7 +90,7 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     """
     config = load(path, flags).config
     logs.configure()
-    _settle_memory()
+    settle_memory()
     if config.serve.workers == 1:
         uvicorn.run(build(config), **options(config))
         return
@@ -111,11 +111,11 @@ def from_environment() -> App:
     """Make the app of a worker."""
     given = json.loads(os.environ[_VARIABLE])
     logs.configure()
-    _settle_memory()
+    settle_memory()
     return build(load(given["path"] and Path(given["path"]), given["flags"]).config)
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Look for cycles less often: an event of a stream is many small objects, and none of them is in one."""
     gc.collect()
     gc.freeze()
