@@ -14,16 +14,19 @@ from lynxstop.extras import need
 KEEPALIVE_SECONDS = 3.0
 """Idle connections are dropped before servers do (uvicorn: 5 s), so that no request meets a dead one."""
 
+_HANGING_UP = ("ServerDisconnectedError", "ClientOSError")
 _CONNECTING = ("ClientConnectorError", "ConnectionTimeoutError")
 
 
-def make_transport(name: str) -> httpx.AsyncBaseTransport:
+def make_transport(name: str, *, reuse: bool = True) -> httpx.AsyncBaseTransport:
     """Make a transport without limits: the proxy has its own.
 
     Parameters
     ----------
     name : str
         "httpx", "aiohttp", or "auto" for aiohttp where it is installed.
+    reuse : bool
+        Whether httpx keeps connections for later requests.
 
     Raises
     ------
@@ -37,7 +40,9 @@ def make_transport(name: str) -> httpx.AsyncBaseTransport:
         transport.aclose = session.close  # type: ignore[method-assign]
         return transport
     limits = httpx.Limits(
-        max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS
+        max_connections=None,
+        max_keepalive_connections=None if reuse else 0,
+        keepalive_expiry=KEEPALIVE_SECONDS,
     )
     return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
 
@@ -67,6 +72,17 @@ def failure(error: Exception) -> UpstreamError | None:
     if silent:
         return UpstreamError("The server behind the proxy fell silent.", code="upstream_timeout", status=504)
     return UpstreamError("The server behind the proxy broke off its answer.", code="upstream_died")
+
+
+def hung_up(error: Exception) -> bool:
+    """Whether a server closed the connection before it sent anything."""
+    cause = error if _of_aiohttp(error) else error.__cause__
+    if _of_aiohttp(cause):
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        return bool(names & set(_HANGING_UP)) and not names & set(_CONNECTING)
+    return isinstance(error, httpx.ReadError | httpx.WriteError) or (
+        isinstance(error, httpx.RemoteProtocolError) and "without sending a response" in str(error)
+    )
 
 
 class _Session:

@@ -11,7 +11,7 @@ import httpx
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.headers import Headers, find, without
-from lynxstop.proxy.transport import failure, make_transport
+from lynxstop.proxy.transport import failure, hung_up, make_transport
 
 if TYPE_CHECKING:
     from lynxstop.proxy.config import UpstreamConfig
@@ -91,6 +91,7 @@ class Upstream:
             self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
         self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
         self._client: httpx.AsyncClient | None = None
+        self._fresh: httpx.AsyncClient | None = None
         self._reuses = False
 
     @asynccontextmanager
@@ -129,14 +130,7 @@ class Upstream:
         response = None
         finished = True
         try:
-            request = httpx.Request(
-                method,
-                self._address.copy_with(raw_path=target),
-                headers=list(headers),
-                content=content,
-                extensions={"timeout": self._timeout.as_dict()},
-            )
-            response = await self._ready().send(request, stream=True)
+            response = await self._send(method, target, list(headers), content)
             answer = UpstreamResponse(response)
             self._reuses = find(answer.headers, b"server") != _CLOSING
             try:
@@ -164,16 +158,45 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        for client in (self._client, self._fresh):
+            if client is not None:
+                await client.aclose()
+        self._client = self._fresh = None
+
+    async def _send(
+        self, method: str, target: bytes, headers: Headers, content: bytes | AsyncIterator[bytes] | None
+    ) -> httpx.Response:
+        """Send a request; once more on a connection of its own when the server hung up before it answered.
+
+        A server may close an idle connection at the moment when it is used again; a busy one does so late.
+        """
+
+        def request() -> httpx.Request:
+            return httpx.Request(
+                method,
+                self._address.copy_with(raw_path=target),
+                headers=list(headers),
+                content=content,
+                extensions={"timeout": self._timeout.as_dict()},
+            )
+
+        try:
+            return await self._ready().send(request(), stream=True)
+        except httpx.InvalidURL:
+            raise
+        except Exception as error:
+            if not (content is None or isinstance(content, bytes)) or not hung_up(error):
+                raise
+        if self._fresh is None:
+            self._fresh = self._make(make_transport("httpx", reuse=False))
+        return await self._fresh.send(request(), stream=True)
 
     def _ready(self) -> httpx.AsyncClient:
         if self._client is None:
-            self._client = httpx.AsyncClient(
-                transport=make_transport(self.config.transport),
-                timeout=self._timeout,
-                follow_redirects=False,
-                trust_env=False,
-            )
+            self._client = self._make(make_transport(self.config.transport))
         return self._client
+
+    def _make(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False
+        )
