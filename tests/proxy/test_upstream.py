@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -16,14 +17,15 @@ class Hasty:
 
     def __init__(self, first: int = 1) -> None:
         self.first = first
-        self.connections = self.requests = 0
+        self.connections = self.requests = self.open = 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         for served in range(10):
             try:
                 await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError:
+            except (asyncio.IncompleteReadError, ConnectionError):
                 break
             await reader.readexactly(2)
             self.requests += 1
@@ -31,6 +33,9 @@ class Hasty:
                 break
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.open -= 1
 
 
 async def ask(hasty: Hasty, transport: str, times: int) -> list[bytes]:
@@ -46,7 +51,8 @@ async def ask(hasty: Hasty, transport: str, times: int) -> list[bytes]:
     finally:
         await upstream.aclose()
         server.close()
-        await server.wait_closed()
+        while hasty.open:
+            await asyncio.sleep(0.01)
     return found
 
 
