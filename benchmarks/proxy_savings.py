@@ -90,7 +90,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
     problems = shipped.problems(arguments.n, None)
     found: dict[str, Any] = {"problems": len(problems), "risk": arguments.risk}
-    async with httpx.AsyncClient(timeout=600) as client:
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_keepalive_connections=0)) as client:
         found["full"] = await run(client, proxy, config.upstream.url, problems, body, "off")
         found["early"] = await run(client, proxy, config.upstream.url, problems, body, arguments.risk)
     server.should_exit = True

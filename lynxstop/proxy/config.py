@@ -70,7 +70,7 @@ class UpstreamConfig(_Section):
     api_key: SecretStr | None = Field(
         default=None, description="Key shown to the server; none: the client's own goes on."
     )
-    connect_seconds: PositiveFloat = Field(default=5.0, description="Time to connect.")
+    connect_seconds: PositiveFloat = Field(default=10.0, description="Time to connect.")
     read_seconds: PositiveFloat | None = Field(
         default=None, description="Longest silence of the server; none: it may think as long as it likes."
     )
