@@ -24,7 +24,7 @@ from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Samples
 from lynxstop.engines.types import Tokens
-from lynxstop.errors import FingerprintError
+from lynxstop.errors import ConfigError, FingerprintError
 
 FOLDER = "certificates"
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
@@ -143,9 +143,21 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
     """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
 
     A request of a certified group is served at its group's level, any other at that of all requests. The
-    level
-    that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at all.
+    level that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at
+    all.
+
+    Raises
+    ------
+    ConfigError
+        When `default_risk` is not a level that the bundle has or gets; nothing is written then.
     """
+    offered = {level.risk for level in bundle.policy.pooled} | {c.risk for c in calibration.pooled}
+    if default_risk is not None and default_risk not in offered:
+        raise ConfigError(
+            f"The default risk {default_risk:g} is none of the bundle's levels: "
+            f"{', '.join(f'{risk:g}' for risk in sorted(offered)) or 'none'}.",
+            hint="Certify it too, by --risk, or choose one of them.",
+        )
     write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))
     texts, levels = {}, []
     for certificate in calibration.certificates:

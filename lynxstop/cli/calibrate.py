@@ -110,7 +110,7 @@ def calibrate(
 
         page = calibration_report(result, logits=loaded is not None)
     if loaded is not None:
-        bundles.install(loaded, result)
+        bundles.install(loaded, result, default_risk)
     elif out is not None:
         bundles.write_certificates(result, out)
     if report is not None and page is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,16 @@ def test_the_doctor_says_whether_the_bundle_belongs(mock: str, made: Path) -> No
         code, found = doctor(url)
     assert (code, found["mode"]) == (1, "pass through")
     assert "another model" in found["trouble"]
+
+
+def test_the_default_level_is_the_one_asked_for_and_one_there_is(made: Path, tmp_path: Path) -> None:
+    from lynxstop.errors import ConfigError
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(made / "bundle", copy)
+    run("calibrate", copy, made / "cal", "--risk", RISK, "--risk", 0.4, "--default-risk", 0.4)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert Bundle.load(copy).policy.default_risk == 0.4
+    with pytest.raises(ConfigError, match="none of the bundle's levels"):
+        run("calibrate", copy, made / "cal", "--risk", RISK, "--default-risk", 0.3)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
