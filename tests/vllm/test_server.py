@@ -189,8 +189,8 @@ def test_the_server_ends_while_a_request_is_streamed(server: str, client: openai
     # when the launcher is told to end
     launcher = LAUNCHED[server]
     launcher.terminate()
-    # then it does, and no process of it stays
-    assert launcher.wait(120) in (0, 128 + signal.SIGTERM)
+    # then it does, by itself or killed when its time is up, and no process of it stays
+    assert launcher.wait(120) in (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
     with contextlib.suppress(openai.APIError, httpx.HTTPError):
         list(chunks)
     with pytest.raises(OSError):
