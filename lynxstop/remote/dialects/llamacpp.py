@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import (
-    TOP,
     Call,
     Delta,
-    Dialect,
     Json,
     Kept,
     Limits,
@@ -20,6 +18,7 @@ from lynxstop.remote.dialects.base import (
     joined,
     read_chat,
 )
+from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.server import Server
 from lynxstop.remote.tokens import StreamToken
 
@@ -34,7 +33,7 @@ _OF_A_CHAT = frozenset(
 """Parameters that a completion does not have, or that are written anew; all others are of the sampler."""
 
 
-class LlamaCpp:
+class LlamaCpp(ChatDialect):
     """Tested with llama.cpp of llama-cpp-python 0.3.36.
 
     The first piece of thinking repeats the end of the rendered prompt, and delimiters that the server's
@@ -45,26 +44,7 @@ class LlamaCpp:
 
     name = "llamacpp"
     describes = "/v1/completions from text"
-    exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
-
-    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """Continue from the rendered text."""
-        return (self,)
-
-    async def has_plugin(self, server: Server) -> bool:
-        """There is none."""
-        return False
-
-    def watched(self, body: Mapping[str, Any]) -> Json:
-        """Ask for log-probabilities and usage."""
-        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
-        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
-        return {**body, **asked, "stream_options": options}
-
-    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Nothing is needed before the first token."""
-        return Opening(body)
 
     def read(self, event: Json) -> Delta:
         """Read one event of a chat stream; text that its tokens do not show belongs to the first of them."""

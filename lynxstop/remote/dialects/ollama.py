@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import (
-    TOP,
     Call,
     Delta,
-    Dialect,
     Json,
     Kept,
     Limits,
     Opening,
     joined,
-    read_chat,
 )
 from lynxstop.remote.dialects.base import entry_tokens as tokens_of
+from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.server import Server
 
 _OPTIONS = {
@@ -29,7 +26,7 @@ _OPTIONS = {
 """Sampling parameters of a chat, and their names in the native route."""
 
 
-class Ollama:
+class Ollama(ChatDialect):
     """Written from Ollama's source of mid 2026, and not tested against the server.
 
     `_debug_render_only` makes `/api/chat` answer with the rendered prompt instead of generating, and
@@ -39,30 +36,6 @@ class Ollama:
 
     name = "ollama"
     describes = "/api/generate from text"
-    exact = False
-    neutral: Mapping[str, Any] = MappingProxyType({})
-
-    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """Continue from the rendered text."""
-        return (self,)
-
-    async def has_plugin(self, server: Server) -> bool:
-        """There is none."""
-        return False
-
-    def watched(self, body: Mapping[str, Any]) -> Json:
-        """Ask for log-probabilities and usage."""
-        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
-        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
-        return {**body, **asked, "stream_options": options}
-
-    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Nothing is needed before the first token."""
-        return Opening(body)
-
-    def read(self, event: Json) -> Delta:
-        """Read one event of a chat stream."""
-        return read_chat(event)
 
     async def prompt_end(self, server: Server, opening: Opening) -> str:
         """Return the whole rendered prompt."""
@@ -103,13 +76,6 @@ class Ollama:
             usage=usage,
         )
 
-    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
-        """The server does not tell."""
-        return ()
-
-    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Nothing is asked for but log-probabilities."""
-
 
 async def _rendered(server: Server, body: Mapping[str, Any]) -> str:
     """Let the server write a conversation as the model reads it."""
@@ -118,7 +84,8 @@ async def _rendered(server: Server, body: Mapping[str, Any]) -> str:
     if effort is not None:
         asked["think"] = False if effort == "none" else effort
     shown = await server.call("/api/chat", asked | {"stream": False, "_debug_render_only": True})
-    found = (shown.get("_debug_info") or {}).get("rendered_template")
+    known = shown.get("_debug_info") if isinstance(shown, dict) else None
+    found = (known or {}).get("rendered_template")
     if not found:
         raise UpstreamError("The server does not show the rendered prompt that a continuation needs.")
     return str(found)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import (
-    TOP,
     Call,
     Delta,
     Dialect,
@@ -19,11 +17,11 @@ from lynxstop.remote.dialects.base import (
     carried,
     joined,
     read_as_answer,
-    read_chat,
     read_completion,
     resumed,
     written_again,
 )
+from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.server import Server
 
 Route = Literal["tokens", "text", "resume"]
@@ -37,7 +35,7 @@ _DESCRIBED: Mapping[Route, str] = {
 }
 
 
-class OpenAI:
+class OpenAI(ChatDialect):
     """A server of which nothing is known.
 
     Parameters
@@ -52,8 +50,6 @@ class OpenAI:
     """
 
     name = "openai"
-    exact = False
-    neutral: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, route: Route = "resume", lead: str = "") -> None:
         self.route, self.lead = route, lead
@@ -68,24 +64,6 @@ class OpenAI:
         if await _answers(_prompt_text(server, asked)):
             found.append(OpenAI("text"))
         return [*found, *(OpenAI("resume", lead) for lead in _LEADS)]
-
-    async def has_plugin(self, server: Server) -> bool:
-        """A plugin is looked for in vLLM only."""
-        return False
-
-    def watched(self, body: Mapping[str, Any]) -> Json:
-        """Ask for log-probabilities and usage."""
-        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
-        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
-        return {**body, **asked, "stream_options": options}
-
-    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Nothing is needed before the first token."""
-        return Opening(body)
-
-    def read(self, event: Json) -> Delta:
-        """Read one event of a chat stream."""
-        return read_chat(event)
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue by the route that was found."""
@@ -128,9 +106,6 @@ class OpenAI:
             return ()
         asked = {"model": model, "prompt": text, "add_special_tokens": False}
         return _ids(await server.call("/tokenize", asked))
-
-    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Nothing is asked for but log-probabilities."""
 
 
 _RENDERED = ("model", "messages", "tools", "chat_template", "chat_template_kwargs", "reasoning_effort")

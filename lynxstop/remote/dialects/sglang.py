@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.remote.dialects.base import (
-    TOP,
     Call,
     Delta,
     Dialect,
@@ -16,13 +15,13 @@ from lynxstop.remote.dialects.base import (
     Limits,
     Opening,
     read_as_answer,
-    read_chat,
     resumed,
 )
+from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.server import Server
 
 
-class SGLang:
+class SGLang(ChatDialect):
     """Written from SGLang's source of mid 2026, and not tested against the server.
 
     With `continue_final_message` the server takes the last message away, renders the others, and puts the
@@ -39,7 +38,6 @@ class SGLang:
 
     name = "sglang"
     describes = "continue_final_message"
-    exact = False
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 
     def __init__(self, lead: str = "") -> None:
@@ -49,23 +47,9 @@ class SGLang:
         """Continue the last message, with the delimiter that opens thinking where it is not shown."""
         return (self, SGLang("{open}"))
 
-    async def has_plugin(self, server: Server) -> bool:
-        """There is none."""
-        return False
-
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for log-probabilities and usage, and for thinking as it comes."""
-        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
-        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP, "stream_reasoning": True}
-        return {**body, **asked, "stream_options": options}
-
-    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Nothing is needed before the first token."""
-        return Opening(body)
-
-    def read(self, event: Json) -> Delta:
-        """Read one event of a chat stream."""
-        return read_chat(event)
+        return {**super().watched(body), "stream_reasoning": True}
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue the last message; what comes is the answer, whatever a parser would take it for."""
@@ -76,14 +60,8 @@ class SGLang:
         """Read one event of a chat stream."""
         return read_as_answer(event)
 
-    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """The server does not tell."""
-        return None
-
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
         """Ask the server's tokenizer."""
         asked = {"model": model, "prompt": text, "add_special_tokens": False}
-        return tuple((await server.call("/v1/tokenize", asked))["tokens"])
-
-    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Nothing is asked for but log-probabilities."""
+        found = await server.call("/v1/tokenize", asked)
+        return tuple(found["tokens"]) if isinstance(found, dict) and "tokens" in found else ()

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import (
-    TOP,
     Call,
     Delta,
-    Dialect,
     Json,
     Kept,
     Limits,
     Opening,
     carried,
-    read_chat,
     read_completion,
 )
+from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.server import Server
 
 
-class Vllm:
+class Vllm(ChatDialect):
     """Tested with vLLM 0.32.
 
     `return_token_ids` makes the stream tell the tokens of the prompt, in its first event, and those of every
@@ -35,27 +33,13 @@ class Vllm:
     exact = True
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
 
-    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """Continue from token ids; every model can."""
-        return (self,)
-
     async def has_plugin(self, server: Server) -> bool:
         """Look for the plugin's counters among the server's own."""
         return b"lynxstop:" in await server.text("/metrics")
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for log-probabilities, token ids and usage."""
-        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
-        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP, "return_token_ids": True}
-        return {**body, **asked, "stream_options": options}
-
-    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Nothing is needed: the stream itself tells the prompt's tokens."""
-        return Opening(body)
-
-    def read(self, event: Json) -> Delta:
-        """Read one event of a chat stream."""
-        return read_chat(event)
+        return {**super().watched(body), "return_token_ids": True}
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
         """Continue from token ids; the text of a token that was cut is tokenized together with the exit."""

@@ -1,0 +1,50 @@
+"""What most servers of OpenAI's chat protocol have in common; a dialect says where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Json, Opening, read_chat
+from lynxstop.remote.server import Server
+
+
+class ChatDialect(Dialect):
+    """Log-probabilities are asked for, the tokens read as they come, and nothing else is known."""
+
+    exact = False
+    neutral: Mapping[str, Any] = MappingProxyType({})
+
+    async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
+        """The kind of server says it all."""
+        return (self,)
+
+    async def has_plugin(self, server: Server) -> bool:
+        """There is none."""
+        return False
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities and usage."""
+        options = dict(body.get("stream_options") or {}) | {"include_usage": True}
+        asked = {"stream": True, "logprobs": True, "top_logprobs": TOP}
+        return {**body, **asked, "stream_options": options}
+
+    async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
+        """Nothing is needed before the first token."""
+        return Opening(body)
+
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream."""
+        return read_chat(event)
+
+    async def prompt_end(self, server: Server, opening: Opening) -> str | None:
+        """The server does not tell."""
+        return None
+
+    async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
+        """The server does not tell."""
+        return ()
+
+    def clean(self, event: Json, body: Mapping[str, Any]) -> None:
+        """Nothing is asked for but log-probabilities."""
