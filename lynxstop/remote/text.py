@@ -161,7 +161,7 @@ class TextDialect:
             "max_tokens": limits.max_tokens,
             "logprobs": limits.logprobs,
         }
-        body = {**opening.body, **limits.extra, **own}
+        body = {**opening.body, **own}
         named = {name: value for name, value in body.items() if value is not None}
         return Call(COMPLETIONS, named, len(forced))
 

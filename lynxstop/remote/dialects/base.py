@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from lynxstop.remote.server import Server
@@ -139,7 +139,6 @@ class Limits:
 
     max_tokens: int | None
     logprobs: int | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dialect(Protocol):
@@ -318,7 +317,6 @@ def resumed(body: Mapping[str, Any], kept: Kept, limits: Limits, *, lead: str = 
     """Write the chat request that continues its own last message; for `lead` see `written_again`."""
     made = {
         **{name: value for name, value in body.items() if name not in _LIMITS},
-        **limits.extra,
         "messages": [*body["messages"], {"role": "assistant", "content": written_again(kept, lead)}],
         "continue_final_message": True,
         "add_generation_prompt": False,

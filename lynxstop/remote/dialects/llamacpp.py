@@ -71,7 +71,6 @@ class LlamaCpp(ChatDialect):
             raise UpstreamError("The server does not show the rendered prompt that a continuation needs.")
         body = {
             **{name: value for name, value in opening.body.items() if name not in _OF_A_CHAT},
-            **limits.extra,
             "prompt": joined(_without_repeated(prompt, kept), kept),
             "stream": True,
         }

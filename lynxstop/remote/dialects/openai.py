@@ -77,7 +77,6 @@ class OpenAI(ChatDialect):
             prompt = joined(await _prompt_text(server, opening.body), kept)
         body = {
             **carried(opening.body),
-            **limits.extra,
             "prompt": prompt,
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -55,7 +55,6 @@ class Vllm(ChatDialect):
         prompt = [*opening.prompt_ids, *(token.id for token in kept.tokens), *forced]
         body = {
             **carried(opening.body),
-            **limits.extra,
             "prompt": prompt,
             "stream": True,
             "stream_options": {"include_usage": True},
