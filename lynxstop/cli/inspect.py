@@ -110,13 +110,15 @@ def _data(path: Path) -> dict[str, Any]:
 
     data = DataSet.open(path)
     traces = data.traces()
+    fewest, most = data.samples
     return {
         "kind": "recorded data set",
         "traces": traces.num_rows,
         "problems": len(set(traces["problem_id"].to_pylist())),
         "cues": data.cues().num_rows,
         "layers": list(data.layers),
-        "samples": data.meta.samples,
+        "samples": fewest,
+        "samples_most": most,
         "seed": data.meta.seed,
         "every_cue": data.whole,
         "digest": data.digest,

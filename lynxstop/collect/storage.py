@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -160,6 +161,12 @@ class DataSet:
     def problem_ids(self) -> tuple[str, ...]:
         """Ids of the problems, each once, in the order of the traces."""
         return tuple(dict.fromkeys(self.traces(["problem_id"])["problem_id"].to_pylist()))
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """Fewest and most traces of a problem; they differ when an append gave some problems more."""
+        counts = Counter(self.traces(["problem_id"])["problem_id"].to_pylist()).values()
+        return min(counts), max(counts)
 
     @property
     def whole(self) -> bool:

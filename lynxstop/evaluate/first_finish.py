@@ -16,33 +16,36 @@ from lynxstop.evaluate.result import Effect
 def first_finish(
     data: DataSet, parts: dict[str, Part], risk: float, delta: float
 ) -> tuple[dict[str, Any], Effect] | None:
-    """Measure first-finish of all recorded samples against the first sample; None with one sample each.
+    """Measure first-finish against the first sample; None when a problem has one sample only.
 
+    As many samples run as every problem has: a problem with fewer would pass for one that agrees with itself.
     There is no threshold to choose: one policy is tested once. All samples' tokens are charged.
     """
-    if data.meta.samples < 2:
+    count, _ = data.samples
+    if count < 2:
         return None
-    tried = _effect(parts["calibration"])
+    tried = _effect(parts["calibration"], count)
     losses, n = int(tried.disagree.sum()), len(tried.full)
     return {
         "rule": "first-finish",
         "paper": "2505.18149",
-        "needs": f"{data.meta.samples} samples",
+        "needs": f"{count} samples",
         "certified": bool(binomial_p(losses, n, risk) <= delta),
         "threshold": float("nan"),
         "calibration_losses": losses,
         "calibration_problems": n,
         "risk_bound": float(clopper_pearson_upper(losses, n, delta)),
-    }, _effect(parts["test"])
+    }, _effect(parts["test"], count)
 
 
-def _effect(part: Part) -> Effect:
+def _effect(part: Part, count: int) -> Effect:
     groups: dict[str, list[dict[str, Any]]] = {}
-    columns = ["problem_id", "thinking_tokens", "full_answer", "full_status", "full_right"]
+    columns = ["problem_id", "sample", "thinking_tokens", "full_answer", "full_status", "full_right"]
     for row in part.traces().select(columns).to_pylist():
         groups.setdefault(row["problem_id"], []).append(row)
     rows = []
-    for samples in groups.values():
+    for group in groups.values():
+        samples = sorted(group, key=lambda row: int(row["sample"]))[:count]
         first, winner = samples[0], min(samples, key=lambda row: int(row["thinking_tokens"]))
         parsed = "unparsed" not in (first["full_status"], winner["full_status"])
         same = first is winner or (
@@ -50,6 +53,6 @@ def _effect(part: Part) -> Effect:
         )
         full, early = first["thinking_tokens"], winner["thinking_tokens"]
         verdicts = [np.nan if row["full_right"] is None else row["full_right"] for row in (first, winner)]
-        rows.append((first is not winner, full, early, early * len(samples), early, not same, *verdicts, 0))
+        rows.append((first is not winner, full, early, early * count, early, not same, *verdicts, 0))
     values = np.array(rows, np.float64).T
     return Effect(values[0].astype(bool), *values[1:])

@@ -4,7 +4,9 @@ import json
 
 import pytest
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+from typer.testing import CliRunner
 
+from lynxstop.cli import app
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
 from lynxstop.collect.storage import DataSet
@@ -65,6 +67,14 @@ def test_more_samples_are_added_of_old_and_new_problems(recorded, tmp_path):
         (3, 2, 6),
     ]
     assert data.digest != recorded.digest
+
+
+def test_inspect_counts_the_samples_that_were_added(recorded):
+    add(recorded, problems(12), samples=2)
+    add(recorded, problems(14)[12:], samples=1)
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(recorded.path), "--json"]).stdout)
+    assert (found["problems"], found["traces"]) == (14, 26)
+    assert (found["samples"], found["samples_most"]) == (1, 2)
 
 
 def test_an_interrupted_append_goes_on_with_the_same_command_only(recorded):
