@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import ssl
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
-from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
@@ -86,9 +87,10 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     Raises
     ------
     ConfigError
-        When the configuration is wrong.
+        When the configuration is wrong, or the files for TLS cannot be used.
     """
     config = load(path, flags).config
+    check_tls(config.serve)
     logs.configure()
     settle_memory()
     if config.serve.workers == 1:
@@ -113,6 +115,31 @@ def from_environment() -> App:
     logs.configure()
     settle_memory()
     return build(load(given["path"] and Path(given["path"]), given["flags"]).config)
+
+
+def check_tls(serve: ServeConfig) -> None:
+    """Make sure that the certificate and its key can be served with, before any process starts.
+
+    Raises
+    ------
+    ConfigError
+        When a file cannot be read, holds something else or is locked by a password, or the two are no pair.
+    """
+    if serve.tls_certificate is None or serve.tls_key is None:
+        return
+    for key, path in (("tls_certificate", serve.tls_certificate), ("tls_key", serve.tls_key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"serve.{key} cannot be read: {path}: {error.strerror}.") from None
+    try:
+        # Without a password given here OpenSSL would ask the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(serve.tls_certificate, serve.tls_key, "")
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"serve.tls_certificate and serve.tls_key are no pair to serve with: {error.reason or error}.",
+            hint="Both are PEM: the certificate with its chain, and its private key without a password.",
+        ) from None
 
 
 def settle_memory() -> None:

@@ -36,7 +36,9 @@ def make_transport(name: str, *, reuse: bool = True) -> httpx.AsyncBaseTransport
     if name == "aiohttp" or (name == "auto" and find_spec("httpx_aiohttp") is not None):
         adapter: Any = need("httpx_aiohttp", "fast")
         session = _Session()
-        transport: httpx.AsyncBaseTransport = adapter.AiohttpTransport(client=session, trust_env=False)
+        transport: httpx.AsyncBaseTransport = adapter.AiohttpTransport(
+            client=session, trust_env=False, verify=session.trusted
+        )
         transport.aclose = session.close  # type: ignore[method-assign]
         return transport
     limits = httpx.Limits(
@@ -44,7 +46,15 @@ def make_transport(name: str, *, reuse: bool = True) -> httpx.AsyncBaseTransport
         max_keepalive_connections=None if reuse else 0,
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
-    return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    return httpx.AsyncHTTPTransport(limits=limits, trust_env=False, verify=trusted())
+
+
+def trusted() -> ssl.SSLContext:
+    """Verify a server of https by the system's authorities, or by those of SSL_CERT_FILE or SSL_CERT_DIR.
+
+    The same for every transport: httpx by itself would take those of certifi.
+    """
+    return ssl.create_default_context()
 
 
 def failure(error: Exception) -> UpstreamError | None:
@@ -62,6 +72,16 @@ def failure(error: Exception) -> UpstreamError | None:
         unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     else:
         return None
+    if unreached and (insecure := _of_tls(error)) is not None:
+        unknown = isinstance(insecure, ssl.SSLCertVerificationError)
+        return UpstreamError(
+            "The server behind the proxy "
+            + ("has a certificate that does not verify." if unknown else "does not speak TLS as we do."),
+            code="upstream_tls",
+            hint="Trusted are the system's authorities, or those of SSL_CERT_FILE."
+            if unknown
+            else "Look at upstream.url.",
+        )
     if unreached:
         return UpstreamError(
             "The server behind the proxy cannot be reached.",
@@ -89,6 +109,7 @@ class _Session:
     """The adapter's session of aiohttp: no limit of 100, no headers of its own, no quoting."""
 
     def __init__(self) -> None:
+        self.trusted = trusted()
         self._session: Any = None
 
     def __call__(self) -> _Session:
@@ -102,7 +123,7 @@ class _Session:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
+                    limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=self.trusted
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
@@ -114,6 +135,13 @@ class _Session:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _of_tls(error: BaseException | None) -> ssl.SSLError | None:
+    """The failure of TLS behind an error, if there was one."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _of_aiohttp(error: BaseException | None) -> bool:

@@ -100,7 +100,7 @@ def command(
     reader = threading.Thread(target=lambda: lines.extend(json.loads(text) for text in stream), daemon=True)
     try:
         # Read up to the line that names the port, the rest beside the test.
-        while (found := re.search(r"running on (http://[\d.:]+)", text := stream.readline())) is None:
+        while (found := re.search(r"running on (https?://[\d.:]+)", text := stream.readline())) is None:
             assert text, "the command ended"
         reader.start()
         yield process, found[1], lines
