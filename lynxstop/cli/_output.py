@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lynxstop.artifacts.plain import plain
 from lynxstop.errors import LynxstopError
 
 console = Console(stderr=True)
@@ -35,7 +35,7 @@ def fail(error: LynxstopError) -> None:
 
 def emit(result: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; values that are not finite become null."""
-    sys.stdout.write(json.dumps(_finite(result), indent=2, default=str, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(plain(result), indent=2, default=str, allow_nan=False) + "\n")
 
 
 def progress(*columns: str) -> Progress:
@@ -59,13 +59,3 @@ def table(title: str, *headers: str) -> Table:
     for i, header in enumerate(headers):
         made.add_column(header, justify="left" if i == 0 else "right")
     return made
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

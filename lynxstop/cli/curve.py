@@ -43,9 +43,9 @@ def curve(
     from lynxstop.collect.storage import DataSet
     from lynxstop.extras import need
     from lynxstop.probes.learning_curve import learning_curve
+    from lynxstop.probes.target import target_named
 
-    if target not in ("agrees", "right"):
-        raise ConfigError(f"There is no target {target!r}.", hint="Targets: agrees, right.")
+    foreseen = target_named(target)
     if not (0 < risk < 1 and 0 < confidence < 1):
         raise ConfigError("Risk and confidence lie between 0 and 1.")
     if report is not None:
@@ -57,7 +57,7 @@ def curve(
             recorded,
             risk=risk,
             confidence=confidence,
-            target="right" if target == "right" else "agrees",
+            target=foreseen,
             repeats=repeats,
             layers=None if layers is None else layers_of(layers),
             seed=seed,

@@ -12,7 +12,7 @@ from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
     from lynxstop.probes.ruled import TrainedRule
-    from lynxstop.probes.train import Target, TrainedProbe
+    from lynxstop.probes.train import TrainedProbe
 
 
 def train(
@@ -59,12 +59,12 @@ def train(
     from lynxstop.collect.storage import DataSet
     from lynxstop.probes.making import make_bundle
     from lynxstop.probes.ruled import DEFAULT_RULE, TrainedRule, train_rule
+    from lynxstop.probes.target import target_named
     from lynxstop.probes.train import train as fit
     from lynxstop.rules.served import serve
     from lynxstop.rules.table import rule_named
 
-    if target not in ("agrees", "right"):
-        raise ConfigError(f"There is no target {target!r}.", hint="Targets: agrees, right.")
+    foreseen = target_named(target)
     if kind not in ("logistic", "mlp"):
         raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
     served = None if rule is None else serve(rule_named(rule)).rule
@@ -77,7 +77,6 @@ def train(
         def shown(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        foreseen: Target = "right" if target == "right" else "agrees"
         trained: TrainedProbe | TrainedRule
         if served is not None and "hidden" not in served.needs:
             trained = train_rule(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from typing import Any
 
+from lynxstop.artifacts.plain import plain
 from lynxstop.evaluate.compare import Comparison, Line
 from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
 
@@ -69,7 +69,7 @@ def as_json(found: Comparison) -> str:
         "about": found.about,
         "rules": [line.row | {"published": line.published, "curve": line.curve} for line in ordered(found)],
     }
-    return json.dumps(_plain(content), indent=1, sort_keys=True) + "\n"
+    return json.dumps(plain(content), indent=1, sort_keys=True) + "\n"
 
 
 def as_csv(found: Comparison) -> str:
@@ -158,13 +158,3 @@ def _picture(found: Comparison) -> str:
         draw,
         size=(8.4, 5.0),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

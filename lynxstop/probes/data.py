@@ -16,10 +16,10 @@ from lynxstop.core.points import CUE, of_kind
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
+from lynxstop.probes.target import Target, target_named
 from lynxstop.rules.learned import LogprobProbe
 
 Features = Literal["hidden", "logprobs", "both"]
-Target = Literal["agrees", "right"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +96,7 @@ def load(
     """
     if features not in ("hidden", "logprobs", "both"):
         raise ConfigError(f"There are no features {features!r}.", hint="Features: hidden, logprobs, both.")
-    if target not in ("agrees", "right"):
-        raise ConfigError(f"There is no target {target!r}.", hint='Targets: "agrees", "right".')
+    target_named(target)
     data = source if isinstance(source, DataSet) else DataSet.open(Path(source))
     cues, traces = data.cues(), data.traces()
     values = cues[target].to_pylist()

@@ -17,9 +17,10 @@ from lynxstop.calibration.units import as_units
 from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
-from lynxstop.probes.data import ProbeData, Target, load
+from lynxstop.probes.data import ProbeData, load
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.search import area
+from lynxstop.probes.target import Target
 from lynxstop.probes.train import train
 from lynxstop.probes.trainer import ProbeTrainer
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lynxstop.collect.storage import DataSet
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
-from lynxstop.extras import need
+from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.rivals import alone, rival_signals
-from lynxstop.probes.search import split
-from lynxstop.probes.train import Target, platt
+from lynxstop.probes.search import area, split
+from lynxstop.probes.target import Target, target_named
 from lynxstop.rules.base import Rule
 from lynxstop.rules.served import serve
 
@@ -23,59 +22,27 @@ DEFAULT_RULE = "logprob-probe"
 """What is fitted on data without hidden states, unless another rule is named."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainedRule:
-    """A fitted rule and the evidence for it.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TrainedRule(Evidence):
+    """A fitted rule and the evidence for it, `lynxstop.probes.evidence.Evidence`.
 
     Parameters
     ----------
     rule : Rule
         Fitted on all decision points.
-    auc : float
-        Of the out-of-fold scores of all points together.
-    rivals : dict of str to float
-        AUC of each signal of `lynxstop.probes.rivals` alone, by the same folds and over the same points.
-    platt : tuple of float
-        Slope and intercept: ``sigmoid(slope * score + intercept)`` is a calibrated probability.
-    scores : ndarray
-        Out-of-fold scores, float32, shape (points of the data set,); NaN where the rule abstains, a guard
-        keeps it from deciding, or the target is unknown.
-    target : {"agrees", "right"}
-    cues, problems : int
-        Scored points that it was measured on, and their problems.
-    rate : float
-        Share of these points where the target holds.
-    problem_ids : tuple of str
-        The training problems; calibration must not use them.
     """
 
     rule: Rule
-    auc: float
-    rivals: dict[str, float]
-    platt: tuple[float, float]
-    scores: NDArray[np.float32]
-    target: Target
-    cues: int
-    problems: int
-    rate: float
-    problem_ids: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
-        """All but arrays, ready for JSON and for the bundle's card; the same keys as a probe's report."""
+        """All but arrays, ready for JSON and for the bundle's card."""
         return {
-            "target": self.target,
             "kind": "rule",
             "rule": self.rule.name,
             "signals": list(self.rule.signals),
-            "cues": self.cues,
-            "problems": self.problems,
-            "rate": self.rate,
             "layers": [],
-            "auc": self.auc,
-            "rivals": self.rivals,
-            "platt": list(self.platt),
             "search": [],
-        }
+        } | self.summary()
 
 
 def train_rule(
@@ -117,8 +84,7 @@ def train_rule(
     """
     from lynxstop.evaluate.points import Trace, read_points, replay, training_of
 
-    if target not in ("agrees", "right"):
-        raise ConfigError(f"There is no target {target!r}.", hint='Targets: "agrees", "right".')
+    target_named(target)
     if "hidden" in serve(rule).rule.needs:
         raise ConfigError(
             f"The rule {rule.name!r} reads hidden states; it is served together with a probe.",
@@ -173,7 +139,7 @@ def train_rule(
     parts = split(truth, owners, folds, seed)
     return TrainedRule(
         rule=fitted(traces),
-        auc=float(need("sklearn.metrics", "calibrate").roc_auc_score(truth, scores[rows])),
+        auc=area(truth, scores[rows]),
         rivals={name: alone(signal[rows], truth, parts) for name, signal in rival_signals(cues).items()},
         platt=platt(scores[rows], truth),
         scores=scores,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from lynxstop.core.points import CUE, of_kind
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
+from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.fitting import ClassWeight
 from lynxstop.probes.probe import Probe
 from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import PENALTIES, area, areas, by_penalty, out_of_fold, split
+from lynxstop.probes.target import Target, target_named
 from lynxstop.probes.trainer import ProbeTrainer
-
-Target = Literal["agrees", "right"]
 
 
 class Candidate(NamedTuple):
@@ -32,9 +32,9 @@ class Candidate(NamedTuple):
     spread: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainedProbe:
-    """A probe and the evidence for it.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TrainedProbe(Evidence):
+    """A probe and the evidence for it, `lynxstop.probes.evidence.Evidence`.
 
     Parameters
     ----------
@@ -45,54 +45,21 @@ class TrainedProbe:
     chosen : Candidate
     table : tuple of Candidate
         All that were tried.
-    auc : float
-        Of the out-of-fold scores of all cues together.
-    rivals : dict of str to float
-        AUC of each signal of `lynxstop.probes.rivals` alone, by the same folds and over all cues together.
-    platt : tuple of float
-        Slope and intercept: ``sigmoid(slope * score + intercept)`` is a calibrated probability (Platt 1999),
-        from out-of-fold scores. It is for people to read; decisions compare scores.
-    scores : ndarray
-        Out-of-fold logits, float32, shape (cues,): calibration fixes its threshold grid on them. NaN where
-        the target of a cue is unknown.
-    target : {"agrees", "right"}
-    cues, problems : int
-        What it was trained on.
-    rate : float
-        Share of cues where the target holds.
-    problem_ids : tuple of str
-        The training problems; calibration must not use them.
     """
 
     probe: Probe
     trainer: Any
     chosen: Candidate
     table: tuple[Candidate, ...]
-    auc: float
-    rivals: dict[str, float]
-    platt: tuple[float, float]
-    scores: NDArray[np.float32]
-    target: Target
-    cues: int
-    problems: int
-    rate: float
-    problem_ids: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
         """All but arrays, ready for JSON and for the bundle's card."""
         return {
-            "target": self.target,
             "kind": getattr(self.trainer, "kind", type(self.trainer).__name__),
-            "cues": self.cues,
-            "problems": self.problems,
-            "rate": self.rate,
             "layers": list(self.chosen.layers),
             "C": getattr(self.trainer, "C_", None),
-            "auc": self.auc,
-            "rivals": self.rivals,
-            "platt": list(self.platt),
             "search": [{**line._asdict(), "layers": list(line.layers)} for line in self.table],
-        }
+        } | self.summary()
 
 
 class TrainingData(Protocol):
@@ -174,8 +141,7 @@ def train(
             "The data hold no hidden states to train a probe on.",
             hint="Train a rule that needs none, or record layers: [probe] in the recipe.",
         )
-    if target not in ("agrees", "right"):
-        raise ConfigError(f"There is no target {target!r}.", hint='Targets: "agrees", "right".')
+    target_named(target)
     sets = (
         default_layer_sets(dataset.layers) if layer_sets is None else [tuple(sorted(s)) for s in layer_sets]
     )
@@ -248,16 +214,6 @@ def default_layer_sets(recorded: Sequence[int]) -> list[tuple[int, ...]]:
     sets: list[tuple[int, ...]] = [(layer,) for layer in reversed(layers)]
     sets += combinations(layers, 2)
     return list(dict.fromkeys([*sets, tuple(layers)]))
-
-
-def platt(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve through the scores."""
-    model = (
-        need("sklearn.linear_model", "calibrate")
-        .LogisticRegression(C=1e6)
-        .fit(scores[:, None].astype(np.float64), truth)
-    )
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def _owners(dataset: TrainingData) -> NDArray[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
@@ -21,25 +25,6 @@ from lynxstop.engines.types import Request  # noqa: E402
 from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
-PLAIN = (
-    "Wait",
-    "ĠWait",
-    "Hmm",
-    "Hmm,",
-    "er",
-    "ing",
-    "Ġ",
-    ".",
-    "a",
-    "b",
-    "Ġso",
-    "Ġthe",
-    "Ġ1",
-    "Ġ2",
-    "3",
-    "Ċ",
-    "=",
-)
 HIDDEN, DEPTH = 16, 3
 
 torch.set_num_threads(1)
@@ -47,13 +32,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *PLAIN))}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>")
-    made.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
-    return made
+    return make_tokenizer(SPECIAL)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from made_data import LAYERS, data_set
 from sklearn.metrics import roc_auc_score
 
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.probes.evidence import platt
 from lynxstop.probes.rivals import SIGNALS, agreement_runs
-from lynxstop.probes.train import Candidate, default_layer_sets, platt, simplest, train
+from lynxstop.probes.train import Candidate, default_layer_sets, simplest, train
 
 
 def test_the_informative_layer_wins_and_the_probe_scores_it():

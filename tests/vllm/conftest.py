@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+
+from tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 from lynxstop.artifacts import atomic  # noqa: E402
 from lynxstop.artifacts.bundle import (  # noqa: E402
@@ -37,25 +40,6 @@ from lynxstop.engines.vllm.tools import guard_tool_calls  # noqa: E402
 from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
-PLAIN = (
-    "Wait",
-    "ĠWait",
-    "Hmm",
-    "Hmm,",
-    "er",
-    "ing",
-    "Ġ",
-    ".",
-    "a",
-    "b",
-    "Ġso",
-    "Ġthe",
-    "Ġ1",
-    "Ġ2",
-    "3",
-    "Ċ",
-    "=",
-)
 HIDDEN, DEPTH = 64, 3
 EXIT_TEXT = "\n</think>=3"
 INSTALLED = importlib.util.find_spec("vllm") is not None
@@ -75,16 +59,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
             # vLLM and what it imports warn a lot; ours are errors in the other tests.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
-
-
-def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *PLAIN))}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>")
-    made.add_special_tokens({"additional_special_tokens": [s for s in SPECIAL if s != "<|end|>"]})
-    return made
 
 
 COMMON = {
@@ -137,7 +111,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 network.lm_head.weight[: len(SPECIAL)] *= 0.1
                 network.lm_head.weight[len(SPECIAL) : len(SPECIAL) + 4] *= 1.3
             network.eval().save_pretrained(folder)
-            make_tokenizer().save_pretrained(folder)
+            make_tokenizer(SPECIAL).save_pretrained(folder)
             made[name] = folder
         return made[name]
 

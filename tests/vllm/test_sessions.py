@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from tiny_vocabulary import make_tokenizer  # noqa: E402
 
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
@@ -31,16 +31,9 @@ VOCABULARY = len(SPECIAL) + len(PLAIN)
 EXIT = (10, 1, 9)
 RISK = 0.05
 
-
-def make_tokenizer() -> Tokenizer:
-    core = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate((*SPECIAL, *PLAIN))}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(list(SPECIAL))
-    return core
-
-
-WATCH = compile_watch(make_tokenizer(), CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",)))
+WATCH = compile_watch(
+    make_tokenizer(SPECIAL, PLAIN), CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",))
+)
 MACHINE = fuse(WATCH)
 PROBE = Probe((0,), ((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
 

@@ -70,12 +70,12 @@ class Observer:
         if self._watch:
             self._logprobs = logits.float().log_softmax(dim=-1)
             drawn = parts[0].long().unsqueeze(1)
-            parts.append(_bits(self._logprobs.gather(1, drawn)))
-            parts.append(_bits(statistics(self._logprobs, self._end_token)))
+            parts.append(bits(self._logprobs.gather(1, drawn)))
+            parts.append(bits(statistics(self._logprobs, self._end_token)))
         if self._record and features is not None:
-            parts.append(_bits(features))
+            parts.append(bits(features))
         if scores is not None:
-            parts.append(_bits(scores))
+            parts.append(bits(scores))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
         return self._unpack(host, len(logits), len(asked), features is not None, scores is not None)
 
@@ -115,6 +115,6 @@ def statistics(logprobs: Tensor, end_token: int) -> Tensor:
     return torch.stack([entropy, top[:, 0] - top[:, 1], top[:, 0] - logprobs[:, end_token]], dim=1)
 
 
-def _bits(values: Tensor) -> Tensor:
+def bits(values: Tensor) -> Tensor:
     """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
     return values.contiguous().view(torch.int32).flatten()

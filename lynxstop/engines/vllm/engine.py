@@ -19,7 +19,7 @@ from lynxstop.artifacts.setup import Setup
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
 from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
-from lynxstop.engines.vllm.spool import Recorded, take_spool
+from lynxstop.engines.vllm.spool import Recorded, read_spool
 from lynxstop.engines.vllm.tools import guard_tool_calls
 from lynxstop.errors import ConfigError, DataError
 
@@ -239,7 +239,7 @@ class VllmEngine:
         """Take what was recorded since the last time, by request and token; the last row of a token holds."""
         self.llm.collective_rpc("lynxstop_flush")
         rows: dict[str, dict[int, Recorded]] = {}
-        for row in take_spool(self.spool):
+        for row in read_spool(self.spool, remove=True):
             rows.setdefault(row.request, {})[row.token] = row
         return rows
 

@@ -20,6 +20,7 @@ from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
 from lynxstop.core.watch import Watch
+from lynxstop.engines.transformers.observe import bits
 from lynxstop.engines.transformers.scoring import DeviceProbe
 from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
 from lynxstop.engines.vllm.statistics import TokenStatistics
@@ -209,10 +210,10 @@ class SingleSessions:
         parts = [torch.as_tensor(step.tokens).to(torch.int32)]
         if looked and self._statistics is not None:
             rows = np.array(looked, dtype=np.int64)
-            parts.append(_bits(self._statistics.look(logits, rows, step.slots[rows], step.tokens)))
+            parts.append(bits(self._statistics.look(logits, rows, step.slots[rows], step.tokens)))
         if scored and self._probe is not None:
             rows = np.array(scored, dtype=np.int64)
-            parts.append(_bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))
+            parts.append(bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
         tokens, numbers = host[: len(reads)].tolist(), host[len(reads) :].view(np.float32)
         lines = numbers[: 4 * len(looked)].reshape(-1, 4).tolist()
@@ -263,8 +264,3 @@ class SingleSessions:
             self._statistics.give(slot, None)
         else:
             self._statistics.begin(logits, row, slot)
-
-
-def _bits(values: Tensor) -> Tensor:
-    """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
-    return values.contiguous().view(torch.int32).flatten()

@@ -132,8 +132,8 @@ def _pack(rows: list[Recorded]) -> bytes:
     return save(tensors, {"format": FORMAT, "requests": json.dumps(list(names))})
 
 
-def read_spool(folder: Path) -> Iterator[Recorded]:
-    """Read all rows of a spool, in the order of its files.
+def read_spool(folder: Path, *, remove: bool = False) -> Iterator[Recorded]:
+    """Read all rows of a spool, in the order of its files; with `remove` each is removed once it is read.
 
     Raises
     ------
@@ -142,19 +142,8 @@ def read_spool(folder: Path) -> Iterator[Recorded]:
     """
     for path in files(folder):
         yield from _read(path)
-
-
-def take_spool(folder: Path) -> Iterator[Recorded]:
-    """Read all rows of a spool as `read_spool` does; each file is removed once it is read.
-
-    Raises
-    ------
-    DataError
-        When a file is damaged or of another version.
-    """
-    for path in files(folder):
-        yield from _read(path)
-        path.unlink()
+        if remove:
+            path.unlink()
 
 
 def files(folder: Path) -> list[Path]:
