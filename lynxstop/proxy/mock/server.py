@@ -1,4 +1,4 @@
-"""The mock server as an ASGI app."""
+"""The mock server as an ASGI app: what it is asked, and what it will say."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any
-
-import orjson
 
 from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
+from lynxstop.proxy.mock.delivery import Cut, hang_up, produce, send_json, send_stream, send_whole
 from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.reasoner import ASSISTANT, complete, render
 from lynxstop.proxy.mock.tokens import Vocabulary, weigh
 from lynxstop.proxy.mock.wire import Json, Run, Wire
 
 BODY_BYTES = 64 * 2**20
-_ENDS = {"lf": (b"\n",), "crlf": (b"\r\n",), "cr": (b"\r",), "mixed": (b"\n", b"\r\n")}
 
 
 @dataclass
@@ -44,10 +40,6 @@ class Record:
     body: Json = field(default_factory=dict)
     tokens: int = 0
     outcome: str = "active"
-
-
-class _Cut(Exception):
-    """A fault ends the connection here."""
 
 
 class MockServer:
@@ -86,8 +78,8 @@ class MockServer:
             await asyncio.wait((work, client), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 record.outcome = "aborted"
-            elif isinstance(work.exception(), _Cut):
-                _cut(send)
+            elif isinstance(work.exception(), Cut):
+                hang_up(send)
                 await client
             else:
                 work.result()
@@ -105,25 +97,25 @@ class MockServer:
                     await self._generate(incoming, reply, record)
                 case "GET", "/v1/models":
                     listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
-                    await _json(reply, {"object": "list", "data": [listed]})
+                    await send_json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
                     ids = self._prompt(incoming.json(), opened=self.knobs.opened)
-                    await _json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
+                    await send_json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
                 case "POST", "/detokenize":
-                    await _json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
+                    await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
                 case "GET", "/stats":
-                    await _json(reply, self.stats())
+                    await send_json(reply, self.stats())
                 case "DELETE", "/stats":
                     self.records.clear()
-                    await _json(reply, self.stats())
+                    await send_json(reply, self.stats())
                 case "GET", "/health":
-                    await _json(reply, {"status": "ok"})
+                    await send_json(reply, {"status": "ok"})
                 case _:
                     raise RequestError("Not found.", status=404)
         except RequestError as error:
             record.outcome = "refused"
             await failures.answer(reply, error)
-        except _Cut:
+        except Cut:
             record.outcome = "failed"
             raise
 
@@ -147,14 +139,14 @@ class MockServer:
         if knobs.fault.startswith("status-"):
             raise RequestError("A fault was asked for.", status=int(knobs.fault[7:]), kind="mock_fault")
         if knobs.fault == "before-headers":
-            raise _Cut
+            raise Cut
         wire, runs = self._plan(body, knobs, chat)
-        tokens = _produce(runs, record, knobs)
+        tokens = produce(runs, record, knobs)
         if not body.get("stream"):
-            await _collect(reply, wire, runs, tokens, knobs)
+            await send_whole(reply, wire, runs, tokens, knobs)
         else:
             options = body.get("stream_options") or {}
-            await _stream(reply, wire, runs, tokens, knobs, usage=bool(options.get("include_usage")))
+            await send_stream(reply, wire, runs, tokens, knobs, usage=bool(options.get("include_usage")))
         record.outcome = "completed"
 
     def _plan(self, body: Json, knobs: Knobs, chat: bool) -> tuple[Wire, list[Run]]:
@@ -200,116 +192,6 @@ class MockServer:
         return prompt if isinstance(prompt, list) else self.vocabulary.encode(prompt)
 
 
-async def _produce(runs: list[Run], record: Record, knobs: Knobs) -> AsyncIterator[tuple[Run, bool]]:
-    """Produce tokens in turn; give each run whose turn it was, and whether all has been said."""
-    await asyncio.sleep(knobs.first_delay)
-    open_runs = [run for run in runs if run.tokens]
-    while open_runs:
-        for run in list(open_runs):
-            await asyncio.sleep(knobs.delay)
-            run.made += 1
-            record.tokens += 1
-            done = run.made == len(run.tokens)
-            if done:
-                open_runs.remove(run)
-            if knobs.fault in ("mid-thinking", "mid-answer", "hang") and _here(run, knobs.fault):
-                if knobs.fault == "hang":
-                    await asyncio.Event().wait()
-                raise _Cut
-            yield run, done
-
-
-def _here(run: Run, fault: str) -> bool:
-    """Whether the middle of the thinking, or of the answer, has been reached."""
-    part = "answer" if fault == "mid-answer" else "thinking"
-    places = [i for i, token in enumerate(run.tokens) if token.part == part]
-    return bool(places) and run.made - 1 == places[len(places) // 2]
-
-
-async def _collect(
-    reply: Reply, wire: Wire, runs: list[Run], tokens: AsyncIterator[tuple[Run, bool]], knobs: Knobs
-) -> None:
-    async for _ in tokens:
-        pass
-    body = orjson.dumps(wire.whole(runs))
-    if knobs.fault in ("after-headers", "before-done"):
-        length = str(len(body)).encode()
-        await reply.start(200, [(b"content-type", b"application/json"), (b"content-length", length)])
-        await reply.send(body[: 0 if knobs.fault == "after-headers" else len(body) // 2])
-        raise _Cut
-    await _json(reply, body)
-
-
-async def _stream(
-    reply: Reply,
-    wire: Wire,
-    runs: list[Run],
-    tokens: AsyncIterator[tuple[Run, bool]],
-    knobs: Knobs,
-    *,
-    usage: bool,
-) -> None:
-    charset = b"iso-8859-1" if knobs.fault == "charset" else b"utf-8"
-    kind = (b"content-type", b"text/event-stream; charset=" + charset)
-    await reply.start(200, [kind, (b"cache-control", b"no-cache")])
-    if knobs.fault == "after-headers":
-        raise _Cut
-    ends = cycle(_ENDS[knobs.framing])
-    count = 0
-
-    async def write(event: bytes) -> None:
-        nonlocal count
-        count += 1
-        frame = b"data: " + event + next(ends) + next(ends)
-        if knobs.pings and count % knobs.pings == 0:
-            frame += b": ping" + next(ends) + next(ends)
-        for piece in _pieces(frame, knobs.split):
-            await reply.send(piece)
-            await asyncio.sleep(0)
-
-    if wire.chat:
-        for run in runs:
-            await write(orjson.dumps(wire.first(run)))
-    sent = dict.fromkeys(range(len(runs)), 0)
-    async for run, done in tokens:
-        if run.made - sent[run.index] < knobs.tokens_per_event and not done:
-            continue
-        for chunk in wire.part(run, run.tokens[sent[run.index] : run.made]):
-            await write(_spoiled(chunk, knobs, count))
-            if knobs.fault == "error-event" and count == 5:
-                await write(
-                    orjson.dumps({"error": {"message": "A fault.", "type": "mock_fault", "code": 500}})
-                )
-                await reply.end()
-                return
-        sent[run.index] = run.made
-        if done:
-            await write(orjson.dumps(wire.last(run)))
-    if usage:
-        await write(orjson.dumps(wire.chunk([], usage=wire.usage(runs))))
-    if knobs.fault == "before-done":
-        raise _Cut
-    await write(b"[DONE]")
-    await reply.end()
-
-
-def _spoiled(chunk: Json, knobs: Knobs, count: int) -> bytes:
-    """Write a chunk as JSON, with a fault where one is asked for."""
-    if knobs.fault == "huge-line" and count == 5:
-        chunk["padding"] = "x" * 2**20
-    event = orjson.dumps(chunk)
-    if knobs.fault == "garbage" and count == 5:
-        return event[: len(event) // 2]
-    if knobs.fault == "charset":
-        return event.replace(b'"created":', b'"caf\xe9":0,"created":')
-    return event
-
-
-def _pieces(frame: bytes, size: int) -> Iterator[bytes]:
-    size = size or len(frame)
-    return (frame[i : i + size] for i in range(0, len(frame), size))
-
-
 def _check(body: Json, knobs: Knobs, chat: bool) -> None:
     """Refuse what a real server refuses.
 
@@ -343,21 +225,9 @@ def _object(value: Any) -> Json:
     return value
 
 
-async def _json(reply: Reply, content: Json | bytes) -> None:
-    body = content if isinstance(content, bytes) else orjson.dumps(content)
-    length = str(len(body)).encode()
-    await reply.start(200, [(b"content-type", b"application/json"), (b"content-length", length)])
-    await reply.end(body)
-
-
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-def _cut(send: Send) -> None:
-    """Close the connection; ASGI has no word for that, so that this reaches into uvicorn."""
-    send.__self__.transport.close()  # type: ignore[attr-defined]
