@@ -254,10 +254,12 @@ async def ask(url: str, number: int = 0, fault: str = "", **more: Any) -> Got:
     body = {"model": "toy", "messages": [{"role": "user", "content": "?"}], "stream": True, **more}
     writer.write(requested(CHAT, number, fault, body))
     raw = b""
-    with suppress(ConnectionError):
-        while piece := await reader.read(2**16):
-            raw += piece
-    writer.close()
+    try:
+        with suppress(ConnectionError):
+            while piece := await reader.read(2**16):
+                raw += piece
+    finally:
+        writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
     return _got(raw)
