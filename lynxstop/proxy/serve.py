@@ -19,7 +19,7 @@ from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
-from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.metrics import Metrics, forget_the_dead
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
@@ -114,6 +114,8 @@ def from_environment() -> App:
     given = json.loads(os.environ[_VARIABLE])
     logs.configure()
     settle_memory()
+    # It may stand in for one that was killed.
+    forget_the_dead()
     return build(load(given["path"] and Path(given["path"]), given["flags"]).config)
 
 

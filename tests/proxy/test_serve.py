@@ -64,35 +64,6 @@ def test_what_takes_too_long_to_drain_is_told_so_and_stopped_at_the_server() -> 
     assert "Traceback" not in str(lines)
 
 
-def test_workers_share_their_metrics() -> None:
-    with serving(MockServer()) as url:
-        line = [sys.executable, "-m", "lynxstop.cli", "proxy", "--upstream", url, "--workers", "2"]
-        import socket
-
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        process = subprocess.Popen([*line, "--port", str(port)], stderr=subprocess.DEVNULL)
-        address = f"http://127.0.0.1:{port}"
-
-        def up() -> bool:
-            try:
-                return httpx.get(address + "/ready").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        try:
-            eventually(up)
-            for _ in range(8):
-                httpx.get(address + "/v1/models")
-            wanted = 'lynxstop_requests_total{outcome="completed",route="/v1/models"} 8.0'
-            for _ in range(8):
-                assert wanted in httpx.get(address + "/metrics").text
-        finally:
-            process.terminate()
-            assert process.wait(60) in (0, -signal.SIGTERM)
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
