@@ -23,6 +23,7 @@ Same = Callable[[str, str], bool | None]
 
 MATH = "math"
 _LETTER = re.compile(r"\W*([A-Z])\W*(?:[.):].*)?", re.DOTALL)
+_OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
@@ -129,9 +130,7 @@ def _same_text(answer: str, other: str) -> bool:
 
 
 def _same_choice(answer: str, other: str) -> bool | None:
-    letters = [
-        re.fullmatch(r"\W*([A-Z])\W*(?:[.):].*)?", text.strip(), re.DOTALL) for text in (answer, other)
-    ]
+    letters = [_LETTER.fullmatch(text.strip()) for text in (answer, other)]
     if letters[0] is None or letters[1] is None:
         return None if letters[1] is None else False
     return letters[0][1] == letters[1][1]
@@ -156,7 +155,7 @@ def _find_json(text: str) -> str | None:
             return str(candidate).strip()
     decoder = json.JSONDecoder()
     found, place = None, 0
-    while (start := re.compile(r"[\[{]").search(text, place)) is not None:
+    while (start := _OPENING.search(text, place)) is not None:
         try:
             _, end = decoder.raw_decode(text, start.start())
         except (json.JSONDecodeError, RecursionError):

@@ -27,7 +27,6 @@ OPEN, CLOSE = 0, 1
 """Numbers of the two events without text."""
 
 _SYMBOLS = INERT + 3
-_FIRST = 2
 _MOST = 1 << 20
 _TAIL = 256
 
@@ -59,7 +58,7 @@ class Vocabulary:
                     "The server streams pieces of text that are no tokens.",
                     hint="Ask it for log-probabilities, token by token.",
                 )
-            found = max(zlib.crc32(text) & 0x7FFFFFFF, _FIRST)
+            found = zlib.crc32(text) & 0x7FFFFFFF
             while found in self._texts:
                 found = (found + 1) & 0x7FFFFFFF
             self._numbers[text] = found

@@ -1,7 +1,10 @@
 """Appending: what is asked for and not there is added, and nothing else changes."""
 
 import json
+import shutil
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from typer.testing import CliRunner
@@ -9,6 +12,7 @@ from typer.testing import CliRunner
 from lynxstop.cli import app
 from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
+from lynxstop.collect.shards import names
 from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError, StepError
 
@@ -75,6 +79,37 @@ def test_inspect_counts_the_samples_that_were_added(recorded):
     found = json.loads(CliRunner().invoke(app, ["inspect", str(recorded.path), "--json"]).stdout)
     assert (found["problems"], found["traces"]) == (14, 26)
     assert (found["samples"], found["samples_most"]) == (1, 2)
+
+
+def test_an_append_does_not_seal_what_was_damaged_before(recorded):
+    # given a trace table of the first collection that was written anew since
+    path = recorded.path / "traces-00000.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none")
+    # when problems are appended
+    add(recorded, problems(12))
+    # then the digest that was taken when it was recorded still stands
+    with pytest.raises(DataError, match=r"traces-00000\.parquet was changed"):
+        DataSet.open(recorded.path)
+
+
+def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
+    # given the same problems appended to two recordings
+    other = collect(
+        ScriptedSource(), problems(10), tmp_path / "other", sampling=replace(SAMPLING, seed=6), shard_size=4
+    )
+    add(other, problems(12), sampling=replace(SAMPLING, seed=6))
+    add(recorded, problems(12))
+    # when one takes the other's appended shard, then it is foreign
+    for name in names(3):
+        shutil.copy(other.path / name, recorded.path / name)
+    with pytest.raises(DataError, match="another recording"):
+        DataSet.open(recorded.path, verify=False)
+
+
+def test_full_shards_leave_no_empty_one(tmp_path):
+    data = collect(ScriptedSource(), problems(8), tmp_path / "data", sampling=SAMPLING, shard_size=4)
+    assert (data.meta.shards, len(files(data))) == (2, 8)
+    assert add(data, problems(12)).meta.shards == 3
 
 
 def test_an_interrupted_append_goes_on_with_the_same_command_only(recorded):

@@ -20,11 +20,15 @@ from lynxstop.errors import ConfigError
         ("choice", "B", "New York", None),
         ("yes-no", "Yes, it does.", "true", True),
         ("yes-no", "**No**", "yes", False),
+        ("yes-no", "y", "Yes", True),
+        ("yes-no", "N", "false", True),
         ("yes-no", "Perhaps", "yes", None),
         ("yes-no", "Nothing", "no", None),
         ("json", '{"a": 1, "b": [true, null]}', '{"b": [true, null], "a": 1.0}', True),
         ("json", '{"a": 1}', '{"a": true}', False),
         ("json", "[1, 2]", "[2, 1]", False),
+        ("json", "[1, 2]", "[1, 2, 3]", False),
+        ("json", "[1, 2, 3]", "[1, 2]", False),
         ("json", '{"a": 1}', '{"a": 1, "b": 2}', False),
         ("json", "none", "{}", None),
         ("text", "a  b\nc", "a b c", True),
@@ -42,11 +46,17 @@ def test_when_two_answers_are_the_same(name, answer, other, same):
         ('So:\n```json\n{"a": 1}\n```\nDone.', '{"a": 1}'),
         ('First {"a": 1}, no: {"a": {"b": 2}}.', '{"a": {"b": 2}}'),
         ("[1, 2]", "[1, 2]"),
+        ("```json\n[1]\n```\nNo:\n```\n[2]\n```\nas [3] says.", "[2]"),
         ("{broken", ""),
     ],
 )
 def test_json_is_found_in_text(text, answer):
     assert GRADERS["json"](text, None).answer == answer
+
+
+@pytest.mark.parametrize(("name", "gold"), [("choice", "B"), ("yes-no", "no")])
+def test_a_box_goes_before_the_whole_text(name, gold):
+    assert GRADERS[name](f"Yes, A looks right. \\boxed{{{gold}}}", gold).right is True
 
 
 def test_grades_say_right_wrong_unknown_and_missing():

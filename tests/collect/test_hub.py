@@ -60,6 +60,31 @@ def test_columns_are_mapped_and_ids_are_digests_of_prompts(folder):
     assert load_problems(f"hf://{folder}/train[1:]", columns) == train[1:]
 
 
+def test_configurations_are_told_apart(folder):
+    (folder / "hard.jsonl").write_text('{"prompt": "17*23?", "answer": "391"}\n')
+    (folder / "easy.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    files = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("easy", "hard"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
+    for name, answer in (("easy", "2"), ("hard", "391")):
+        (problem,) = load_problems(f"hf://{folder}:{name}/train")
+        assert problem.answer == answer
+
+
+def test_a_revision_is_asked_for(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **options: asked.append(options) or [])
+    with pytest.raises(DataError):
+        load_problems(f"hf://{folder}@v2/train")
+    assert asked == [{"split": "train", "revision": "v2"}]
+
+
+def test_a_broken_row_is_named_by_its_number(folder):
+    (folder / "test.jsonl").unlink()
+    (folder / "train.jsonl").write_text('{"prompt": "1+1?"}\n{"prompt": null}\n')
+    with pytest.raises(DataError, match="line 2:"):
+        load_problems(f"hf://{folder}/train")
+
+
 def test_an_id_column_can_be_named(folder):
     named = load_problems(f"hf://{folder}/train", {"prompt": "question", "id": "subject"})
     assert [problem.id for problem in named] == ["sums", "products"]

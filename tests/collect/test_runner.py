@@ -150,6 +150,63 @@ def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):
     assert data.traces().select(["text"]) == recorded.traces().select(["text"])
 
 
+def interrupted(out, after):
+    """A collection that ended after so many shards of four."""
+
+    class Interrupted(ScriptedEngine):
+        def _think(self, request, sampling):
+            if len(self.generated) == 4 * after + 1:
+                raise KeyboardInterrupt
+            return super()._think(request, sampling)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(
+            ScriptedSource(type("ScriptedEngine", (Interrupted,), {})()),
+            problems(10), out, sampling=SAMPLING, shard_size=4,
+        )  # fmt: skip
+
+
+def test_finished_shards_are_checked_before_a_collection_goes_on(tmp_path):
+    # given an interrupted collection, one of whose shards was damaged since
+    interrupted(tmp_path, 2)
+    file = tmp_path / "features-00000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    # then it is neither read nor gone on with
+    with pytest.raises(DataError, match=r"features-00000\.safetensors was changed"):
+        DataSet.open(tmp_path, partial=True)
+    source = ScriptedSource()
+    with pytest.raises(DataError, match=r"features-00000\.safetensors was changed"):
+        collect(source, problems(10), tmp_path, sampling=SAMPLING, shard_size=4)
+    assert source.engine.generated == []
+
+
+def test_what_killed_processes_leave_goes_at_the_start_and_at_the_end(tmp_path):
+    # given a half-written file of an earlier command
+    interrupted(tmp_path, 1)
+    (tmp_path / ".traces-00001.parquet.dead").touch()
+    # when the next is interrupted too, then it is gone
+    interrupted(tmp_path, 0)
+    assert list(tmp_path.glob(".*")) == []
+
+    # and so is that of a process that is killed while others go on
+    class Beside(ScriptedEngine):
+        def _think(self, request, sampling):
+            (tmp_path / ".cues-00002.parquet.dead").touch()
+            return super()._think(request, sampling)
+
+    source = ScriptedSource(type("ScriptedEngine", (Beside,), {})())
+    collect(source, problems(10), tmp_path, sampling=SAMPLING, shard_size=4)
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_shards_without_their_settings_are_not_overwritten(recorded):
+    (recorded.path / "meta.json").unlink()
+    with pytest.raises(DataError, match=r"shards without meta\.json"):
+        collect(ScriptedSource(), problems(10), recorded.path, sampling=SAMPLING, shard_size=4)
+
+
 def test_traces_without_cues_are_recorded_too(tmp_path):
     class Decided(ScriptedEngine):
         def _think(self, request, sampling):
@@ -200,5 +257,7 @@ def test_nothing_to_do_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made a folder"):
         collect(ScriptedSource(), problems(1), tmp_path / "file", sampling=SAMPLING)
-    with pytest.raises(DataError, match="twice"):
-        collect(ScriptedSource(), problems(1) * 2, tmp_path, sampling=SAMPLING)
+    source = ScriptedSource()
+    with pytest.raises(DataError, match="problem id occurs twice"):
+        collect(source, problems(1) * 2, tmp_path, sampling=SAMPLING)
+    assert source.engine.generated == []

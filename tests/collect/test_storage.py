@@ -67,6 +67,33 @@ def test_shards_of_another_recording_are_refused(recorded, tmp_path):
         DataSet.open(recorded.path)
 
 
+def swapped(data, *kinds):
+    """Put the files of the last shard, of these kinds, in the place of the second's."""
+    for kind in kinds:
+        (file,) = data.path.glob(f"{kind}-00002.*")
+        shutil.copy(file, data.path / file.name.replace("00002", "00001"))
+    return DataSet.open(data.path, verify=False)
+
+
+def test_files_of_other_shards_are_refused_even_unverified(recorded):
+    tokens = swapped(recorded, "tokens")
+    with pytest.raises(DataError, match="does not hold"):
+        list(tokens.tokens())
+    with pytest.raises(DataError, match="do not belong to the traces"):
+        swapped(recorded, "cues", "features")
+    with pytest.raises(DataError, match="A trace occurs twice"):
+        swapped(recorded, "traces")
+
+
+def test_tokens_of_another_recording_are_refused(recorded, tmp_path):
+    # given the same traces, recorded with another limit of cues
+    options = {"sampling": SAMPLING, "shard_size": 4}
+    other = collect(ScriptedSource(), problems(10), tmp_path / "other", max_cues=9, **options)
+    shutil.copy(other.path / "tokens-00001.safetensors", recorded.path)
+    with pytest.raises(DataError, match=r"tokens-00001\.safetensors belongs to another recording"):
+        list(DataSet.open(recorded.path, verify=False).tokens())
+
+
 def test_an_unfinished_collection_is_a_missing_step(recorded, tmp_path):
     meta = json.loads((recorded.path / "meta.json").read_text())
     (recorded.path / "meta.json").write_text(json.dumps(meta | {"digests": None}))

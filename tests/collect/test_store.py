@@ -1,15 +1,40 @@
 """Places: what fsspec reaches holds the same data set as a folder."""
 
+import shutil
+from typing import ClassVar
+
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
+from lynxstop.artifacts import atomic
 from lynxstop.collect.runner import collect
+from lynxstop.collect.shards import names
 from lynxstop.collect.storage import DataSet
 from lynxstop.collect.store import Folder, Remote, store_at
 from lynxstop.errors import ConfigError, DataError, StepError
 
 URL = "memory://bucket/data"
+
+
+class Listed(MemoryFileSystem):
+    """Remembers its listings, as the clients of object stores do."""
+
+    protocol = "listed"
+    seen: ClassVar[dict[str, list]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("listed://", "memory://"))
+
+    def ls(self, path, detail=True, **more):
+        if path not in self.seen:
+            self.seen[path] = super().ls(path, detail=detail, **more)
+        return self.seen[path]
+
+    def invalidate_cache(self, path=None):
+        self.seen.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +112,32 @@ def test_damage_in_an_object_store_is_found_even_behind_the_cache(bucket):
     bucket.rm_file(name)
     with pytest.raises(DataError, match=r"features-00001\.safetensors is missing"):
         DataSet.open(URL)
+
+
+def test_what_others_have_written_is_seen(bucket):
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    store = store_at("listed://bucket/data")
+    assert store.names() == set()
+    store.write("one", b"1")
+    assert store.names() == {"one"}
+    # when another process writes, then a listing that is remembered does not hide it
+    bucket.pipe_file("/bucket/data/two", b"2")
+    assert store.names() == {"one", "two"}
+
+
+def test_what_writes_left_is_cleared_and_nothing_else(tmp_path):
+    # given what killed writes of every kind of file leave, and hidden files of others
+    store = Folder(tmp_path)
+    for name in ("meta.json", *names(3)):
+        with atomic.replacing(tmp_path / name) as temporary:
+            shutil.copy(temporary, tmp_path / f"{temporary.name}x")
+        (tmp_path / name).unlink()
+    others = {".DS_Store", ".traces-00003.parquet", ".meta.json.a1b2.bak", ".notes.txt.a1b2"}
+    for name in others:
+        (tmp_path / name).touch()
+    assert len(store.names() - others) == 5
+    store.clear()
+    assert store.names() == others
 
 
 def test_places(tmp_path):

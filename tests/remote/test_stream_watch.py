@@ -1,18 +1,24 @@
 """The machines over texts agree with those over token ids."""
 
+import zlib
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.core import stream
 from lynxstop.core.cues import CueSet, compile_cues
 from lynxstop.core.points import boundary_tokens
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch, Vocabulary
 from lynxstop.core.surface import Surfaces
 from lynxstop.core.thinking import Delimiters, compile_thinking
 from lynxstop.core.watch import Watch
+from lynxstop.errors import ConfigError
 
 TEXTS = [
     b" so", b" wait", b"Wait", b"er", b" a", b"w", b"ait", b",", b" hmm.", b"\n\n", b"\n", b" hold", b" on",
     "é".encode(), "é".encode()[:1], "é".encode()[1:], b"<think>", b"</think>", b"</", b"think>", b"",
+    b"<think>x",
 ]  # fmt: skip
 CUES = CueSet(("wait", "hmm", "hold on"), paragraph=True)
 THINK = Delimiters(("<think>",), ("</think>",))
@@ -21,10 +27,15 @@ WATCH = Watch(compile_thinking(THINK, SURFACES), compile_cues(CUES, SURFACES), b
 STREAM = StreamWatch(CUES, THINK)
 
 
-@given(st.lists(st.integers(0, len(TEXTS) - 1), max_size=40))
-def test_texts_show_what_their_tokens_show(tokens):
-    by_id, by_text = WATCH.start(()), STREAM.start(())
-    for token in tokens:
+tokens = st.lists(st.integers(0, len(TEXTS) - 1), max_size=40)
+
+
+@given(st.just([]) | tokens, st.booleans(), tokens)
+def test_texts_show_what_their_tokens_show(prompt, opened, generated):
+    prompt = prompt + [TEXTS.index(b"<think>")] * opened
+    by_id = WATCH.start(prompt)
+    by_text = STREAM.start(STREAM.vocabulary.number(TEXTS[token]) for token in prompt)
+    for token in generated:
         number = STREAM.vocabulary.number(TEXTS[token])
         seen, shown = WATCH.read(by_id, token), STREAM.read(by_text, number)
         assert seen[1:] == shown[1:]
@@ -49,9 +60,51 @@ def test_numbers_are_distinct_and_follow_from_the_bytes(texts):
     assert [other.number(text) for text in texts] == numbers
 
 
+def test_texts_of_one_checksum_have_numbers_of_their_own():
+    # given texts whose numbers would be the same, at the upper end too, and one whose number is taken
+    for one, other in ((b"wait", b"\xa4\xee\\/"), (b",p\xca\xa4", b"\xff\xff\xff\xff")):
+        assert (zlib.crc32(one) ^ zlib.crc32(other)) == 1 << 31
+        made = Vocabulary()
+        numbers = [made.number(text) for text in (one, other, b"")]
+        assert len({OPEN, CLOSE, *numbers}) == 5
+        assert all(number < 2**31 for number in numbers)
+        assert [made.text(number) for number in numbers] == [one, other, b""]
+
+
+def test_pieces_that_are_no_tokens_are_refused_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(stream, "_MOST", 3)
+    made = Vocabulary()
+    numbers = [made.number(text) for text in (b"a", b"b", b"c")]
+    with pytest.raises(ConfigError, match="no tokens"):
+        made.number(b"d")
+    assert [made.number(text) for text in (b"a", b"b", b"c")] == numbers
+
+
+@pytest.mark.parametrize(
+    ("texts", "under_way"),
+    [
+        ([b" ho"], True),
+        ([b" hold", b" on"], True),
+        ([b".", b"\n"], True),
+        ([b".\n", b"  "], True),
+        ([b".\n", b"so"], False),
+        ([b" so"], False),
+    ],
+)
+def test_a_cue_may_be_under_way(texts, under_way):
+    state = STREAM.start([OPEN])
+    for text in texts:
+        state = STREAM.read(state, STREAM.vocabulary.number(text)).state
+    assert STREAM.open_cue(state.cue) is under_way
+
+
 def test_a_cue_begins_where_its_word_does():
     texts = [b" so", b" the", b" ho", b"ld", b" on", b","]
     assert STREAM.cue_start(texts, 4) == (2, 0)
     assert STREAM.cue_start([b"so.", b"x Wait"], 1) == (1, 2)
     assert STREAM.cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
     assert STREAM.cue_start([b"so.\n", b"\n"], 1) == (0, 3)
+    # a cue that ended before the text does not count, nor does one within a word; of several the first
+    assert STREAM.cue_start([b"wait", b" wait"], 1) == (1, 0)
+    assert STREAM.cue_start([b"await wait"], 0) == (0, 6)
+    assert STREAM.cue_start([b" hold", b" on, wait"], 1) == (0, 0)
