@@ -106,7 +106,7 @@ def hung_up(error: Exception) -> bool:
 
 
 class _Session:
-    """The adapter's session of aiohttp: no limit of 100, no headers of its own, no quoting."""
+    """The adapter's session of aiohttp: no limit of 100, no headers of its own, none joined, no quoting."""
 
     def __init__(self) -> None:
         self.trusted = trusted()
@@ -117,9 +117,14 @@ class _Session:
         return self
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """Send a request to an address that is not quoted again."""
+        """Send a request to an address that is not quoted again, its headers one by one."""
         aiohttp: Any = need("aiohttp", "fast")
+        multidict: Any = need("multidict", "fast")
         yarl: Any = need("yarl", "fast")
+        raw = options["headers"].raw
+        options["headers"] = multidict.CIMultiDict(
+            (name.decode("latin-1"), _text(value)) for name, value in raw
+        )
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -135,6 +140,14 @@ class _Session:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _text(value: bytes) -> str:
+    """Return a header's value as the text that aiohttp writes in UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _of_tls(error: BaseException | None) -> ssl.SSLError | None:

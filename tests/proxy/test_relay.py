@@ -124,6 +124,10 @@ def test_headers_repeat_and_keep_their_values(echo: tuple[Echo, str], proxy: Pro
         ("cookie", "a=1; b=2"),
         ("x-forwarded-for", "10.0.0.1"),
         ("accept", "x"),
+        ("x-many", "1"),
+        ("x-many", "2"),
+        ("x-none", ""),
+        ("x-utf-8", "caf\xe9".encode()),
     ]
     both(echo, proxy, "POST", "/v1/x", content=b"{}", headers=headers, answer=answer)
 
