@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,26 @@ def test_an_error_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
 
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_content_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("sync") or sync(handle))
+    monkeypatch.setattr(Path, "replace", lambda path, target: steps.append("name") or replace(path, target))
+
+    atomic.write_text(tmp_path / "file", "new")
+
+    assert steps == ["sync", "name"]
+
+
+def test_the_temporary_file_is_beside_and_the_result_is_for_all_to_read(tmp_path: Path) -> None:
+    with atomic.replacing(tmp_path / "folder" / "file") as temporary:
+        # a rename is atomic within one file system only
+        assert temporary.parent == tmp_path / "folder"
+        assert not (tmp_path / "folder" / "file").exists()
+
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
+from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, write_bundle
 from lynxstop.artifacts.policy_file import sealed
-from lynxstop.errors import BundleError, StepError
+from lynxstop.errors import BundleError, ConfigError, StepError
 
 
 def level(
@@ -37,6 +37,12 @@ def certify(bundle: Bundle, risk: float = 0.05, threshold: float = 1.25) -> Bund
     return bundle.with_levels([made], certificate, risk)
 
 
+def grouped(column: str, risk: float = 0.05) -> tuple[CertifiedLevel, dict[str, str]]:
+    """A level of the group "chat" in a column."""
+    made, certificate = level(risk, claims={"group": {"column": column, "value": "chat"}})
+    return made.model_copy(update={"column": column, "group": "chat"}), certificate
+
+
 def test_a_bundle_loads_as_it_was_written(bundle: Bundle) -> None:
     loaded = Bundle.load(bundle.path)
 
@@ -55,6 +61,47 @@ def test_levels_are_merged_in_order_and_thresholds_keep_every_bit(bundle: Bundle
     assert [(v.risk, v.threshold) for v in loaded.levels] == [(0.02, math.inf), (0.10, exact)]
     assert '"threshold": "never"' in (bundle.path / "policy.json").read_text()
     assert loaded.stop_policy().level(0.02).threshold == math.inf
+
+
+def test_a_level_that_is_certified_again_is_replaced(bundle: Bundle) -> None:
+    certify(certify(certify(bundle, 0.05, 1.0), 0.1, 0.5), 0.05, 2.0)
+
+    assert [(v.risk, v.threshold) for v in Bundle.load(bundle.path).policy.levels] == [
+        (0.05, 2.0),
+        (0.1, 0.5),
+    ]
+
+
+def test_the_groups_of_a_bundle_come_from_one_column(bundle: Bundle) -> None:
+    made, certificate = grouped("route")
+    routed = bundle.with_levels([made], certificate, None)
+    before = (bundle.path / "policy.json").read_bytes()
+
+    made, certificate = grouped("tenant", 0.1)
+    with pytest.raises(ConfigError, match="from one column"):
+        routed.with_levels([made], certificate, None)
+
+    assert (bundle.path / "policy.json").read_bytes() == before
+
+
+def test_levels_that_could_not_be_written_whole_are_not_there(bundle: Bundle) -> None:
+    made, certificate = level()
+    (bundle.path / "certificates" / "0.05.json").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="directory"):
+        bundle.with_levels([made], certificate, 0.05)
+
+    assert Bundle.load(bundle.path).policy == bundle.policy
+
+
+def test_a_bundle_that_was_half_replaced_is_none(bundle: Bundle) -> None:
+    with pytest.raises(TypeError):
+        write_bundle(
+            bundle.path, bundle.policy, bundle.probe, bundle.training_scores(), {"not JSON": object()}
+        )
+
+    with pytest.raises(StepError, match="policy.json is missing"):
+        Bundle.load(bundle.path)
 
 
 def test_a_missing_bundle_names_the_step_before(tmp_path: Path) -> None:
@@ -142,6 +189,32 @@ def swap_the_probe(path: Path) -> None:
     Bundle.load(path).with_levels([made], certificate, 0.05)
 
 
+def serve_what_no_certificate_foresaw(path: Path) -> None:
+    # one that is older than the choice of where to cut
+    probe = json.loads((path / "policy.json").read_text())["probe_sha256"]
+    made, certificate = level(claims={"fingerprint": {"min_tokens": 0}, "digests": {"probe": probe}})
+    Bundle.load(path).with_levels([made], certificate, 0.05)
+    assert Bundle.load(path).policy.levels
+    edit(path, cut="before")
+
+
+def serve_all_to_a_group(path: Path) -> None:
+    certify(Bundle.load(path))
+    (line,) = json.loads((path / "policy.json").read_text())["levels"]
+    edit(path, levels=[line | {"column": "route", "group": "chat"}], default_risk=None)
+
+
+def default_to_a_group(path: Path) -> None:
+    made, certificate = grouped("route")
+    Bundle.load(path).with_levels([made], certificate, None)
+    assert Bundle.load(path).policy.levels
+    edit(path, default_risk=0.05)
+
+
+def take_the_probe_away(path: Path) -> None:
+    edit(path, probe_sha256=None)
+
+
 def outgrow_the_probe(path: Path) -> None:
     with (path / "probe.safetensors").open("r+b") as file:
         file.truncate(1 << 40)
@@ -189,6 +262,10 @@ def unknown_rule(path: Path) -> None:
         (drop_digest, "changed by hand"),
         (serve_otherwise, "says: min_tokens"),
         (swap_the_probe, "probe differs"),
+        (serve_what_no_certificate_foresaw, "says: cut differs"),
+        (serve_all_to_a_group, "says: column, group differ"),
+        (default_to_a_group, "default risk 0.05"),
+        (take_the_probe_away, "names no probe"),
         (outgrow_the_probe, "larger than 256 MiB"),
         (no_number, "NaN is no number"),
         (nest, "is damaged"),

@@ -46,6 +46,38 @@ def test_other_weights_of_the_same_shape_are_another_model(model: Path) -> None:
     assert before.differences(fingerprint(model)) == ["weights"]
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_large_weights_are_told_apart_at_both_ends(model: Path, place: int) -> None:
+    weights = np.zeros(200_000, dtype=np.float32)
+    save_file({"weight": weights}, model / "model.safetensors")
+    before = fingerprint(model)
+
+    weights[place] = 1
+    save_file({"weight": weights}, model / "model.safetensors")
+
+    assert before.differences(fingerprint(model)) == ["weights"]
+
+
+def test_tokenizer_files_count_by_name(model: Path) -> None:
+    (model / "vocab.json").write_text("{}")
+    before = fingerprint(model)
+
+    (model / "vocab.json").rename(model / "merges.txt")
+
+    assert before.differences(fingerprint(model)) == ["tokenizer"]
+
+
+def test_a_template_in_a_file_of_its_own_goes_first(model: Path) -> None:
+    before = fingerprint(model)
+    (model / "chat_template.jinja").write_text("{{ messages }}<think>")
+    own = fingerprint(model)
+    assert before.differences(own) == ["template"]
+
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": "stale"}))
+
+    assert fingerprint(model) == own
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_an_incomplete_folder_is_refused(model: Path, missing: str) -> None:
     (model / missing).unlink()
