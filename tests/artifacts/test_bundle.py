@@ -100,7 +100,7 @@ def test_a_bundle_that_was_half_replaced_is_none(bundle: Bundle) -> None:
             bundle.path, bundle.policy, bundle.probe, bundle.training_scores(), {"not JSON": object()}
         )
 
-    with pytest.raises(StepError, match="policy.json is missing"):
+    with pytest.raises(StepError, match=r"policy\.json is missing"):
         Bundle.load(bundle.path)
 
 

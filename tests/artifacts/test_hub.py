@@ -75,7 +75,10 @@ def test_a_bundle_goes_and_comes_back(hub: Hub, bundle: Path, tmp_path: Path) ->
     assert any("95% interval" in result.metric_name for result in data.eval_results)
     # when it is pulled
     pulled = command("pull", "me/bundle", tmp_path / "back", "--json")
-    # then it is the same bundle, and nothing else is left behind
+    # then all files are of the commit whose sizes were looked at
+    asked = [path.strip("/").split("/") for _, path, _ in hub.requests if "/resolve/" in path]
+    assert {path[3] for path in asked} == {hub.sha("me/bundle")}
+    # and it is the same bundle, and nothing else is left behind
     assert pulled["risks"] == [0.01, 0.02, 0.05, 0.1]
     back = tmp_path / "back"
     assert Bundle.load(back).policy == Bundle.load(bundle).policy
