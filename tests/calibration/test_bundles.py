@@ -8,11 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lynxstop.artifacts.bundle import Bundle, Policy, ServedSampling, TrainingScores, write_bundle
+from lynxstop.artifacts.bundle import (
+    Bundle,
+    Policy,
+    ServedRule,
+    ServedSampling,
+    TrainingScores,
+    write_bundle,
+)
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.calibration import Certificate, calibrate_bundle, install, read_evidence, verify
-from lynxstop.calibration.bundles import evidence_name
+from lynxstop.calibration.bundles import evidence_name, served_as
 from lynxstop.errors import DataError, FingerprintError
 from lynxstop.probes.probe import Probe
 
@@ -160,6 +167,14 @@ def test_calibrating_changes_nothing_until_installed(bundle, data):
         {"temperature": 0.6},
         {"budget": 10},
         {"cue_words": ("hmm",)},
+        {"cue_paragraph": True},
+        {"think_open": ("<thought>",)},
+        {"think_close": ("</thought>",)},
+        {"cut": "before"},
+        {"top_p": 0.9},
+        {"top_k": 20},
+        {"max_tokens": 65},
+        {"answer_tokens": 9},
     ],
 )
 def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
@@ -169,6 +184,20 @@ def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
         FingerprintError, match=next(iter(change)) if "fingerprint" not in change else "weights"
     ):
         calibrate_bundle(bundle, other, risks=[0.05])
+
+
+def test_a_certificate_rests_on_all_that_is_served(bundle):
+    # given a policy in which nothing is as it was before there was a choice
+    chosen = {"cut": "before", "rule": ServedRule(name="budget")}
+    policy = bundle.policy.model_copy(update=chosen)
+    # then its certificates name every setting but those that change no request
+    others = {
+        "schema_version", "name", "target", "probe_sha256", "training_problems_sha256",
+        "training_data_sha256", "default_risk", "levels", "files", "provenance",
+    }  # fmt: skip
+    assert served_as(policy).keys() == Policy.model_fields.keys() - others
+    # and those of older bundles stay as they were
+    assert served_as(bundle.policy).keys() == served_as(policy).keys() - chosen.keys()
 
 
 def test_training_problems_are_refused(bundle, data):

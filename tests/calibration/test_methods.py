@@ -124,6 +124,14 @@ def test_levels_share_the_error(simulated):
     assert "together with 1 other" in together[0].promise
 
 
+@pytest.mark.parametrize(("together", "tests"), [("none", 1), ("levels", 2), ("all", 6)])
+def test_the_error_is_shared_by_what_holds_together(simulated, together, tests):
+    # given two levels, of two groups and of all
+    table = simulated(300, groups=True)
+    made = calibrate(table, risks=[0.1, 0.2], by="route", together=together).certificates
+    assert [certificate.delta for certificate in made] == pytest.approx([0.05 / tests] * 6)
+
+
 def test_split_is_the_conformal_quantile(simulated):
     # given the highest score over bad cues of every trace
     table = simulated(400)
