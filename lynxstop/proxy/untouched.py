@@ -2,46 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-_NUMBERS = ("max_tokens", "max_completion_tokens", "top_logprobs")
+from lynxstop.remote.dialects.base import TOP
 
+_NUMBERS = ("max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
 
 _GRAMMARS = (
     "structured_outputs", "guided_json", "guided_regex", "guided_choice", "grammar", "json_schema", "regex",
     "ebnf",
 )  # fmt: skip
 
+_ADDED_UP = ("presence_penalty", "frequency_penalty", "dry_multiplier", "mirostat", "no_repeat_ngram_size")
+_MULTIPLIED = ("repetition_penalty", "repeat_penalty")
+"""Penalties by which value changes nothing: 0 and 1."""
 
-def why_untouched(body: Mapping[str, Any]) -> str | None:
+Body = Mapping[str, Any]
+
+_CAUSES: Mapping[str, Callable[[Body], bool]] = {
+    # Looked at first, so that the others may rely on it.
+    "malformed": lambda body: (
+        not isinstance(body.get("messages"), list)
+        or not all(isinstance(body.get(name), dict | None) for name in ("stream_options", "response_format"))
+        or not all(isinstance(body.get(name), int | None) for name in _NUMBERS)
+    ),
+    "several_choices": lambda body: body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
+    # A grammar starts behind the thinking; what is forced there would break it.
+    "structured_output": lambda body: (
+        (body.get("response_format") or {"type": "text"}).get("type") != "text"
+        or any(body.get(name) for name in _GRAMMARS)
+    ),
+    # A call that the model makes after a continuation would come as text.
+    "tools": lambda body: (
+        bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"
+    ),
+    # They look at what was generated, and a continuation calls that prompt.
+    "penalties": lambda body: (
+        any(body.get(name) for name in _ADDED_UP)
+        or any(body.get(name) not in (None, 1) for name in _MULTIPLIED)
+    ),
+    "min_tokens": lambda body: bool(body.get("min_tokens")),
+    "continued_message": lambda body: (
+        bool(body.get("continue_final_message")) or body.get("add_generation_prompt") is False
+    ),
+    "usage_in_every_event": lambda body: bool(
+        (body.get("stream_options") or {}).get("continuous_usage_stats")
+    ),
+    "echo": lambda body: bool(body.get("echo")),
+    "thinking_hidden": lambda body: (
+        body.get("include_reasoning") is False or body.get("stream_reasoning") is False
+    ),
+    # A continuation is written as text or tokens.
+    "media": lambda body: any(_shows_media(message) for message in _list(body.get("messages"))),
+    "own_limit": lambda body: body.get("n_predict") is not None,
+    "prompt_logprobs": lambda body: body.get("prompt_logprobs") is not None,
+    # More than what we ask for, which would be all that comes; completions have the number in `logprobs`.
+    "alternatives": lambda body: any(
+        not 0 <= (body.get(name) or 0) <= TOP for name in ("logprobs", "top_logprobs")
+    ),
+    # The names of tokens in place of their text.
+    "token_names": lambda body: bool(body.get("return_tokens_as_token_ids")),
+}
+
+
+def why_untouched(body: Body) -> str | None:
     """Return the cause, or None when a chat request can be watched."""
-    options = body.get("stream_options")
-    causes = {
-        "malformed": not isinstance(body.get("messages"), list)
-        or not isinstance(options, dict | None)
-        or not all(isinstance(body.get(name), int | None) for name in _NUMBERS),
-        "several_choices": body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
-        # A grammar starts behind the thinking; what is forced there would break it.
-        "structured_output": (body.get("response_format") or {"type": "text"}).get("type") != "text"
-        or any(body.get(name) for name in _GRAMMARS),
-        # A call that the model makes after a continuation would come as text.
-        "tools": bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none",
-        # They look at what was generated, and a continuation calls that prompt.
-        "penalties": bool(body.get("presence_penalty") or body.get("frequency_penalty"))
-        or body.get("repetition_penalty") not in (None, 1, 1.0),
-        "min_tokens": bool(body.get("min_tokens")),
-        "continued_message": bool(body.get("continue_final_message"))
-        or body.get("add_generation_prompt") is False,
-        "usage_in_every_event": bool(options and options.get("continuous_usage_stats")),
-        "echo": bool(body.get("echo")),
-        "thinking_hidden": body.get("include_reasoning") is False or body.get("stream_reasoning") is False,
-        # A continuation is written as text or tokens.
-        "media": any(_shows_media(message) for message in _list(body.get("messages"))),
-        "own_limit": body.get("n_predict") is not None,
-        "prompt_logprobs": body.get("prompt_logprobs") is not None,
-    }
-    return next((cause for cause, present in causes.items() if present), None)
+    return next((cause for cause, present in _CAUSES.items() if present(body)), None)
 
 
 def _shows_media(message: Any) -> bool:
