@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.transformers.observe import statistics
 from lynxstop.engines.vllm.seats import Seats
 from lynxstop.engines.vllm.spool import Recorded, Spool
-from lynxstop.engines.vllm.statistics import PART
+from lynxstop.engines.vllm.statistics import PART, by_parts
 from lynxstop.engines.vllm.terms import Terms
 
 _SHOWN = 4
@@ -101,11 +100,9 @@ class Recorder:
         """Bring everything to the host in one transfer: numbers of rows, scores and features of cues."""
         scores, positions = sessions.shown()
         places = torch.from_numpy(rows).to(logits.device)
-        behind = [
-            statistics(part.float().log_softmax(dim=-1), self._end_token)
-            for part in torch.split(logits[places], PART)
-        ]
-        block = torch.cat([positions[places].unsqueeze(1).float(), torch.cat(behind)], dim=1).flatten()
+        logprobs = (part.float().log_softmax(dim=-1) for part in torch.split(logits[places], PART))
+        behind = by_parts(logprobs, self._end_token)
+        block = torch.cat([positions[places].unsqueeze(1).float(), behind], dim=1).flatten()
         if len(cues):
             at = torch.from_numpy(cues).to(logits.device)
             block = torch.cat([block, scores[at], features(at).flatten()])

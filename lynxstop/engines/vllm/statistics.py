@@ -7,6 +7,7 @@ kept until the next step: rows times vocabulary float32 numbers, on the device, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from lynxstop.engines.transformers.observe import statistics
 
 PART = 32
 """Rows whose statistics are taken at once: it bounds the memory of what lies between."""
+
+
+def by_parts(parts: Iterable[Tensor], end_token: int) -> Tensor:
+    """Entropy, top gap and end margin of log-probabilities that come in parts: shape (rows, 3)."""
+    found = [statistics(part, end_token) for part in parts]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 class TokenStatistics:
@@ -69,10 +76,10 @@ class TokenStatistics:
             logits, read = logits[chosen], read[chosen]
         own = self._own(slots, places, order, read.long().unsqueeze(1))
         found = logits.float().log_softmax(dim=-1)
-        parts = [statistics(part, self._end_token) for part in torch.split(found, PART)]
+        known = by_parts(torch.split(found, PART), self._end_token)
         self._place[slots] = order
         self._before = found
-        return torch.cat([parts[0] if len(parts) == 1 else torch.cat(parts), own], dim=1)
+        return torch.cat([known, own], dim=1)
 
     def begin(self, logits: Tensor, row: int, slot: int) -> None:
         """Keep what is behind the token of a row that will be looked at from the next step on."""
