@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binomtest
 
 from lynxstop.artifacts.bundle import (
     Bundle,
@@ -19,8 +20,8 @@ from lynxstop.artifacts.bundle import (
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.calibration import Certificate, calibrate_bundle, install, read_evidence, verify
-from lynxstop.calibration.bundles import evidence_name, served_as
-from lynxstop.errors import DataError, FingerprintError
+from lynxstop.calibration.bundles import evidence_name, measured, served_as
+from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.probes.probe import Probe
 
 PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
@@ -149,6 +150,34 @@ def test_calibrating_again_replaces_levels_of_the_same_risk(bundle, data, simula
     folder = bundle.path / "certificates"
     assert len(list(folder.glob("risk-*.json"))) == 3
     assert len(list(folder.glob("evidence-*.parquet"))) == 2
+
+
+def test_the_default_is_the_strictest_level_that_exits_and_stays(bundle, data):
+    # given a level that nothing can be certified at, and one that exits
+    first = install(bundle, calibrate_bundle(bundle, data, risks=[0.001, 0.2]))
+    assert [np.isfinite(level.threshold) for level in first.policy.levels] == [False, True]
+    assert first.policy.default_risk == 0.2
+    # when a stricter one is added, then the default stays unless another is named
+    second = install(first, calibrate_bundle(bundle, data, risks=[0.1]))
+    assert second.policy.default_risk == 0.2
+    assert install(second, calibrate_bundle(bundle, data, risks=[0.1]), 0.1).policy.default_risk == 0.1
+    # and what is not certified cannot be named: nothing is written
+    before = {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"0\.3 is none of the bundle's levels: 0\.001, 0\.1, 0\.15, 0\.2"):
+        install(second, calibrate_bundle(bundle, data, risks=[0.15]), 0.3)
+    assert before == {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
+
+
+def test_shares_on_the_card_have_exact_intervals(bundle, data):
+    made = calibrate_bundle(bundle, data, risks=[0.2])
+    (shown,), (certificate,) = measured(install(bundle, made)), made.certificates
+    for share, interval, count in (
+        (shown.lost, shown.lost_interval, certificate.observed),
+        (shown.exited, shown.exited_interval, certificate.exits),
+    ):
+        assert share == count / 500
+        exact = binomtest(int(count), 500).proportion_ci(0.95, "exact")
+        assert interval == pytest.approx((exact.low, exact.high))
 
 
 def test_calibrating_changes_nothing_until_installed(bundle, data):

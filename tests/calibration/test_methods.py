@@ -11,6 +11,7 @@ from strategies import tables
 from lynxstop.calibration import TraceTable, calibrate
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import fixed_sequence
+from lynxstop.calibration.grid import start_index
 from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
 from lynxstop.errors import CalibrationError, ConfigError, DataError
@@ -208,6 +209,20 @@ def test_selective_starts_where_exits_are_expected(simulated):
     assert certificate.settings.start > 0
     assert certificate.n == certificate.exits >= 30
     assert "that are stopped early" in certificate.promise
+
+
+def test_a_selective_sequence_starts_at_three_times_the_exits_that_no_loss_needs():
+    # given training traces of which k exit at the k-th threshold
+    count = np.arange(100)
+    train = TraceTable.from_arrays(
+        problem_ids=[f"t{i:03}" for i in count],
+        lengths=np.ones(100, int), scores=count, losses=np.zeros(100),
+    )  # fmt: skip
+    grid = count[::-1].astype(np.float32)
+    # then 1,000 requests are expected to bring 3 * 58.4 exits at the 18th
+    assert np.log(0.05) / np.log(0.95) == pytest.approx(58.4, abs=0.01)
+    assert start_index(train, grid, 1000, 0.05, 0.05) == 18
+    assert start_index(train, grid, 100, 0.05, 0.05) == 99
 
 
 def test_few_effective_requests_refuse(simulated):
