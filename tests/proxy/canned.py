@@ -165,6 +165,31 @@ def continuation(number: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*({"choices": [choice]} for choice in choices), {"choices": [], "usage": used}]
 
 
+class Odd:
+    """Streams a chat of its own making, as fast as it is let."""
+
+    def __init__(self, *events: bytes, times: int = 1) -> None:
+        self.events, self.times, self.written = events, times, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        if scope["path"] == "/tokenize":
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": json.dumps({"tokens": EXIT_IDS}).encode()})
+            return
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        first, *between, last = self.events
+        for event in (first, *between * self.times, last, b"[DONE]"):
+            frame = b"data: " + event + b"\n\n"
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+            self.written += len(frame)
+        await send({"type": "http.response.body", "body": b""})
+
+
 @contextmanager
 def canned(framing: str = "chunked") -> Iterator[tuple[str, Canned]]:
     """Serve one; give its address."""

@@ -15,8 +15,8 @@ from canned import (
     CHAT,
     COMPLETIONS,
     EXIT_BEHIND,
-    EXIT_IDS,
     THOUGHT,
+    Odd,
     ask,
     canned,
     chat,
@@ -32,31 +32,6 @@ from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.server import MockServer
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}], "stream": True}
-
-
-class Odd:
-    """Streams a chat of its own making, as fast as it is let."""
-
-    def __init__(self, *events: bytes, times: int = 1) -> None:
-        self.events, self.times, self.written = events, times, 0
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        await receive()
-        if scope["path"] == "/tokenize":
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": orjson.dumps({"tokens": EXIT_IDS})})
-            return
-        headers = [(b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        first, *between, last = self.events
-        for event in (first, *between * self.times, last, b"[DONE]"):
-            frame = b"data: " + event + b"\n\n"
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-            self.written += len(frame)
-        await send({"type": "http.response.body", "body": b""})
 
 
 def events_of(content: bytes) -> list[Any]:
