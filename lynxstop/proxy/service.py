@@ -25,6 +25,12 @@ ENGINE = "OpenAIEngine"
 RETRY_SECONDS = 10.0
 """After a failed look at the server, requests pass through for so long before the next one."""
 
+LOOK_SECONDS = 60.0
+"""Longest look at a server; requests for the same model wait for it."""
+
+_OF_THE_CLIENT = (401, 403)
+"""Refusals that say something of one client's key, and nothing of the server."""
+
 _MOST_MODELS = 64
 
 
@@ -96,11 +102,13 @@ class Services:
             if (found := self._found.get(model)) is not None:
                 return found
             try:
-                found = await self._look(server, model)
-            except LynxstopError as error:
-                if len(self._failed) >= _MOST_MODELS:
-                    self._failed.clear()
-                self._failed[model] = time.monotonic() + RETRY_SECONDS
+                async with asyncio.timeout(LOOK_SECONDS):
+                    found = await self._look(server, model)
+            except (LynxstopError, TimeoutError) as error:
+                if getattr(error, "status_code", None) not in _OF_THE_CLIENT:
+                    if len(self._failed) >= _MOST_MODELS:
+                        self._failed.clear()
+                    self._failed[model] = time.monotonic() + RETRY_SECONDS
                 logger.warning("unresolved", extra={"fields": {"error": type(error).__name__}})
                 return Service(cause="unresolved", trouble=str(error))
             self._found[model] = found

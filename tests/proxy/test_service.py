@@ -1,0 +1,85 @@
+"""When a server is looked at, and what a look that fails means for the requests behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from lynxstop.errors import UpstreamError
+from lynxstop.proxy import service
+from lynxstop.proxy.service import Service, Services
+
+
+class Looking(Services):
+    """Looks as a test says, one way after the other."""
+
+    def __init__(self, *ways: Any) -> None:
+        super().__init__(None)
+        self.bundle: Any = object()
+        self.ways, self.looks = list(ways), 0
+
+    async def _look(self, server: Any, model: str) -> Service:
+        self.looks += 1
+        way = self.ways.pop(0)
+        if way is None:
+            await asyncio.Event().wait()
+        if isinstance(way, Exception):
+            raise way
+        return way
+
+
+GOOD = Service(cause=None)
+
+
+def causes(services: Looking, count: int, *, together: bool = False) -> list[str | None]:
+    async def run() -> list[str | None]:
+        asked: Any = [services.of(None, "toy") for _ in range(count)]
+        found = await asyncio.gather(*asked) if together else [await one for one in asked]
+        return [one.cause for one in found]
+
+    return asyncio.run(run())
+
+
+def test_a_server_is_looked_at_once_for_all_that_ask_at_a_time() -> None:
+    services = Looking(GOOD)
+    assert causes(services, 5, together=True) == [None] * 5
+    assert services.looks == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_speaks_for_its_own_request(status: int) -> None:
+    services = Looking(UpstreamError("No.", status=status), GOOD)
+    assert causes(services, 3) == ["unresolved", None, None]
+
+
+@pytest.mark.parametrize("trouble", [UpstreamError("Down."), UpstreamError("Busy.", status=429)])
+def test_a_server_in_trouble_is_left_alone_for_a_while(
+    trouble: UpstreamError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Looking(trouble, GOOD)
+    assert causes(services, 3) == ["unresolved"] * 3
+    assert services.looks == 1
+    monkeypatch.setattr(service.time, "monotonic", lambda: 1e12)
+    assert causes(services, 1) == [None]
+
+
+def test_a_server_that_does_not_answer_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK_SECONDS", 0.05)
+    services = Looking(None, GOOD)
+    assert causes(services, 3) == ["unresolved"] * 3
+    assert services.looks == 1
+
+
+def test_a_client_that_goes_leaves_the_look_to_the_next() -> None:
+    services = Looking(None, GOOD)
+
+    async def run() -> str | None:
+        first = asyncio.create_task(services.of(None, "toy"))  # type: ignore[arg-type]
+        second = asyncio.create_task(services.of(None, "toy"))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        first.cancel()
+        return (await second).cause
+
+    assert asyncio.run(run()) is None
