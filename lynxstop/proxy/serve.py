@@ -19,6 +19,7 @@ from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
+from lynxstop.proxy.connection import Connection
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
@@ -62,7 +63,7 @@ def build(config: ProxyConfig) -> App:
         )
 
     async def belongs() -> str | None:
-        return services.trouble
+        return await services.ready(Connection(upstream))
 
     return create_app(
         config,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.core.stream import StreamWatch
-from lynxstop.errors import LynxstopError
+from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
@@ -79,8 +79,9 @@ class Services:
         self._name = dialect
         self._dialect: Dialect | None = None
         self._found: dict[str, Service] = {}
-        self._failed: dict[str, float] = {}
+        self._failed: dict[str, tuple[float, Service]] = {}
         self._looking = asyncio.Lock()
+        self._first: asyncio.Task[str | None] | None = None
 
     async def of(self, server: Server, model: str) -> Service:
         """Return the service of a model.
@@ -96,8 +97,9 @@ class Services:
             return Service(cause="no_bundle")
         if (found := self._found.get(model)) is not None:
             return found
-        if time.monotonic() < self._failed.get(model, 0.0) or len(self._found) >= _MOST_MODELS:
-            return Service(cause="unresolved")
+        until, failed = self._failed.get(model, (0.0, Service(cause="unresolved")))
+        if time.monotonic() < until or len(self._found) >= _MOST_MODELS:
+            return failed
         async with self._looking:
             if (found := self._found.get(model)) is not None:
                 return found
@@ -105,12 +107,14 @@ class Services:
                 async with asyncio.timeout(LOOK_SECONDS):
                     found = await self._look(server, model)
             except (LynxstopError, TimeoutError) as error:
-                if getattr(error, "status_code", None) not in _OF_THE_CLIENT:
-                    if len(self._failed) >= _MOST_MODELS:
-                        self._failed.clear()
-                    self._failed[model] = time.monotonic() + RETRY_SECONDS
                 logger.warning("unresolved", extra={"fields": {"error": type(error).__name__}})
-                return Service(cause="unresolved", trouble=str(error))
+                if getattr(error, "status_code", None) in _OF_THE_CLIENT:
+                    return Service(cause="unresolved")
+                if len(self._failed) >= _MOST_MODELS:
+                    self._failed.clear()
+                failed = Service(cause="unresolved", trouble=str(error) or "The server took too long.")
+                self._failed[model] = time.monotonic() + RETRY_SECONDS, failed
+                return failed
             self._found[model] = found
         if found.trouble is not None:
             logger.error("not_served", extra={"fields": {"cause": found.cause, "trouble": found.trouble}})
@@ -120,6 +124,28 @@ class Services:
     def trouble(self) -> str | None:
         """What keeps the bundle from being served to some model, or None."""
         return next((found.trouble for found in self._found.values() if found.trouble), None)
+
+    async def ready(self, server: Server) -> str | None:
+        """Return what keeps the bundle from being served, as far as can be told without a client's key.
+
+        Before the first request it looks at the first model that the server lists. A look goes on when the
+        one who asked no longer waits.
+        """
+        if self.bundle is None or self._found:
+            return self.trouble
+        if self._first is None or self._first.done():
+            self._first = asyncio.create_task(self._look_first(server))
+        return await asyncio.shield(self._first)
+
+    async def _look_first(self, server: Server) -> str | None:
+        try:
+            listed = await server.call("/v1/models")
+        except UpstreamError:
+            # Another condition tells that, or clients alone have a key.
+            return None
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        names = [entry["id"] for entry in entries or () if isinstance(entry, dict) and "id" in entry]
+        return (await self.of(server, str(names[0]))).trouble if names else None
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""

@@ -11,11 +11,13 @@ import pytest
 from servers import eventually, proxied, serving
 from watching import watching
 
+from lynxstop import shipped
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import JsonLines
 from lynxstop.proxy.mock.knobs import Knobs
 from lynxstop.proxy.mock.server import MockServer
+from lynxstop.proxy.serve import build
 
 SECRET = "zebra 7 + 5 * 2"
 ASK = {"messages": [{"role": "user", "content": SECRET}]}
@@ -39,6 +41,17 @@ def test_readiness_names_what_is_wrong() -> None:
     assert not_ready.status_code == 503
     assert not_ready.json()["checks"]["bundle"] == "It is another model's."
     assert health.json() == {"status": "ok"}
+
+
+def test_a_bundle_of_another_model_is_not_ready_before_any_request() -> None:
+    with serving(MockServer(Knobs(opened=True))) as url:
+        given = {"upstream": {"url": url, "dialect": "vllm"}, "policy": {"bundle": shipped.STREAM_BUNDLE}}
+        with proxied(url, build(ProxyConfig.model_validate(given))) as proxy:
+            ready = httpx.get(proxy.url + "/ready")
+
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["upstream"] == "ok"
+    assert "another model" in ready.json()["checks"]["bundle"]
 
 
 def test_a_server_that_fails_is_not_ready() -> None:

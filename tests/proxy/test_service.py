@@ -72,6 +72,68 @@ def test_a_server_that_does_not_answer_holds_nobody_up_for_ever(monkeypatch: pyt
     assert services.looks == 1
 
 
+class Listing:
+    """A server that lists its models, or fails."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    async def call(self, path: str, body: Any = None) -> Any:
+        assert (path, body) == ("/v1/models", None)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+TOY = {"data": [{"id": "toy"}, {"id": "other"}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "ways", "told"),
+    [
+        (TOY, [Service(cause="fingerprint", trouble="Another model.")], ["Another model."] * 3),
+        (TOY, [GOOD], [None] * 3),
+        (TOY, [UpstreamError("Busy.", status=429)], ["Busy."] * 3),
+        (TOY, [UpstreamError("No.", status=401), GOOD], [None] * 3),
+        (UpstreamError("Who?", status=401), [], [None] * 3),
+        ({"data": []}, [], [None] * 3),
+        ([], [], [None] * 3),
+    ],
+)
+def test_whether_the_bundle_belongs_is_known_before_the_first_request(
+    answer: Any, ways: list[Any], told: list[str | None]
+) -> None:
+    services = Looking(*ways)
+
+    async def run() -> list[str | None]:
+        return [await services.ready(Listing(answer)) for _ in told]  # type: ignore[arg-type]
+
+    assert asyncio.run(run()) == told
+    assert not services.ways
+
+
+def test_a_look_goes_on_when_the_one_who_asked_has_gone() -> None:
+    begun = asyncio.Event()
+
+    class Slow(Looking):
+        async def _look(self, server: Any, model: str) -> Service:
+            self.looks += 1
+            await begun.wait()
+            return GOOD
+
+    services = Slow()
+
+    async def run() -> str | None:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(services.ready(Listing(TOY)), 0.01)  # type: ignore[arg-type]
+        begun.set()
+        return await services.ready(Listing(TOY))  # type: ignore[arg-type]
+
+    assert asyncio.run(run()) is None
+    assert services.looks == 1
+
+
 def test_a_client_that_goes_leaves_the_look_to_the_next() -> None:
     services = Looking(None, GOOD)
 
