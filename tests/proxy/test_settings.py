@@ -100,6 +100,20 @@ def test_parameters_of_the_sampler_reach_both_streams(mock: Any, proxy: Proxied)
         assert first.body[name] == second.body[name] == value
 
 
+def test_a_client_that_takes_packed_answers_is_watched_all_the_same(mock: Any) -> None:
+    seen: list[bytes | None] = []
+
+    async def packing(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            # A server that packs what it may.
+            seen.append(dict(scope["headers"]).get(b"accept-encoding"))
+        await mock[1](scope, receive, send)
+
+    with serving(packing) as url, watching(url) as proxy:
+        assert ask(proxy, {"accept-encoding": "gzip, br"})["lynxstop"]["stopped"]
+    assert set(seen) == {b"identity"}
+
+
 LEVELS = {"policy": {"risk": 0.05, "reasoning_effort": {"low": 0.1, "high": "off"}}}
 
 

@@ -157,6 +157,14 @@ def test_headers_keep_their_number_their_order_and_their_bytes(proxy: Proxied, p
     assert b"x-a: 1\r\nx-b: caf\xe9\r\nx-a: \xc3\xa9\r\nset-cookie: a\r\n" in answer
 
 
+def test_headers_of_the_servers_connection_stay_on_it(proxy: Proxied, peer: Peer) -> None:
+    hop = b"connection: close, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nx-kept: 2\r\n"
+    peer.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + hop + b"\r\nok"
+    _, answer = say(proxy, b"GET /v1/x " + HEAD + b"\n")
+    assert b"x-kept: 2" in answer
+    assert not {b"x-hop", b"keep-alive"} & {line.partition(b":")[0] for line in answer.lower().split(b"\r\n")}
+
+
 def test_an_answer_of_the_old_protocol_ends_where_its_connection_does(proxy: Proxied, peer: Peer) -> None:
     peer.answer = b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nuntil the end"
     _, answer = say(proxy, b"GET /v1/x " + HEAD + b"\n")

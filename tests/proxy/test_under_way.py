@@ -1,0 +1,65 @@
+"""What is found out in the middle of a stream, and means that it is no longer cut: the client gets it all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from canned import CHAT, COMPLETIONS, Odd, chat
+from servers import eventually, serving
+from watching import watching
+
+BODY = {"model": "toy", "messages": [{"role": "user", "content": "?"}], "stream": True}
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def event(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"id": "c00001", "choices": [{"index": 0, "delta": delta, **more}]}
+
+
+TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]}
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("odd", "cause"),
+    [
+        (event({"tool_calls": [CALL]}), "not_understood"),
+        (event({"function_call": {"name": "f", "arguments": "{}"}}), "not_understood"),
+        (event({"refusal": "No."}), "not_understood"),
+        (
+            {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]},
+            "not_understood",
+        ),
+        (event({"reasoning": " and"}), "no_logprobs"),
+    ],
+)
+def test_nothing_is_cut_behind_what_is_not_understood(odd: dict[str, Any], cause: str, place: int) -> None:
+    # given a stream that is cut at its cue, but for one event before that, or while the cue is held back
+    events = chat("00001")
+    events.insert(place, odd)
+    asked: list[str] = []
+
+    class Noting(Odd):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            asked.append(scope.get("path", ""))
+            await super().__call__(scope, receive, send)
+
+    with serving(Noting(*map(orjson.dumps, events))) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json=BODY, timeout=30)
+        eventually(lambda: proxy.count("lynxstop_passthrough_total", cause=cause) == 1)
+
+    got = [orjson.loads(part[6:]) for part in answer.content.split(b"\n\n") if part.startswith(b"data: {")]
+    for part in (*events, *got):
+        for choice in part["choices"]:
+            for name in ("logprobs", "token_ids"):
+                choice.pop(name, None)
+        for name in ("prompt_token_ids", "usage"):
+            part.pop(name, None)
+    report = got[-1].pop("lynxstop")
+    assert got == [part for part in events if part["choices"]]
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert report["stopped"] is False
+    assert COMPLETIONS not in asked
