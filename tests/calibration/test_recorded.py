@@ -71,6 +71,25 @@ def test_guards_decide_which_cues_may_exit():
     assert table.scores.tolist() == [1, 4, 5]
 
 
+def test_every_trace_begins_its_guards_anew():
+    # given the same cues, and no trace without any between the last two
+    class Beside(Data):
+        def traces(self):
+            return pa.table(TRACES | {"cues": [3, 2, 2, 0], "thinking_tokens": [100] * 4})
+
+    table = from_recorded(Beside(), SCORES, guards=StopPolicy(exit_ids=(1,), min_tokens=15, cooldown=40))
+    assert table.lengths.tolist() == [1, 1, 1, 0]
+    assert table.scores.tolist() == [1, 4, 5]
+
+
+def test_a_rule_that_abstains_leaves_its_points_out():
+    scores = np.where(np.arange(7) % 2, SCORES, np.nan).astype(np.float32)
+    table = from_recorded(Data(), scores, abstains=True)
+    assert (table.scores.tolist(), table.lengths.tolist()) == ([1, 3, 5], [1, 1, 0, 1])
+    with pytest.raises(DataError, match="NaN"):
+        from_recorded(Data(), scores)
+
+
 def test_a_split_and_a_group():
     table = from_recorded(Data(), SCORES, split="calibration", by="family")
     assert (table.trace_ids.tolist(), table.groups.tolist()) == (["t0", "t1", "t3"], ["sum", "sum", "path"])

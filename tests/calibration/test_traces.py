@@ -76,6 +76,14 @@ def test_digest_sees_every_change(change):
     assert TraceTable.from_arrays(**{**GOOD, **change}).digest() != TraceTable.from_arrays(**GOOD).digest()
 
 
+def test_digest_sees_where_an_id_ends():
+    one, other = (
+        TraceTable.from_arrays(problem_ids=ids, lengths=[1, 1], scores=[0, 1], losses=[0, 1])
+        for ids in (["a", "bc"], ["ab", "c"])
+    )
+    assert one.digest() != other.digest()
+
+
 def test_one_sample_per_problem_is_drawn_by_seed():
     # given 50 problems with 1 to 4 samples
     counts = np.arange(50) % 4 + 1

@@ -11,7 +11,7 @@ from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
 from lynxstop.collect.storage import DataSet
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "collect")]
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from made_data import HIDDEN, LAYERS, data_set
+from scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from lynxstop.collect.runner import collect
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.data import load
 from lynxstop.probes.trainer import ProbeTrainer
@@ -32,6 +35,30 @@ def test_rows_belong_to_their_cues_and_problems():
         f"hidden:4:{HIDDEN - 1}",
     )
     assert points.X.dtype == np.float32
+
+
+def test_cues_alone_are_loaded():
+    # given boundaries and intervals beside cues, some of them both
+    points = load(data_set(kind=np.tile([CUE, BOUNDARY, CUE | BOUNDARY, INTERVAL], 60)))
+    assert points.rows.tolist() == [i for i in range(240) if i % 2 == 0]
+
+
+def test_a_signal_that_is_not_finite_is_a_gap(tmp_path):
+    # given an engine in which nothing comes second at the first cue
+    class Sure(BlackBoxEngine):
+        def _think(self, request, sampling):
+            generation = super()._think(request, sampling)
+            for event in generation.events[:1]:
+                generation.tokens.statistics[event.index, 1] = np.inf
+            return generation
+
+    data = collect(ScriptedSource(Sure()), problems(20), tmp_path / "data", sampling=SAMPLING)
+    points = load(data, features="logprobs")
+    first = data.cues()["cue"].to_numpy()[points.rows] == 0
+    gap = points.X[:, points.names.index("top_gap")]
+    assert np.isnan(gap[first]).all()
+    assert np.isfinite(gap[~first]).all()
+    assert not np.isinf(points.X).any()
 
 
 def test_the_arrow_table_holds_the_same():

@@ -90,10 +90,12 @@ def test_a_torch_network_is_exported():
     with torch.inference_mode():
         expected = network(torch.from_numpy(X))[:, 0].numpy()
     np.testing.assert_allclose(export_probe(network, (2,)).score(X), expected, atol=1e-4)
-    with pytest.raises(ConfigError, match="ReLU"):
-        export_probe(
-            torch.nn.Sequential(torch.nn.Linear(12, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)), (2,)
-        )
+    for layers in (
+        [torch.nn.Linear(12, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)],
+        [torch.nn.Linear(12, 1), torch.nn.ReLU()],
+    ):
+        with pytest.raises(ConfigError, match="is not Linear and ReLU in turn"):
+            export_probe(torch.nn.Sequential(*layers), (2,))
 
 
 class Shifted(LogisticRegression):
@@ -112,7 +114,7 @@ BAD = {
     ),
     "a scaler that is not known": (make_pipeline(MinMaxScaler(), RidgeClassifier()), "MinMaxScaler"),
     "another activation": (perceptron(activation="tanh"), "tanh"),
-    "many calibrated": (CalibratedClassifierCV(LinearSVC(), ensemble=True), "ensemble=False"),
+    "many calibrated": (CalibratedClassifierCV(LinearSVC(), ensemble=True), "mean of several"),
     "isotonic": (CalibratedClassifierCV(LinearSVC(), method="isotonic", ensemble=False), "isotonic"),
     "a calibrated probability": (CalibratedClassifierCV(perceptron(), ensemble=False, cv=2), "logit"),
     "not what it seems": (Shifted(), "something else"),

@@ -46,6 +46,35 @@ def test_more_problems_bring_a_better_probe_and_more_certified_savings():
 def test_it_is_tested_on_problems_that_were_not_trained_on():
     curve = learning_curve(whole(problems=200, leak=True, hidden=20), repeats=4, layers=(1, 2, 4))
     assert all(size.auc.mean < 0.65 for size in curve.sizes)
+    # nor certified on them: a probe that knows its own problems would pass there
+    assert all(size.risk.mean <= 0.05 for size in curve.sizes)
+
+
+def test_sizes_are_halves_down_to_twenty():
+    curve = learning_curve(whole(problems=53), repeats=1, layers=(2,))
+    assert [size.problems for size in curve.sizes] == [20, 40]
+
+
+def test_problems_of_one_outcome_teach_nothing_and_certify_nothing():
+    # given a single problem to learn from, whose four cues often have one outcome
+    (one,) = learning_curve(whole(), repeats=20, layers=(2,), sizes=[2]).sizes
+    assert one.auc.low == 0.5
+    assert (one.certified, one.saved.mean, one.risk.mean) == (0, 0, 0)
+
+
+def test_the_loss_is_that_of_the_target():
+    # given answers that agree and are wrong
+    data = whole()
+    cues = data.cues()
+    wrong = [not value for value in cues["agrees"].to_pylist()]
+    data._content._tables["cues"] = cues.set_column(cues.column_names.index("right"), "right", [wrong])
+    curves = [
+        learning_curve(data, risk=0.9, repeats=2, layers=(2,), sizes=[40], target=target)
+        for target in ("agrees", "right")
+    ]
+    assert [curve.loss for curve in curves] == ["disagree", "wrong"]
+    # then layer 2, which knows one, knows the other
+    assert all(curve.sizes[0].auc.mean > 0.8 for curve in curves)
 
 
 def test_equal_seeds_draw_equally():

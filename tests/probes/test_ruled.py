@@ -1,15 +1,11 @@
 """Rules trained on data without hidden states, and the bundles that hold them."""
 
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
-
 from scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
@@ -18,6 +14,7 @@ from lynxstop.calibration.bundles import calibrate_bundle, install
 from lynxstop.cli import app
 from lynxstop.collect.runner import collect
 from lynxstop.collect.storage import DataSet
+from lynxstop.engines.types import Request
 from lynxstop.errors import BundleError, ConfigError, DataError, FingerprintError
 from lynxstop.evaluate.serving import scores_of
 from lynxstop.probes.making import make_bundle
@@ -29,6 +26,10 @@ from lynxstop.rules.table import rule_named
 def recording(folder, some, source=None):
     source = source or ScriptedSource(BlackBoxEngine())
     return collect(source, some, folder, sampling=SAMPLING, shard_size=64)
+
+
+def final_answer(problem):
+    return int(BlackBoxEngine()._think(Request(f"{problem.id}#0", (0,)), SAMPLING).output_ids[-2] - ord("0"))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,35 @@ def test_a_rule_is_measured_on_problems_it_was_not_fitted_on(black_box):
     # out of fold: other folds, other numbers
     assert not np.array_equal(trained.scores, train_rule(black_box, rule, seed=1).scores)
     assert trained.report()["rule"] == "logprob-probe"
+
+
+def test_progress_ends_where_it_said(black_box):
+    steps = []
+    train_rule(black_box, rule_named("budget"), folds=3, progress=lambda *step: steps.append(step))
+    assert steps == [(done, 5) for done in range(1, 6)]
+
+
+def test_points_without_gold_are_left_out(tmp_path):
+    # given problems every third of which has no gold answer
+    some = [replace(one, answer=None) if i % 3 == 0 else one for i, one in enumerate(problems(150))]
+    data = recording(tmp_path / "data", some)
+    trained = train_rule(data, rule_named("logprob-probe"), target="right")
+    known = np.array([value is not None for value in data.cues()["right"].to_pylist()])
+    assert trained.cues == known.sum() < len(known)
+    assert np.array_equal(np.isfinite(trained.scores), known)
+
+
+def test_a_rule_learns_what_its_target_says(tmp_path):
+    # given gold answers that the full trace never gives: what agrees is wrong
+    some = [replace(one, answer=str((final_answer(one) + 1) % 3)) for one in problems(150)]
+    data = recording(tmp_path / "data", some)
+    assert not any(data.traces()["full_right"].to_pylist())
+    for target in ("agrees", "right"):
+        truth = np.array(data.cues()[target].to_pylist())
+        trained = train_rule(data, rule_named("logprob-probe"), target=target)
+        # then scores rise with the target, whichever it is
+        assert trained.auc == pytest.approx(roc_auc_score(truth, trained.scores))
+        assert trained.auc > 0.6
 
 
 def test_the_bundle_has_no_probe_and_is_certified_like_any_other(black_box, others, tmp_path):
