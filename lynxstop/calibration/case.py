@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,3 +175,18 @@ def conclude(
         bound=bound(float(losses[last]), int(counts[last])),
         sequence=sequence,
     )
+
+
+def learn_then_test(
+    thresholds: NDArray[np.float32],
+    losses: Floats,
+    n: Floats | int,
+    alpha: float,
+    delta: float,
+    p_value: Callable[[Floats, Floats | int, float], Floats],
+    upper: Callable[[float, int, float], Any],
+) -> Verdict:
+    """Test a fixed sequence of thresholds, each at level `delta`; `upper` inverts the test to a limit."""
+    p_values = p_value(losses, n, alpha)
+    last = fixed_sequence(p_values, delta)
+    return conclude(thresholds, losses, n, p_values, last, lambda k, n: float(upper(k, n, delta)))

@@ -6,19 +6,18 @@ Bates et al. 2021 (arXiv 2101.02703). Valid for graded losses and for the mean l
 from __future__ import annotations
 
 from lynxstop.calibration.bounds import hoeffding_bentkus_p, hoeffding_bentkus_upper
-from lynxstop.calibration.case import Case, Verdict, conclude, fixed_sequence
+from lynxstop.calibration.case import Case, Verdict, learn_then_test
 
 
 def certify(case: Case, alpha: float, delta: float) -> Verdict:
     """P(mean loss of the returned threshold <= alpha) >= 1 - delta, for losses in [0, 1]."""
     curve = case.curve
-    p_values = hoeffding_bentkus_p(curve.losses, curve.units, alpha)
-    last = fixed_sequence(p_values, delta)
-    return conclude(
+    return learn_then_test(
         curve.thresholds,
         curve.losses,
         curve.units,
-        p_values,
-        last,
-        lambda losses, n: hoeffding_bentkus_upper(losses, n, delta),
+        alpha,
+        delta,
+        hoeffding_bentkus_p,
+        hoeffding_bentkus_upper,
     )

@@ -8,19 +8,12 @@ fixed on the training split, or over all float32 numbers: a finite sequence too,
 from __future__ import annotations
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
-from lynxstop.calibration.case import Case, Verdict, conclude, fixed_sequence
+from lynxstop.calibration.case import Case, Verdict, learn_then_test
 
 
 def certify(case: Case, alpha: float, delta: float) -> Verdict:
     """P(risk of the returned threshold <= alpha) >= 1 - delta, for losses of 0 or 1."""
     curve = case.curve
-    p_values = binomial_p(curve.losses, curve.units, alpha)
-    last = fixed_sequence(p_values, delta)
-    return conclude(
-        curve.thresholds,
-        curve.losses,
-        curve.units,
-        p_values,
-        last,
-        lambda losses, n: float(clopper_pearson_upper(losses, n, delta)),
+    return learn_then_test(
+        curve.thresholds, curve.losses, curve.units, alpha, delta, binomial_p, clopper_pearson_upper
     )

@@ -8,7 +8,7 @@ the conditional risk, so the binomial test on the exits alone is exact.
 from __future__ import annotations
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
-from lynxstop.calibration.case import Case, Verdict, conclude, fixed_sequence
+from lynxstop.calibration.case import Case, Verdict, learn_then_test
 from lynxstop.errors import CalibrationError
 
 
@@ -21,13 +21,5 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
         )
     curve = case.curve
     losses, exits = curve.losses[case.start :], curve.exits[case.start :]
-    p_values = binomial_p(losses, exits, alpha)
-    last = fixed_sequence(p_values, delta)
-    return conclude(
-        curve.thresholds[case.start :],
-        losses,
-        exits,
-        p_values,
-        last,
-        lambda k, n: float(clopper_pearson_upper(k, n, delta)),
-    )
+    thresholds = curve.thresholds[case.start :]
+    return learn_then_test(thresholds, losses, exits, alpha, delta, binomial_p, clopper_pearson_upper)
