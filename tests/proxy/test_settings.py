@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, COMPLETIONS, Odd, chat, continuation
+from canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
 from servers import Proxied, serving
 from watching import watching
 
@@ -89,6 +89,32 @@ def test_a_reason_to_finish_is_the_servers_own(finish: str, threshold: float) ->
     choice = found["choices"][0]
     assert found["lynxstop"]["stopped"] is (threshold < 0)
     assert (choice["finish_reason"], choice["stop_reason"]) == (finish, 7)
+
+
+def test_a_token_that_is_cut_through_counts() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    class Keeping(Odd):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            events = chat("1") if scope["path"] == CHAT else continuation("1", {"prompt": [0] * 8})
+            self.events = tuple(map(orjson.dumps, events))
+
+            async def kept() -> Any:
+                message = await receive()
+                if scope["path"] == COMPLETIONS:
+                    bodies.append(orjson.loads(message["body"]))
+                return message
+
+            await super().__call__(scope, kept, send)
+
+    with serving(Keeping()) as url, watching(url) as proxy:
+        found = ask(proxy, max_tokens=20)
+    # One token stays, of another a part; three are the exit's, and three the answer's.
+    assert found["usage"]["completion_tokens"] == 1 + 1 + 3 + 3
+    assert found["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+    assert found["usage"]["prompt_tokens"] == 3
+    assert [body["max_tokens"] for body in bodies] == [20 - 1 - 1 - 3]
+    assert bodies[0]["prompt"] == [1, 2, 3, 0, *EXIT_IDS]
 
 
 def test_parameters_of_the_sampler_reach_both_streams(mock: Any, proxy: Proxied) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, COMPLETIONS, Odd, chat
+from canned import CHAT, COMPLETIONS, Odd, chat, continuation
 from servers import eventually, serving
 from watching import watching
 
@@ -63,3 +63,43 @@ def test_nothing_is_cut_behind_what_is_not_understood(odd: dict[str, Any], cause
     assert answer.content.endswith(b"data: [DONE]\n\n")
     assert report["stopped"] is False
     assert COMPLETIONS not in asked
+
+
+def test_a_block_in_the_answers_field_without_log_probabilities_is_not_cut_blindly() -> None:
+    """A server that parses no thinking, and shows no tokens of a part of it."""
+    first, *rest = chat("00001")
+    events = [first, event({"content": "<think>"}, **shown("<think>")), event({"content": " so"})]
+    for part in rest[:5]:
+        [choice] = part["choices"]
+        choice["delta"] = {"content": choice["delta"]["reasoning"]}
+        events.append(part)
+    events += [event({"content": "</think>7"}, **shown("</think>7")), rest[-2]]
+    with serving(Odd(*map(orjson.dumps, events))) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json={**BODY, "stream": False}, timeout=30).json()
+    assert answer["choices"][0]["message"]["content"] == "<think> son00001. (Wait, no.</think>7"
+    assert answer["lynxstop"]["stopped"] is False
+
+
+def shown(text: str) -> dict[str, Any]:
+    top = [{"token": text, "logprob": -0.5}, {"token": "?", "logprob": -2}]
+    return {"logprobs": {"content": [{**top[0], "top_logprobs": top}]}, "token_ids": [5]}
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_error_among_the_events_is_one_whatever_follows(path: str) -> None:
+    class Failing(Odd):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            events = continuation("00001", {}) if scope["path"] == COMPLETIONS else chat("00001")
+            if scope["path"] == path:
+                events.insert(1, {"error": {"message": "out of memory", "code": 500}})
+            self.events = tuple(map(orjson.dumps, events))
+            await super().__call__(scope, receive, send)
+
+    with serving(Failing()) as url, watching(url) as proxy:
+        streamed = httpx.post(proxy.url + CHAT, json=BODY, timeout=30)
+        whole = httpx.post(proxy.url + CHAT, json={**BODY, "stream": False}, timeout=30)
+    assert whole.status_code == 502
+    assert whole.json()["error"]["code"] == "upstream_failed"
+    assert b"upstream_failed" in streamed.content
+    assert b"[DONE]" not in streamed.content
+    assert b'"stop"' not in streamed.content

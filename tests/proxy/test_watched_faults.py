@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import time
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -155,3 +157,28 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing() -> None:
         asyncio.run(everyone())
         settled(proxy, server, before)
         assert proxy.count("lynxstop_requests_total", route=CHAT, outcome="failed") == 0
+
+
+def test_requests_leave_no_memory_behind() -> None:
+    faults = ("", f"{CHAT} kill 700", f"{COMPLETIONS} kill 100", f"{COMPLETIONS} kill -1")
+
+    async def many(url: str, count: int) -> None:
+        for number in range(count):
+            # The same text each time: the texts of tokens are remembered, up to a bound.
+            await ask(url, 0, faults[number % len(faults)])
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    with canned() as (url, server), watching(url) as proxy:
+        tracemalloc.start()
+        try:
+            asyncio.run(many(proxy.url, 80))
+            before, open_then = held(), left_over()
+            asyncio.run(many(proxy.url, 160))
+            settled(proxy, server, open_then)
+            grown = held() - before
+        finally:
+            tracemalloc.stop()
+    assert grown < 160 * 400, f"{grown / 160:.0f} bytes per request"
