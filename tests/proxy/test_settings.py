@@ -11,7 +11,7 @@ import orjson
 import pytest
 from canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
 from servers import Proxied, serving
-from watching import watching
+from watching import EXIT, watching
 
 BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 
@@ -92,7 +92,7 @@ def test_a_reason_to_finish_is_the_servers_own(finish: str, threshold: float) ->
 
 
 def test_a_token_that_is_cut_through_counts() -> None:
-    bodies: list[dict[str, Any]] = []
+    bodies: dict[str, dict[str, Any]] = {}
 
     class Keeping(Odd):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -101,8 +101,7 @@ def test_a_token_that_is_cut_through_counts() -> None:
 
             async def kept() -> Any:
                 message = await receive()
-                if scope["path"] == COMPLETIONS:
-                    bodies.append(orjson.loads(message["body"]))
+                bodies[scope["path"]] = orjson.loads(message["body"])
                 return message
 
             await super().__call__(scope, kept, send)
@@ -113,8 +112,10 @@ def test_a_token_that_is_cut_through_counts() -> None:
     assert found["usage"]["completion_tokens"] == 1 + 1 + 3 + 3
     assert found["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
     assert found["usage"]["prompt_tokens"] == 3
-    assert [body["max_tokens"] for body in bodies] == [20 - 1 - 1 - 3]
-    assert bodies[0]["prompt"] == [1, 2, 3, 0, *EXIT_IDS]
+    assert bodies[COMPLETIONS]["max_tokens"] == 20 - 1 - 1 - 3
+    # The part is read together with the exit, in whichever tokens the two make.
+    assert bodies["/tokenize"]["prompt"] == " (" + EXIT
+    assert bodies[COMPLETIONS]["prompt"] == [1, 2, 3, 0, *EXIT_IDS]
 
 
 def test_parameters_of_the_sampler_reach_both_streams(mock: Any, proxy: Proxied) -> None:
