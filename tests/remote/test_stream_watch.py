@@ -3,7 +3,7 @@
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lynxstop.core import stream
@@ -30,6 +30,9 @@ STREAM = StreamWatch(CUES, THINK)
 tokens = st.lists(st.integers(0, len(TEXTS) - 1), max_size=40)
 
 
+# a word that a block, or the end of a prompt, cuts in two is no cue
+@example([], False, [TEXTS.index(b"<think>x"), TEXTS.index(b"Wait"), TEXTS.index(b",")])
+@example([TEXTS.index(b"<think>"), TEXTS.index(b" a")], False, [TEXTS.index(b"Wait"), TEXTS.index(b",")])
 @given(st.just([]) | tokens, st.booleans(), tokens)
 def test_texts_show_what_their_tokens_show(prompt, opened, generated):
     prompt = prompt + [TEXTS.index(b"<think>")] * opened
