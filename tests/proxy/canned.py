@@ -41,15 +41,16 @@ class Canned:
     Attributes
     ----------
     framing : str
-        "chunked", or "close": the end of the connection is the end of the body.
+        "chunked"; "close": the end of the connection is the end of the body; or "kept": chunked, and the
+        connection serves further requests.
     seen : Counter
         Requests by path.
     hung, left : Counter
         Answers that hang or have hung, and those of them that the other side closed, by path.
     bodies : dict
         The last body by path, with what frames it.
-    open : int
-        Connections.
+    open, connections : int
+        Connections, and all that there have been.
     """
 
     framing: str = "chunked"
@@ -58,20 +59,24 @@ class Canned:
     left: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, bytes] = field(default_factory=dict)
     open: int = 0
+    connections: int = 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the one request of a connection."""
+        """Answer the requests of a connection."""
         self.open += 1
+        self.connections += 1
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await self._answer(reader, writer)
+                while await self._answer(reader, writer) and self.framing == "kept":
+                    pass
         finally:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
             self.open -= 1
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; return whether all of the answer was given."""
         line, _, rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").partition("\r\n")
         headers = {n.lower(): v.strip() for n, _, v in (row.partition(":") for row in rest.split("\r\n"))}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -80,7 +85,9 @@ class Canned:
         fault, number = headers.get("x-fault", ""), headers.get("x-number", "0")
         where, _, what = fault.partition(" ")
         kind, place = what.split() if where == path else ("", "0")
-        await self._write(writer, reader, path, self.pieces(path, number, json.loads(body)), kind, int(place))
+        pieces = self.pieces(path, number, json.loads(body))
+        await self._write(writer, reader, path, pieces, kind, int(place))
+        return kind in ("", "split")
 
     def pieces(self, path: str, number: str, body: Mapping[str, Any]) -> list[bytes]:
         """Return the body of an answer, in the pieces of its framing."""
@@ -103,9 +110,10 @@ class Canned:
         place: int,
     ) -> None:
         sort = "application/json" if path == "/tokenize" else "text/event-stream"
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: {sort}\r\nconnection: close\r\n"
-        head += "transfer-encoding: chunked\r\n\r\n" if self.framing == "chunked" else "\r\n"
-        if self.framing == "chunked":
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {sort}\r\n"
+        head += "" if self.framing == "kept" else "connection: close\r\n"
+        head += "\r\n" if self.framing == "close" else "transfer-encoding: chunked\r\n\r\n"
+        if self.framing != "close":
             pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""]]
         whole = b"".join(pieces)
         self.bodies[path] = whole

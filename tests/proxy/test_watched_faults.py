@@ -27,7 +27,7 @@ from canned import (
     numbered,
     settled,
 )
-from servers import serving
+from servers import eventually, serving
 from watching import watching
 
 from lynxstop.proxy.mock.knobs import Knobs
@@ -123,7 +123,10 @@ def test_a_server_that_falls_silent_is_told_of(transport: str, stage: tuple[str,
     assert (got.status, got.done, got.finishes) == (504 if stage == (CHAT, "0") else 200, False, [])
 
 
-def test_hundreds_at_once_keep_their_own_and_leave_nothing() -> None:
+@pytest.mark.parametrize(
+    ("framing", "transport"), [("chunked", "aiohttp"), ("kept", "aiohttp"), ("kept", "httpx")]
+)
+def test_hundreds_at_once_keep_their_own_and_leave_nothing(framing: str, transport: str) -> None:
     faults = (
         "",
         "",
@@ -132,7 +135,8 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing() -> None:
         f"{CHAT} split 800",
         f"{COMPLETIONS} split 99",
     )
-    with canned() as (url, server), watching(url) as proxy:
+    sections = {"upstream": {"transport": transport}}
+    with canned(framing) as (url, server), watching(url, sections=sections) as proxy:
         asyncio.run(ask(proxy.url))
         before = left_over()
 
@@ -152,10 +156,15 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing() -> None:
             assert {event["id"] for event in got.events if "id" in event} <= {f"c{number:05}"}
 
         async def everyone() -> None:
-            await asyncio.gather(*map(one, range(1, 401)))
+            await asyncio.gather(*map(one, range(1, count + 1)))
 
         asyncio.run(everyone())
-        settled(proxy, server, before)
+        if framing == "kept":
+            # Connections are used again, and those that are not any more are kept for a while.
+            eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
+            assert server.connections < sum(server.seen.values())
+        else:
+            settled(proxy, server, before)
         assert proxy.count("lynxstop_requests_total", route=CHAT, outcome="failed") == 0
 
 
