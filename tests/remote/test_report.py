@@ -1,0 +1,53 @@
+"""What a client is told of its request, in numbers that it may add up."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lynxstop.remote.report import report
+from lynxstop.remote.session import Cut
+
+
+def session(exit: Any = None, cut: Cut | None = None) -> Any:
+    """A session with 100 thinking tokens."""
+    return SimpleNamespace(session=SimpleNamespace(exit=exit), cut=cut, thinking=[True] * 100 + [False] * 5)
+
+
+def taken(**more: Any) -> Any:
+    return SimpleNamespace(**{"reason": "score", "cue": 2, "score": 1.5, "threshold": 0.5, **more})
+
+
+def told(made: Any, *, stopped: bool = True, share: float | None = None) -> dict[str, Any]:
+    return report(made, stopped=stopped, saved_share=share, certificate="certificates/a.json")
+
+
+def test_a_request_without_an_exit_has_no_comparison() -> None:
+    assert told(session(), stopped=False, share=0.5) == {
+        "exit": None, "stopped": False, "thinking_tokens": 100, "certificate": "certificates/a.json",
+    }  # fmt: skip
+
+
+def test_an_exit_is_told_with_the_comparison_behind_it() -> None:
+    assert told(session(taken(), Cut(40, 0, 38))) == {
+        "exit": "score", "stopped": True, "thinking_tokens": 38, "certificate": "certificates/a.json",
+        "cue": 2, "score": 1.5, "threshold": 0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "saved"), [(0.0, 0), (0.5, 38), (0.75, 114), (1.0, None), (None, None)])
+def test_what_was_saved_stands_to_what_was_thought_as_when_it_was_certified(
+    share: float | None, saved: int | None
+) -> None:
+    found = told(session(taken(), Cut(40, 0, 38)), share=share)
+    assert found.get("saved_estimate") == saved
+    if saved is not None and share is not None:
+        assert saved / (saved + 38) == pytest.approx(share)
+
+
+def test_what_json_cannot_say_is_null_and_a_guard_has_no_cue() -> None:
+    found = told(session(taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), Cut(40, 0, 38)))
+    assert (found["exit"], found["cue"], found["score"], found["threshold"]) == ("budget", None, None, None)
