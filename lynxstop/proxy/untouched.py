@@ -61,8 +61,8 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     "alternatives": lambda body: any(
         not 0 <= (body.get(name) or 0) <= TOP for name in ("logprobs", "top_logprobs")
     ),
-    # The names of tokens in place of their text.
-    "token_names": lambda body: bool(body.get("return_tokens_as_token_ids")),
+    # Names in place of the text that is watched; and ids, which an exit's own events do not have.
+    "token_ids": lambda body: bool(body.get("return_tokens_as_token_ids") or body.get("return_token_ids")),
 }
 
 

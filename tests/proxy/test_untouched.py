@@ -41,7 +41,9 @@ def test_any_body_has_an_answer(body: dict[str, Any]) -> None:
         ({"logprobs": True, "top_logprobs": 21}, "alternatives"),
         ({"logprobs": True, "top_logprobs": -1}, "alternatives"),
         ({"logprobs": 21}, "alternatives"),
-        ({"return_tokens_as_token_ids": True}, "token_names"),
+        ({"return_tokens_as_token_ids": True}, "token_ids"),
+        ({"return_token_ids": True}, "token_ids"),
+        ({"return_token_ids": False}, None),
         (
             {"repetition_penalty": 1.0, "repeat_penalty": 1, "presence_penalty": 0, "dry_multiplier": 0.0},
             None,
