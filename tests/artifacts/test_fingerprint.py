@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lynxstop import shipped
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.artifacts.policy_file import read_policy
 from lynxstop.errors import FingerprintError, ModelError
 
 
@@ -56,6 +58,10 @@ def test_large_weights_are_told_apart_at_both_ends(model: Path, place: int) -> N
     save_file({"weight": weights}, model / "model.safetensors")
 
     assert before.differences(fingerprint(model)) == ["weights"]
+
+
+def test_bundles_that_were_made_before_still_know_their_model() -> None:
+    assert read_policy(shipped.BUNDLE).fingerprint == fingerprint(shipped.MODEL)
 
 
 def test_tokenizer_files_count_by_name(model: Path) -> None:

@@ -74,10 +74,13 @@ def test_a_bundle_goes_and_comes_back(hub: Hub, bundle: Path, tmp_path: Path) ->
     assert metrics == {"roc_auc", "disagree", "exits", "thinking_tokens_saved"}
     assert any("95% interval" in result.metric_name for result in data.eval_results)
     # when it is pulled
+    gone = len(hub.requests)
     pulled = command("pull", "me/bundle", tmp_path / "back", "--json")
     # then all files are of the commit whose sizes were looked at
-    asked = [path.strip("/").split("/") for _, path, _ in hub.requests if "/resolve/" in path]
-    assert {path[3] for path in asked} == {hub.sha("me/bundle")}
+    looked, *fetched = [path for _, path, _ in hub.requests[gone:]]
+    assert looked.startswith("/api/models/me/bundle?")
+    assert fetched
+    assert all(hub.sha("me/bundle") in path for path in fetched)
     # and it is the same bundle, and nothing else is left behind
     assert pulled["risks"] == [0.01, 0.02, 0.05, 0.1]
     back = tmp_path / "back"
