@@ -1,0 +1,47 @@
+"""Which shadow requests are recorded: those whose every token was read, and no others."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from canned import CHAT, Odd, chat
+from servers import eventually, serving
+from watching import watching
+
+BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "?"}]}
+BARE = {"id": "c00001", "choices": [{"index": 0, "delta": {"reasoning": " and"}}]}
+
+
+@pytest.mark.parametrize(
+    ("more", "event", "count"),
+    [
+        ({"lynxstop": {"mode": "shadow"}}, None, 1),
+        ({"lynxstop": {"mode": "shadow"}}, BARE, 0),
+        ({"lynxstop": {"mode": "shadow", "race": 2}}, None, 0),
+        ({}, None, 0),
+        ({"lynxstop": {"mode": "shadow", "risk": "off"}}, None, 0),
+    ],
+)
+def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, count: int) -> None:
+    events = chat("00001")
+    if event is not None:
+        events.insert(2, event)
+    outcomes: list[str] = []
+    options = {"redact": True, "answer_tokens": 4, "on_done": outcomes.append}
+    with (
+        serving(Odd(*map(orjson.dumps, events))) as url,
+        watching(url, math.inf, record=(tmp_path, options)) as proxy,
+    ):
+        for _ in range(2):
+            assert httpx.post(proxy.url + CHAT, json={**BODY, **more}, timeout=30).status_code == 200
+        eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
+        # What is to be recorded has been taken by now, and what is taken is told of.
+        eventually(lambda: len(outcomes) >= 2 * count)
+        time.sleep(0.2)
+    assert len(outcomes) == 2 * count
