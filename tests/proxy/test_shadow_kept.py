@@ -45,3 +45,18 @@ def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, coun
         eventually(lambda: len(outcomes) >= 2 * count)
         time.sleep(0.2)
     assert len(outcomes) == 2 * count
+
+
+def test_cues_that_may_not_stop_give_no_row_of_their_own(tmp_path: Path) -> None:
+    options = {"redact": True, "answer_tokens": 4, "on_done": (outcomes := []).append}
+    events = map(orjson.dumps, chat("00001"))
+    body = {**BODY, "lynxstop": {"mode": "shadow"}}
+    with (
+        serving(Odd(*events)) as url,
+        watching(url, math.inf, record=(tmp_path, options), min_tokens=50) as proxy,
+    ):
+        assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200
+        eventually(lambda: outcomes)
+    assert outcomes == ["recorded"]
+    [_, row] = (tmp_path / "scores.csv").read_text().splitlines()
+    assert row.split(",")[2:] == ["", "", "", "", "5", "toy"]
