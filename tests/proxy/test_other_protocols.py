@@ -15,6 +15,7 @@ from watching import watching
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.failures import error_body, error_event
+from lynxstop.proxy.messages import QUIET
 
 DIED = UpstreamError("It died.", code="upstream_died")
 MESSAGE = {
@@ -109,3 +110,16 @@ def test_a_refusal_says_nothing_of_whether_the_server_has_a_route(mock: Any, ref
     assert (first.status_code, first.json()["error"]["message"]) == (refusal, "Theirs.")
     assert second.status_code == third.status_code == 200
     assert statuses == []
+
+
+def test_a_client_that_waits_through_hidden_thinking_hears_something(mock: Any) -> None:
+    with watching(mock[0], math.inf) as proxy:
+        shown, hidden = (
+            httpx.post(f"{proxy.url}/v1/messages", json={**MESSAGE, "stream": True, **more}, timeout=30).text
+            for more in ({"thinking": {"type": "adaptive"}}, {})
+        )
+    thoughts = shown.count('"thinking_delta"')
+    assert thoughts > 2 * QUIET
+    assert shown.count("event: ping") == 1
+    assert hidden.count("event: ping") == 1 + thoughts // QUIET
+    assert "thinking" not in hidden.replace('"thinking_tokens"', "")
