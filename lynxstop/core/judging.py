@@ -21,8 +21,8 @@ class Statistics(NamedTuple):
 class Judge(Protocol):
     """The state of a rule in one request; every method takes O(1) time."""
 
-    def step(self, token: int, statistics: Statistics) -> None:
-        """Read one thinking token."""
+    def step(self, token: int, statistics: Any) -> None:
+        """Read one thinking token, and its `Statistics` or what they will be made of."""
 
     def cue(self, behind: int) -> None:
         """Hear that a cue was completed `behind` (0 or 1) tokens before the last one."""

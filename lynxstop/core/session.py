@@ -230,7 +230,7 @@ class Session:
             self._mark(seen, token)
         return self._candidate
 
-    def decide(self, score: float | None = None, statistics: Statistics = UNKNOWN) -> int | None:
+    def decide(self, score: float | None = None, statistics: Any = UNKNOWN) -> int | None:
         """Decide on what the last token showed, and record it.
 
         Parameters
@@ -238,7 +238,8 @@ class Session:
         score : float, optional
             Logit taken at the last token, when `read` asked for it.
         statistics : Statistics
-            Known behind the last token; wanted at every token when the policy's rule says so.
+            Known behind the last token; wanted at every token when the policy's rule says so. The session
+            only hands it to the rule.
 
         Returns
         -------

@@ -39,6 +39,18 @@ _STREAM = [
 ]
 
 
+class Frames:
+    """Writes the events of one answer as server-sent events."""
+
+    def write(self, events: Sequence[Json]) -> bytes:
+        """Write events that go out together."""
+        return b"".join([b"data: %b\n\n" % orjson.dumps(event) for event in events])
+
+    def end(self) -> bytes:
+        """Write what ends the stream."""
+        return b"data: [DONE]\n\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request under way.
@@ -170,13 +182,9 @@ class ChatHandler:
             request.server, service.dialect, service.terms, asked, lambda done: self._report(done, wish)
         )
 
-    async def _frames(
-        self, request: Request, events: AsyncGenerator[Json], source: Source
-    ) -> AsyncGenerator[bytes]:
-        """Write a stream as the client reads it, from the first byte to the last."""
-        async for event in events:
-            yield b"data: " + orjson.dumps(event) + b"\n\n"
-        yield b"data: [DONE]\n\n"
+    def _frames(self, request: Request, source: Source) -> Frames:
+        """Make what writes a stream as the client reads it."""
+        return Frames()
 
     def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
         """Make the answer for a client that asked for no stream."""
@@ -223,12 +231,11 @@ class ChatHandler:
         """Let a source answer a request."""
         reply = request.reply
         try:
-            async with aclosing(source.events()) as events:
+            async with aclosing(source.bursts()) as bursts:
                 if request.body.get("stream"):
-                    frames = self._frames(request, events, source)
-                    await self._stream(reply, frames, [*_STREAM, *self._announced(request)])
+                    await self._stream(request, bursts, self._frames(request, source))
                     return
-                found = [event async for event in events]
+                found = [event async for burst in bursts for event in burst]
         finally:
             for name in ("prompt_tokens", "completion_tokens"):
                 if source.usage is not None and source.usage.get(name) is not None:
@@ -251,13 +258,15 @@ class ChatHandler:
         shown = {"risk": f"{level.risk:g}", "mode": str(request.wish.mode), "certificate": level.certificate}
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
-    async def _stream(self, reply: Reply, frames: AsyncGenerator[bytes], headers: Headers) -> None:
-        async with aclosing(frames):
-            async for frame in frames:
-                if not reply.started:
-                    await reply.start(200, headers)
-                await reply.send(frame)
-        await reply.end()
+    async def _stream(self, request: Request, bursts: AsyncGenerator[Sequence[Json]], frames: Frames) -> None:
+        reply, headers = request.reply, [*_STREAM, *self._announced(request)]
+        async for burst in bursts:
+            if not reply.started:
+                await reply.start(200, headers)
+            await reply.send(frames.write(burst))
+        if not reply.started:
+            await reply.start(200, headers)
+        await reply.end(frames.end())
 
     def _report(self, chat: Chat, wish: Wish) -> Json:
         level = self._services.level(wish.risk, wish.group)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
-from lynxstop.proxy.chat import ChatHandler, Request
+from lynxstop.proxy.chat import ChatHandler, Frames, Request
 from lynxstop.proxy.sample import Source
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
@@ -62,14 +60,9 @@ class CompletionsHandler(ChatHandler):
             lambda done: self._report(done, wish),
         )
 
-    async def _frames(
-        self, request: Request, events: AsyncGenerator[Json], source: Source
-    ) -> AsyncGenerator[bytes]:
-        """Write a stream as the client reads it."""
-        form = _Form(request.body)
-        async for event in events:
-            yield b"data: " + orjson.dumps(form.write(event)) + b"\n\n"
-        yield b"data: [DONE]\n\n"
+    def _frames(self, request: Request, source: Source) -> Frames:
+        """Make what writes a stream as the client reads it."""
+        return _Form(request.body)
 
     def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
         """Join the events into one answer."""
@@ -77,7 +70,7 @@ class CompletionsHandler(ChatHandler):
         answer: Json = {}
         choice: Json = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
         for event in events:
-            written = form.write(event)
+            written = form.event(event)
             answer |= {name: value for name, value in written.items() if name != "choices"}
             for part in written.get("choices") or ():
                 said, logprobs = choice["text"] + part["text"], _join(choice["logprobs"], part["logprobs"])
@@ -100,7 +93,7 @@ def why_no_text(body: Mapping[str, Any]) -> str | None:
     return found or why_untouched({**body, "messages": []})
 
 
-class _Form:
+class _Form(Frames):
     """Writes events in the form of completions; counts the text for the offsets of log-probabilities."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
@@ -108,7 +101,11 @@ class _Form:
         self._top = None if asked is None or asked is False else int(asked)
         self._said = 0
 
-    def write(self, event: Json) -> Json:
+    def write(self, events: Sequence[Json]) -> bytes:
+        """Write events that go out together."""
+        return super().write([self.event(event) for event in events])
+
+    def event(self, event: Json) -> Json:
         """Return an event as the client gets it."""
         return {**event, "choices": [self._choice(choice) for choice in event.get("choices") or ()]}
 

@@ -12,6 +12,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.proxy.headers import Headers, find, for_call
 from lynxstop.proxy.sse import EVENT_BYTES, EventSplitter, event_data
 from lynxstop.proxy.upstream import Upstream, UpstreamResponse
+from lynxstop.remote.server import Bursts
 
 _LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20
@@ -84,8 +85,10 @@ class Connection:
             return found if response.status == 200 else b""
 
     @asynccontextmanager
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Stream the data of server-sent events, or lines of JSON; leaving the context closes the connection.
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Bursts]:
+        """Stream the data of server-sent events, or lines of JSON, in the bursts in which they come.
+
+        Leaving the context closes the connection.
 
         Raises
         ------
@@ -101,28 +104,26 @@ class Connection:
                 raise RefusedError(response.status, response.headers, await _whole(response))
             yield self._lines(response) if kind.startswith(_LINES) else self._data(response)
 
-    async def _lines(self, response: UpstreamResponse) -> AsyncIterator[bytes]:
+    async def _lines(self, response: UpstreamResponse) -> Bursts:
         rest = b""
         async for chunk in response.chunks():
             *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                if line.strip():
-                    yield line
+            if lines := [line for line in whole if line.strip()]:
+                yield lines
             if len(rest) > self._event_bytes:
                 raise UpstreamError("The server streamed a line that is too large.", code="upstream_nonsense")
         if rest.strip():
-            yield rest
+            yield [rest]
 
-    async def _data(self, response: UpstreamResponse) -> AsyncIterator[bytes]:
+    async def _data(self, response: UpstreamResponse) -> Bursts:
         splitter = EventSplitter(self._event_bytes)
         async for chunk in response.chunks():
-            for event in splitter.feed(chunk):
-                data = event_data(event)
-                if data is not None:
-                    yield data
+            found = [data for event in splitter.feed(chunk) if (data := event_data(event)) is not None]
+            if found:
+                yield found
         # What follows the last empty line is an event too, if it is one.
         if splitter.rest.strip() and (data := event_data(splitter.rest.rstrip() + b"\n\n")) is not None:
-            yield data
+            yield [data]
 
 
 async def _whole(response: UpstreamResponse) -> bytes:

@@ -44,8 +44,8 @@ class Race:
         """Tokens of all samples."""
         return sum(source.upstream_tokens for source in self._sources)
 
-    async def events(self) -> AsyncGenerator[Json]:
-        """Give the winner's events, the report of the race in the last.
+    async def bursts(self) -> AsyncGenerator[list[Json]]:
+        """Give the winner's events in one burst, the report of the race in the last.
 
         Raises
         ------
@@ -59,8 +59,7 @@ class Race:
                 # The first to finish is not a draw like those it was calibrated on.
                 told["certificate"] = None
             events[-1] = {**events[-1], "lynxstop": told}
-        for event in events:
-            yield event
+            yield events
 
     async def _run(self) -> list[Json]:
         tasks = [asyncio.create_task(_collect(source)) for source in self._sources]
@@ -105,8 +104,8 @@ def check(body: Mapping[str, Any], race: int) -> None:
 
 
 async def _collect(source: Source) -> list[Json]:
-    async with aclosing(source.events()) as events:
-        return [event async for event in events]
+    async with aclosing(source.bursts()) as bursts:
+        return [event async for burst in bursts for event in burst]
 
 
 def _first(tasks: Sequence[asyncio.Task[list[Json]]], *, stopped: bool) -> int | None:

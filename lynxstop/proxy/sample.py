@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lynxstop.remote.chat import Asked
-from lynxstop.remote.dialects.base import CHAT, REASONING_FIELDS, read_chat, read_completion
+from lynxstop.remote.dialects.base import CHAT, REASONING_FIELDS
+from lynxstop.remote.dialects.reading import read_chat, read_completion
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream import whole
+from lynxstop.remote.stream import Reading
 
 Json = dict[str, Any]
 
@@ -33,8 +34,8 @@ class Source(Protocol):
     def upstream_tokens(self) -> int:
         """Tokens that came from the server so far; events, where it does not show them."""
 
-    def events(self) -> AsyncGenerator[Json]:
-        """Give the events for the client."""
+    def bursts(self) -> AsyncGenerator[list[Json]]:
+        """Give the events for the client, those together that came together."""
 
 
 @dataclass(slots=True)
@@ -56,20 +57,26 @@ class Sample:
     upstream_tokens: int = 0
     _last: Json | None = field(default=None)
 
-    async def events(self) -> AsyncGenerator[Json]:
-        """Give the events for the client.
+    async def bursts(self) -> AsyncGenerator[list[Json]]:
+        """Give the events for the client, those together that came together.
 
         Raises
         ------
         UpstreamError
             When the server cannot be reached, answers with an error, or dies.
         """
-        async with self.server.events(self.path, _streamed(self.asked.body)) as stream:
-            async for event, _ in whole(stream, read_chat if self.path == CHAT else read_completion):
-                self.usage = event.get("usage") or self.usage
-                self.upstream_tokens += _says(event)
-                if self.asked.usage or event.get("choices"):
-                    yield event
+        reading = Reading(read_chat if self.path == CHAT else read_completion)
+        async with self.server.events(self.path, _streamed(self.asked.body)) as bursts:
+            async for burst in bursts:
+                shown = []
+                for event, _ in reading.burst(burst):
+                    self.usage = event.get("usage") or self.usage
+                    self.upstream_tokens += _says(event)
+                    if self.asked.usage or event.get("choices"):
+                        shown.append(event)
+                if shown:
+                    yield shown
+            reading.end()
         if self.usage is not None:
             self.upstream_tokens = int(self.usage.get("completion_tokens") or self.upstream_tokens)
 

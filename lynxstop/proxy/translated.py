@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
-from lynxstop.proxy.chat import ChatHandler, Request
+from lynxstop.proxy.chat import ChatHandler, Frames, Request
 from lynxstop.proxy.connection import RefusedError
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.headers import find, for_call
@@ -114,23 +114,15 @@ class TranslatedHandler(ChatHandler):
         assert not isinstance(chat, str)
         return await super()._chat(request, chat)
 
-    async def _frames(
-        self, request: Request, events: AsyncGenerator[Json], source: Source
-    ) -> AsyncGenerator[bytes]:
-        """Write a stream in the protocol's own events."""
-        writing = _Writing(self.writer(request.body), request, source)
-        async for event in events:
-            for written in writing.read(event):
-                yield _frame(written)
-        for written in writing.end():
-            yield _frame(written)
+    def _frames(self, request: Request, source: Source) -> Frames:
+        """Make what writes a stream in the protocol's own events."""
+        return _Writing(self.writer(request.body), request, source)
 
     def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
         """Make the answer for a client that asked for no stream."""
         writing = _Writing(self.writer(request.body), request, source)
-        for event in events:
-            list(writing.read(event))
-        list(writing.end())
+        writing.write(events)
+        writing.end()
         return writing.writer.whole()
 
     async def _has_route(self, request: Request) -> bool:
@@ -145,7 +137,7 @@ class TranslatedHandler(ChatHandler):
         return self._offered
 
 
-class _Writing:
+class _Writing(Frames):
     """The way from a chat's events to a writer."""
 
     def __init__(self, writer: Writer, request: Request, source: Source) -> None:
@@ -159,8 +151,15 @@ class _Writing:
         self._report: Json | None = None
         self._said = False
 
-    def read(self, event: Json) -> Iterator[Json]:
-        """Translate an event."""
+    def write(self, events: Sequence[Json]) -> bytes:
+        """Write events that go out together."""
+        return b"".join([_frame(written) for event in events for written in self._read(event)])
+
+    def end(self) -> bytes:
+        """Write what ends the stream."""
+        return b"".join(map(_frame, self._end()))
+
+    def _read(self, event: Json) -> Iterator[Json]:
         if not self._begun:
             self._begun = True
             opening = getattr(self._source, "opening", None)
@@ -172,8 +171,7 @@ class _Writing:
             if choice.get("finish_reason"):
                 self._choice = choice
 
-    def end(self) -> Iterator[Json]:
-        """Translate the end of the stream."""
+    def _end(self) -> Iterator[Json]:
         if not self._choice:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
         for part in self._parts.end():

@@ -21,7 +21,7 @@ from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json
 from lynxstop.remote.follow import blind, follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
-from lynxstop.remote.stream import chat_stream, continued_stream
+from lynxstop.remote.stream import Reading
 from lynxstop.remote.tokens import StreamToken, written
 
 
@@ -72,7 +72,7 @@ class _Frame(NamedTuple):
 
 @dataclass(slots=True)
 class Chat:
-    """One watched request; `events` is its stream.
+    """One watched request; `bursts` is its stream.
 
     Attributes
     ----------
@@ -123,10 +123,18 @@ class Chat:
 
     def __post_init__(self) -> None:
         asked = self.asked
-        self.session = StreamSession(self.terms, risk=asked.risk, mode=asked.mode, group=asked.group)
+        self.session = StreamSession(
+            self.terms,
+            risk=asked.risk,
+            mode=asked.mode,
+            group=asked.group,
+            keep=asked.logprobs is not None,
+        )
 
-    async def events(self) -> AsyncGenerator[Json]:
+    async def bursts(self) -> AsyncGenerator[list[Json]]:
         """Give the events for the client, from the first to the last, without the final marker.
+
+        They come in the bursts in which the server sends them; a burst is never empty.
 
         Raises
         ------
@@ -134,42 +142,60 @@ class Chat:
             When the server cannot be reached, answers with an error, or dies. What was held back is given
             before, so that nothing is lost that the server has sent.
         """
+        shown: list[Json] = []
         try:
-            async with aclosing(self._watch()) as stream:
-                async for event in stream:
-                    yield event
+            self.opening = opening = await self.dialect.opening(self.server, self.asked.body)
+            whole = self.asked.logprobs is not None
+            reading = Reading(self.dialect.read, opening, whole=whole)
+            async with self.server.events(opening.path, self.dialect.watched(opening.body)) as arriving:
+                async for arrived in arriving:
+                    for event, delta in reading.burst(arrived):
+                        self._take(event, delta, shown)
+                        if self._cut is not None:
+                            break
+                    # At a cut, the stream is closed before the client is written to.
+                    if self._cut is not None:
+                        break
+                    if shown:
+                        yield shown
+                        shown = []
+                else:
+                    reading.end()
         except UpstreamError:
-            for event in self._release(None):
-                yield event
+            shown += self._release(None)
+            if shown:
+                yield shown
             raise
-        if self._cut is not None:
-            async with aclosing(self._continue(self._cut)) as stream:
-                async for event in stream:
-                    yield event
-        for event in self._ending():
-            yield event
+        if self._cut is None:
+            shown += self._release(None)
+        else:
+            async with aclosing(self._continue(self._cut, shown)) as answer:
+                async for burst in answer:
+                    yield burst
+            shown = []
+        shown += self._ending()
+        if shown:
+            yield shown
 
-    async def _watch(self) -> AsyncGenerator[Json]:
-        """Read the server's own stream, up to its end or to a cut."""
-        self.opening = await self.dialect.opening(self.server, self.asked.body)
-        async with chat_stream(self.server, self.dialect, self.opening) as stream:
-            async for event, delta in stream:
-                self._learn(event, delta)
-                start = len(self.session.tokens)
-                begun = time.perf_counter()
-                cut = self._follow(delta)
-                self.deciding += time.perf_counter() - begun
-                self.read += 1
-                if cut is not None and self._room(cut):
-                    for kept in self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1)):
-                        yield kept
-                    self._cut = cut
-                    return
-                self._held.append(_Frame(event, start, len(self.session.tokens)))
-                for settled in self._release(self.session.held):
-                    yield settled
-        for settled in self._release(None):
-            yield settled
+    def _take(self, event: Json, delta: Delta, shown: list[Json]) -> None:
+        """Read an event of the server's own stream; `shown` gets what can be given to the client by now."""
+        self._learn(event, delta)
+        start = len(self.session.tokens)
+        begun = time.perf_counter()
+        cut = self._follow(delta)
+        self.deciding += time.perf_counter() - begun
+        self.read += 1
+        if cut is not None and self._room(cut):
+            shown += self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1))
+            self._cut = cut
+            return
+        held = self.session.held
+        if held is None and not self._held:
+            if (given := self._shown(event)) is not None:
+                shown.append(given)
+            return
+        self._held.append(_Frame(event, start, len(self.session.tokens)))
+        shown += self._release(held)
 
     def _release(self, held: int | None) -> list[Json]:
         """Give what lies before the first token that an exit might still take away."""
@@ -234,29 +260,37 @@ class Chat:
         self._held.clear()
         return shown
 
-    async def _continue(self, cut: Cut) -> AsyncGenerator[Json]:
-        """Put the end of thinking behind the cut, and let the server answer."""
+    async def _continue(self, cut: Cut, shown: list[Json]) -> AsyncGenerator[list[Json]]:
+        """Put the end of thinking behind the cut and what lies before it, and let the server answer."""
         assert self.opening is not None
         limit = self.asked.max_tokens
         limits = Limits(None if limit is None else limit - self._spent(cut), self.asked.logprobs)
+        if shown:
+            yield shown
         call = await self.dialect.continuation(self.server, self.opening, kept_of(self.session, cut), limits)
         self.stopped = True
         before, behind = self._exit_parts()
-        for text, thinking in ((before, True), (behind, False)):
-            if text:
-                yield self._said(text, thinking=thinking)
+        parts = [(before, True), (behind, False)]
+        if said := [self._said(text, thinking=thinking) for text, thinking in parts if text]:
+            yield said
         usage: Json = {}
         own = self.upstream_tokens
-        async with continued_stream(self.server, self.dialect, call) as stream:
-            async for event, delta in stream:
-                usage = delta.usage or usage
-                self.upstream_tokens += len(delta.tokens) or bool(delta.content)
-                if delta.content or delta.finish:
-                    said = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
-                    if delta.finish:
-                        self._finish = said
-                    else:
-                        yield said
+        reading = Reading(self.dialect.read_continuation)
+        async with self.server.events(call.path, call.body) as arriving:
+            async for arrived in arriving:
+                said = []
+                for event, delta in reading.burst(arrived):
+                    usage = delta.usage or usage
+                    self.upstream_tokens += len(delta.tokens) or bool(delta.content)
+                    if delta.content or delta.finish:
+                        one = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
+                        if delta.finish:
+                            self._finish = one
+                        else:
+                            said.append(one)
+                if said:
+                    yield said
+            reading.end()
         self.upstream_tokens = own
         self._merge(cut, call.forced or self.terms.exit_tokens, usage)
 

@@ -171,9 +171,12 @@ async def overshoot(server: Server, dialect: Dialect, model: str) -> int | None:
         "ignore_eos": True,
         "stream": True,
     }
-    async with server.events(CHAT, body) as events:
-        for _ in range(_READ):
-            await anext(events, b"")
+    async with server.events(CHAT, body) as bursts:
+        read = 0
+        async for burst in bursts:
+            read += len(burst)
+            if read >= _READ:
+                break
     try:
         async with asyncio.timeout(_SECONDS):
             while True:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+Bursts = AsyncIterator[list[bytes]]
+"""Events of a stream, those together that came together."""
+
 
 class Server(Protocol):
     """One server, with the headers of one client."""
@@ -30,8 +33,12 @@ class Server(Protocol):
         """
         ...
 
-    def events(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Stream the data of server-sent events; leaving the context closes the connection.
+    def events(
+        self, path: str, body: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
+        """Stream the data of server-sent events, in the bursts in which they come; never an empty one.
+
+        Leaving the context closes the connection.
 
         Raises
         ------

@@ -7,14 +7,16 @@ next one. Nothing is held back for that but the text that an exit would take awa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from lynxstop.core.judging import Statistics
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
-from lynxstop.remote.tokens import CLOSED, OPENED, StreamToken, beginnings, behind
+from lynxstop.remote.later import Later
+from lynxstop.remote.tokens import CLOSED, OPENED, Seen, StreamToken, beginnings, behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,27 @@ class Terms:
     exit_tokens: int = 0
     closing: frozenset[bytes] = field(init=False)
     exits: frozenset[str] = field(init=False)
+    _forgetful: StopPolicy = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
         object.__setattr__(self, "exits", beginnings(self.exit_text))
+        object.__setattr__(self, "_forgetful", self._with_rule(keep=False))
         object.__setattr__(self, "exit_tokens", self.exit_tokens or len(self.exit_ids))
+
+    def policy_for(self, *, keep: bool) -> StopPolicy:
+        """Return the policy as a stream asks it: its rule catches up with many tokens at a time.
+
+        Parameters
+        ----------
+        keep : bool
+            Whether tokens keep their log-probabilities once the rule has read them.
+        """
+        return self._with_rule(keep=True) if keep else self._forgetful
+
+    def _with_rule(self, *, keep: bool) -> StopPolicy:
+        rule = self.policy.rule
+        return self.policy if rule is None else replace(self.policy, rule=Later(rule, self.exits, keep))
 
 
 class StreamSession:
@@ -89,6 +107,9 @@ class StreamSession:
     mode : Mode
         Stop, or only decide.
     group : str, optional
+    keep : bool
+        Whether tokens keep their log-probabilities once they have been decided on: for a thought of
+        thousands of tokens, that is some megabytes.
 
     Attributes
     ----------
@@ -96,8 +117,6 @@ class StreamSession:
         The core's state; its token indices count what `read` and `mark` were given.
     tokens : list of StreamToken
         What was read; marks are tokens without text.
-    statistics : list of Statistics
-        Behind each of them but the last.
     cut : Cut or None
         Set once an exit is decided.
     opened_by_field : bool
@@ -110,21 +129,28 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
-        "session", "statistics", "terms", "thinking", "tokens",
+        "_following", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
+        "session", "terms", "thinking", "tokens",
     )  # fmt: skip
 
     def __init__(
-        self, terms: Terms, *, risk: float | None, mode: Mode = Mode.STOP, group: str | None = None
+        self,
+        terms: Terms,
+        *,
+        risk: float | None,
+        mode: Mode = Mode.STOP,
+        group: str | None = None,
+        keep: bool = False,
     ) -> None:
         self.terms = terms
-        self.session = Session(terms.watch, terms.policy, (), risk=risk, mode=mode, group=group)
+        policy = terms.policy_for(keep=keep)
+        self.session = Session(terms.watch, policy, (), risk=risk, mode=mode, group=group)
         self.tokens: list[StreamToken] = []
         self.thinking: list[bool] = []
-        self.statistics: list[Statistics] = []
         self.cut: Cut | None = None
         self._watch = terms.watch
         self._judged = True
+        self._following: StreamToken | None = None
         self._held: int | None = None
         self._open = False
         self._stops = mode is Mode.STOP
@@ -186,10 +212,9 @@ class StreamSession:
 
     def _decide(self, following: StreamToken) -> bool:
         """Decide on the last token with what came behind it; True when the stream is to be cut."""
-        known = behind(following.top, self.tokens[-1].logprob, self.terms.exits)
-        self.statistics.append(known)
         self._judged = True
-        forced = self.session.decide(math.nan, known)
+        self._following = following
+        forced = self.session.decide(math.nan, Seen(self.tokens[-1], following))
         if self.cut is None and (taken := self.session.exit) is not None:
             self.cut = self.where(taken)
         return forced is not None
@@ -218,7 +243,23 @@ class StreamSession:
     def drop(self, count: int) -> None:
         """Forget the last tokens of an answer that is longer than it may be."""
         if count > 0:
+            self._following, self._judged = self.tokens[-count], True
             del self.tokens[-count:], self.thinking[-count:]
+
+    def statistics(self) -> list[Statistics]:
+        """Return what is known behind each token that was decided on: all but the last, at most.
+
+        The session must have been made with `keep`.
+
+        Raises
+        ------
+        ConfigError
+            When the server's log-probabilities cannot be read.
+        """
+        tokens = self.tokens
+        if self._judged and self._following is not None:
+            tokens = [*tokens, self._following]
+        return behind([Seen(*pair) for pair in pairwise(tokens)], self.terms.exits)
 
     def text(self, cut: Cut) -> bytes:
         """Return the text that stays."""

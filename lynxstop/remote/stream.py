@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-
-import orjson
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Opening
-from lynxstop.remote.server import Server
+from lynxstop.remote.entries import parsed, without_entries
+from lynxstop.remote.server import Bursts, Server
 
 Deltas = AsyncIterator[tuple[Json, Delta]]
 """Events, as they came and as they read."""
@@ -17,65 +16,89 @@ Deltas = AsyncIterator[tuple[Json, Delta]]
 DONE = b"[DONE]"
 
 
-def parse(data: bytes) -> Json:
-    """Parse the data of an event.
+class Reading:
+    """Reads the events of one stream, in the bursts in which they come; the stream must come to its end.
 
-    Raises
-    ------
-    UpstreamError
-        When it is no JSON object.
+    Parameters
+    ----------
+    read : callable
+        Reads an event, as a dialect does.
+    opening : Opening, optional
+        Learns the prompt's tokens when the server tells them.
+    whole : bool
+        Whether log-probabilities are parsed as they come, so that they can be shown; else they are
+        `lynxstop.remote.entries.Entries` where that can be.
     """
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        event = None
-    if not isinstance(event, dict):
-        raise UpstreamError("The server streamed an event that is no JSON object.", code="upstream_nonsense")
-    return event
+
+    def __init__(
+        self, read: Callable[[Json], Delta], opening: Opening | None = None, *, whole: bool = True
+    ) -> None:
+        self._read, self._opening, self._whole = read, opening, whole
+        self._ended = False
+
+    def burst(self, events: Iterable[bytes]) -> Iterator[tuple[Json, Delta]]:
+        """Read events that came together.
+
+        Raises
+        ------
+        UpstreamError
+            When one is an error or no JSON object; those before it have then been given.
+        """
+        for data in events:
+            if data == DONE:
+                self._ended = True
+                continue
+            event = (None if self._whole else without_entries(data)) or parsed(data)
+            if not isinstance(event, dict):
+                raise UpstreamError(
+                    "The server streamed an event that is no JSON object.", code="upstream_nonsense"
+                )
+            if "error" in event:
+                raise UpstreamError("The server broke off with an error.", code="upstream_failed")
+            delta = self._read(event)
+            if delta.finish:
+                self._ended = True
+            if self._opening is not None:
+                if delta.prompt_ids:
+                    self._opening.prompt_ids = delta.prompt_ids
+                if delta.usage:
+                    self._opening.counted = delta.usage.get("prompt_tokens")
+            yield event, delta
+
+    def end(self) -> None:
+        """Hear that nothing follows.
+
+        Raises
+        ------
+        UpstreamError
+            When the answer has not come to its end.
+        """
+        if not self._ended:
+            raise UpstreamError("The server broke off the answer.", code="upstream_died")
+
+    async def all(self, bursts: Bursts) -> Deltas:
+        """Read a whole stream, event by event.
+
+        Raises
+        ------
+        UpstreamError
+            As `burst` and `end` do.
+        """
+        async for burst in bursts:
+            for pair in self.burst(burst):
+                yield pair
+        self.end()
 
 
 @asynccontextmanager
 async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> AsyncIterator[Deltas]:
     """Stream a chat; the opening learns the prompt's tokens when the server tells them."""
-
-    async def deltas(events: AsyncIterator[bytes]) -> Deltas:
-        async for event, delta in whole(events, dialect.read):
-            if delta.prompt_ids:
-                opening.prompt_ids = delta.prompt_ids
-            if delta.usage:
-                opening.counted = delta.usage.get("prompt_tokens")
-            yield event, delta
-
-    async with server.events(opening.path, dialect.watched(opening.body)) as events:
-        yield deltas(events)
+    async with server.events(opening.path, dialect.watched(opening.body)) as bursts:
+        yield Reading(dialect.read, opening, whole=False).all(bursts)
 
 
 @asynccontextmanager
 async def continued_stream(server: Server, dialect: Dialect, call: Call) -> AsyncIterator[Deltas]:
     """Stream what continues a cut answer."""
-
-    async with server.events(call.path, call.body) as events:
-        yield whole(events, dialect.read_continuation)
-
-
-async def whole(events: AsyncIterator[bytes], read: Callable[[Json], Delta]) -> Deltas:
-    """Events of a stream, which must come to its end.
-
-    Raises
-    ------
-    UpstreamError
-        When it does not, or when an event is an error or no JSON object.
-    """
-    ended = False
-    async for data in events:
-        if data == DONE:
-            ended = True
-            continue
-        event = parse(data)
-        if "error" in event:
-            raise UpstreamError("The server broke off with an error.", code="upstream_failed")
-        delta = read(event)
-        ended = ended or bool(delta.finish)
-        yield event, delta
-    if not ended:
-        raise UpstreamError("The server broke off the answer.", code="upstream_died")
+    async with server.events(call.path, call.body) as bursts:
+        yield Reading(dialect.read_continuation).all(bursts)

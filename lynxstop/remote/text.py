@@ -9,19 +9,8 @@ from typing import Any
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.chat import Asked
-from lynxstop.remote.dialects.base import (
-    TOP,
-    Call,
-    Delta,
-    Dialect,
-    Json,
-    Kept,
-    Limits,
-    Opening,
-    entry_tokens,
-    read_completion,
-    said,
-)
+from lynxstop.remote.dialects.base import TOP, Call, Delta, Dialect, Json, Kept, Limits, Opening
+from lynxstop.remote.dialects.reading import entry_tokens, listed, read_completion, said
 from lynxstop.remote.server import Server
 
 COMPLETIONS = "/v1/completions"
@@ -188,9 +177,9 @@ class TextDialect:
 def _read(event: Json) -> Delta:
     """Read an event; some servers write log-probabilities as in a chat."""
     choices = event.get("choices")
-    logprobs = choices[0].get("logprobs") if choices else None
-    if not choices or not logprobs or "content" not in logprobs:
+    content = listed(choices[0]) if choices else None
+    if not choices or content is None:
         return read_completion(event)
     text, finish = choices[0].get("text") or "", choices[0].get("finish_reason")
-    tokens = entry_tokens(logprobs["content"], choices[0].get("token_ids"))
+    tokens = entry_tokens(content, choices[0].get("token_ids"), text)
     return Delta(content=text, tokens=said(tokens, text, finish), finish=finish, usage=event.get("usage"))

@@ -46,7 +46,7 @@ def read(
         try:
             for _ in range(times):
                 async with Connection(upstream, headers, **limits).events("/api", {}) as events:
-                    found += [data async for data in events]
+                    found += [data async for burst in events for data in burst]
         finally:
             await upstream.aclose()
         return found

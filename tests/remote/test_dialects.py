@@ -2,7 +2,7 @@
 
 import pytest
 
-from lynxstop.remote.dialects.base import read_chat, read_completion, said
+from lynxstop.remote.dialects.reading import read_chat, read_completion, said
 from lynxstop.remote.tokens import StreamToken
 
 

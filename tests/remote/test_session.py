@@ -13,8 +13,9 @@ from lynxstop.core.session import Mode, Reason, Session
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.follow import follow
+from lynxstop.remote.later import MOST
 from lynxstop.remote.session import Cut, StreamSession
-from lynxstop.remote.tokens import StreamToken, Top, beginnings, behind
+from lynxstop.remote.tokens import Seen, StreamToken, Top, beginnings, behind
 
 EXITS = beginnings("\n</think>\n\nThe answer is ")
 TEXTS = [
@@ -48,7 +49,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(make_ter
     terms, tokens = make_terms(threshold, before=before), tokens_of(drawn)
     stream = StreamSession(terms, risk=0.05)
     stream.mark(opens=True)
-    cut = next((found for token in tokens if (found := stream.read(token))), None)
+    cut = next((found for token in tokens_of(drawn) if (found := stream.read(token))), None)
 
     core = Session(terms.watch, terms.policy, (), risk=0.05)
     core.read(0)
@@ -56,7 +57,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(make_ter
     stopped = None
     for place, token in enumerate(tokens[:-1]):
         core.read(terms.watch.vocabulary.number(token.text))
-        known = behind(tokens[place + 1].top, token.logprob, EXITS)
+        [known] = behind([Seen(token, tokens[place + 1])], EXITS)
         if core.decide(math.nan, known) is not None:
             stopped = place
             break
@@ -114,7 +115,8 @@ def test_a_budget_cuts_behind_the_token_that_spent_it(make_terms):
 
 
 def test_decisions_see_what_is_recorded():
-    known = behind(Top(["a", "b"], [-0.1, -2.5]), -0.3, EXITS)
+    following = StreamToken(b"a", top=Top(["a", "b"], [-0.1, -2.5]))
+    [known] = behind([Seen(StreamToken(b"a", -0.3), following)], EXITS)
     assert known == Statistics(*map(float, np.array(known, np.float32)))
 
 
@@ -168,3 +170,14 @@ def test_what_is_kept_tells_how_the_block_was_opened_when_it_is_closed_too(make_
     session = StreamSession(make_terms(), risk=None)
     follow(session, Delta(content="<think> so", tokens=[StreamToken(b"<think>"), StreamToken(b" so")]))
     assert kept_of(session, Cut(2, 0, 1)).hidden == ""
+
+
+def test_what_was_decided_on_is_forgotten_unless_it_is_to_be_kept(make_terms):
+    drawn = [(b" so", -1.0, 1.0)] * (3 * MOST)
+    for keep in (False, True):
+        session = StreamSession(make_terms(), risk=0.05, keep=keep)
+        session.mark(opens=True)
+        for token in tokens_of(drawn):
+            session.read(token)
+        known = [bool(token.top.values) for token in session.tokens[1:]]
+        assert sum(known) == (len(known) if keep else MOST)

@@ -1,13 +1,21 @@
 """Statistics from the top log-probabilities that a server shows."""
 
+import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.remote.tokens import Top, beginnings, behind
+from lynxstop.errors import ConfigError
+from lynxstop.remote.tokens import Seen, StreamToken, Top, beginnings, behind
+
+
+def alone(top, logprob, exits):
+    [known] = behind([Seen(StreamToken(b"a", logprob), StreamToken(b"b", top=top))], exits)
+    return known
 
 
 @given(st.lists(st.floats(0.0078125, 1, width=32), min_size=2, max_size=12), st.integers(2, 12))
@@ -16,7 +24,7 @@ def test_entropy_from_the_top_is_a_lower_bound_and_exact_with_everything(weights
     true = float(-(probs * np.log(probs)).sum())
     texts = [str(token) for token in range(10, 10 + len(probs))]
     top = Top(texts[:k], [math.log(p) for p in probs[:k]])
-    found = behind(top, -1.0, beginnings(f"{texts[-1]} and more"))
+    found = alone(top, -1.0, beginnings(f"{texts[-1]} and more"))
     assert found.entropy <= true + 1e-6
     assert found.top_gap == pytest.approx(math.log(probs[0] / probs[1]))
     if k >= len(probs):
@@ -27,7 +35,56 @@ def test_entropy_from_the_top_is_a_lower_bound_and_exact_with_everything(weights
 
 
 def test_without_alternatives_only_the_own_log_probability_is_known():
-    found = behind(Top(["a"], [-0.1]), -0.5, beginnings("</think>"))
+    found = alone(Top(["a"], [-0.1]), -0.5, beginnings("</think>"))
     assert found.logprob == -0.5
     assert math.isnan(found.entropy)
     assert math.isnan(found.end_margin)
+
+
+ROWS = st.lists(
+    st.one_of(
+        st.lists(st.floats(-30, -0.001), min_size=20, max_size=20),
+        st.lists(st.floats(-30, -0.001), max_size=5),
+    ),
+    min_size=2,
+    max_size=70,
+)
+
+
+@given(ROWS)
+def test_what_is_known_behind_a_token_does_not_depend_on_the_others(rows):
+    exits = beginnings("t3t4")
+    tokens = [
+        StreamToken(b"a", -float(place), Top([f"t{rank}" for rank in range(len(row))], row))
+        for place, row in enumerate(rows)
+    ]
+    seen = [Seen(*pair) for pair in pairwise(tokens)]
+    each = [behind([pair], exits)[0] for pair in seen]
+    assert np.array_equal(np.array(behind(seen, exits)), np.array(each), equal_nan=True)
+
+
+def entry(text, top, logprob=-0.5):
+    shown = [{"token": one, "logprob": value, "bytes": [1]} for one, value in top]
+    return json.dumps({"token": text, "logprob": logprob, "bytes": [], "top_logprobs": shown}).encode()
+
+
+def test_entries_are_parsed_when_they_are_asked_for_and_tell_what_the_list_tells():
+    token = StreamToken(b"a", entry=entry("a", [("\u00e9", -0.25), ('"', -1.5)]))
+    assert token.logprob == -0.5
+    assert token.top == Top(["\u00e9", '"'], [-0.25, -1.5])
+    assert not StreamToken(b"a", entry=entry("a", [], None)).top.texts
+    assert math.isnan(StreamToken(b"a", entry=entry("a", [], None)).logprob)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"{},{}", b'{"logprob": "high"}', b'{"top_logprobs": [{}]}'])
+def test_entries_that_cannot_be_read_are_refused(raw):
+    good = StreamToken(b"a", entry=entry("a", [("a", -0.25)]))
+    with pytest.raises(ConfigError):
+        behind([Seen(good, StreamToken(b"b", entry=raw))], frozenset())
+
+
+def test_what_is_forgotten_is_gone():
+    token = StreamToken(b"a", entry=entry("a", [("a", -0.25)]))
+    token.forget()
+    assert token.top == Top()
+    assert math.isnan(token.logprob)

@@ -23,7 +23,7 @@ from lynxstop.remote.follow import blind, follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
 from lynxstop.remote.stream import chat_stream
-from lynxstop.remote.tokens import CLOSED, StreamToken, behind
+from lynxstop.remote.tokens import CLOSED, Seen, StreamToken, behind
 
 CONCURRENT = 16
 """Requests at a time, unless told otherwise."""
@@ -219,7 +219,9 @@ class OpenAIEngine:
         if self._seeded:
             body["seed"] = _seed(sampling.seed, request.id)
         opening = await self._dialect.opening(self._server, body)
-        session = StreamSession(self._terms, risk=request.risk, mode=request.mode, group=request.group)
+        session = StreamSession(
+            self._terms, risk=request.risk, mode=request.mode, group=request.group, keep=True
+        )
         trace = self._traces[request.id] = _Trace(opening, session)
         cut, finish = await self._read(trace, sampling)
         rest: list[StreamToken] = []
@@ -263,7 +265,7 @@ class OpenAIEngine:
         self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling
     ) -> tuple[int, int, Answer]:
         tokens, finish = await self._continue(trace, trace.session.cut_at(event), sampling)
-        first = behind(tokens[0].top, math.nan, frozenset()).entropy if tokens else math.nan
+        first = behind([Seen(tokens[0], tokens[0])], frozenset())[0].entropy if tokens else math.nan
         number = self._terms.watch.vocabulary.number
         answer = Answer(
             tuple(number(token.text) for token in tokens),
@@ -290,7 +292,7 @@ class OpenAIEngine:
         forced = [] if cut is None else [StreamToken(self._terms.exit_text.encode())]
         tokens = [*(closed if token is CLOSED else token for token in read), *forced, *rest]
         statistics = np.full((len(tokens), 4), np.nan, np.float32)
-        known = session.statistics[: len(read)]
+        known = session.statistics()[: len(read)]
         statistics[: len(known)] = np.array(known, np.float32).reshape(-1, 4)
         flags = np.zeros(len(tokens), bool)
         flags[: len(read)] = session.thinking[: len(read)]

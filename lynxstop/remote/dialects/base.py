@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from lynxstop.remote.server import Server
-from lynxstop.remote.tokens import StreamToken, Top
+from lynxstop.remote.tokens import StreamToken
 
 Json = dict[str, Any]
 
@@ -215,92 +214,6 @@ def joined(prompt: str, kept: Kept) -> str:
     return prompt + ("" if opened else kept.hidden) + kept.text + kept.exit_text
 
 
-def chat_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
-    """Tokens of a choice in OpenAI's chat form; ids when the server adds them."""
-    logprobs = choice.get("logprobs")
-    return entry_tokens(logprobs.get("content") if logprobs else None, choice.get("token_ids"))
-
-
-def entry_tokens(
-    content: Sequence[Mapping[str, Any]] | None, ids: Sequence[int] | None = None
-) -> list[StreamToken]:
-    """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list."""
-    if not content:
-        return []
-    named = ids if ids and len(ids) == len(content) else (None,) * len(content)
-    return [
-        StreamToken(
-            _bytes(entry),
-            entry["logprob"],
-            _top(entry.get("top_logprobs")),
-            entry.get("id") if number is None else number,
-        )
-        for entry, number in zip(content, named, strict=True)
-    ]
-
-
-def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
-    """Tokens of a choice in the form of OpenAI's completions."""
-    logprobs = choice.get("logprobs")
-    if not logprobs or not logprobs.get("tokens"):
-        return []
-    texts = logprobs["tokens"]
-    own = logprobs.get("token_logprobs") or [None] * len(texts)
-    tops = logprobs.get("top_logprobs") or [None] * len(texts)
-    ids = choice.get("token_ids") or []
-    return [
-        StreamToken(
-            text.encode(),
-            math.nan if logprob is None else logprob,
-            Top(list(top), list(top.values())) if top else Top(),
-            ids[place] if len(ids) == len(texts) else None,
-        )
-        for place, (text, logprob, top) in enumerate(zip(texts, own, tops, strict=True))
-    ]
-
-
-def read_chat(event: Json) -> Delta:
-    """Read an event of OpenAI's chat stream, in all spellings of the field of thinking."""
-    choices = event.get("choices")
-    if not choices:
-        return Delta(usage=event.get("usage"), opaque="error" in event)
-    choice = choices[0]
-    delta = choice.get("delta") or {}
-    thinking = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), "")
-    content, finish = delta.get("content") or "", choice.get("finish_reason")
-    return Delta(
-        thinking,
-        content,
-        said(chat_tokens(choice), content or thinking, finish),
-        finish,
-        event.get("usage"),
-        event.get("prompt_token_ids"),
-        bool(delta.get("tool_calls") or delta.get("function_call") or delta.get("refusal"))
-        or len(choices) > 1,
-    )
-
-
-def read_completion(event: Json) -> Delta:
-    """Read an event of OpenAI's completion stream."""
-    choices = event.get("choices")
-    if not choices:
-        return Delta(usage=event.get("usage"), opaque="error" in event)
-    choice = choices[0]
-    content, finish = choice.get("text") or "", choice.get("finish_reason")
-    return Delta(
-        content=content,
-        tokens=said(completion_tokens(choice), content, finish),
-        finish=finish,
-        usage=event.get("usage"),
-    )
-
-
-def read_as_answer(event: Json) -> Delta:
-    """Read an event of a chat stream that continues behind the end of thinking: all of it is the answer."""
-    delta = read_chat(event)
-    return delta._replace(thinking="", content=delta.content or delta.thinking)
-
-
 def written_again(kept: Kept, lead: str = "") -> str:
     """All that the model is to have said: what stays, and the exit.
 
@@ -341,35 +254,3 @@ _CARRIED = (
 def carried(body: Mapping[str, Any]) -> Json:
     """Parameters of a chat request that mean the same to completions."""
     return {name: body[name] for name in _CARRIED if body.get(name) is not None}
-
-
-def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequence[StreamToken]:
-    """Tokens of a last event without those behind its text: the end of the sequence, or a stop string's.
-
-    Parameters
-    ----------
-    tokens : sequence of StreamToken
-        All that the event shows; delimiters among them need not be in the text.
-    text : str
-        What the event adds to the answer, or to the thinking when there is no answer.
-    finish : str or None
-        Nothing is taken away unless it is "stop".
-    """
-    if finish != "stop":
-        return tokens
-    end = text.encode()
-    for count in range(len(tokens) if end else 0, 0, -1):
-        if b"".join(token.text for token in tokens[:count]).endswith(end):
-            return tokens[:count]
-    return tokens if end else ()
-
-
-def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
-    if not entries:
-        return Top()
-    return Top([entry["token"] for entry in entries], [entry["logprob"] for entry in entries])
-
-
-def _bytes(entry: Mapping[str, Any]) -> bytes:
-    found = entry.get("bytes")
-    return bytes(found) if found else entry["token"].encode()

@@ -7,18 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import (
-    Call,
-    Delta,
-    Json,
-    Kept,
-    Limits,
-    Opening,
-    chat_tokens,
-    joined,
-    read_chat,
-)
+from lynxstop.remote.dialects.base import Call, Delta, Json, Kept, Limits, Opening, joined
 from lynxstop.remote.dialects.chat import ChatDialect
+from lynxstop.remote.dialects.reading import chat_tokens, read_chat
 from lynxstop.remote.server import Server
 from lynxstop.remote.tokens import StreamToken
 
@@ -87,9 +78,10 @@ class LlamaCpp(ChatDialect):
         if not choices:
             return Delta(usage=event.get("usage"), opaque="error" in event)
         choice = choices[0]
+        text = choice.get("text") or ""
         return Delta(
-            content=choice.get("text") or "",
-            tokens=[token for token in chat_tokens(choice) if token.text] if choice.get("text") else (),
+            content=text,
+            tokens=[token for token in chat_tokens(choice, text) if token.text] if text else (),
             finish=choice.get("finish_reason"),
             usage=event.get("usage"),
         )

@@ -15,8 +15,8 @@ from lynxstop.remote.dialects.base import (
     Opening,
     joined,
 )
-from lynxstop.remote.dialects.base import entry_tokens as tokens_of
 from lynxstop.remote.dialects.chat import ChatDialect
+from lynxstop.remote.dialects.reading import entry_tokens as tokens_of
 from lynxstop.remote.server import Server
 
 _OPTIONS = {

@@ -16,12 +16,11 @@ from lynxstop.remote.dialects.base import (
     Opening,
     carried,
     joined,
-    read_as_answer,
-    read_completion,
     resumed,
     written_again,
 )
 from lynxstop.remote.dialects.chat import ChatDialect
+from lynxstop.remote.dialects.reading import read_as_answer, read_completion
 from lynxstop.remote.server import Server
 
 Route = Literal["tokens", "text", "resume"]

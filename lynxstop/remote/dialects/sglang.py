@@ -6,18 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lynxstop.remote.dialects.base import (
-    Call,
-    Delta,
-    Dialect,
-    Json,
-    Kept,
-    Limits,
-    Opening,
-    read_as_answer,
-    resumed,
-)
+from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Kept, Limits, Opening, resumed
 from lynxstop.remote.dialects.chat import ChatDialect
+from lynxstop.remote.dialects.reading import read_as_answer
 from lynxstop.remote.server import Server
 
 

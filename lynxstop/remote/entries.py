@@ -1,0 +1,102 @@
+"""Log-probabilities cut out of an event unread: most of its bytes, and needed later, or never.
+
+An event with 20 alternatives per token is thirty times as long as its text. What a server writes around them
+is parsed when it comes; they are kept as they are, and parsed together with those of other tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from lynxstop.errors import UpstreamError
+from lynxstop.remote.tokens import StreamToken
+
+Json = dict[str, Any]
+
+# Neither can occur inside a JSON string, where a quotation mark has a backslash before it; the third can.
+_BEGIN = b'"logprobs":{"content":['
+_EACH = b'"top_logprobs":'
+_END = b"}]}]}"
+_NAME = len(b'"logprobs":')
+
+_TOKEN = re.compile(rb'\{(?:"id":(\d+),)?"token":("(?:[^"\\]|\\.)*"),')
+
+
+class Entries(NamedTuple):
+    """A list of log-probabilities in the form of chats, without its brackets, as the server wrote it."""
+
+    raw: bytes
+
+    def only(self, text: str, ids: Sequence[int] | None) -> StreamToken | None:
+        """Return the token, if it is a single one and its text is `text`; its bytes are then known.
+
+        Parameters
+        ----------
+        text : str
+            What the event says.
+        ids : sequence of int, optional
+            Token ids that stand beside the list.
+        """
+        raw = self.raw
+        found = _TOKEN.match(raw)
+        if found is None or raw.count(_EACH) != 1 or "\ufffd" in text:
+            return None
+        own, token = found.groups()
+        if orjson.loads(token) != text:
+            return None
+        if ids and len(ids) == 1:
+            return StreamToken(text.encode(), id=ids[0], entry=raw)
+        return StreamToken(text.encode(), id=None if own is None else int(own), entry=raw)
+
+    def parsed(self) -> list[Json]:
+        """Return the list.
+
+        Raises
+        ------
+        UpstreamError
+            When it is no JSON.
+        """
+        return list(parsed(b"[%b]" % self.raw))
+
+
+def parsed(data: bytes) -> Any:
+    """Parse JSON of a server.
+
+    Raises
+    ------
+    UpstreamError
+        When it is none.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise UpstreamError(
+            "The server streamed an event that is no JSON object.", code="upstream_nonsense"
+        ) from None
+
+
+def without_entries(data: bytes) -> Json | None:
+    """Parse an event, with `Entries` for the log-probabilities of its first choice.
+
+    Returns
+    -------
+    dict or None
+        None when they are not there, or not spelled as they most often are.
+    """
+    begin = data.find(_BEGIN)
+    end = data.find(_END, begin) if begin > 0 else -1
+    if end < 0:
+        return None
+    try:
+        event: Json = orjson.loads(b"%bnull%b" % (data[: begin + _NAME], data[end + len(_END) :]))
+        choice = event["choices"][0]
+        if choice["logprobs"] is not None:
+            return None
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+    choice["logprobs"] = Entries(data[begin + len(_BEGIN) : end + 3])
+    return event
