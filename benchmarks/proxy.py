@@ -2,8 +2,10 @@
 
 Three processes serve: an upstream that streams events of 20 log-probabilities at a fixed pace, a proxy that
 only relays, and a proxy that watches every token and never stops. A fourth one asks all three at the same
-time, so that all see the same machine. Events carry the time at which they were written: a delay is arrival
-minus that, and what is added is the difference of quantiles to the direct connection.
+time, so that all see the same machine. The delay of a stream's first event is counted from before the client
+connects, that of a later one from when the upstream wrote it; what is added is the difference of quantiles to
+the direct connection. Streams begin spread over the length of one, each followed by another, and then once
+more all within the time between two events.
 
     python benchmarks/proxy.py [--streams 64] [--events 300] [--pace 0.02] [--requests 10000] [--json]
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -19,7 +22,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +32,11 @@ import numpy as np
 
 WORDS = [" so", " the", " 5", " +", " 3", " =", " 8", ".", " Check", " gives", " ok.", "\n\n", "Wait", " let"]
 RATES = [8, 8, 8, 8, 8, 8, 8, 4, 2, 2, 2, 1, 1, 1]
-STAMP = b"1795338676"
+NUMBER = b"#0#"
 
 
 def event(chance: random.Random) -> bytes:
-    """One event as vLLM streams it, with a stamp to be replaced."""
+    """One event as vLLM streams it, with the number of its stream to be filled in."""
 
     def entry(text: str, logprob: float) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
@@ -42,9 +46,9 @@ def event(chance: random.Random) -> bytes:
     logprobs = {"content": [{**entry(text, -0.3), "top_logprobs": top}]}
     choice = {"index": 0, "delta": {"reasoning": text}, "logprobs": logprobs, "finish_reason": None}
     body = {
-        "id": "chatcmpl-0",
+        "id": f"chatcmpl-{NUMBER.decode()}",
         "object": "chat.completion.chunk",
-        "created": int(STAMP),
+        "created": 1795338676,
         "model": "m",
         "choices": [{**choice, "token_ids": [337]}],
     }
@@ -52,11 +56,16 @@ def event(chance: random.Random) -> bytes:
 
 
 def upstream_app() -> Any:
-    """A server that streams as many events as `max_tokens` says, at the pace of the header `x-pace`."""
+    """A server that streams as many events as `max_tokens` says, at the pace of the header `x-pace`.
+
+    `/written` tells, stream by stream, when it wrote the events of all streams since it was last asked.
+    """
     chance = random.Random(0)
-    parts = [tuple(event(chance).split(STAMP)) for _ in range(997)]
-    last = {"id": "chatcmpl-0", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    parts = [tuple(event(chance).split(NUMBER)) for _ in range(997)]
+    last = {"id": "end", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
     end = b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n"
+    written: dict[int, list[int]] = {}
+    numbers = itertools.count(1)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -65,7 +74,17 @@ def upstream_app() -> Any:
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
+        if scope["path"] == "/written":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": json.dumps(written).encode()})
+            written.clear()
+            return
         pace = float(dict(scope["headers"]).get(b"x-pace", b"0"))
+        stream = next(numbers)
+        name = str(stream).encode()
+        times: list[int] = []
+        if pace:
+            written[stream] = times
         await send(
             {
                 "type": "http.response.start",
@@ -79,8 +98,8 @@ def upstream_app() -> Any:
             if pace:
                 await asyncio.sleep(max(0.0, start + number * pace - loop.time()))
             head, tail = parts[number % len(parts)]
-            stamp = str(time.monotonic_ns()).encode()
-            await send({"type": "http.response.body", "body": head + stamp + tail, "more_body": True})
+            times.append(time.monotonic_ns())
+            await send({"type": "http.response.body", "body": head + name + tail, "more_body": True})
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
     return app
@@ -150,13 +169,15 @@ def serve(kind: str, port: int, upstream: str) -> None:
     """Serve one of the three; runs in a process of its own."""
     import uvicorn
 
-    from lynxstop.proxy.serve import settle_memory
+    from lynxstop.proxy.config import ProxyConfig
+    from lynxstop.proxy.serve import options, settle_memory
 
     settle_memory()
     apps = {"upstream": upstream_app, "mock": mock_app}
     proxies = {"relay": relay_app, "watching": watching_app, "stopping": stopping_app}
     app = apps[kind]() if kind in apps else proxies[kind](upstream)
-    uvicorn.run(app, port=port, log_level="critical", access_log=False, backlog=4096)
+    served = options(ProxyConfig()) | {"port": port, "log_level": "critical", "backlog": 4096}
+    uvicorn.run(app, **served)
 
 
 class Server:
@@ -193,7 +214,8 @@ class Server:
 
 
 async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, bytes]]:
-    """Ask for a stream; give each event with the time it arrived at, in nanoseconds."""
+    """Ask for a stream; give each event with the time at which it arrived, and first of all the time."""
+    yield time.monotonic_ns(), b""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
     chat = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
     body = json.dumps({**chat, "max_tokens": tokens}).encode()
@@ -213,63 +235,77 @@ async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, b
         writer.close()
 
 
-async def delays(
-    port: int, streams: int, events: int, pace: float
-) -> tuple[list[float], list[float], list[float], int]:
-    """Delays in milliseconds of first events, later ones and cues, and how many streams did not end well."""
-    first: list[float] = []
-    later: list[float] = []
-    held: list[float] = []
+@dataclass
+class Stream:
+    """One stream as it arrived; times in nanoseconds.
 
-    async def one(number: int) -> bool:
-        await asyncio.sleep(number * pace / max(1, streams))
-        seen, ended, behind = 0, False, False
-        try:
-            async for arrived, line in ask(port, events, pace):
-                if line.startswith(b"data: [DONE]"):
-                    ended = True
-                    continue
-                stamp = line.partition(b'"created":')[2].split(b",")[0].split(b"}")[0]
-                if stamp:
-                    # A cue and the word behind it wait for the decision: that is what the exit may take away.
-                    cue = b'"reasoning":"Wait"' in line
-                    kind = first if not seen else held if cue or behind else later
-                    kind.append((arrived - int(stamp)) / 1e6)
-                    behind = cue
-                    seen += 1
-        except (OSError, RuntimeError):
-            return False
-        return ended and seen == events
+    A cue and the word behind it are `held`: they wait for the decision, since an exit may take them away.
+    """
 
-    good = await asyncio.gather(*(one(number) for number in range(streams)))
-    return first, later, held, streams - sum(good)
+    asked: int = 0
+    number: int = 0
+    arrived: list[int] = field(default_factory=list)
+    held: list[bool] = field(default_factory=list)
+    whole: bool = False
 
 
-async def measure(arguments: argparse.Namespace, servers: dict[str, Server]) -> dict[str, Any]:
-    found: dict[str, Any] = {"streams": arguments.streams, "events": arguments.events, "pace": arguments.pace}
+async def read(port: int, events: int, pace: float) -> Stream:
+    """Read one stream."""
+    found, behind = Stream(), False
+    try:
+        async for now, line in ask(port, events, pace):
+            if not line:
+                found.asked = now
+            elif line.startswith(b"data: [DONE]"):
+                found.whole = len(found.arrived) == events
+            elif number := line.partition(b'"id":"chatcmpl-')[2].partition(b'"')[0]:
+                cue = b'"reasoning":"Wait"' in line
+                found.number = int(number)
+                found.arrived.append(now)
+                found.held.append(cue or behind)
+                behind = cue
+    except (OSError, RuntimeError):
+        pass
+    return found
+
+
+async def several(port: int, streams: int, events: int, pace: float, gap: float, rounds: int) -> list[Stream]:
+    """Read as many streams at a time, begun `gap` seconds apart, each followed by others."""
+
+    async def one(number: int) -> list[Stream]:
+        await asyncio.sleep(number * gap)
+        return [await read(port, events, pace) for _ in range(rounds)]
+
+    return [stream for found in await asyncio.gather(*map(one, range(streams))) for stream in found]
+
+
+def delays(streams: Sequence[Stream], written: dict[str, list[int]]) -> dict[str, list[float]]:
+    """Milliseconds by kind of event."""
+    found: dict[str, list[float]] = {"first_ms": [], "chunk_ms": [], "held_ms": []}
+    for stream in streams:
+        found["first_ms"] += [(now - stream.asked) / 1e6 for now in stream.arrived[:1]]
+        times = zip(stream.arrived, written.get(str(stream.number), []), stream.held, strict=False)
+        for now, then, held in itertools.islice(times, 1, None):
+            found["held_ms" if held else "chunk_ms"].append((now - then) / 1e6)
+    return found
+
+
+async def measure(
+    servers: dict[str, Server], streams: int, events: int, pace: float, gap: float, rounds: int
+) -> dict[str, Any]:
+    """Ask all servers at the same time; return delays, what the proxies add, and what they use."""
     before = {name: server.cpu() for name, server in servers.items()}
-    timed = dict(
-        zip(
-            servers,
-            await asyncio.gather(
-                *(
-                    delays(server.port, arguments.streams, arguments.events, arguments.pace)
-                    for server in servers.values()
-                )
-            ),
-            strict=True,
-        )
-    )
-    for name, (first, later, held, failed) in timed.items():
-        found[name] = {
-            "failed": failed,
-            "first_ms": [round(float(q), 3) for q in np.quantile(first, [0.5, 0.99])],
-            "chunk_ms": [round(float(q), 3) for q in np.quantile(later, [0.5, 0.99])],
-            "held_ms": [round(float(q), 3) for q in np.quantile(held or [0.0], [0.5, 0.99])],
-        }
-    events = arguments.streams * arguments.events
+    asked = [several(server.port, streams, events, pace, gap, rounds) for server in servers.values()]
+    read = dict(zip(servers, await asyncio.gather(*asked), strict=True))
+    written = httpx.get(f"{servers['upstream'].url}/written").json()
+    found: dict[str, Any] = {}
+    for name, got in read.items():
+        found[name] = {"failed": sum(not stream.whole for stream in got)}
+        for what, times in delays(got, written).items():
+            found[name][what] = [round(float(q), 3) for q in np.quantile(times or [0.0], [0.5, 0.99])]
     for name in ("relay", "watching"):
-        found[name]["cpu_us_per_event"] = round((servers[name].cpu() - before[name]) / events * 1e6, 1)
+        used = servers[name].cpu() - before[name]
+        found[name]["cpu_us_per_event"] = round(used / (streams * rounds * events) * 1e6, 1)
         for what in ("first_ms", "chunk_ms", "held_ms"):
             pairs = zip(found[name][what], found["upstream"][what], strict=True)
             found[name][f"added_{what}"] = [round(own - direct, 3) for own, direct in pairs]
@@ -283,7 +319,7 @@ async def flood(port: int, requests: int, at_once: int = 64) -> int:
     async def work() -> None:
         nonlocal failed
         for _ in left:
-            failed += (await delays(port, 1, 5, 0.0))[3]
+            failed += not (await read(port, 5, 0.0)).whole
 
     await asyncio.gather(*(work() for _ in range(at_once)))
     return failed
@@ -324,12 +360,17 @@ def main() -> None:
     arguments = parser.parse_args()
     upstream = Server("upstream")
     servers = {"upstream": upstream} | {name: Server(name, upstream.url) for name in ("relay", "watching")}
+    streams, events, pace = arguments.streams, arguments.events, arguments.pace
+    found: dict[str, Any] = {"streams": streams, "events": events, "pace": pace}
+    watching = servers["watching"]
     try:
-        asyncio.run(flood(servers["watching"].port, 200))
-        found = asyncio.run(measure(arguments, servers))
-        watching = servers["watching"]
-        _, _, _, failed = asyncio.run(delays(watching.port, arguments.many, 20, 1.0))
-        found["many"] = {"streams": arguments.many, "failed": failed}
+        for name in ("relay", "watching"):
+            asyncio.run(flood(servers[name].port, 200))
+        gap = events * pace / streams
+        found["spread"] = asyncio.run(measure(servers, streams, events, pace, gap, 2))
+        found["together"] = asyncio.run(measure(servers, streams, events, pace, pace / streams, 1))
+        many = asyncio.run(several(watching.port, arguments.many, 20, 1.0, 1.0 / arguments.many, 1))
+        found["many"] = {"streams": arguments.many, "failed": sum(not stream.whole for stream in many)}
         memory = [watching.rss()]
         failures = 0
         for _ in range(4):
@@ -348,19 +389,23 @@ def main() -> None:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the table."""
-    print(f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms\n")
-    print("| | direct | a relay adds | watching adds |\n|---|---|---|---|")
+    """Print the tables."""
     kinds = {"first_ms": "first event", "chunk_ms": "later events", "held_ms": "cues and the word behind"}
-    for what, label in kinds.items():
-        for place, quantile in enumerate(("p50", "p99")):
-            own = found["upstream"][what][place]
-            added = [found[name][f"added_{what}"][place] for name in ("relay", "watching")]
-            print(f"| {label}, {quantile} | {own:.2f} ms | {added[0]:+.2f} ms | {added[1]:+.2f} ms |")
-    cpu = [found[name]["cpu_us_per_event"] for name in ("relay", "watching")]
-    print(f"| CPU per event | | {cpu[0]:.0f} us | {cpu[1]:.0f} us |")
+    size = f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms"
+    for way, begun in (("spread", "begun one after the other"), ("together", "begun all at once")):
+        print(f"{size}, {begun}\n")
+        print("| | direct | a relay adds | watching adds |\n|---|---|---|---|")
+        timed = found[way]
+        for what, label in kinds.items():
+            for place, quantile in enumerate(("p50", "p99")):
+                own = timed["upstream"][what][place]
+                added = [timed[name][f"added_{what}"][place] for name in ("relay", "watching")]
+                print(f"| {label}, {quantile} | {own:.2f} ms | {added[0]:+.2f} ms | {added[1]:+.2f} ms |")
+        cpu = [timed[name]["cpu_us_per_event"] for name in ("relay", "watching")]
+        print(f"| CPU per event | | {cpu[0]:.0f} us | {cpu[1]:.0f} us |")
+        print(f"\n{sum(timed[name]['failed'] for name in ('upstream', 'relay', 'watching'))} failed.\n")
     many, requests, behind = found["many"], found["requests"], found["behind"]
-    print(f"\n{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
+    print(f"{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")
     print(f"{requests['number']} requests: {requests['failed']} failed; RSS {requests['rss_mib']} MiB.")
 

@@ -40,7 +40,7 @@ def doctor(
 
     - `lynxstop doctor http://127.0.0.1:8000 --model NAME --bundle BUNDLE --json`
     """
-    for package in ("httpx", "orjson"):
+    for package in ("httpx", "msgspec", "orjson"):
         need(package, "proxy")
     found, mode, trouble = asyncio.run(_examine(url, model, bundle, dialect))
     if json:

@@ -50,7 +50,7 @@ def proxy(
 
     - `lynxstop proxy --config lynxstop.toml --workers 4`
     """
-    for package in ("httpx", "orjson", "prometheus_client", "uvicorn"):
+    for package in ("httpx", "msgspec", "orjson", "prometheus_client", "uvicorn"):
         need(package, "proxy")
     from lynxstop.proxy.serve import run
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from lynxstop.core.judging import Statistics
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
-from lynxstop.core.watch import Reader, Seen
+from lynxstop.core.watch import Reader, Seen, WatchState
 
 
 class Phase(enum.Enum):
@@ -189,6 +189,17 @@ class Session:
         return self.watch.inside(self._state)
 
     @property
+    def calm(self) -> bool:
+        """Whether the last token was thinking that shows nothing, and nothing before it is unsettled."""
+        showed = self._candidate or self._confirmed or self._unsettled or self._pending is not None
+        return self._thought and not showed
+
+    @property
+    def state(self) -> WatchState:
+        """Where the watch stands behind the last token."""
+        return self._state
+
+    @property
     def cue_state(self) -> int:
         """Where the machine of the cues stands."""
         return self._state.cue
@@ -257,6 +268,29 @@ class Session:
             return None
         assert self._forced is not None
         return self.policy.exit_ids[self._forced]
+
+    def read_calm(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
+        """Read thinking tokens that show nothing, and decide on the last one and on all of them but the last.
+
+        The same as `decide` and `read` for each in turn, where the session is `calm`, no token shows a
+        decision point or a part of one, none is a decision point by its place, and no budget ends here.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+        statistics : iterable
+            Known behind the last token before them, and behind each but the last; see `decide`.
+        state : WatchState
+            Where the watch stands behind them.
+        """
+        if self._judge is not None and tokens:
+            step = self._judge.step
+            for token, known in zip((self._token, *tokens[:-1]), statistics, strict=True):
+                step(token, known)
+        self._state = state
+        self._token = tokens[-1] if tokens else self._token
+        self.tokens += len(tokens)
+        self.thinking_tokens += len(tokens)
 
     def finish(self) -> None:
         """End the request; nothing is decided any more."""

@@ -20,7 +20,7 @@ from lynxstop.core.cues import CueSet, Patterns
 from lynxstop.core.points import is_boundary
 from lynxstop.core.surface import INERT
 from lynxstop.core.thinking import Delimiters, Mark, mark_table
-from lynxstop.core.watch import Reader
+from lynxstop.core.watch import Reader, WatchState
 from lynxstop.errors import ConfigError
 
 OPEN, CLOSE = 0, 1
@@ -29,6 +29,7 @@ OPEN, CLOSE = 0, 1
 _SYMBOLS = INERT + 3
 _MOST = 1 << 20
 _TAIL = 256
+_MEMO = 1 << 16
 
 
 class Vocabulary:
@@ -175,6 +176,8 @@ class StreamWatch(Reader):
     delimiters : Delimiters
     vocabulary : Vocabulary
         Numbers the texts that a session reads.
+    passing : dict
+        What `passes` has found so far.
     """
 
     def __init__(self, cues: CueSet, delimiters: Delimiters) -> None:
@@ -187,6 +190,29 @@ class StreamWatch(Reader):
         self.cues = self._machine
         self.boundaries = StreamBoundaries(self.vocabulary)
         self._memo = {}
+        self.passing: dict[tuple[WatchState, bytes], WatchState | None] = {}
+
+    def passes(self, state: WatchState, text: bytes) -> WatchState | None:
+        """Say whether a text goes on thinking and shows nothing: no cue, no beginning of one.
+
+        Returns
+        -------
+        WatchState or None
+            The state behind it; None when it shows something.
+
+        Raises
+        ------
+        ConfigError
+            When there have been more distinct texts than a vocabulary can have.
+        """
+        key = state, text
+        if key not in self.passing:
+            if len(self.passing) >= _MEMO:
+                self.passing.clear()
+            seen = self.read(state, self.vocabulary.number(text))
+            shows = seen.confirmed or seen.here or seen.pending or self.open_cue(seen.state.cue)
+            self.passing[key] = seen.state if seen.thinking and not shows else None
+        return self.passing[key]
 
     def open_cue(self, state: int) -> bool:
         """Say whether a cue may be under way in this state of the cues."""

@@ -26,6 +26,7 @@ from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.chat import Asked, Chat
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.report import report
+from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]
 
@@ -42,9 +43,10 @@ _STREAM = [
 class Frames:
     """Writes the events of one answer as server-sent events."""
 
-    def write(self, events: Sequence[Json]) -> bytes:
+    def write(self, events: Sequence[Shown]) -> bytes:
         """Write events that go out together."""
-        return b"".join([b"data: %b\n\n" % orjson.dumps(event) for event in events])
+        written = [event if isinstance(event, bytes) else orjson.dumps(event) for event in events]
+        return b"".join([b"data: %b\n\n" % event for event in written])
 
     def end(self) -> bytes:
         """Write what ends the stream."""
@@ -235,7 +237,7 @@ class ChatHandler:
                 if request.body.get("stream"):
                     await self._stream(request, bursts, self._frames(request, source))
                     return
-                found = [event async for burst in bursts for event in burst]
+                found = [as_json(event) async for burst in bursts for event in burst]
         finally:
             for name in ("prompt_tokens", "completion_tokens"):
                 if source.usage is not None and source.usage.get(name) is not None:
@@ -258,7 +260,7 @@ class ChatHandler:
         shown = {"risk": f"{level.risk:g}", "mode": str(request.wish.mode), "certificate": level.certificate}
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
-    async def _stream(self, request: Request, bursts: AsyncGenerator[Sequence[Json]], frames: Frames) -> None:
+    async def _stream(self, request: Request, bursts: AsyncGenerator[list[Shown]], frames: Frames) -> None:
         reply, headers = request.reply, [*_STREAM, *self._announced(request)]
         async for burst in bursts:
             if not reply.started:

@@ -10,6 +10,7 @@ from lynxstop.proxy.chat import ChatHandler, Frames, Request
 from lynxstop.proxy.sample import Source
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
+from lynxstop.remote.stream import Shown, as_json
 from lynxstop.remote.text import (
     COMPLETIONS,
     AskedText,
@@ -101,9 +102,9 @@ class _Form(Frames):
         self._top = None if asked is None or asked is False else int(asked)
         self._said = 0
 
-    def write(self, events: Sequence[Json]) -> bytes:
+    def write(self, events: Sequence[Shown]) -> bytes:
         """Write events that go out together."""
-        return super().write([self.event(event) for event in events])
+        return super().write([self.event(as_json(event)) for event in events])
 
     def event(self, event: Json) -> Json:
         """Return an event as the client gets it."""

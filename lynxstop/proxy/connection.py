@@ -118,8 +118,7 @@ class Connection:
     async def _data(self, response: UpstreamResponse) -> Bursts:
         splitter = EventSplitter(self._event_bytes)
         async for chunk in response.chunks():
-            found = [data for event in splitter.feed(chunk) if (data := event_data(event)) is not None]
-            if found:
+            if found := splitter.data(chunk):
                 yield found
         # What follows the last empty line is an event too, if it is one.
         if splitter.rest.strip() and (data := event_data(splitter.rest.rstrip() + b"\n\n")) is not None:

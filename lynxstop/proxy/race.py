@@ -10,6 +10,7 @@ from typing import Any
 from lynxstop.errors import LynxstopError, RequestError
 from lynxstop.proxy.sample import Source
 from lynxstop.proxy.upstream import LOST
+from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Race:
         """Tokens of all samples."""
         return sum(source.upstream_tokens for source in self._sources)
 
-    async def bursts(self) -> AsyncGenerator[list[Json]]:
+    async def bursts(self) -> AsyncGenerator[list[Shown]]:
         """Give the winner's events in one burst, the report of the race in the last.
 
         Raises
@@ -59,7 +60,7 @@ class Race:
                 # The first to finish is not a draw like those it was calibrated on.
                 told["certificate"] = None
             events[-1] = {**events[-1], "lynxstop": told}
-            yield events
+            yield list(events)
 
     async def _run(self) -> list[Json]:
         tasks = [asyncio.create_task(_collect(source)) for source in self._sources]
@@ -105,7 +106,7 @@ def check(body: Mapping[str, Any], race: int) -> None:
 
 async def _collect(source: Source) -> list[Json]:
     async with aclosing(source.bursts()) as bursts:
-        return [event async for burst in bursts for event in burst]
+        return [as_json(event) async for burst in bursts for event in burst]
 
 
 def _first(tasks: Sequence[asyncio.Task[list[Json]]], *, stopped: bool) -> int | None:

@@ -10,7 +10,7 @@ from lynxstop.remote.chat import Asked
 from lynxstop.remote.dialects.base import CHAT, REASONING_FIELDS
 from lynxstop.remote.dialects.reading import read_chat, read_completion
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream import Reading
+from lynxstop.remote.stream import Reading, Shown
 
 Json = dict[str, Any]
 
@@ -34,7 +34,7 @@ class Source(Protocol):
     def upstream_tokens(self) -> int:
         """Tokens that came from the server so far; events, where it does not show them."""
 
-    def bursts(self) -> AsyncGenerator[list[Json]]:
+    def bursts(self) -> AsyncGenerator[list[Shown]]:
         """Give the events for the client, those together that came together."""
 
 
@@ -57,7 +57,7 @@ class Sample:
     upstream_tokens: int = 0
     _last: Json | None = field(default=None)
 
-    async def bursts(self) -> AsyncGenerator[list[Json]]:
+    async def bursts(self) -> AsyncGenerator[list[Shown]]:
         """Give the events for the client, those together that came together.
 
         Raises
@@ -68,7 +68,7 @@ class Sample:
         reading = Reading(read_chat if self.path == CHAT else read_completion)
         async with self.server.events(self.path, _streamed(self.asked.body)) as bursts:
             async for burst in bursts:
-                shown = []
+                shown: list[Shown] = []
                 for event, _ in reading.burst(burst):
                     self.usage = event.get("usage") or self.usage
                     self.upstream_tokens += _says(event)

@@ -12,6 +12,7 @@ EVENT_BYTES = 16 * 2**20
 # A line ends with CRLF, LF or CR, and an event with an empty line. A CR at the end of what has arrived
 # may be half of a CRLF, so that the last line end of an event is not a CR with nothing behind it.
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
+_DATA = b"data: "
 _MARK = b"\xef\xbb\xbf"
 _LINES = re.compile(rb"\r\n|\n|\r")
 
@@ -50,14 +51,20 @@ class EventSplitter:
         UpstreamError
             When an event grows past the limit.
         """
-        if not self._buffer and data.find(b"\n\n") == len(data) - 2 and len(data) > 2 and b"\r" not in data:
-            return [data]
         buffer = self._buffer
+        if not buffer and _alone(data):
+            return [data]
         buffer += data
-        events, start = [], 0
-        for found in _END.finditer(buffer, max(0, self._seen - 3)):
-            events.append(bytes(buffer[start : found.end()]))
-            start = found.end()
+        events, start, search = [], 0, max(0, self._seen - 3)
+        if b"\r" in buffer:
+            for found in _END.finditer(buffer, search):
+                events.append(bytes(buffer[start : found.end()]))
+                start = found.end()
+        else:
+            # Lines mostly end with LF alone: that needs no pattern.
+            while (end := buffer.find(b"\n\n", max(start, search))) >= 0:
+                events.append(bytes(buffer[start : end + 2]))
+                start = end + 2
         # The search holds on to the buffer while it lives: a new one is made.
         self._buffer = buffer = bytearray(memoryview(buffer)[start:]) if start else buffer
         self._seen = len(buffer)
@@ -68,11 +75,29 @@ class EventSplitter:
             )
         return events
 
+    def data(self, chunk: bytes) -> list[bytes]:
+        """Return the data of the events that are whole with a chunk; see `event_data`.
+
+        Raises
+        ------
+        UpstreamError
+            When an event grows past the limit.
+        """
+        # Most often, a chunk is one event of one line; else it is several of them.
+        if not self._buffer and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            if chunk.find(b"\n") == len(chunk) - 2 and chunk.startswith(_DATA):
+                return [chunk[len(_DATA) : -2]]
+            lines = chunk.split(b"\n")
+            found = [line[len(_DATA) :] for line in lines[:-1:2] if line.startswith(_DATA)]
+            if len(found) == len(lines) // 2 and not any(lines[1::2]):
+                return found
+        return [data for event in self.feed(chunk) if (data := event_data(event)) is not None]
+
 
 def event_data(event: bytes) -> bytes | None:
     """Return the joined data lines of an event, or None when it has none: a comment or a ping."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
-        return event[6:-2]
+    if event.startswith(_DATA) and _alone(event):
+        return event[len(_DATA) : -2]
     found = None
     for line in _LINES.split(event.removeprefix(_MARK)):
         if line.startswith(b"data:"):
@@ -83,3 +108,8 @@ def event_data(event: bytes) -> bytes | None:
             continue
         found = value if found is None else found + b"\n" + value
     return found
+
+
+def _alone(data: bytes) -> bool:
+    """Whether it is a whole event of one line; the rest of its bytes is looked at only once."""
+    return data.find(b"\n") == len(data) - 2 and data.endswith(b"\n\n") and b"\r" not in data

@@ -19,6 +19,7 @@ from lynxstop.proxy.sample import Sample, Source
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Asked, Chat
 from lynxstop.remote.dialects.base import CHAT
+from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]
 
@@ -151,9 +152,9 @@ class _Writing(Frames):
         self._report: Json | None = None
         self._said = False
 
-    def write(self, events: Sequence[Json]) -> bytes:
+    def write(self, events: Sequence[Shown]) -> bytes:
         """Write events that go out together."""
-        return b"".join([_frame(written) for event in events for written in self._read(event)])
+        return b"".join([_frame(written) for event in events for written in self._read(as_json(event))])
 
     def end(self) -> bytes:
         """Write what ends the stream."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import httpx
@@ -24,6 +25,9 @@ _CLOSING = b"llama.cpp"
 
 It is asked for a connection for each request, and so is every server until it has named itself.
 """
+
+_ADDRESSES = 256
+"""Paths whose addresses are kept."""
 
 _KEYS = (b"authorization", b"x-api-key")
 
@@ -90,8 +94,10 @@ class Upstream:
         if config.api_key is not None:
             self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
         self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
-        self._client: httpx.AsyncClient | None = None
-        self._fresh: httpx.AsyncClient | None = None
+        self._address_of = lru_cache(_ADDRESSES)(lambda target: self._address.copy_with(raw_path=target))
+        # Transports are used without httpx's client, which would look for redirects, cookies and more.
+        self._transport: httpx.AsyncBaseTransport | None = None
+        self._fresh: httpx.AsyncBaseTransport | None = None
         self._reuses = False
 
     @asynccontextmanager
@@ -158,10 +164,10 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._fresh):
-            if client is not None:
-                await client.aclose()
-        self._client = self._fresh = None
+        for transport in (self._transport, self._fresh):
+            if transport is not None:
+                await transport.aclose()
+        self._transport = self._fresh = None
 
     async def _send(
         self, method: str, target: bytes, headers: Headers, content: bytes | AsyncIterator[bytes] | None
@@ -174,29 +180,21 @@ class Upstream:
         def request() -> httpx.Request:
             return httpx.Request(
                 method,
-                self._address.copy_with(raw_path=target),
+                self._address_of(target),
                 headers=list(headers),
                 content=content,
                 extensions={"timeout": self._timeout.as_dict()},
             )
 
+        if self._transport is None:
+            self._transport = make_transport(self.config.transport)
         try:
-            return await self._ready().send(request(), stream=True)
+            return await self._transport.handle_async_request(request())
         except httpx.InvalidURL:
             raise
         except Exception as error:
             if not (content is None or isinstance(content, bytes)) or not hung_up(error):
                 raise
         if self._fresh is None:
-            self._fresh = self._make(make_transport("httpx", reuse=False))
-        return await self._fresh.send(request(), stream=True)
-
-    def _ready(self) -> httpx.AsyncClient:
-        if self._client is None:
-            self._client = self._make(make_transport(self.config.transport))
-        return self._client
-
-    def _make(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False
-        )
+            self._fresh = make_transport("httpx", reuse=False)
+        return await self._fresh.handle_async_request(request())

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.answer import kept_of
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json, Limits, Opening
+from lynxstop.remote.dialects.base import Delta, Dialect, Json, Limits, Opening
 from lynxstop.remote.follow import blind, follow
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import Cut, StreamSession, Terms
-from lynxstop.remote.stream import Reading
+from lynxstop.remote.spelling import Spelling
+from lynxstop.remote.stream import Reading, Shown
 from lynxstop.remote.tokens import StreamToken, written
+from lynxstop.remote.wording import Wording
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Asked:
 
 
 class _Frame(NamedTuple):
-    event: Json
+    event: Shown
     first: int
     """Index of its first token, among all that the session has read."""
     end: int
@@ -115,10 +117,9 @@ class Chat:
     told: Json = field(default_factory=dict)
     deciding: float = 0.0
     read: int = 0
-    _base: Json = field(default_factory=dict)
-    _field: str | None = None
+    _spelling: Spelling | None = None
+    _wording: Wording = field(init=False)
     _held: deque[_Frame] = field(default_factory=deque)
-    _finish: Json | None = None
     _cut: Cut | None = None
 
     def __post_init__(self) -> None:
@@ -130,8 +131,11 @@ class Chat:
             group=asked.group,
             keep=asked.logprobs is not None,
         )
+        self._wording = Wording(self.dialect, asked)
+        if asked.logprobs is None:
+            self._spelling = Spelling()
 
-    async def bursts(self) -> AsyncGenerator[list[Json]]:
+    async def bursts(self) -> AsyncGenerator[list[Shown]]:
         """Give the events for the client, from the first to the last, without the final marker.
 
         They come in the bursts in which the server sends them; a burst is never empty.
@@ -142,15 +146,15 @@ class Chat:
             When the server cannot be reached, answers with an error, or dies. What was held back is given
             before, so that nothing is lost that the server has sent.
         """
-        shown: list[Json] = []
+        shown: list[Shown] = []
         try:
             self.opening = opening = await self.dialect.opening(self.server, self.asked.body)
             whole = self.asked.logprobs is not None
             reading = Reading(self.dialect.read, opening, whole=whole)
             async with self.server.events(opening.path, self.dialect.watched(opening.body)) as arriving:
                 async for arrived in arriving:
-                    for event, delta in reading.burst(arrived):
-                        self._take(event, delta, shown)
+                    for data in arrived:
+                        self._take(data, reading, shown)
                         if self._cut is not None:
                             break
                     # At a cut, the stream is closed before the client is written to.
@@ -166,6 +170,8 @@ class Chat:
             if shown:
                 yield shown
             raise
+        finally:
+            self._catch_up()
         if self._cut is None:
             shown += self._release(None)
         else:
@@ -177,45 +183,68 @@ class Chat:
         if shown:
             yield shown
 
-    def _take(self, event: Json, delta: Delta, shown: list[Json]) -> None:
+    def _take(self, data: bytes, reading: Reading, shown: list[Shown]) -> None:
         """Read an event of the server's own stream; `shown` gets what can be given to the client by now."""
-        self._learn(event, delta)
-        start = len(self.session.tokens)
+        event: Shown
+        spelled = None if self._spelling is None else self._spelling.read(data)
+        if spelled is not None:
+            line, text, number, entry = spelled
+            thinking = self._spelling is not None and self._spelling.thinking
+            if self.blind is None and (thinking or not self.session.opened_by_field):
+                try:
+                    skimmed = self.session.skim(text, number, entry)
+                except ConfigError:
+                    self.blind, skimmed = "no_tokens", False
+                if skimmed:
+                    self.read += 1
+                    self.upstream_tokens += 1
+                    if not thinking:
+                        self.answer += text.decode()
+                    shown.append(line)
+                    return
+            said = (text.decode(), "") if thinking else ("", text.decode())
+            event, delta = line, Delta(*said, (StreamToken(text, id=number, entry=entry),))
+        elif (parsed := reading.event(data)) is not None:
+            event, delta = parsed
+            self._wording.learn(event, delta)
+            self.usage = delta.usage or self.usage
+        else:
+            return
+        self.read += 1
+        self.answer += delta.content
+        self.upstream_tokens += len(delta.tokens)
         begun = time.perf_counter()
+        self._catch_up()
+        start = len(self.session.tokens)
         cut = self._follow(delta)
         self.deciding += time.perf_counter() - begun
-        self.read += 1
         if cut is not None and self._room(cut):
             shown += self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1))
             self._cut = cut
             return
         held = self.session.held
-        if held is None and not self._held:
-            if (given := self._shown(event)) is not None:
-                shown.append(given)
-            return
-        self._held.append(_Frame(event, start, len(self.session.tokens)))
-        shown += self._release(held)
+        if held is not None or self._held:
+            self._held.append(_Frame(event, start, len(self.session.tokens)))
+            shown += self._release(held)
+        elif (given := self._wording.shown(event)) is not None:
+            shown.append(given)
+            if self._spelling is not None and isinstance(given, dict):
+                self._spelling.learn(data, delta, given)
 
-    def _release(self, held: int | None) -> list[Json]:
+    def _catch_up(self) -> None:
+        """Let the session read all that it has taken."""
+        try:
+            self.session.catch_up()
+        except ConfigError:
+            self.blind = "no_tokens"
+
+    def _release(self, held: int | None) -> list[Shown]:
         """Give what lies before the first token that an exit might still take away."""
         shown = []
         while self._held and (held is None or self._held[0].end <= held):
-            if event := self._shown(self._held.popleft().event):
+            if event := self._wording.shown(self._held.popleft().event):
                 shown.append(event)
         return shown
-
-    def _learn(self, event: Json, delta: Delta) -> None:
-        if not self._base and event.get("id"):
-            names = ("id", "object", "created", "model", "system_fingerprint")
-            self._base = {name: event[name] for name in names if name in event}
-        if delta.usage:
-            self.usage = delta.usage
-        self.answer += delta.content
-        if delta.thinking and self._field is None:
-            given = event["choices"][0]["delta"]
-            self._field = next(name for name in REASONING_FIELDS if given.get(name))
-        self.upstream_tokens += len(delta.tokens)
 
     def _follow(self, delta: Delta) -> Cut | None:
         if self.blind is not None:
@@ -242,25 +271,25 @@ class Chat:
     def _spent(self, cut: Cut) -> int:
         return len(written(self.session.tokens[: cut.index])) + (cut.kept > 0) + self.terms.exit_tokens
 
-    def _before(self, cut: Cut, last: _Frame) -> list[Json]:
+    def _before(self, cut: Cut, last: _Frame) -> list[Shown]:
         """What of the frames held back lies before the cut."""
         shown = []
         for frame in (*self._held, last):
             if frame.end <= cut.index:
-                event = self._shown(frame.event)
+                event = self._wording.shown(frame.event)
             else:
                 whole = written(self.session.tokens[frame.first : cut.index])
                 text = b"".join(token.text for token in whole)
                 if cut.kept and frame.first <= cut.index:
                     text += self.session.tokens[cut.index].text[: cut.kept]
                 said = text.decode(errors="replace")
-                event = self._said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
+                event = self._wording.said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
             if event:
                 shown.append(event)
         self._held.clear()
         return shown
 
-    async def _continue(self, cut: Cut, shown: list[Json]) -> AsyncGenerator[list[Json]]:
+    async def _continue(self, cut: Cut, shown: list[Shown]) -> AsyncGenerator[list[Shown]]:
         """Put the end of thinking behind the cut and what lies before it, and let the server answer."""
         assert self.opening is not None
         limit = self.asked.max_tokens
@@ -269,9 +298,9 @@ class Chat:
             yield shown
         call = await self.dialect.continuation(self.server, self.opening, kept_of(self.session, cut), limits)
         self.stopped = True
-        before, behind = self._exit_parts()
-        parts = [(before, True), (behind, False)]
-        if said := [self._said(text, thinking=thinking) for text, thinking in parts if text]:
+        parts = self._wording.split(self.terms.exit_text, self.terms.close)
+        said: list[Shown] = [self._wording.said(text, thinking=inside) for text, inside in parts if text]
+        if said:
             yield said
         usage: Json = {}
         own = self.upstream_tokens
@@ -283,9 +312,9 @@ class Chat:
                     usage = delta.usage or usage
                     self.upstream_tokens += len(delta.tokens) or bool(delta.content)
                     if delta.content or delta.finish:
-                        one = self._said(delta.content, thinking=False, delta=delta, choice=_choice(event))
+                        one = self._wording.said(delta.content, thinking=False, delta=delta, event=event)
                         if delta.finish:
-                            self._finish = one
+                            self._wording.finish = one
                         else:
                             said.append(one)
                 if said:
@@ -293,17 +322,6 @@ class Chat:
             reading.end()
         self.upstream_tokens = own
         self._merge(cut, call.forced or self.terms.exit_tokens, usage)
-
-    def _exit_parts(self) -> tuple[str, str]:
-        """The exit text inside and behind the block, without the delimiter if the server parses thinking."""
-        text = self.terms.exit_text
-        if self._field is None:
-            return text, ""
-        for close in self.terms.close:
-            before, found, behind = text.partition(close)
-            if found:
-                return before, behind
-        return text, ""
 
     def _merge(self, cut: Cut, forced: int, usage: Json) -> None:
         """Count the prompt once, and all that was written as one completion."""
@@ -323,64 +341,11 @@ class Chat:
 
     def _ending(self) -> list[Json]:
         """The last events: the finish, and usage where it was asked for; the report goes into the last."""
-        events = [] if self._finish is None else [self._finish]
+        wording = self._wording
+        events = [] if wording.finish is None else [wording.finish]
         if self.asked.usage and self.usage is not None:
-            events.append({**self._base, "choices": [], "usage": self.usage})
+            events.append({**wording.base, "choices": [], "usage": self.usage})
         if events:
             self.told = self.report(self)
             events[-1] = {**events[-1], "lynxstop": self.told}
         return events
-
-    def _shown(self, event: Json) -> Json | None:
-        """An event of the server as the client gets it; None when only we asked for it, or it comes later."""
-        choices = event.get("choices")
-        if not choices and "error" not in event:
-            return None
-        self.dialect.clean(event, self.asked.body)
-        wanted = self.asked.logprobs
-        for choice in choices or ():
-            if wanted is None:
-                if "logprobs" in choice:
-                    choice["logprobs"] = None
-            elif choice.get("logprobs"):
-                for entry in choice["logprobs"].get("content") or ():
-                    entry["top_logprobs"] = entry.get("top_logprobs", [])[:wanted]
-        if event.get("usage") and choices:
-            event["usage"] = None
-        if choices and choices[0].get("finish_reason"):
-            self._finish = event
-            return None
-        return event
-
-    def _said(
-        self,
-        text: str,
-        *,
-        thinking: bool,
-        delta: Delta | None = None,
-        choice: Mapping[str, Any] | None = None,
-    ) -> Json:
-        """An event of our own, in the server's manner."""
-        where = self._field if thinking and self._field is not None else "content"
-        said: Json = {"index": 0, "delta": {where: text} if text else {}, "logprobs": None}
-        said["finish_reason"] = None if delta is None else delta.finish
-        if choice is not None and "stop_reason" in choice:
-            said["stop_reason"] = choice["stop_reason"]
-        if self.asked.logprobs is not None and delta is not None and delta.tokens:
-            said["logprobs"] = {"content": [_entry(token, self.asked.logprobs) for token in delta.tokens]}
-        return {**self._base, "choices": [said]}
-
-
-def _choice(event: Json) -> Mapping[str, Any] | None:
-    choices = event.get("choices")
-    return choices[0] if choices else None
-
-
-def _entry(token: StreamToken, top: int) -> Json:
-    shown = [(token.text, token.logprob)]
-    shown += [(text.encode(), value) for text, value in zip(*token.top, strict=True)][:top]
-    entries = [
-        {"token": text.decode(errors="replace"), "logprob": value, "bytes": list(text)}
-        for text, value in shown
-    ]
-    return {**entries[0], "top_logprobs": entries[1:]}

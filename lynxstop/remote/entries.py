@@ -17,11 +17,18 @@ from lynxstop.remote.tokens import StreamToken
 
 Json = dict[str, Any]
 
-# Neither can occur inside a JSON string, where a quotation mark has a backslash before it; the third can.
-_BEGIN = b'"logprobs":{"content":['
-_EACH = b'"top_logprobs":'
-_END = b"}]}]}"
+BEGIN = b'"logprobs":{"content":['
+"""What precedes them. A JSON string cannot hold it: there, quotation marks have a backslash before them."""
+
+END = b"}]}]}"
+"""The end of the last of them and of what they are in; this can be inside a string."""
+
+EACH = b'"top_logprobs":'
+"""What every entry has once; like the first it cannot be inside a string."""
 _NAME = len(b'"logprobs":')
+
+LOST = "\ufffd"
+"""Stands for bytes that are no text by themselves: only the list tells which."""
 
 _TOKEN = re.compile(rb'\{(?:"id":(\d+),)?"token":("(?:[^"\\]|\\.)*"),')
 
@@ -43,7 +50,7 @@ class Entries(NamedTuple):
         """
         raw = self.raw
         found = _TOKEN.match(raw)
-        if found is None or raw.count(_EACH) != 1 or "\ufffd" in text:
+        if found is None or raw.count(EACH) != 1 or LOST in text:
             return None
         own, token = found.groups()
         if orjson.loads(token) != text:
@@ -87,16 +94,16 @@ def without_entries(data: bytes) -> Json | None:
     dict or None
         None when they are not there, or not spelled as they most often are.
     """
-    begin = data.find(_BEGIN)
-    end = data.find(_END, begin) if begin > 0 else -1
+    begin = data.find(BEGIN)
+    end = data.find(END, begin) if begin > 0 else -1
     if end < 0:
         return None
     try:
-        event: Json = orjson.loads(b"%bnull%b" % (data[: begin + _NAME], data[end + len(_END) :]))
+        event: Json = orjson.loads(b"%bnull%b" % (data[: begin + _NAME], data[end + len(END) :]))
         choice = event["choices"][0]
         if choice["logprobs"] is not None:
             return None
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return None
-    choice["logprobs"] = Entries(data[begin + len(_BEGIN) : end + 3])
+    choice["logprobs"] = Entries(data[begin + len(BEGIN) : end + 3])
     return event

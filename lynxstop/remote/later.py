@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lynxstop.core.judging import Judge, JudgeFactory
 from lynxstop.remote.tokens import Seen, behind
 
-MOST = 32
+MOST = 64
 """Tokens that wait at most: what a decision has to catch up with."""
 
 

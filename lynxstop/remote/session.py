@@ -7,6 +7,7 @@ next one. Nothing is held back for that but the text that an exit would take awa
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -15,8 +16,9 @@ from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
-from lynxstop.remote.later import Later
-from lynxstop.remote.tokens import CLOSED, OPENED, Seen, StreamToken, beginnings, behind
+from lynxstop.core.watch import WatchState
+from lynxstop.remote.later import MOST, Later
+from lynxstop.remote.tokens import CLOSED, NONE, OPENED, Seen, StreamToken, beginnings, behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class StreamSession:
     session : Session
         The core's state; its token indices count what `read` and `mark` were given.
     tokens : list of StreamToken
-        What was read; marks are tokens without text.
+        What was read; marks are tokens without text. Those that `skim` took are missing until `catch_up`.
     cut : Cut or None
         Set once an exit is decided.
     opened_by_field : bool
@@ -129,8 +131,8 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_following", "_held", "_holds", "_judged", "_open", "_stops", "_watch", "cut", "opened_by_field",
-        "session", "terms", "thinking", "tokens",
+        "_ahead", "_following", "_held", "_holds", "_judged", "_most", "_open", "_stops", "_waiting",
+        "_watch", "cut", "opened_by_field", "session", "terms", "thinking", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +153,10 @@ class StreamSession:
         self._watch = terms.watch
         self._judged = True
         self._following: StreamToken | None = None
+        self._ahead: WatchState | None = None
+        self._waiting: list[tuple[bytes, int | None, bytes]] = []
+        # Thinking tokens behind which nothing may wait: they may be decided on whatever they show.
+        self._most = (policy.budget or sys.maxsize) - 2 if policy.points == CUE else 0
         self._held: int | None = None
         self._open = False
         self._stops = mode is Mode.STOP
@@ -189,7 +195,62 @@ class StreamSession:
         """
         return self._take(token, self._watch.vocabulary.number(token.text))
 
+    def skim(self, text: bytes, id: int | None, entry: bytes) -> bool:
+        """Take a thinking token that shows nothing, to be read later together with others.
+
+        Parameters
+        ----------
+        text, id, entry
+            See `lynxstop.remote.tokens.StreamToken`.
+
+        Returns
+        -------
+        bool
+            False when it has to be read now: it was not taken.
+
+        Raises
+        ------
+        ConfigError
+            As `read` does.
+        """
+        if self._ahead is None or self.session.thinking_tokens + len(self._waiting) >= self._most:
+            return False
+        key = self._ahead, text
+        watch = self._watch
+        ahead = watch.passing[key] if key in watch.passing else watch.passes(*key)
+        if ahead is None:
+            return False
+        self._ahead = ahead
+        self._waiting.append((text, id, entry))
+        if len(self._waiting) >= MOST:
+            self._read_waiting()
+            self._ahead = ahead
+        return True
+
+    def catch_up(self) -> None:
+        """Read what `skim` has taken.
+
+        Raises
+        ------
+        ConfigError
+            As `read` does.
+        """
+        if self._waiting:
+            self._read_waiting()
+        self._ahead = None
+
+    def _read_waiting(self) -> None:
+        waiting, state, self._waiting, self._ahead = self._waiting, self._ahead, [], None
+        assert state is not None
+        number = self._watch.vocabulary.number
+        tokens = [StreamToken(text, math.nan, NONE, id, entry) for text, id, entry in waiting]
+        known = list(map(Seen, (self.tokens[-1], *tokens[:-1]), tokens))
+        self.tokens += tokens
+        self.thinking += [True] * len(tokens)
+        self.session.read_calm([number(text) for text, _, _ in waiting], known, state)
+
     def _take(self, token: StreamToken, number: int) -> Cut | None:
+        self.catch_up()
         if self.cut is not None and self._stops:
             return self.cut
         if not self._judged and self._decide(token):
@@ -200,6 +261,8 @@ class StreamSession:
         self.thinking.append(self.session.thought)
         if self._holds:
             self._hold(asked or (self.session.thought and self._watch.open_cue(self.session.cue_state)))
+        if self._most and self._held is None and self.session.calm:
+            self._ahead = self.session.state
         return None
 
     def _hold(self, open_cue: bool) -> None:

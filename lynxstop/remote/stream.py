@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
+import orjson
+
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Opening
 from lynxstop.remote.entries import parsed, without_entries
@@ -13,7 +15,15 @@ from lynxstop.remote.server import Bursts, Server
 Deltas = AsyncIterator[tuple[Json, Delta]]
 """Events, as they came and as they read."""
 
+Shown = Json | bytes
+"""An event for a client: parsed, or written already."""
+
 DONE = b"[DONE]"
+
+
+def as_json(event: Shown) -> Json:
+    """Return an event parsed."""
+    return orjson.loads(event) if isinstance(event, bytes) else event
 
 
 class Reading:
@@ -36,34 +46,45 @@ class Reading:
         self._read, self._opening, self._whole = read, opening, whole
         self._ended = False
 
+    def event(self, data: bytes) -> tuple[Json, Delta] | None:
+        """Read an event; None for the marker behind the last.
+
+        Raises
+        ------
+        UpstreamError
+            When it is an error or no JSON object.
+        """
+        if data == DONE:
+            self._ended = True
+            return None
+        event = (None if self._whole else without_entries(data)) or parsed(data)
+        if not isinstance(event, dict):
+            raise UpstreamError(
+                "The server streamed an event that is no JSON object.", code="upstream_nonsense"
+            )
+        if "error" in event:
+            raise UpstreamError("The server broke off with an error.", code="upstream_failed")
+        delta = self._read(event)
+        if delta.finish:
+            self._ended = True
+        if self._opening is not None:
+            if delta.prompt_ids:
+                self._opening.prompt_ids = delta.prompt_ids
+            if delta.usage:
+                self._opening.counted = delta.usage.get("prompt_tokens")
+        return event, delta
+
     def burst(self, events: Iterable[bytes]) -> Iterator[tuple[Json, Delta]]:
         """Read events that came together.
 
         Raises
         ------
         UpstreamError
-            When one is an error or no JSON object; those before it have then been given.
+            As `event` does; those before it have then been given.
         """
         for data in events:
-            if data == DONE:
-                self._ended = True
-                continue
-            event = (None if self._whole else without_entries(data)) or parsed(data)
-            if not isinstance(event, dict):
-                raise UpstreamError(
-                    "The server streamed an event that is no JSON object.", code="upstream_nonsense"
-                )
-            if "error" in event:
-                raise UpstreamError("The server broke off with an error.", code="upstream_failed")
-            delta = self._read(event)
-            if delta.finish:
-                self._ended = True
-            if self._opening is not None:
-                if delta.prompt_ids:
-                    self._opening.prompt_ids = delta.prompt_ids
-                if delta.usage:
-                    self._opening.counted = delta.usage.get("prompt_tokens")
-            yield event, delta
+            if (found := self.event(data)) is not None:
+                yield found
 
     def end(self) -> None:
         """Hear that nothing follows.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +24,16 @@ class Top(NamedTuple):
 
 
 NONE = Top()
+
+
+class _Likely(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+
+
+class _Entry(msgspec.Struct, gc=False):
+    logprob: float | None = None
+    top_logprobs: list[_Likely] = []
 
 
 class StreamToken:
@@ -51,7 +63,8 @@ class StreamToken:
         id: int | None = None,
         entry: bytes | None = None,
     ) -> None:
-        self.text, self._logprob, self._top, self.id, self._entry = text, logprob, top, id, entry
+        self.text, self._logprob, self.id, self._entry = text, logprob, id, entry
+        self._top: Top | list[_Likely] = top
 
     @property
     def logprob(self) -> float:
@@ -65,7 +78,13 @@ class StreamToken:
         """The most likely tokens of the distribution it was drawn from."""
         if self._entry is not None:
             parse((self,))
+        if not isinstance(self._top, Top):
+            self._top = Top([one.token for one in self._top], [one.logprob for one in self._top])
         return self._top
+
+    def _likely(self) -> Sequence[_Likely]:
+        top = self._top
+        return [_Likely(*pair) for pair in zip(*top, strict=True)] if isinstance(top, Top) else top
 
     def forget(self) -> None:
         """Forget the log-probabilities."""
@@ -87,16 +106,7 @@ class StreamToken:
         return self.text, known, tuple(map(tuple, self.top)), self.id
 
 
-class _Likely(msgspec.Struct, gc=False):
-    token: str
-    logprob: float
-
-
-class _Entry(msgspec.Struct, gc=False):
-    logprob: float | None = None
-    top_logprobs: list[_Likely] = []
-
-
+_LOGPROB = attrgetter("logprob")
 _ENTRIES = msgspec.json.Decoder(list[_Entry])
 
 
@@ -121,9 +131,8 @@ def parse(tokens: Iterable[StreamToken]) -> None:
             hint="See what it offers with `lynxstop doctor`.",
         )
     for token, entry in zip(waiting, found, strict=True):
-        top = entry.top_logprobs
         token._logprob = math.nan if entry.logprob is None else entry.logprob
-        token._top = Top([one.token for one in top], [one.logprob for one in top])
+        token._top = entry.top_logprobs
         token._entry = None
 
 
@@ -169,30 +178,40 @@ def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
     ConfigError
         When an entry of theirs cannot be read.
     """
-    parse([following for _, following in seen])
-    parse([token for token, _ in seen])
+    following = [one for _, one in seen]
+    parse(following)
+    tokens = [token for token, _ in seen]
+    parse(tokens)
+    tops = [token._likely() for token in following]
     found = np.full((len(seen), 4), np.nan)
-    found[:, 3] = [token.logprob for token, _ in seen]
-    tops = [following.top for _, following in seen]
-    for size in {len(values) for _, values in tops}:
-        if size > 1:
-            rows = [row for row, (_, values) in enumerate(tops) if len(values) == size]
-            found[rows, :3] = _of_tops([tops[row] for row in rows], exits)
+    found[:, 3] = [token._logprob for token in tokens]
+    sizes = [len(top) for top in tops]
+    if len(set(sizes)) == 1:
+        _read_tops(tops, exits, found)
+    else:
+        for row, top in enumerate(tops):
+            _read_tops([top], exits, found[row : row + 1])
     return list(map(Statistics._make, found.astype(np.float32).tolist()))
 
 
-def _of_tops(tops: Sequence[Top], exits: frozenset[str]) -> NDArray[np.float64]:
-    """Entropy, gap and margin of distributions that show equally many tokens; shape (n, 3)."""
-    values = np.array([values for _, values in tops], np.float64)
-    shares = np.exp(values)
+def _read_tops(tops: Sequence[Sequence[_Likely]], exits: frozenset[str], found: NDArray[np.float64]) -> None:
+    """Write entropy, gap and margin of distributions that show equally many tokens into columns 0 to 2."""
+    size = len(tops[0])
+    if size < 2:
+        return
+    logprobs = np.fromiter(map(_LOGPROB, chain.from_iterable(tops)), np.float64, len(tops) * size)
+    logprobs = logprobs.reshape(-1, size)
+    shares = np.exp(logprobs)
     rest = 1.0 - shares.sum(axis=1)
     rest[rest <= 0.0] = 1.0
-    entropy = -(shares * values).sum(axis=1) - rest * np.log(rest)
-    order = np.sort(values, axis=1)
-    ends = order[:, 0].copy()
-    for row, (texts, logprobs) in enumerate(tops):
-        said = [value for text, value in zip(texts, logprobs, strict=True) if text in exits]
+    shares *= logprobs
+    entropy = -shares.sum(axis=1) - rest * np.log(rest)
+    logprobs.sort(axis=1)
+    best, ends = logprobs[:, -1], logprobs[:, 0]
+    np.subtract(best, logprobs[:, -2], out=found[:, 1])
+    for row, top in enumerate(tops):
+        said = [one.logprob for one in top if one.token in exits]
         if said:
             ends[row] = max(said)
-    best = order[:, -1]
-    return np.stack([np.maximum(entropy, 0.0), best - order[:, -2], best - ends], axis=1)
+    np.maximum(entropy, 0.0, out=found[:, 0])
+    np.subtract(best, ends, out=found[:, 2])

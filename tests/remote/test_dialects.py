@@ -3,7 +3,7 @@
 import pytest
 
 from lynxstop.remote.dialects.reading import read_chat, read_completion, said
-from lynxstop.remote.tokens import StreamToken
+from lynxstop.remote.tokens import StreamToken, Top
 
 
 def tokens(*texts: str) -> list[StreamToken]:
@@ -37,13 +37,13 @@ def test_thinking_is_found_in_every_spelling_of_its_field(name):
         {"choices": [{"index": 0, "delta": {name: " so"}, "logprobs": logprobs, "token_ids": [7]}]}
     )
     assert (delta.thinking, delta.content) == (" so", "")
-    assert delta.tokens == [StreamToken(b" so", -0.5, ([" so", " a"], [-0.5, -1.5]), 7)]
+    assert delta.tokens == [StreamToken(b" so", -0.5, Top([" so", " a"], [-0.5, -1.5]), 7)]
 
 
 def test_completions_have_another_form_of_log_probabilities():
     logprobs = {"tokens": [" so"], "token_logprobs": [-0.5], "top_logprobs": [{" so": -0.5, " a": -1.5}]}
     delta = read_completion({"choices": [{"index": 0, "text": " so", "logprobs": logprobs}]})
-    assert delta.tokens == [StreamToken(b" so", -0.5, ([" so", " a"], [-0.5, -1.5]))]
+    assert delta.tokens == [StreamToken(b" so", -0.5, Top([" so", " a"], [-0.5, -1.5]))]
 
 
 @pytest.mark.parametrize("delta", [{"tool_calls": [{}]}, {"refusal": "no"}])

@@ -2,5 +2,5 @@
 
 from lynxstop.extras import need
 
-for _package in ("httpx", "orjson"):
+for _package in ("httpx", "msgspec", "orjson"):
     need(_package, "proxy")

@@ -1,0 +1,149 @@
+"""Events of one stream that differ in their text alone: read, and written again, without parsing them.
+
+A server writes the events of an answer by one pattern. Once an event has been parsed and cleaned, the next
+one of the same spelling is told apart by comparing bytes, and what the client gets of it is put together from
+the pieces of the last. Whatever does not fit to the byte is parsed as before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.entries import BEGIN, EACH, END, LOST
+
+_TEXT = "\u0001"
+_IDS = b'"token_ids":['
+_DIGITS = b"0123456789"
+_FIELDS = frozenset({*REASONING_FIELDS, "content"})
+
+
+_Match = Callable[[bytes, int], re.Match[bytes] | None]
+
+
+class Spelled(NamedTuple):
+    """An event with a single token.
+
+    Parameters
+    ----------
+    line : bytes
+        What the client gets of it.
+    text : bytes
+    id : int or None
+        Of the token, in the server's vocabulary.
+    entry : bytes
+        The token's log-probabilities, as `lynxstop.remote.tokens.StreamToken` takes them.
+    """
+
+    line: bytes
+    text: bytes
+    id: int | None
+    entry: bytes
+
+
+class Spelling:
+    """How one stream spells its events, as far as is known.
+
+    Attributes
+    ----------
+    thinking : bool
+        Whether the text is in a field of thinking.
+    """
+
+    __slots__ = ("_before", "_behind", "_head", "_match", "thinking")
+
+    def __init__(self) -> None:
+        self._match: _Match | None = None
+        self.thinking = False
+
+    def learn(self, data: bytes, delta: Delta, shown: Json) -> None:
+        """Learn from an event that was parsed.
+
+        Parameters
+        ----------
+        data : bytes
+            The event as the server wrote it.
+        delta : Delta
+            As it was read.
+        shown : dict
+            What the client gets of it.
+        """
+        self._match = None
+        plain = delta._replace(thinking="", content="", tokens=()) == Delta() and len(delta.tokens) == 1
+        said = shown["choices"][0].get("delta") if plain and shown.get("choices") else None
+        if not said or len(said) != 1:
+            return
+        [(name, text)] = said.items()
+        if name not in _FIELDS or not text or text != (delta.thinking or delta.content):
+            return
+        begin, end = data.find(BEGIN), data.rfind(END)
+        head, field, rest = data[: max(begin, 0)].partition(b'"%b":"' % name.encode())
+        written, quote, middle = rest.partition(b'"')
+        if end < 0 or not quote or b"\\" in written:
+            return
+        said[name] = _TEXT
+        self._before, _, self._behind = orjson.dumps(shown).partition(orjson.dumps(_TEXT)[1:-1])
+        said[name] = text
+        if _IDS in self._behind:
+            return
+        tail, ids, after = data[end + len(END) :].partition(_IDS)
+        self._head = head + field
+        self._match = _matcher(quote + middle + BEGIN, tail + ids, after.lstrip(_DIGITS) if ids else None)
+        self.thinking = bool(delta.thinking)
+
+    def read(self, data: bytes) -> Spelled | None:
+        """Return what an event says, and what the client gets of it; None when it is spelled otherwise."""
+        if self._match is None or not data.startswith(self._head):
+            return None
+        found = self._match(data, len(self._head))
+        if found is None:
+            return None
+        written, entry, own, number = found.groups()
+        text = _TEXTS.get(written) or _text(written)
+        if not text or entry.count(EACH) != 1:
+            return None
+        known = number or own
+        return Spelled(self._before + written + self._behind, text, int(known) if known else None, entry)
+
+
+@lru_cache(256)
+def _matcher(middle: bytes, tail: bytes, after: bytes | None) -> _Match:
+    """What matches an event from its text on; groups: the text, the entry, the ids in it and behind it.
+
+    Parameters
+    ----------
+    middle : bytes
+        What is between the text and the entries.
+    tail : bytes
+        What is behind them, up to the end or to a token's id.
+    after : bytes or None
+        What is behind the id; None when there is none.
+    """
+    text = rb'((?:[^"\\]|\\.)*+)'
+    entry = rb'(\{(?:"id":(\d+),)?"token":"\1",.*\}\]\})\]\}'
+    number = rb"()" if after is None else rb"(\d+)" + re.escape(after)
+    pattern = text + re.escape(middle) + entry + re.escape(tail) + number
+    return re.compile(pattern, re.DOTALL).fullmatch
+
+
+_TEXTS: dict[bytes, bytes] = {}
+_MOST = 1 << 16
+
+
+def _text(written: bytes) -> bytes | None:
+    """The text that a JSON string has between its quotation marks; None when there is doubt."""
+    try:
+        text = str(orjson.loads(b'"%b"' % written)) if b"\\" in written else written.decode()
+    except ValueError:
+        return None
+    if LOST in text or not (text.isprintable() or b"\\" in written):
+        return None
+    if len(_TEXTS) >= _MOST:
+        _TEXTS.clear()
+    found = _TEXTS[written] = text.encode()
+    return found

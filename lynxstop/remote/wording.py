@@ -1,0 +1,125 @@
+"""How the events of an answer are worded for its client: the server's, cleaned, and our own in its manner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json
+from lynxstop.remote.stream import Shown
+from lynxstop.remote.tokens import StreamToken
+
+if TYPE_CHECKING:
+    from lynxstop.remote.chat import Asked
+
+_NAMES = ("id", "object", "created", "model", "system_fingerprint")
+
+
+class Wording:
+    """The wording of one answer.
+
+    Parameters
+    ----------
+    dialect : Dialect
+    asked : Asked
+
+    Attributes
+    ----------
+    base : dict
+        What all events of the answer have.
+    field : str or None
+        Where the server puts thinking; None before it did, or where it does not parse it.
+    finish : dict or None
+        The event with the finish.
+    """
+
+    def __init__(self, dialect: Dialect, asked: Asked) -> None:
+        self._dialect, self._asked = dialect, asked
+        self.base: Json = {}
+        self.field: str | None = None
+        self.finish: Json | None = None
+
+    def learn(self, event: Json, delta: Delta) -> None:
+        """Learn from an event how the server words its own."""
+        if not self.base and event.get("id"):
+            self.base = {name: event[name] for name in _NAMES if name in event}
+        if delta.thinking and self.field is None:
+            given = event["choices"][0]["delta"]
+            self.field = next(name for name in REASONING_FIELDS if given.get(name))
+
+    def split(self, text: str, close: Sequence[str]) -> list[tuple[str, bool]]:
+        """Split an exit text into what is inside the block and what is behind it; True for the first.
+
+        The delimiter itself is left out if the server parses thinking.
+        """
+        if self.field is not None:
+            for mark in close:
+                before, found, behind = text.partition(mark)
+                if found:
+                    return [(before, True), (behind, False)]
+        return [(text, True)]
+
+    def shown(self, event: Shown) -> Shown | None:
+        """Return an event of the server as the client gets it.
+
+        None when only we asked for it, and for the one with the finish: that comes last, see `finish`.
+        """
+        if isinstance(event, bytes):
+            return event
+        choices = event.get("choices")
+        if not choices and "error" not in event:
+            return None
+        self._dialect.clean(event, self._asked.body)
+        wanted = self._asked.logprobs
+        for choice in choices or ():
+            if wanted is None:
+                if "logprobs" in choice:
+                    choice["logprobs"] = None
+            elif choice.get("logprobs"):
+                for entry in choice["logprobs"].get("content") or ():
+                    entry["top_logprobs"] = entry.get("top_logprobs", [])[:wanted]
+        if event.get("usage") and choices:
+            event["usage"] = None
+        if choices and choices[0].get("finish_reason"):
+            self.finish = event
+            return None
+        return event
+
+    def said(
+        self,
+        text: str,
+        *,
+        thinking: bool,
+        delta: Delta | None = None,
+        event: Json | None = None,
+    ) -> Json:
+        """Return an event of our own, in the server's manner.
+
+        Parameters
+        ----------
+        text : str
+        thinking : bool
+        delta : Delta, optional
+            Of the server's event that it stands for: its finish and its tokens.
+        event : dict, optional
+            That event itself.
+        """
+        where = self.field if thinking and self.field is not None else "content"
+        said: Json = {"index": 0, "delta": {where: text} if text else {}, "logprobs": None}
+        said["finish_reason"] = None if delta is None else delta.finish
+        for choice in (event or {}).get("choices") or ():
+            if "stop_reason" in choice:
+                said["stop_reason"] = choice["stop_reason"]
+        if self._asked.logprobs is not None and delta is not None and delta.tokens:
+            said["logprobs"] = {"content": [_entry(token, self._asked.logprobs) for token in delta.tokens]}
+        return {**self.base, "choices": [said]}
+
+
+def _entry(token: StreamToken, top: int) -> Json:
+    shown = [(token.text, token.logprob)]
+    shown += [(text.encode(), value) for text, value in zip(*token.top, strict=True)][:top]
+    entries = [
+        {"token": text.decode(errors="replace"), "logprob": value, "bytes": list(text)}
+        for text, value in shown
+    ]
+    return {**entries[0], "top_logprobs": entries[1:]}
