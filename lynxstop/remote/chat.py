@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lynxstop.core.session import Mode
-from lynxstop.errors import ConfigError, UpstreamError
+from lynxstop.errors import ConfigError
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta, Dialect, Json, Limits, Opening
 from lynxstop.remote.follow import blind, follow
@@ -165,7 +165,7 @@ class Chat:
                         shown = []
                 else:
                     reading.end()
-        except UpstreamError:
+        except Exception:
             shown += self._release(None)
             if shown:
                 yield shown

@@ -23,7 +23,7 @@ _DIGITS = b"0123456789"
 _FIELDS = frozenset({*REASONING_FIELDS, "content"})
 
 
-_Match = Callable[[bytes, int], re.Match[bytes] | None]
+_Match = Callable[[bytes, int, int], re.Match[bytes] | None]
 
 
 class Spelled(NamedTuple):
@@ -55,7 +55,7 @@ class Spelling:
         Whether the text is in a field of thinking.
     """
 
-    __slots__ = ("_before", "_behind", "_head", "_match", "thinking")
+    __slots__ = ("_before", "_behind", "_head", "_match", "_tail", "thinking")
 
     def __init__(self) -> None:
         self._match: _Match | None = None
@@ -93,14 +93,15 @@ class Spelling:
             return
         tail, ids, after = data[end + len(END) :].partition(_IDS)
         self._head = head + field
-        self._match = _matcher(quote + middle + BEGIN, tail + ids, after.lstrip(_DIGITS) if ids else None)
+        self._tail = after.lstrip(_DIGITS) if ids else tail
+        self._match = _matcher(quote + middle + BEGIN, tail + ids if ids else None)
         self.thinking = bool(delta.thinking)
 
     def read(self, data: bytes) -> Spelled | None:
         """Return what an event says, and what the client gets of it; None when it is spelled otherwise."""
-        if self._match is None or not data.startswith(self._head):
+        if self._match is None or not data.startswith(self._head) or not data.endswith(self._tail):
             return None
-        found = self._match(data, len(self._head))
+        found = self._match(data, len(self._head), len(data) - len(self._tail))
         if found is None:
             return None
         written, entry, own, number = found.groups()
@@ -112,23 +113,20 @@ class Spelling:
 
 
 @lru_cache(256)
-def _matcher(middle: bytes, tail: bytes, after: bytes | None) -> _Match:
-    """What matches an event from its text on; groups: the text, the entry, the ids in it and behind it.
+def _matcher(middle: bytes, ids: bytes | None) -> _Match:
+    """What matches an event between its head and its tail; groups: the text, the entry, ids in and behind it.
 
     Parameters
     ----------
     middle : bytes
         What is between the text and the entries.
-    tail : bytes
-        What is behind them, up to the end or to a token's id.
-    after : bytes or None
-        What is behind the id; None when there is none.
+    ids : bytes or None
+        What is between the entries and a token's id; None when there is no id.
     """
     text = rb'((?:[^"\\]|\\.)*+)'
     entry = rb'(\{(?:"id":(\d+),)?"token":"\1",.*\}\]\})\]\}'
-    number = rb"()" if after is None else rb"(\d+)" + re.escape(after)
-    pattern = text + re.escape(middle) + entry + re.escape(tail) + number
-    return re.compile(pattern, re.DOTALL).fullmatch
+    number = rb"()" if ids is None else re.escape(ids) + rb"(\d+)"
+    return re.compile(text + re.escape(middle) + entry + number, re.DOTALL).fullmatch
 
 
 _TEXTS: dict[bytes, bytes] = {}

@@ -52,19 +52,20 @@ class Reading:
         Raises
         ------
         UpstreamError
-            When it is an error or no JSON object.
+            When it is an error, no JSON object, or makes no sense.
         """
         if data == DONE:
             self._ended = True
             return None
         event = (None if self._whole else without_entries(data)) or parsed(data)
         if not isinstance(event, dict):
-            raise UpstreamError(
-                "The server streamed an event that is no JSON object.", code="upstream_nonsense"
-            )
+            raise _nonsense()
         if "error" in event:
             raise UpstreamError("The server broke off with an error.", code="upstream_failed")
-        delta = self._read(event)
+        try:
+            delta = self._read(event)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise _nonsense() from None
         if delta.finish:
             self._ended = True
         if self._opening is not None:
@@ -109,6 +110,10 @@ class Reading:
             for pair in self.burst(burst):
                 yield pair
         self.end()
+
+
+def _nonsense() -> UpstreamError:
+    return UpstreamError("The server streamed an event that makes no sense.", code="upstream_nonsense")
 
 
 @asynccontextmanager

@@ -20,13 +20,13 @@ class Scripted:
         self.usage: Any = {"completion_tokens": tokens}
         self.closed = False
 
-    async def events(self) -> AsyncGenerator[dict[str, Any]]:
+    async def bursts(self) -> AsyncGenerator[list[dict[str, Any]]]:
         try:
             await asyncio.sleep(self.seconds)
             if self.finish == "error":
                 raise UpstreamError("It died.")
             event: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]}
-            yield event if self.report is None else {**event, "lynxstop": self.report}
+            yield [event if self.report is None else {**event, "lynxstop": self.report}]
         finally:
             self.closed = True
 
@@ -35,7 +35,7 @@ def run(*samples: Scripted) -> tuple[Race, list[dict[str, Any]]]:
     race = Race(samples)
 
     async def events() -> list[dict[str, Any]]:
-        return [event async for event in race.events()]
+        return [event async for burst in race.bursts() for event in burst]
 
     return race, asyncio.run(events())
 

@@ -69,6 +69,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
             for name in ("lynxstop", "uvicorn.error"):
                 logging.getLogger(name).handlers = []
                 logging.getLogger(name).propagate = True
+                logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize("stream", [True, False])
