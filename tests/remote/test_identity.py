@@ -13,6 +13,7 @@ import pytest
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
 from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.server import Bursts
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.identity import identify
@@ -26,18 +27,17 @@ class Answering:
         self.asked: list[Any] = []
 
     @asynccontextmanager
-    async def events(self, path: str, body: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def events(self, path: str, body: Any) -> AsyncIterator[Bursts]:
         self.asked.append(body)
         yield self._events()
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        yield json.dumps({"prompt_token_ids": self.prompt, "choices": [{"delta": {}}]}).encode()
+    async def _events(self) -> Bursts:
+        yield [json.dumps({"prompt_token_ids": self.prompt, "choices": [{"delta": {}}]}).encode()]
         for number, text in enumerate(self.texts):
             shown = {"content": [{"token": text, "logprob": -1.0, "top_logprobs": []}]}
             choice = {"delta": {"content": text}, "logprobs": shown if self.logprobs else None}
-            yield json.dumps({"choices": [{**choice, "token_ids": [number]}]}).encode()
-        yield json.dumps({"choices": [{"delta": {}, "finish_reason": "length"}]}).encode()
-        yield b"[DONE]"
+            yield [json.dumps({"choices": [{**choice, "token_ids": [number]}]}).encode()]
+        yield [json.dumps({"choices": [{"delta": {}, "finish_reason": "length"}]}).encode(), b"[DONE]"]
 
 
 def seen(server: Answering, model: str = "toy", dialect: Dialect | None = None) -> Fingerprint:
