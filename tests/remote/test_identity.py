@@ -13,10 +13,10 @@ import pytest
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
 from lynxstop.remote.dialects.base import Dialect
-from lynxstop.remote.server import Bursts
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.identity import identify
+from lynxstop.remote.server import Bursts
 
 
 class Answering:
