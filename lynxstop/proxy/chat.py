@@ -45,8 +45,12 @@ class Frames:
 
     def write(self, events: Sequence[Shown]) -> bytes:
         """Write events that go out together."""
-        written = [event if isinstance(event, bytes) else orjson.dumps(event) for event in events]
-        return b"".join([b"data: %b\n\n" % event for event in written])
+        return b"".join(
+            [
+                b"data: %b\n\n" % (event if isinstance(event, bytes) else orjson.dumps(event))
+                for event in events
+            ]
+        )
 
     def end(self) -> bytes:
         """Write what ends the stream."""

@@ -1,5 +1,6 @@
 """A session over a server's stream: decisions, cuts, and what is held back."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.judging import Statistics
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.session import Mode, Reason, Session
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
@@ -181,3 +183,60 @@ def test_what_was_decided_on_is_forgotten_unless_it_is_to_be_kept(make_terms):
             session.read(token)
         known = [bool(token.top.values) for token in session.tokens[1:]]
         assert sum(known) == (len(known) if keep else MOST)
+
+
+def entry_of(token):
+    top = [{"token": text, "logprob": value} for text, value in zip(*token.top, strict=True)]
+    return json.dumps({"logprob": token.logprob, "top_logprobs": top}).encode()
+
+
+@given(
+    TOKENS,
+    st.floats(-6, 0),
+    st.booleans(),
+    st.sampled_from(list(Mode)),
+    st.sampled_from(["thinkbrake", "rpdi", "loop"]),
+    st.none() | st.integers(1, 30),
+    st.sampled_from(
+        [{}, {"points": CUE | BOUNDARY}, {"points": CUE | INTERVAL, "every": 5}, {"min_tokens": 6}]
+    ),
+)
+def test_what_is_skimmed_is_read_as_all_else(
+    make_terms, drawn, threshold, before, mode, rule, budget, policy
+):
+    terms = make_terms(threshold, before=before, rule=rule, budget=budget, **policy)
+    skimming, reading = (StreamSession(terms, risk=0.05, mode=mode, keep=True) for _ in range(2))
+    for session in (skimming, reading):
+        session.mark(opens=True)
+    for token in tokens_of(drawn * 3):
+        cut = reading.read(token)
+        if not skimming.skim(token.text, token.id, entry_of(token)):
+            assert skimming.read(token) == cut
+            assert skimming.held == reading.held
+        else:
+            assert cut is None
+            assert reading.held is None
+        if cut is not None:
+            break
+    skimming.catch_up()
+    for name in ("cut", "held", "thinking", "inside"):
+        assert getattr(skimming, name) == getattr(reading, name)
+    for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "calm"):
+        assert getattr(skimming.session, name) == getattr(reading.session, name)
+    assert [token.text for token in skimming.tokens] == [token.text for token in reading.tokens]
+    known = [np.array(session.statistics()) for session in (skimming, reading)]
+    assert np.array_equal(*known, equal_nan=True)
+
+
+def test_nothing_is_skimmed_that_has_to_be_decided_on(make_terms):
+    session = StreamSession(make_terms(math.inf), risk=0.05)
+    assert not session.skim(b" so", None, b"{}")
+    session.mark(opens=True)
+    session.read(StreamToken(b" so"))
+    texts = [b" so", b" wait", b" so", b" so", b"</think>", b" so"]
+    taken = []
+    for text in texts:
+        taken.append(session.skim(text, None, b"{}"))
+        if not taken[-1]:
+            session.read(StreamToken(text))
+    assert taken == [True, False, False, False, False, False]
