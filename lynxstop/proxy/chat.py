@@ -14,7 +14,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.gather import gather
-from lynxstop.proxy.headers import Headers, for_client, for_relay, without
+from lynxstop.proxy.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.sample import Sample, Source
@@ -30,8 +30,13 @@ from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]
 
+_DISLIKING = frozenset({400, 404, 405, 406, 413, 415, 422, 501})
+"""Statuses by which a server may mean what we have added to a request."""
+
 _NAME = 200
 """Longest name of a model that is noted."""
+
+_PING = b": ping\n\n"
 
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -116,6 +121,9 @@ class ChatHandler:
 
     async def __call__(self, incoming: Incoming, reply: Reply) -> None:
         """Answer one request."""
+        if not incoming.readable:
+            await self._pass(incoming, reply, incoming.body, "coding")
+            return
         body = incoming.json()
         if not isinstance(body, dict):
             await self._pass(incoming, reply, incoming.body, "malformed")
@@ -129,7 +137,8 @@ class ChatHandler:
             body = {name: value for name, value in body.items() if name != KEY}
             content = orjson.dumps(body)
         check(body, wish.race)
-        server = Connection(self._upstream, self._headers(incoming), self._config.limits.event_bytes)
+        limits = self._config.limits
+        server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
         service = await self._services.of(server, model)
         if service.plugin and (told := self._for_plugin(body, wish)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **told}}
@@ -144,7 +153,10 @@ class ChatHandler:
         except RefusedError as error:
             if reply.started:
                 raise
-            await self._refused(request, error)
+            if error.status in _DISLIKING:
+                await self._refused(request, error)
+            else:
+                await self._tell(request, error)
 
     # What differs between routes.
 
@@ -158,7 +170,8 @@ class ChatHandler:
 
     async def _untouched(self, request: Request) -> str | None:
         """Return why a request cannot be watched."""
-        return "no_bundle" if request.service.terms is None else why_untouched(request.body)
+        terms = request.service.terms
+        return "no_bundle" if terms is None else why_untouched(request.body, terms.exit_text)
 
     async def _leave(self, request: Request, cause: str) -> None:
         """Answer a request that is not watched."""
@@ -177,6 +190,11 @@ class ChatHandler:
         settles it.
         """
         await self._pass(request.incoming, request.reply, request.content, f"refused_{error.status}")
+
+    async def _tell(self, request: Request, error: RefusedError) -> None:
+        """Answer a request that the server has refused, in its own words."""
+        await request.reply.start(error.status, for_client(error.headers))
+        await request.reply.end(error.body)
 
     async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
@@ -248,7 +266,7 @@ class ChatHandler:
                     request.incoming.notes[name] = int(source.usage[name])
         answer = self._whole(request, found, source)
         content = orjson.dumps(answer)
-        headers = [(b"content-type", b"application/json"), _length(content)]
+        headers = [*self._passed_on(request), (b"content-type", b"application/json"), _length(content)]
         for name, value in (answer.get(KEY) or {}).items():
             if value is not None:
                 shown = value.encode() if isinstance(value, str) else orjson.dumps(value)
@@ -265,14 +283,22 @@ class ChatHandler:
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
     async def _stream(self, request: Request, bursts: AsyncGenerator[list[Shown]], frames: Frames) -> None:
-        reply, headers = request.reply, [*_STREAM, *self._announced(request)]
+        reply = request.reply
         async for burst in bursts:
             if not reply.started:
-                await reply.start(200, headers)
-            await reply.send(frames.write(burst))
+                await self._begin(request)
+            await reply.send(frames.write(burst) if burst else _PING)
         if not reply.started:
-            await reply.start(200, headers)
+            await self._begin(request)
         await reply.end(frames.end())
+
+    async def _begin(self, request: Request) -> None:
+        headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
+        await request.reply.start(200, headers)
+
+    def _passed_on(self, request: Request) -> Headers:
+        """What the server's own headers say of an answer, whatever its body."""
+        return for_answer(request.server.answered or ())
 
     def _report(self, chat: Chat, wish: Wish) -> Json:
         level = self._services.level(wish.risk, wish.group)
@@ -293,12 +319,12 @@ class ChatHandler:
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
             metrics.decision_seconds.observe(chat.deciding / chat.read)
-        metrics.thinking_tokens.inc(sum(session.thinking) if chat.session.cut is None else 0)
+        thought = session.cut.thinking_tokens if chat.stopped and session.cut else sum(session.thinking)
+        metrics.thinking_tokens.inc(thought)
         if chat.blind is not None:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.cut is not None:
             metrics.exits.labels(str(taken.reason)).inc()
-            metrics.thinking_tokens.inc(session.cut.thinking_tokens)
             incoming.notes |= {"exit": str(taken.reason), "thinking_tokens": session.cut.thinking_tokens}
         if chat.stopped:
             metrics.tokens_saved.inc(chat.told.get("saved_estimate", 0))

@@ -38,7 +38,7 @@ class CompletionsHandler(ChatHandler):
         if request.service.terms is None:
             return "no_bundle"
         body = request.body
-        if (cause := why_no_text(body)) is not None:
+        if (cause := why_no_text(body, request.service.terms.exit_text)) is not None:
             return cause
         prompt = one_prompt(body)
         assert prompt is not None
@@ -80,7 +80,7 @@ class CompletionsHandler(ChatHandler):
         return {**answer, "object": "text_completion", "choices": [choice]}
 
 
-def why_no_text(body: Mapping[str, Any]) -> str | None:
+def why_no_text(body: Mapping[str, Any], exit_text: str = "") -> str | None:
     """Return why a request for completions cannot be watched, or None."""
     prompt = body.get("prompt")
     several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
@@ -91,7 +91,7 @@ def why_no_text(body: Mapping[str, Any]) -> str | None:
         "suffix": bool(body.get("suffix")),
     }
     found = next((cause for cause, present in causes.items() if present), None)
-    return found or why_untouched({**body, "messages": []})
+    return found or why_untouched({**body, "messages": []}, exit_text)
 
 
 class _Form(Frames):

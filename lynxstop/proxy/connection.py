@@ -13,6 +13,7 @@ from lynxstop.proxy.headers import Headers, find, for_call
 from lynxstop.proxy.sse import EVENT_BYTES, EventSplitter, event_data
 from lynxstop.proxy.upstream import Upstream, UpstreamResponse
 from lynxstop.remote.server import Bursts
+from lynxstop.remote.stream import DONE
 
 _LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20
@@ -44,10 +45,20 @@ class Connection:
         The client's headers.
     event_bytes : int
         Largest event.
+    query : bytes
+        Of the client's request.
+
+    Attributes
+    ----------
+    answered : sequence of (bytes, bytes) or None
+        Headers of the first stream, once it has begun.
     """
 
-    def __init__(self, upstream: Upstream, headers: Headers = (), event_bytes: int = EVENT_BYTES) -> None:
-        self._upstream = upstream
+    def __init__(
+        self, upstream: Upstream, headers: Headers = (), event_bytes: int = EVENT_BYTES, query: bytes = b""
+    ) -> None:
+        self._upstream, self._query = upstream, query
+        self.answered: Headers | None = None
         self._headers = for_call(headers)
         self._event_bytes = event_bytes
 
@@ -63,7 +74,7 @@ class Connection:
         """
         content = None if body is None else orjson.dumps(body)
         method = "GET" if body is None else "POST"
-        async with self._upstream.stream(method, path, self._headers, content) as response:
+        async with self._upstream.stream(method, path, self._headers, content, query=self._query) as response:
             found = await _whole(response)
             if response.status != 200:
                 raise RefusedError(response.status, response.headers, found)
@@ -97,11 +108,14 @@ class Connection:
         UpstreamError
             When it cannot be reached, or dies in the middle.
         """
-        async with self._upstream.stream("POST", path, self._headers, orjson.dumps(body)) as response:
+        content = orjson.dumps(body)
+        async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
             kind = find(response.headers, b"content-type") or b""
             kind = kind.lower()
             if response.status != 200 or not kind.startswith((b"text/event-stream", _LINES)):
                 raise RefusedError(response.status, response.headers, await _whole(response))
+            if self.answered is None:
+                self.answered = response.headers
             yield self._lines(response) if kind.startswith(_LINES) else self._data(response)
 
     async def _lines(self, response: UpstreamResponse) -> Bursts:
@@ -116,10 +130,16 @@ class Connection:
             yield [rest]
 
     async def _data(self, response: UpstreamResponse) -> Bursts:
-        splitter = EventSplitter(self._event_bytes)
-        async for chunk in response.chunks():
-            if found := splitter.data(chunk):
-                yield found
+        splitter, found = EventSplitter(self._event_bytes), [b""]
+        try:
+            async for chunk in response.chunks():
+                if (arrived := splitter.data(chunk)) or not splitter.rest:
+                    found = arrived or found
+                    yield arrived
+        except Exception:
+            # Behind the last event, a death of the connection takes nothing away.
+            if found[-1] != DONE:
+                raise
         # What follows the last empty line is an event too, if it is one.
         if splitter.rest.strip() and (data := event_data(splitter.rest.rstrip() + b"\n\n")) is not None:
             yield [data]

@@ -16,6 +16,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_PACKED = ("gzip", "x-gzip", "deflate")
+
 AHEAD = 256 * 2**10
 """Bytes of a request's body that are read before anybody asks for them."""
 
@@ -61,6 +63,15 @@ class Incoming:
         """Return the first value of a header, or None."""
         value = find(self.headers, name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def readable(self) -> bool:
+        """Whether the body's coding is one that we can unpack."""
+        return self._coding in ("identity", *_PACKED)
+
+    @property
+    def _coding(self) -> str:
+        return (self.header("content-encoding") or "identity").strip().lower()
 
     def json(self, limit: int = 256 * 2**20) -> Any:
         """Parse the body, unpacked if it is compressed.
@@ -141,10 +152,10 @@ class Incoming:
                 await self._room.wait()
 
     def _unpacked(self, limit: int) -> bytes:
-        coding = (self.header("content-encoding") or "identity").strip().lower()
+        coding = self._coding
         if coding == "identity":
             return self.body
-        if coding not in ("gzip", "x-gzip", "deflate"):
+        if coding not in _PACKED:
             raise RequestError(
                 "The request's content coding is not supported.",
                 status=415,

@@ -27,6 +27,10 @@ _KEEPS_RUNNING = frozenset({b"x-conversation-id"})
 """llama.cpp's server generates to the end for a client that has gone, if its request had this."""
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding", b"content-type"})
 
+_OF_THE_ANSWER = frozenset(
+    {b"content-length", b"content-encoding", b"content-type", b"cache-control", b"x-accel-buffering"}
+)
+
 
 def find(headers: Headers, name: bytes) -> bytes | None:
     """Return the first value of a header, or None; `name` in lower case."""
@@ -53,6 +57,11 @@ def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:
 def for_client(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers of an answer whose body is passed on as it is."""
     return without(headers, HOP_BY_HOP | _listed(headers))
+
+
+def for_answer(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer that we make of another: what is said of the body is ours to say."""
+    return without(for_client(headers), _OF_THE_ANSWER)
 
 
 def for_rewritten(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -68,6 +68,8 @@ class Sample:
         reading = Reading(read_chat if self.path == CHAT else read_completion)
         async with self.server.events(self.path, _streamed(self.asked.body)) as bursts:
             async for burst in bursts:
+                if not burst:
+                    yield []
                 shown: list[Shown] = []
                 for event, _ in reading.burst(burst):
                     self.usage = event.get("usage") or self.usage

@@ -77,7 +77,7 @@ class TranslatedHandler(ChatHandler):
         if request.service.terms is None:
             return "no_bundle"
         chat = self.translate(request.body)
-        return chat if isinstance(chat, str) else why_untouched(chat)
+        return chat if isinstance(chat, str) else why_untouched(chat, request.service.terms.exit_text)
 
     async def _leave(self, request: Request, cause: str) -> None:
         """Pass a request on to the server's own route, or translate it where there is none."""
@@ -101,7 +101,11 @@ class TranslatedHandler(ChatHandler):
         """Pass the client's own request on, or tell what the server says."""
         if await self._has_route(request):
             await super()._refused(request, error)
-            return
+        else:
+            await self._tell(request, error)
+
+    async def _tell(self, request: Request, error: RefusedError) -> None:
+        """Answer a request that the server has refused, in the shape of this route."""
         content = orjson.dumps(self.refusal(error))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if (wait := find(error.headers, b"retry-after")) is not None:

@@ -66,9 +66,23 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
 }
 
 
-def why_untouched(body: Body) -> str | None:
-    """Return the cause, or None when a chat request can be watched."""
-    return next((cause for cause, present in _CAUSES.items() if present(body)), None)
+def why_untouched(body: Body, exit_text: str = "") -> str | None:
+    """Return the cause, or None when a chat request can be watched.
+
+    Parameters
+    ----------
+    body : dict
+    exit_text : str
+        What an exit would put into the answer: where that holds one of the client's stop strings, the server
+        would have stopped there.
+    """
+    found = next((cause for cause, present in _CAUSES.items() if present(body)), None)
+    if found is None and exit_text:
+        stops = body.get("stop")
+        shown = [stops] if isinstance(stops, str) else _list(stops)
+        if any(isinstance(one, str) and one and one in exit_text for one in shown):
+            return "stop"
+    return found
 
 
 def _shows_media(message: Any) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import httpx
 
-from lynxstop.errors import UpstreamError
 from lynxstop.proxy.headers import Headers, find, without
 from lynxstop.proxy.transport import failure, hung_up, make_transport
 
@@ -26,10 +24,22 @@ _CLOSING = b"llama.cpp"
 It is asked for a connection for each request, and so is every server until it has named itself.
 """
 
-_ADDRESSES = 256
-"""Paths whose addresses are kept."""
-
 _KEYS = (b"authorization", b"x-api-key")
+
+
+class _Address(httpx.URL):
+    """An address whose path and query go out as they came: httpx would resolve dots and quote again."""
+
+    def __init__(self, base: httpx.URL, target: bytes) -> None:
+        super().__init__(base)
+        self._target = target
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._target
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc.decode()}{self._target.decode('latin-1')}"
 
 
 class UpstreamResponse:
@@ -94,7 +104,6 @@ class Upstream:
         if config.api_key is not None:
             self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
         self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
-        self._address_of = lru_cache(_ADDRESSES)(lambda target: self._address.copy_with(raw_path=target))
         # Transports are used without httpx's client, which would look for redirects, cookies and more.
         self._transport: httpx.AsyncBaseTransport | None = None
         self._fresh: httpx.AsyncBaseTransport | None = None
@@ -143,8 +152,6 @@ class Upstream:
                 yield answer
             finally:
                 finished = answer.finished
-        except httpx.InvalidURL:
-            raise UpstreamError("The request's path cannot be passed on.", code="bad_path") from None
         except Exception as error:
             known = failure(error)
             if known is None:
@@ -178,20 +185,20 @@ class Upstream:
         """
 
         def request() -> httpx.Request:
-            return httpx.Request(
+            made = httpx.Request(
                 method,
-                self._address_of(target),
+                self._address,
                 headers=list(headers),
                 content=content,
                 extensions={"timeout": self._timeout.as_dict()},
             )
+            made.url = _Address(self._address, target)
+            return made
 
         if self._transport is None:
             self._transport = make_transport(self.config.transport)
         try:
             return await self._transport.handle_async_request(request())
-        except httpx.InvalidURL:
-            raise
         except Exception as error:
             if not (content is None or isinstance(content, bytes)) or not hung_up(error):
                 raise

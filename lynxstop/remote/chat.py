@@ -60,7 +60,8 @@ class Asked:
     @property
     def max_tokens(self) -> int | None:
         """Limit of tokens."""
-        found = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+        found = self.body.get("max_completion_tokens")
+        found = self.body.get("max_tokens") if found is None else found
         return None if found is None else int(found)
 
 
@@ -138,7 +139,7 @@ class Chat:
     async def bursts(self) -> AsyncGenerator[list[Shown]]:
         """Give the events for the client, from the first to the last, without the final marker.
 
-        They come in the bursts in which the server sends them; a burst is never empty.
+        They come in the bursts in which the server sends them; an empty one is a sign of life.
 
         Raises
         ------
@@ -153,6 +154,8 @@ class Chat:
             reading = Reading(self.dialect.read, opening, whole=whole)
             async with self.server.events(opening.path, self.dialect.watched(opening.body)) as arriving:
                 async for arrived in arriving:
+                    if not arrived:
+                        yield []
                     for data in arrived:
                         self._take(data, reading, shown)
                         if self._cut is not None:
@@ -222,7 +225,7 @@ class Chat:
             shown += self._before(cut, _Frame(event, start, start + len(delta.tokens) + 1))
             self._cut = cut
             return
-        held = self.session.held
+        held = None if self.blind is not None else self.session.held
         if held is not None or self._held:
             self._held.append(_Frame(event, start, len(self.session.tokens)))
             shown += self._release(held)
@@ -307,6 +310,8 @@ class Chat:
         reading = Reading(self.dialect.read_continuation)
         async with self.server.events(call.path, call.body) as arriving:
             async for arrived in arriving:
+                if not arrived:
+                    yield []
                 said = []
                 for event, delta in reading.burst(arrived):
                     usage = delta.usage or usage
@@ -320,18 +325,22 @@ class Chat:
                 if said:
                     yield said
             reading.end()
-        self.upstream_tokens = own
-        self._merge(cut, call.forced or self.terms.exit_tokens, usage)
+        answered = usage.get("completion_tokens")
+        if answered is not None:
+            self.upstream_tokens = own + int(answered)
+        self._merge(cut, call.forced or self.terms.exit_tokens, usage, self.upstream_tokens - own)
 
-    def _merge(self, cut: Cut, forced: int, usage: Json) -> None:
-        """Count the prompt once, and all that was written as one completion."""
+    def _merge(self, cut: Cut, forced: int, usage: Json, answered: int) -> None:
+        """Count the prompt once, and all that was written as one completion.
+
+        A server that counts no tokens is taken at its events.
+        """
         assert self.opening is not None
         kept = len(written(self.session.tokens[: cut.index])) + (cut.kept > 0)
         self.refilled = int(usage.get("prompt_tokens") or 0)
-        self.upstream_tokens += int(usage.get("completion_tokens") or 0)
         ids = self.opening.prompt_ids
         prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
-        completion = kept + forced + int(usage.get("completion_tokens") or 0)
+        completion = kept + forced + answered
         self.usage = {
             "prompt_tokens": prompt,
             "total_tokens": prompt + completion,

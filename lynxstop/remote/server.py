@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 Bursts = AsyncIterator[list[bytes]]
-"""Events of a stream, those together that came together."""
+"""Events of a stream, those together that came together; an empty list is a sign of life between two."""
 
 
 class Server(Protocol):
@@ -36,7 +36,7 @@ class Server(Protocol):
     def events(
         self, path: str, body: Mapping[str, Any]
     ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
-        """Stream the data of server-sent events, in the bursts in which they come; never an empty one.
+        """Stream the data of server-sent events, in the bursts in which they come.
 
         Leaving the context closes the connection.
 

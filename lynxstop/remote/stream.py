@@ -60,7 +60,7 @@ class Reading:
         event = (None if self._whole else without_entries(data)) or parsed(data)
         if not isinstance(event, dict):
             raise _nonsense()
-        if "error" in event:
+        if event.get("error"):
             raise UpstreamError("The server broke off with an error.", code="upstream_failed")
         try:
             delta = self._read(event)
