@@ -1,11 +1,12 @@
 """What the proxy costs: added latency, CPU per event, memory, many streams; beside server and bare relay.
 
-Three processes serve: an upstream that streams events of 20 log-probabilities at a fixed pace, a proxy that
-only relays, and a proxy that watches every token and never stops. A fourth one asks all three at the same
-time, so that all see the same machine. The delay of a stream's first event is counted from before the client
-connects, that of a later one from when the upstream wrote it; what is added is the difference of quantiles to
-the direct connection. Streams begin spread over the length of one, each followed by another, and then once
-more all within the time between two events.
+Four processes serve: an upstream that streams events of 20 log-probabilities at a fixed pace, a bare relay in
+a few lines of the same libraries, the proxy that only relays, and the proxy that watches every token and
+never stops. A fifth one asks all four at the same time, so that all see the same machine. The delay of a
+stream's first event is counted from before the client connects, that of a later one from when the upstream
+wrote it; what is added is the difference of quantiles to the direct connection. Streams begin spread over the
+length of one, each followed by another, and then once more all within the time between two events. Processor
+time per event is measured again with one of them asked at a time.
 
     python benchmarks/proxy.py [--streams 64] [--events 300] [--pace 0.02] [--requests 10000] [--json]
 """
@@ -33,6 +34,7 @@ import numpy as np
 WORDS = [" so", " the", " 5", " +", " 3", " =", " 8", ".", " Check", " gives", " ok.", "\n\n", "Wait", " let"]
 RATES = [8, 8, 8, 8, 8, 8, 8, 4, 2, 2, 2, 1, 1, 1]
 NUMBER = b"#0#"
+BETWEEN = ("bare", "relay", "watching")
 
 
 def event(chance: random.Random) -> bytes:
@@ -105,6 +107,33 @@ def upstream_app() -> Any:
     return app
 
 
+def bare_app(upstream: str) -> Any:
+    """A relay as one would write it in a few lines, on Starlette and httpx, with aiohttp under it."""
+    from httpx_aiohttp import AiohttpTransport
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+
+    client = httpx.AsyncClient(transport=AiohttpTransport(), base_url=upstream, timeout=None)
+
+    async def handle(request: Request) -> StreamingResponse:
+        headers = {"content-type": "application/json", "x-pace": request.headers.get("x-pace", "0")}
+        asked = client.build_request("POST", request.url.path, headers=headers, content=await request.body())
+        answer = await client.send(asked, stream=True)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in answer.aiter_raw():
+                    yield chunk
+            finally:
+                await answer.aclose()
+
+        return StreamingResponse(chunks(), answer.status_code, media_type=answer.headers["content-type"])
+
+    return Starlette(routes=[Route("/v1/chat/completions", handle, methods=["POST"])])
+
+
 def relay_app(upstream: str) -> Any:
     """The proxy without a bundle: everything is relayed."""
     from lynxstop.proxy.app import create_app
@@ -166,7 +195,7 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
 
 
 def serve(kind: str, port: int, upstream: str) -> None:
-    """Serve one of the three; runs in a process of its own."""
+    """Serve one of them; runs in a process of its own."""
     import uvicorn
 
     from lynxstop.proxy.config import ProxyConfig
@@ -174,7 +203,7 @@ def serve(kind: str, port: int, upstream: str) -> None:
 
     settle_memory()
     apps = {"upstream": upstream_app, "mock": mock_app}
-    proxies = {"relay": relay_app, "watching": watching_app, "stopping": stopping_app}
+    proxies = {"bare": bare_app, "relay": relay_app, "watching": watching_app, "stopping": stopping_app}
     app = apps[kind]() if kind in apps else proxies[kind](upstream)
     served = options(ProxyConfig()) | {"port": port, "log_level": "critical", "backlog": 4096}
     uvicorn.run(app, **served)
@@ -303,13 +332,24 @@ async def measure(
         found[name] = {"failed": sum(not stream.whole for stream in got)}
         for what, times in delays(got, written).items():
             found[name][what] = [round(float(q), 3) for q in np.quantile(times or [0.0], [0.5, 0.99])]
-    for name in ("relay", "watching"):
+    for name in BETWEEN:
         used = servers[name].cpu() - before[name]
         found[name]["cpu_us_per_event"] = round(used / (streams * rounds * events) * 1e6, 1)
         for what in ("first_ms", "chunk_ms", "held_ms"):
             pairs = zip(found[name][what], found["upstream"][what], strict=True)
             found[name][f"added_{what}"] = [round(own - direct, 3) for own, direct in pairs]
     return found
+
+
+async def alone(servers: dict[str, Server], streams: int, events: int, pace: float) -> dict[str, Any]:
+    """Microseconds of processor time per event of each server between, asked by itself: medians of three."""
+    used: dict[str, list[float]] = {name: [] for name in BETWEEN}
+    for _ in range(3):
+        for name in BETWEEN:
+            before = servers[name].cpu()
+            await several(servers[name].port, streams, events, pace, pace / streams, 1)
+            used[name].append((servers[name].cpu() - before) / (streams * events) * 1e6)
+    return {name: round(float(np.median(values)), 1) for name, values in used.items()}
 
 
 async def flood(port: int, requests: int, at_once: int = 64) -> int:
@@ -359,16 +399,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     upstream = Server("upstream")
-    servers = {"upstream": upstream} | {name: Server(name, upstream.url) for name in ("relay", "watching")}
+    servers = {"upstream": upstream} | {name: Server(name, upstream.url) for name in BETWEEN}
     streams, events, pace = arguments.streams, arguments.events, arguments.pace
     found: dict[str, Any] = {"streams": streams, "events": events, "pace": pace}
     watching = servers["watching"]
     try:
-        for name in ("relay", "watching"):
+        for name in BETWEEN:
             asyncio.run(flood(servers[name].port, 200))
         gap = events * pace / streams
         found["spread"] = asyncio.run(measure(servers, streams, events, pace, gap, 2))
         found["together"] = asyncio.run(measure(servers, streams, events, pace, pace / streams, 1))
+        found["alone"] = [
+            {"pace": each, **asyncio.run(alone(servers, streams, int(events * pace / each / 2), each))}
+            for each in (pace, pace / 5)
+        ]
         many = asyncio.run(several(watching.port, arguments.many, 20, 1.0, 1.0 / arguments.many, 1))
         found["many"] = {"streams": arguments.many, "failed": sum(not stream.whole for stream in many)}
         memory = [watching.rss()]
@@ -394,16 +438,22 @@ def show(found: dict[str, Any]) -> None:
     size = f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms"
     for way, begun in (("spread", "begun one after the other"), ("together", "begun all at once")):
         print(f"{size}, {begun}\n")
-        print("| | direct | a relay adds | watching adds |\n|---|---|---|---|")
+        print("| | direct | a bare relay adds | relaying adds | watching adds |\n|---|---|---|---|---|")
         timed = found[way]
         for what, label in kinds.items():
             for place, quantile in enumerate(("p50", "p99")):
                 own = timed["upstream"][what][place]
-                added = [timed[name][f"added_{what}"][place] for name in ("relay", "watching")]
-                print(f"| {label}, {quantile} | {own:.2f} ms | {added[0]:+.2f} ms | {added[1]:+.2f} ms |")
-        cpu = [timed[name]["cpu_us_per_event"] for name in ("relay", "watching")]
-        print(f"| CPU per event | | {cpu[0]:.0f} us | {cpu[1]:.0f} us |")
-        print(f"\n{sum(timed[name]['failed'] for name in ('upstream', 'relay', 'watching'))} failed.\n")
+                added = [f"{timed[name][f'added_{what}'][place]:+.2f} ms" for name in BETWEEN]
+                print(f"| {label}, {quantile} | {own:.2f} ms | {' | '.join(added)} |")
+        cpu = [f"{timed[name]['cpu_us_per_event']:.0f} us" for name in BETWEEN]
+        print(f"| CPU per event | | {' | '.join(cpu)} |")
+        print(f"\n{sum(timed[name]['failed'] for name in ('upstream', *BETWEEN))} failed.\n")
+    print("CPU per event, one server at a time\n")
+    print("| an event every | a bare relay | relaying | watching |\n|---|---|---|---|")
+    for row in found["alone"]:
+        cells = " | ".join(f"{row[name]:.0f} us" for name in BETWEEN)
+        print(f"| {row['pace'] * 1e3:g} ms | {cells} |")
+    print()
     many, requests, behind = found["many"], found["requests"], found["behind"]
     print(f"{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from lynxstop.core.session import Mode
+from lynxstop.errors import UpstreamError
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
@@ -157,6 +158,10 @@ class ChatHandler:
                 await self._refused(request, error)
             else:
                 await self._tell(request, error)
+        except UpstreamError as error:
+            if error.code == "upstream_unreachable":
+                self._services.forget()
+            raise
 
     # What differs between routes.
 
@@ -283,12 +288,13 @@ class ChatHandler:
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
     async def _stream(self, request: Request, bursts: AsyncGenerator[list[Shown]], frames: Frames) -> None:
-        reply = request.reply
+        reply, begun = request.reply, False
         async for burst in bursts:
-            if not reply.started:
+            if not begun:
                 await self._begin(request)
+                begun = True
             await reply.send(frames.write(burst) if burst else _PING)
-        if not reply.started:
+        if not begun:
             await self._begin(request)
         await reply.end(frames.end())
 

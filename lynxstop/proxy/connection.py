@@ -132,10 +132,11 @@ class Connection:
     async def _data(self, response: UpstreamResponse) -> Bursts:
         splitter, found = EventSplitter(self._event_bytes), [b""]
         try:
-            async for chunk in response.chunks():
+            async for chunk in response.stream:
                 if (arrived := splitter.data(chunk)) or not splitter.rest:
                     found = arrived or found
                     yield arrived
+            response.finished = True
         except Exception:
             # Behind the last event, a death of the connection takes nothing away.
             if found[-1] != DONE:

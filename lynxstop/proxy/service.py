@@ -120,6 +120,11 @@ class Services:
             logger.error("not_served", extra={"fields": {"cause": found.cause, "trouble": found.trouble}})
         return found
 
+    def forget(self) -> None:
+        """Look at the server anew: it was away, and may have come back as another."""
+        self._found.clear()
+        self._dialect = None
+
     @property
     def trouble(self) -> str | None:
         """What keeps the bundle from being served to some model, or None."""

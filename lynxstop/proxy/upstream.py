@@ -51,22 +51,24 @@ class UpstreamResponse:
         HTTP status.
     headers : sequence of (bytes, bytes)
         Raw headers, as they arrived.
+    stream : async iterable of bytes
+        The body as it arrives, still in the coding it has.
     finished : bool
-        True once the body has been read to its end.
+        True once the body has been read to its end; who reads `stream` itself says so.
     """
 
-    __slots__ = ("_stream", "finished", "headers", "status")
+    __slots__ = ("finished", "headers", "status", "stream")
 
     def __init__(self, response: httpx.Response) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        self._stream = response.stream
+        self.stream = response.stream
         self.status = response.status_code
         self.headers: Headers = response.headers.raw
         self.finished = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it arrives, still in the coding it has."""
-        async for chunk in self._stream:
+        async for chunk in self.stream:
             yield chunk
         self.finished = True
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
+from canned import CHAT
+from servers import serving
+from watching import watching
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
+from lynxstop.proxy.mock.knobs import Knobs
+from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.service import Service, Services
 
 
@@ -46,6 +52,26 @@ def test_a_server_is_looked_at_once_for_all_that_ask_at_a_time() -> None:
     services = Looking(GOOD)
     assert causes(services, 5, together=True) == [None] * 5
     assert services.looks == 1
+
+
+def test_a_server_that_was_away_is_looked_at_anew() -> None:
+    other = Service(cause="fingerprint")
+    services = Looking(GOOD, other)
+    assert causes(services, 2) == [None, None]
+    services.forget()
+    assert causes(services, 2) == ["fingerprint", "fingerprint"]
+    assert services.looks == 2
+
+
+def test_it_is_forgotten_when_a_request_does_not_reach_it() -> None:
+    with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
+        services = proxy.app.handlers["POST", CHAT]._services
+        body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
+        assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200
+        services._found = {"toy": GOOD}
+        proxy.app.upstream._address = httpx.URL("http://127.0.0.1:9")
+        assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 502
+        assert not services._found
 
 
 @pytest.mark.parametrize("status", [401, 403])
