@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import threading
@@ -320,8 +319,15 @@ def _got(raw: bytes) -> Got:
 
 def left_over() -> tuple[int, int]:
     """Count the open files and the tasks of this process, in which all servers of a test run."""
-    tasks = [found for found in gc.get_objects() if isinstance(found, asyncio.Task) and not found.done()]
-    return len(os.listdir("/proc/self/fd")), len(tasks)
+    return len(os.listdir("/proc/self/fd")), sum(not task.done() for task in _tasks())
+
+
+def _tasks() -> list[asyncio.Task[Any]]:
+    """All tasks of all loops, as `asyncio.all_tasks` finds those of one."""
+    known = getattr(asyncio.tasks, "_scheduled_tasks", None) or asyncio.tasks._all_tasks  # type: ignore[attr-defined]
+    while True:
+        with suppress(RuntimeError):  # another thread began a task
+            return list(known)
 
 
 def settled(proxy: Proxied, server: Canned, before: tuple[int, int]) -> None:
