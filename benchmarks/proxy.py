@@ -352,6 +352,16 @@ async def alone(servers: dict[str, Server], streams: int, events: int, pace: flo
     return {name: round(float(np.median(values)), 1) for name, values in used.items()}
 
 
+async def one_by_one(servers: dict[str, Server]) -> dict[str, list[float]]:
+    """Milliseconds to the first event, p50 and p99, of 300 requests one after the other."""
+    found = {}
+    for name, server in servers.items():
+        streams = [await read(server.port, 1, 0.0) for _ in range(300)]
+        times = [(stream.arrived[0] - stream.asked) / 1e6 for stream in streams if stream.arrived]
+        found[name] = [round(float(q), 2) for q in np.quantile(times, [0.5, 0.99])]
+    return found
+
+
 async def flood(port: int, requests: int, at_once: int = 64) -> int:
     """Ask many short streams; return how many failed."""
     left, failed = iter(range(requests)), 0
@@ -413,6 +423,7 @@ def main() -> None:
             {"pace": each, **asyncio.run(alone(servers, streams, int(events * pace / each / 2), each))}
             for each in (pace, pace / 5)
         ]
+        found["one_by_one"] = asyncio.run(one_by_one(servers))
         many = asyncio.run(several(watching.port, arguments.many, 20, 1.0, 1.0 / arguments.many, 1))
         found["many"] = {"streams": arguments.many, "failed": sum(not stream.whole for stream in many)}
         memory = [watching.rss()]
@@ -453,7 +464,8 @@ def show(found: dict[str, Any]) -> None:
     for row in found["alone"]:
         cells = " | ".join(f"{row[name]:.0f} us" for name in BETWEEN)
         print(f"| {row['pace'] * 1e3:g} ms | {cells} |")
-    print()
+    told = ", ".join(f"{name} {p50:.2f} ({p99:.2f})" for name, (p50, p99) in found["one_by_one"].items())
+    print(f"\nFirst event of one request at a time, p50 (p99), ms: {told}.\n")
     many, requests, behind = found["many"], found["requests"], found["behind"]
     print(f"{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")
