@@ -200,11 +200,6 @@ class Session:
         return self._state
 
     @property
-    def cue_state(self) -> int:
-        """Where the machine of the cues stands."""
-        return self._state.cue
-
-    @property
     def stopped(self) -> bool:
         """Whether an exit has been forced, or is being forced."""
         return self._forced is not None

@@ -31,8 +31,8 @@ from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]
 
-_DISLIKING = frozenset({400, 404, 405, 406, 413, 415, 422, 501})
-"""Statuses by which a server may mean what we have added to a request."""
+_DISLIKING = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses by which a server may mean, or fail on, what we have added to a request."""
 
 _NAME = 200
 """Longest name of a model that is noted."""

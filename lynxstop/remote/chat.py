@@ -194,10 +194,12 @@ class Chat:
             line, text, number, entry = spelled
             thinking = self._spelling is not None and self._spelling.thinking
             if self.blind is None and (thinking or not self.session.opened_by_field):
+                begun = time.perf_counter()
                 try:
                     skimmed = self.session.skim(text, number, entry)
                 except ConfigError:
                     self.blind, skimmed = "no_tokens", False
+                self.deciding += time.perf_counter() - begun
                 if skimmed:
                     self.read += 1
                     self.upstream_tokens += 1

@@ -260,7 +260,7 @@ class StreamSession:
         self.tokens.append(token)
         self.thinking.append(self.session.thought)
         if self._holds:
-            self._hold(asked or (self.session.thought and self._watch.open_cue(self.session.cue_state)))
+            self._hold(asked or (self.session.thought and self._watch.open_cue(self.session.state.cue)))
         if self._most and self._held is None and self.session.calm:
             self._ahead = self.session.state
         return None

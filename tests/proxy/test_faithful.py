@@ -163,6 +163,28 @@ def test_a_refusal_that_is_not_about_us_is_told_as_it_is(status: int) -> None:
     assert asked.count(CHAT) == 1
 
 
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_refusal_that_may_be_about_us_is_settled_by_the_clients_own_request(status: int) -> None:
+    asked = []
+
+    async def picky(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = (await receive())["body"]
+        ours = b'"top_logprobs"' in body
+        if scope["path"] == CHAT:
+            asked.append(ours)
+        code = status if scope["path"] == CHAT and ours else 200
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"tokens":[1]}'})
+
+    with serving(picky) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json=BODY, timeout=30)
+        assert proxy.count("lynxstop_passthrough_total", cause=f"refused_{status}") == 1
+    assert (answer.status_code, asked) == (200, [True, False])
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_query_goes_out_and_the_servers_headers_come_back(stream: bool) -> None:
     queries = set()
