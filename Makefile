@@ -39,10 +39,11 @@ bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 bench-proxy: env-dev  ## What the proxy adds to a direct connection
 	$(RUN)/python benchmarks/proxy.py
 
-check: env-dev  ## Lint, format and types
+check: env-dev  ## Lint, format, types and import directions
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/lint-imports --no-cache
 
 bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/core_step.py
@@ -55,7 +56,7 @@ bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/bundle_load.py
 
 reasoner: env  ## Train the shipped model again, from scratch (hours)
-	$(RUN)/python -m lynxstop.reasoner.train
+	$(RUN)/python -m lynxstop_research.reasoner.train
 
 bundle: env  ## Collect, train and calibrate the shipped bundle again, and ship it
 	$(RUN)/lynxstop demo --rebuild

@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lynxstop.calibration import TraceTable, calibrate, differences, read_evidence, read_table, write_evidence
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.tables import read_evidence, read_table, write_evidence
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.verify import differences
 
 RISKS = (0.01, 0.02, 0.05, 0.1)
 

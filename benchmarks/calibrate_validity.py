@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop.calibration import calibrate, read_evidence
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.units import as_units
 
 METHODS = ("ltt", "ucb", "hoeffding_bentkus", "crc", "split", "lynx")

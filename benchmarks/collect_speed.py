@@ -28,7 +28,8 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.sources import SourceOptions, load_source
 from lynxstop.collect.texts import Texts
-from lynxstop.engines.types import Generation, Request, Sampling
+from lynxstop.core.types import Generation, Request, Sampling
+from lynxstop.demo import held_out
 
 NAMES = ("vLLM", "vLLM, no prefix cache", "transformers engine", "naive loop")
 
@@ -113,7 +114,7 @@ def main() -> None:
     texts = Texts(
         sources[NAMES[2]].tokenizer, sources[NAMES[2]].setup.delimiters, sources[NAMES[2]].setup.cues
     )
-    problems = shipped.problems(given.traces * (given.rounds + 1), 11)
+    problems = held_out.problems(given.traces * (given.rounds + 1), 11)
     results: dict[str, list[Timed]] = {name: [] for name in NAMES}
     for number in range(given.rounds + 1):
         part = problems[number * given.traces : (number + 1) * given.traces]

@@ -145,8 +145,8 @@ def relay_app(upstream: str) -> Any:
 
 def mock_app() -> Any:
     """The toy server, at 20 ms per token; it counts what it has generated."""
-    from lynxstop.proxy.mock.knobs import Knobs
-    from lynxstop.proxy.mock.server import MockServer
+    from lynxstop.testing.server import MockServer
+    from lynxstop.testing.settings import Knobs
 
     return MockServer(Knobs(delay=0.02, opened=True))
 
@@ -167,8 +167,8 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     from lynxstop.proxy.config import ProxyConfig
     from lynxstop.proxy.metrics import Metrics
     from lynxstop.proxy.service import Service, Services
-    from lynxstop.proxy.upstream import Upstream
     from lynxstop.remote.dialects.vllm import Vllm
+    from lynxstop.remote.http.upstream import Upstream
     from lynxstop.remote.session import Terms
     from lynxstop.rules.learned import LogprobProbe
     from lynxstop.rules.served import serve

@@ -19,12 +19,12 @@ from typing import Any
 import httpx
 import uvicorn
 
-from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.collect.grading import grade
-from lynxstop.collect.problems import Problem
+from lynxstop.demo import held_out
+from lynxstop.grading.grading import grade
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
+from lynxstop.recordings.problems import Problem
 
 
 async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
@@ -88,7 +88,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     server = uvicorn.Server(uvicorn.Config(build(config), log_level="critical", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    problems = shipped.problems(arguments.n, None)
+    problems = held_out.problems(arguments.n, None)
     found: dict[str, Any] = {"problems": len(problems), "risk": arguments.risk}
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_keepalive_connections=0)) as client:
         found["full"] = await run(client, proxy, config.upstream.url, problems, body, "off")

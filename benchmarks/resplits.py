@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.grid import quantile_grid
-from lynxstop.calibration.resplits import resplit
 from lynxstop.calibration.tables import read_evidence
+from lynxstop_research.resplits import resplit
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "calibration" / "reasoner" / "held-out.parquet"
 

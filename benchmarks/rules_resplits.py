@@ -12,11 +12,11 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.run import calibrate
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.policy import StopPolicy
-from lynxstop.evaluate.parts import PARTS
-from lynxstop.evaluate.points import Replay, read_points, replay, table_of, training_of
 from lynxstop.evaluate.result import effect
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.parts import PARTS
+from lynxstop.replay.points import Replay, read_points, replay, table_of, training_of
 from lynxstop.rules.table import rule_named
 
 

@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from lynxstop.collect.content import InMemory
-from lynxstop.collect.schema import Meta
-from lynxstop.collect.storage import DataSet
 from lynxstop.probes.rivals import SIGNALS
 from lynxstop.probes.train import train
+from lynxstop.recordings.content import InMemory
+from lynxstop.recordings.schema import Meta
+from lynxstop.recordings.storage import DataSet
 
 CUES = 10
 

@@ -19,14 +19,14 @@ import torch
 import transformers
 from rich.console import Console
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.cues import cue_set
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase
 from lynxstop.core.thinking import detect_delimiters
+from lynxstop.core.types import Request, Sampling
 from lynxstop.core.watch import compile_watch
 from lynxstop.engines.transformers import TransformersEngine
-from lynxstop.engines.types import Request, Sampling
-from lynxstop.probes.probe import Probe
 
 
 class NoSession:

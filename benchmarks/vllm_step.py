@@ -47,8 +47,8 @@ def make_bundle(
     from lynxstop.artifacts import atomic
     from lynxstop.artifacts.bundle import CertifiedLevel, Policy, ServedSampling, TrainingScores, write_bundle
     from lynxstop.artifacts.fingerprint import fingerprint
+    from lynxstop.artifacts.probe import Probe
     from lynxstop.artifacts.provenance import provenance
-    from lynxstop.probes.probe import Probe
 
     exit_text = "\n</think>\n\nThe answer is \\boxed{"
     content: dict[str, Any] = {

@@ -5,7 +5,8 @@ python examples/certify_scores.py
 
 import numpy as np
 
-from lynxstop.calibration import TraceTable, calibrate
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.traces import TraceTable
 
 # 1,000 requests with five decision points each: a made-up score, and a loss of 1 where the answer is wrong.
 rng = np.random.default_rng(0)

@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from lynxstop.collect.storage import DataSet
 from lynxstop.probes.data import load
 from lynxstop.probes.export import export_probe
-from lynxstop.probes.making import make_bundle
 from lynxstop.probes.train import train
+from lynxstop.recordings.storage import DataSet
+from lynxstop.workflows.make_bundle import make_bundle
 
 recorded, out = DataSet.open(sys.argv[1]), Path(sys.argv[2])
 last = recorded.layers[-1:]

@@ -7,9 +7,9 @@ python examples/train_probe.py recorded bundle
 import sys
 from pathlib import Path
 
-from lynxstop.collect.storage import DataSet
-from lynxstop.probes.making import make_bundle
 from lynxstop.probes.train import train
+from lynxstop.recordings.storage import DataSet
+from lynxstop.workflows.make_bundle import make_bundle
 
 recorded, out = DataSet.open(sys.argv[1]), Path(sys.argv[2])
 trained = train(recorded)

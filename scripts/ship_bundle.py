@@ -18,13 +18,13 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.calibration.bundles import measured, scored
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
 from lynxstop.demo.rebuild import SEED
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
+from lynxstop.workflows.calibrate_bundle import measured, scored
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "probes" / "reasoner"

@@ -6,14 +6,15 @@ import pytest
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect.grading import grade
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
 from lynxstop.collect.texts import Texts
 from lynxstop.core.rule import eligible_mask, first_exit
 from lynxstop.core.session import Reason
+from lynxstop.core.types import Request, Sampling
+from lynxstop.demo import held_out
 from lynxstop.engines.transformers.loading import Loaded, load_engine
-from lynxstop.engines.types import Request, Sampling
+from lynxstop.grading.grading import grade
+from lynxstop.recordings.storage import DataSet
 
 REQUESTS = 200
 
@@ -27,7 +28,7 @@ def bundle() -> Bundle:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     out = tmp_path_factory.mktemp("replay") / "data"
     recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
-    record(shipped.MODEL, shipped.problems(REQUESTS, 5), out, recipe, seed=3)
+    record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, seed=3)
     return DataSet.open(out)
 
 
@@ -50,7 +51,7 @@ def test_transformers_decides_live_as_replayed(
     texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
 
     # when the same requests run live, in other batches
-    prompts = {problem.id: problem.prompt for problem in shipped.problems(REQUESTS, 5)}
+    prompts = {problem.id: problem.prompt for problem in held_out.problems(REQUESTS, 5)}
     requests = [
         Request(trace["trace_id"], texts.prompt_ids(prompts[trace["problem_id"]]), risk=risk)
         for trace in traces
@@ -98,7 +99,7 @@ def test_requests_of_a_group_stop_by_their_groups_threshold(loaded: Loaded, bund
         loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=bundle.probe
     )
     texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
-    prompt = texts.prompt_ids(shipped.problems(1, 5)[0].prompt)
+    prompt = texts.prompt_ids(held_out.problems(1, 5)[0].prompt)
     requests = [
         Request(f"{n}/{group}", prompt, risk=0.05, group=group)
         for n in range(6)

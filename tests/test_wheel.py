@@ -21,11 +21,12 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     subprocess.run([python, *pip[1:], "install", wheel], check=True)
 
     code = (
-        "from lynxstop import shipped; from lynxstop.artifacts.bundle import Bundle; "
+        "from lynxstop import shipped; from lynxstop.demo import held_out; "
+        "from lynxstop.artifacts.bundle import Bundle; "
         "from lynxstop.artifacts.fingerprint import fingerprint, require_same; "
         "b = Bundle.load(shipped.BUNDLE); "
         "require_same(b.policy.fingerprint, fingerprint(shipped.MODEL), 'bundle'); "
-        "print(len(shipped.problems(5, None)), len(shipped.problems(5, 1)), shipped.MODEL); "
+        "print(len(held_out.problems(5, None)), len(held_out.problems(5, 1)), shipped.MODEL); "
         "from lynxstop.artifacts.recipes import find_recipe; find_recipe('qwq-32b')"
     )
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -26,13 +26,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from lynxstop.artifacts import atomic
+from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
 from lynxstop.artifacts.policy import CertifiedLevel as CertifiedLevel
 from lynxstop.artifacts.policy import Policy as Policy
 from lynxstop.artifacts.policy import ServedRule as ServedRule
 from lynxstop.artifacts.policy import ServedSampling as ServedSampling
 from lynxstop.artifacts.policy_file import read_object, read_policy, write_policy
+from lynxstop.artifacts.probe import Probe
 from lynxstop.errors import BundleError, ConfigError
-from lynxstop.probes.probe import Probe
 
 SCORES, TRAINING, WEIGHTS = "scores.safetensors", "training.json", "probe.safetensors"
 MAX_TENSORS = 256 << 20
@@ -213,12 +214,13 @@ def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, A
     _require_file(certificate, _MAX_CERTIFICATE)
     if atomic.sha256(certificate) != level.sha256:
         raise BundleError(f"{certificate} was changed after certification.", hint=again)
-    certified = read_object(certificate, _MAX_CERTIFICATE, "a certificate")
+    content = read_object(certificate, _MAX_CERTIFICATE, "a certificate")
+    certified = upgrade(content, CERTIFICATE, str(certificate), BundleError)
     group = certified.get("group") or {}
     claimed = certified | {"column": group.get("column"), "group": group.get("value")}
     said = level.model_dump(mode="json", exclude={"certificate", "sha256"})
     # What a certificate leaves out was not there to be chosen when it was made.
-    rests_on = {"rule": None, "cut": "behind"} | (certified.get("fingerprint") or {})
+    rests_on = {"rule": None, "cut": "after"} | (certified.get("fingerprint") or {})
     probe = (certified.get("digests") or {}).get("probe")
     differing = [name for name, value in said.items() if claimed.get(name) != value]
     if certified.get("fingerprint"):

@@ -16,18 +16,40 @@ Step = Callable[[Content], Content]
 
 
 def policy_1_to_2(content: Content) -> Content:
-    """Exits cut behind the cue; further files have no digests."""
+    """Cut exits after the cue; keep no digests of further files."""
     return content | {"cut": "behind", "files": {}}
 
 
 def meta_1_to_2(content: Content) -> Content:
-    """Exits cut behind the cue."""
+    """Cut exits after the cue."""
     return content | {"cut": "behind"}
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2,)
-META: tuple[Step, ...] = (meta_1_to_2,)
-CERTIFICATE: tuple[Step, ...] = ()
+ENGINE_IDS = {"TransformersEngine": "transformers", "VllmEngine": "vllm", "OpenAIEngine": "openai"}
+"""Engines once went by their class names."""
+
+_CUTS = {"behind": "after"}
+
+
+def _ids(content: Content) -> Content:
+    """Name the engine by its id, and the side of the cue where exits cut by the word used today."""
+    engine, cut = content.get("engine"), content.get("cut")
+    return (
+        content
+        | ({"engine": ENGINE_IDS.get(engine, engine)} if isinstance(engine, str) else {})
+        | ({"cut": _CUTS.get(cut, cut)} if isinstance(cut, str) else {})
+    )
+
+
+def certificate_1_to_2(content: Content) -> Content:
+    """Name the engine by its id in what the certificate rests on."""
+    rests_on = content.get("fingerprint")
+    return content | {"fingerprint": _ids(rests_on)} if isinstance(rests_on, dict) else content
+
+
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids)
+META: tuple[Step, ...] = (meta_1_to_2, _ids)
+CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2,)
 
 
 def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[LynxstopError]) -> Content:

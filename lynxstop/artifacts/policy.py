@@ -12,7 +12,7 @@ from lynxstop.artifacts.provenance import Provenance
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import CUE
-from lynxstop.core.policy import Cut, Level, StopPolicy
+from lynxstop.core.policy import ExitSide, Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Policy(_Strict):
     think_close: tuple[str, ...]
     exit_text: str
     exit_ids: tuple[int, ...]
-    cut: Cut = "behind"
+    cut: ExitSide = "after"
     min_tokens: int = 0
     cooldown: int = 0
     budget: int | None = None

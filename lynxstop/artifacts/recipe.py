@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lynxstop.core.cues import CueSet, cue_set
-from lynxstop.core.policy import Cut
+from lynxstop.core.policy import ExitSide
 from lynxstop.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def _once_behind(cut: Any) -> Any:
+    """Accept the word of older recipes, with a note."""
+    if cut != "behind":
+        return cut
+    logger.warning('This recipe says cut = "behind"; write cut = "after".')
+    return "after"
 
 
 class _Section(BaseModel):
@@ -59,11 +70,11 @@ class ForcedExit(_Section):
     """Text forced at an exit, where `{close}` stands for the closing delimiter, and where it cuts.
 
     None is what the engine does by itself: "before" the cue's word in front of servers, which can be asked
-    again, and "behind" the cue where generated tokens stay.
+    again, and "after" the cue where generated tokens stay.
     """
 
     text: str = "\n{close}\n\nThe final answer is \\boxed{"
-    cut: Cut | None = None
+    cut: Annotated[ExitSide, BeforeValidator(_once_behind)] | None = None
 
 
 class ProbeOptions(_Section):

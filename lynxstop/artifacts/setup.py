@@ -9,7 +9,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.policy import Cut, StopPolicy
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.core.thinking import Delimiters, detect_delimiters
 from lynxstop.core.watch import Watch, check_exit, compile_watch
 from lynxstop.errors import ConfigError, FingerprintError, TokenizerError
@@ -24,19 +24,19 @@ class Setup:
     exit_text: str
     watch: Watch
     policy: StopPolicy
-    cut: Cut = "behind"
+    cut: ExitSide = "after"
 
-    def require_cut_behind(self) -> None:
+    def require_cut_after(self) -> None:
         """Refuse to cut before the cue where generated tokens cannot be taken back.
 
         Raises
         ------
         ConfigError
         """
-        if self.cut != "behind":
+        if self.cut != "after":
             raise ConfigError(
                 f"This engine cannot cut {self.cut} the cue: what it has generated stays.",
-                hint='Set cut = "behind" in the recipe\'s [exit] section, or use the engine that it is for.',
+                hint='Set cut = "after" in the recipe\'s [exit] section, or use the engine that it is for.',
             )
 
 
@@ -67,7 +67,7 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         every=recipe.points.every,
     )
     return _compiled(
-        recipe.cues.cue_set, delimiters, exit_text, policy, recipe.exit.cut or "behind", tokenizer
+        recipe.cues.cue_set, delimiters, exit_text, policy, recipe.exit.cut or "after", tokenizer
     )
 
 
@@ -108,7 +108,7 @@ def setup_from_bundle(bundle: Bundle, tokenizer: Any) -> Setup:
 
 
 def _compiled(
-    cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, cut: Cut, tokenizer: Any
+    cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, cut: ExitSide, tokenizer: Any
 ) -> Setup:
     watch = compile_watch(tokenizer, cues, delimiters)
     check_exit(watch, policy.exit_ids)

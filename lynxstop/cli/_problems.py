@@ -19,5 +19,5 @@ AnswerColumn = Annotated[str, typer.Option(help="Column that holds the gold answ
 
 
 def columns(id_column: str, prompt_column: str, answer_column: str) -> dict[str, str]:
-    """Return the mapping that `lynxstop.collect.problems.load_problems` takes."""
+    """Return the mapping that `lynxstop.recordings.problems.load_problems` takes."""
     return {"id": id_column, "prompt": prompt_column, "answer": answer_column}

@@ -77,7 +77,7 @@ def calibrate(
 
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
-    from lynxstop.calibration import bundles
+    from lynxstop.workflows import calibrate_bundle as bundles
 
     options: dict[str, Any] = {
         "risks": risk or [0.05],
@@ -149,8 +149,9 @@ def _certify_bundle(
     import numpy as np
 
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.calibration import bundles, tables
-    from lynxstop.collect.storage import DataSet
+    from lynxstop.calibration import tables
+    from lynxstop.recordings.storage import DataSet
+    from lynxstop.workflows import calibrate_bundle as bundles
 
     loaded, recorded = Bundle.load(bundle), DataSet.open(data)
     weighed = None

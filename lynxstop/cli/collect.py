@@ -98,8 +98,8 @@ def collect(
     """
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.artifacts.recipes import find_recipe
-    from lynxstop.collect.problems import load_problems
     from lynxstop.collect.recording import record
+    from lynxstop.recordings.problems import load_problems
 
     cluster = _cluster(
         engine,

@@ -11,9 +11,9 @@ import typer
 from lynxstop.cli import _output
 
 if TYPE_CHECKING:
-    from lynxstop.collect.storage import DataSet
-    from lynxstop.evaluate.cue_points import Decode
-    from lynxstop.evaluate.cue_search import Found, Word
+    from lynxstop.recordings.storage import DataSet
+    from lynxstop_research.cue_points import Decode
+    from lynxstop_research.cue_search import Found, Word
 
 
 def cues(
@@ -48,9 +48,9 @@ def cues(
     - `lynxstop cues recorded/train --model MODEL --risk 0.02 --json`
     """
     from lynxstop.artifacts import atomic
-    from lynxstop.collect.storage import DataSet
-    from lynxstop.evaluate.cue_search import search
-    from lynxstop.evaluate.parts import spread
+    from lynxstop.recordings.storage import DataSet
+    from lynxstop.replay.parts import spread
+    from lynxstop_research.cue_search import search
 
     recorded = DataSet.open(data)
     decode = None if model is None else _decoder(model, recorded)
@@ -120,7 +120,7 @@ def _show(found: Found) -> None:
 
 
 def _cells(word: Word) -> tuple[str, ...]:
-    from lynxstop.evaluate.cue_points import PARAGRAPH
+    from lynxstop_research.cue_points import PARAGRAPH
 
     return (
         "(paragraph)" if word.word == PARAGRAPH else word.word,

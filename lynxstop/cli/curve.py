@@ -40,10 +40,10 @@ def curve(
     """
     from lynxstop.artifacts import atomic
     from lynxstop.cli.train import layers_of
-    from lynxstop.collect.storage import DataSet
     from lynxstop.extras import need
-    from lynxstop.probes.learning_curve import learning_curve
     from lynxstop.probes.target import target_named
+    from lynxstop.recordings.storage import DataSet
+    from lynxstop.workflows.learning_curve import learning_curve
 
     foreseen = target_named(target)
     if not (0 < risk < 1 and 0 < confidence < 1):

@@ -48,6 +48,7 @@ def demo(
     """
     from lynxstop import shipped
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.demo import held_out
     from lynxstop.demo.report import write_report
     from lynxstop.demo.result import result
     from lynxstop.demo.run import demonstrate
@@ -65,7 +66,7 @@ def demo(
     if level is None:
         raise StepError("The shipped bundle has no certified level.", hint="Run `lynxstop demo --rebuild`.")
     loaded = load_engine(shipped.MODEL, bundle, batch_size=batch_size)
-    drawn = shipped.problems(problems, seed)
+    drawn = held_out.problems(problems, seed)
     with _output.progress() as bar:
         tasks = {
             name: bar.add_task(name, total=len(drawn))

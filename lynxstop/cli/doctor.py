@@ -64,11 +64,11 @@ def doctor(
 async def _examine(url: str, model: str | None, bundle: Path | None, dialect: str) -> Any:
     """Examine a server, and let the proxy's own code decide how a bundle would be served."""
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.proxy.connection import Connection
     from lynxstop.proxy.service import Services
     from lynxstop.proxy.sources import load
-    from lynxstop.proxy.upstream import Upstream
     from lynxstop.remote.doctor import examine
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
 
     config = load(None, {"upstream.url": url, "upstream.dialect": dialect}).config
     loaded = None if bundle is None else Bundle.load(bundle)

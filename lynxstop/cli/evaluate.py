@@ -13,7 +13,7 @@ from lynxstop.errors import StepError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.collect.storage import DataSet
+    from lynxstop.recordings.storage import DataSet
 
 
 _WIDE = 170
@@ -58,7 +58,7 @@ def evaluate(
     - `lynxstop evaluate recorded/test --bundle bundle --json`
     """
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.collect.storage import DataSet
+    from lynxstop.recordings.storage import DataSet
 
     loaded = None if bundle is None else Bundle.load(bundle)
     if loaded is not None and rules is None and not loaded.policy.levels:
@@ -144,9 +144,9 @@ def _rules(
 
 
 def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
-    from lynxstop.evaluate.outcome import summarize
-    from lynxstop.evaluate.replay import replay
-    from lynxstop.evaluate.serving import scores_of
+    from lynxstop.replay.outcome import summarize
+    from lynxstop.replay.replay import replay
+    from lynxstop.replay.serving import scores_of
 
     scores = scores_of(bundle, recorded)
     policy = bundle.policy.stop_policy()

@@ -36,10 +36,10 @@ def export(
     - `lynxstop export MODEL recorded/train train.jsonl groups.jsonl --decay 0.8 --json`
     """
     from lynxstop.artifacts import atomic
-    from lynxstop.collect.problems import load_problems
-    from lynxstop.collect.storage import DataSet
-    from lynxstop.evaluate.export import serial_groups, to_lines
     from lynxstop.extras import need
+    from lynxstop.recordings.problems import load_problems
+    from lynxstop.recordings.storage import DataSet
+    from lynxstop_research.export import serial_groups, to_lines
 
     tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
     named = {"id": id_column, "prompt": prompt_column}

@@ -106,7 +106,7 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
 
 
 def _data(path: Path) -> dict[str, Any]:
-    from lynxstop.collect.storage import DataSet
+    from lynxstop.recordings.storage import DataSet
 
     data = DataSet.open(path)
     traces = data.traces()

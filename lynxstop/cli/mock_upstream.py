@@ -44,8 +44,8 @@ def mock_upstream(
     """
     uvicorn: Any = need("uvicorn", "proxy")
     need("orjson", "proxy")
-    from lynxstop.proxy.mock.knobs import read_knobs
-    from lynxstop.proxy.mock.server import MockServer
+    from lynxstop.testing.server import MockServer
+    from lynxstop.testing.settings import read_knobs
 
     knobs = read_knobs(
         {

@@ -39,7 +39,7 @@ def push(
     from lynxstop.artifacts import hub
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.card import card
-    from lynxstop.calibration.bundles import measured
+    from lynxstop.workflows.calibrate_bundle import measured
 
     found = Bundle.load(bundle)
     text = card(

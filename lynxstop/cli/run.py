@@ -13,10 +13,10 @@ from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lynxstop.collect.problems import Problem
     from lynxstop.collect.texts import Texts
+    from lynxstop.core.types import Generation, Request, Sampling
     from lynxstop.engines.transformers.loading import Loaded
-    from lynxstop.engines.types import Generation, Request, Sampling
+    from lynxstop.recordings.problems import Problem
 
 
 def run(
@@ -55,11 +55,11 @@ def run(
     - `lynxstop run MODEL BUNDLE "..." --shadow`
     """
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.collect.problems import Problem, load_problems
     from lynxstop.collect.texts import Texts
     from lynxstop.core.session import Mode
+    from lynxstop.core.types import Request, Sampling
     from lynxstop.engines.transformers.loading import load_engine
-    from lynxstop.engines.types import Request, Sampling
+    from lynxstop.recordings.problems import Problem, load_problems
 
     if (prompt is None) == (problems is None):
         raise ConfigError("Give either one prompt or --problems.")
@@ -118,7 +118,7 @@ def _group(problem: Problem, column: str | None) -> str | None:
 
 
 def _row(generation: Generation, texts: Texts) -> dict[str, Any]:
-    from lynxstop.collect.extract import extract_answer
+    from lynxstop.grading.extract import extract_answer
 
     text = texts.decode(generation.output_ids)
     stop = generation.exit

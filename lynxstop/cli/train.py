@@ -11,8 +11,8 @@ from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lynxstop.probes.ruled import TrainedRule
     from lynxstop.probes.train import TrainedProbe
+    from lynxstop.workflows.train_rule import TrainedRule
 
 
 def train(
@@ -56,13 +56,13 @@ def train(
 
     - `lynxstop train recorded/train bundle --rule combined`
     """
-    from lynxstop.collect.storage import DataSet
-    from lynxstop.probes.making import make_bundle
-    from lynxstop.probes.ruled import DEFAULT_RULE, TrainedRule, train_rule
     from lynxstop.probes.target import target_named
     from lynxstop.probes.train import train as fit
+    from lynxstop.recordings.storage import DataSet
     from lynxstop.rules.served import serve
     from lynxstop.rules.table import rule_named
+    from lynxstop.workflows.make_bundle import make_bundle
+    from lynxstop.workflows.train_rule import DEFAULT_RULE, TrainedRule, train_rule
 
     foreseen = target_named(target)
     if kind not in ("logistic", "mlp"):

@@ -28,11 +28,11 @@ def verify(
 
     - `lynxstop verify certificate.json table.csv --json`
     """
-    from lynxstop.calibration.bundles import FOLDER, evidence_name
     from lynxstop.calibration.certificate import Certificate
     from lynxstop.calibration.tables import read_evidence
     from lynxstop.calibration.verify import differences
     from lynxstop.errors import CalibrationError
+    from lynxstop.workflows.calibrate_bundle import FOLDER, evidence_name
 
     paths = [certificate]
     if certificate.is_dir():

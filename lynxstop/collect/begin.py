@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lynxstop.artifacts.provenance import provenance
-from lynxstop.collect import shards
-from lynxstop.collect.graders import name_of
-from lynxstop.collect.meta_file import META, read_meta, write_meta
-from lynxstop.collect.problems import Problem, digest_problems
-from lynxstop.collect.schema import TRACES, Appended, Instalment, Meta
 from lynxstop.collect.source import Source
-from lynxstop.collect.store import Store
 from lynxstop.collect.work import Job, Order, Work
 from lynxstop.errors import ConfigError, DataError, StepError
+from lynxstop.grading.graders import name_of
+from lynxstop.recordings import shards
+from lynxstop.recordings.meta_file import META, read_meta, write_meta
+from lynxstop.recordings.problems import Problem, digest_problems
+from lynxstop.recordings.schema import TRACES, Appended, Instalment, Meta
+from lynxstop.recordings.store import Store
 
 _ASKED = {"problems", "problems_sha256", "samples"}
 
@@ -42,7 +42,7 @@ def describe(source: Source, order: Order) -> Meta:
     engine, setup, sampling = source.engine, source.setup, order.sampling
     return Meta(
         fingerprint=source.fingerprint,
-        engine=type(engine).__name__,
+        engine=engine.id,
         dtype=source.dtype,
         cue_words=setup.cues.words,
         cue_paragraph=setup.cues.paragraph,

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from lynxstop.artifacts.provenance import provenance
-from lynxstop.collect import shards
 from lynxstop.collect.begin import describe, other_settings
-from lynxstop.collect.grading import Grader, grade
-from lynxstop.collect.meta_file import META, read_meta
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import carry_out
-from lynxstop.collect.schema import TRACES, Meta
 from lynxstop.collect.source import Source
-from lynxstop.collect.storage import DataSet
-from lynxstop.collect.store import Store, store_at
 from lynxstop.collect.work import Counts, Order, Work, record_shard
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.extras import need
+from lynxstop.grading.grading import Grader, grade
+from lynxstop.recordings import shards
+from lynxstop.recordings.meta_file import META, read_meta
+from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.schema import TRACES, Meta
+from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.store import Store, store_at
 
 _STARTS = 3
 

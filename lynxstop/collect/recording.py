@@ -13,11 +13,11 @@ from rich.console import Console
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.cluster import Cluster, collect_on_ray
-from lynxstop.collect.graders import MATH, grader_named
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import SourceOptions, load_source
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
+from lynxstop.grading.graders import MATH, grader_named
+from lynxstop.recordings.problems import Problem
 
 
 def record(
@@ -42,7 +42,7 @@ def record(
 ) -> dict[str, Any]:
     """Load a model with `lynxstop.collect.sources.load_source` and `collect` with it.
 
-    `grader` is a name that `lynxstop.collect.graders.grader_named` knows. With a `cluster`, every actor of it
+    `grader` is a name that `lynxstop.grading.graders.grader_named` knows. With a `cluster`, every actor of it
     loads the model, and `collect_on_ray` carries the collection out.
 
     Returns

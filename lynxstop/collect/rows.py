@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop.collect.graders import Same, same_of
-from lynxstop.collect.grading import Grade, Grader, answers_agree
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.texts import Texts
-from lynxstop.engines.types import Answer, Generation, Tokens
+from lynxstop.core.types import Answer, Generation, Tokens
+from lynxstop.grading.graders import same_of
+from lynxstop.grading.grading import Grader, agrees
+from lynxstop.recordings.problems import Problem
 
 Row = dict[str, Any]
 _COLUMNS = ("family", "difficulty", "split")
@@ -106,13 +106,6 @@ def tokens_of(generation: Generation) -> Tokens:
     return Tokens(
         np.array(generation.output_ids, np.int32), thinking, np.full((count, 4), np.nan, np.float32)
     )
-
-
-def agrees(trial: Grade, full_answer: str, full_status: str, same: Same = answers_agree) -> bool:
-    """Whether a forced answer certainly equals the full one; missing and undecided ones do not."""
-    if "unparsed" in (trial.status, full_status):
-        return False
-    return same(trial.answer, full_answer) is True
 
 
 def spread(events: int, most: int | None) -> list[int]:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lynxstop.collect import shards
 from lynxstop.collect.begin import begin, check_order, describe
-from lynxstop.collect.content import check_shard
-from lynxstop.collect.grading import Grader, grade
-from lynxstop.collect.meta_file import seal
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.progress import Meter
-from lynxstop.collect.schema import Meta
 from lynxstop.collect.source import Source
-from lynxstop.collect.storage import DataSet
-from lynxstop.collect.store import Store, store_at
-from lynxstop.collect.verify_math import require_math_verify
 from lynxstop.collect.work import Counts, Order, Work, record_shard
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
 from lynxstop.extras import need
+from lynxstop.grading.grading import Grader, grade
+from lynxstop.grading.verify_math import require_math_verify
+from lynxstop.recordings import shards
+from lynxstop.recordings.content import check_shard
+from lynxstop.recordings.meta_file import seal
+from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.schema import Meta
+from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.store import Store, store_at
 
 Fill = Callable[[Work, list[int], Store, Meter], Iterable[Counts]]
 """Records the shards of these numbers and says of each what came of it."""
@@ -66,7 +66,7 @@ def collect(
     console : Console, optional
         Where to show progress, if it is a terminal, and to say what an interruption leaves.
     grader : callable
-        Replaces `lynxstop.collect.grading.grade` for answers that need another check.
+        Replaces `lynxstop.grading.grading.grade` for answers that need another check.
 
     Returns
     -------

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.core.cues import CueSet
-from lynxstop.core.policy import Cut, StopPolicy
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.core.thinking import Delimiters
-from lynxstop.engines.types import Answer, Generation, Request, Sampling
+from lynxstop.core.types import Answer, Generation, Request, Sampling
 
 
 class Recorder(Protocol):
     """An engine that records traces and answers of forced exits."""
 
+    id: ClassVar[str]
+    """Names the engine in recordings and bundles."""
     policy: StopPolicy
     layers: tuple[int, ...]
     """Hidden states that it records; may be none."""
@@ -60,7 +62,7 @@ class Watched(Protocol):
         ...
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> ExitSide:
         """Where a forced exit cuts the text."""
         ...
 

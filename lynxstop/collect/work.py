@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.collect import shards
-from lynxstop.collect.grading import Grader, grade
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.rows import Row, cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.source import Source
-from lynxstop.collect.store import Store
 from lynxstop.collect.texts import Texts
-from lynxstop.engines.types import Generation, Request, Sampling, Tokens
+from lynxstop.core.types import Generation, Request, Sampling, Tokens
+from lynxstop.grading.grading import Grader, grade
+from lynxstop.recordings import shards
+from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.store import Store
 
 
 class Job(NamedTuple):

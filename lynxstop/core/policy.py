@@ -10,7 +10,7 @@ from lynxstop.core.judging import JudgeFactory
 from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.errors import ConfigError
 
-Cut = Literal["behind", "before"]
+ExitSide = Literal["after", "before"]
 """Where a forced exit cuts the text: behind the token that settles the cue, or before the cue's word."""
 
 

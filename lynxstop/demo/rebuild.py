@@ -13,14 +13,14 @@ from rich.console import Console
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.calibration.bundles import calibrate_bundle, install
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
-from lynxstop.evaluate.serving import scores_of
 from lynxstop.extras import need
-from lynxstop.probes.making import make_bundle
 from lynxstop.probes.train import train
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.serving import scores_of
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
+from lynxstop.workflows.make_bundle import make_bundle
 
 RISKS = (0.01, 0.02, 0.05, 0.10)
 DEFAULT_RISK = 0.05

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.collect.grading import Grade, grade
-from lynxstop.collect.problems import Problem
-from lynxstop.collect.rows import agrees
 from lynxstop.collect.texts import Texts
 from lynxstop.core.session import Reason
+from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.transformers.loading import Loaded
-from lynxstop.engines.types import Generation, Request, Sampling
-from lynxstop.evaluate.outcome import Outcome
+from lynxstop.grading.grading import Grade, agrees, grade
+from lynxstop.recordings.problems import Problem
+from lynxstop.replay.outcome import Outcome
 
 Progress = Callable[[str, int], None]
 """Called with the name of the pass and the number of requests finished."""

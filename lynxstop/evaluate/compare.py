@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.run import calibrate
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.points import INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import DataError
 from lynxstop.evaluate.first_finish import first_finish
-from lynxstop.evaluate.parts import Part, parts_of
-from lynxstop.evaluate.points import Replay, Trace, read_points, replay, table_of, training_of
 from lynxstop.evaluate.result import Effect, draws, effect, ratio
-from lynxstop.probes.probe import Probe
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.parts import Part, parts_of
+from lynxstop.replay.points import Replay, Trace, read_points, replay, table_of, training_of
 from lynxstop.rules import Rule
 
 Progress = Callable[[str, int, int], None]

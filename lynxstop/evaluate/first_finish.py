@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
-from lynxstop.collect.grading import answers_agree
-from lynxstop.collect.storage import DataSet
-from lynxstop.evaluate.parts import Part
 from lynxstop.evaluate.result import Effect
+from lynxstop.grading.grading import answers_agree
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.parts import Part
 
 
 def first_finish(

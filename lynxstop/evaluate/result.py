@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.evaluate.points import Replay, Trace
+from lynxstop.replay.points import Replay, Trace
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.points import CUE, of_kind
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.target import Target, target_named
+from lynxstop.recordings.storage import DataSet
 from lynxstop.rules.learned import LogprobProbe
 
 Features = Literal["hidden", "logprobs", "both"]
@@ -130,7 +130,7 @@ def load(
 
 def _signals(data: DataSet, known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Signals at the chosen cues, streamed as they are live."""
-    from lynxstop.evaluate.points import read_points
+    from lynxstop.replay.points import read_points
 
     keys = LogprobProbe.keys
     values = np.full((len(known), len(keys)), np.nan, np.float32)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.probes.fitting import Map, fold
-from lynxstop.probes.probe import Probe
 
 _HINT = (
     "What can be: pipelines of StandardScaler and PCA, then LogisticRegression, LinearSVC, SGDClassifier, "

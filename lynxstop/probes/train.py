@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.points import CUE, of_kind
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.fitting import ClassWeight
-from lynxstop.probes.probe import Probe
 from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import PENALTIES, area, areas, by_penalty, out_of_fold, split
 from lynxstop.probes.target import Target, target_named
@@ -105,7 +105,7 @@ def train(
     Parameters
     ----------
     dataset : TrainingData
-        A `lynxstop.collect.storage.DataSet`, or a part of one.
+        A `lynxstop.recordings.storage.DataSet`, or a part of one.
         Recorded traces of the training split.
     target : {"agrees", "right"}
         Foresee that the answer forced at the cue equals the full trace's, or that it equals gold.

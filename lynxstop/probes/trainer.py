@@ -7,10 +7,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lynxstop.artifacts.probe import Affine, Probe
 from lynxstop.errors import ConfigError, MissingExtraError
 from lynxstop.probes import fitting
 from lynxstop.probes.fitting import ClassWeight, Map, Settings, choose_backend, row_weights
-from lynxstop.probes.probe import Affine, Probe
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

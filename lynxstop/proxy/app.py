@@ -15,7 +15,7 @@ from lynxstop.proxy.gate import Gate, require_key
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.otel import Tracing
 from lynxstop.proxy.relay import relay
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.upstream import Upstream
 
 ROUTES = frozenset(
     {

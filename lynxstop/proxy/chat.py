@@ -12,10 +12,8 @@ import orjson
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.config import ProxyConfig
-from lynxstop.proxy.connection import Connection, RefusedError
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.gather import gather
-from lynxstop.proxy.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.sample import Sample, Source
@@ -23,9 +21,11 @@ from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.terms import KEY, Wish, read_wish
 from lynxstop.proxy.untouched import why_untouched
-from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.chat import Asked, Chat
 from lynxstop.remote.dialects.base import CHAT
+from lynxstop.remote.http.connection import Connection, RefusedError
+from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
+from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
 from lynxstop.remote.stream import Shown, as_json
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,25 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from lynxstop.remote.http.config import Section, UpstreamConfig
+
 Risk = Annotated[float, Field(gt=0, lt=1)] | Literal["off"]
 """A certified level of the bundle, or "off"."""
 
 
-def _server(url: str) -> str:
-    """Check a server's address; a trailing /v1 is dropped, since paths bring it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an address like http://127.0.0.1:8000")
-    if parts.query or parts.fragment:
-        raise ValueError("must not have a query or a fragment")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServeConfig(_Section):
+class ServeConfig(Section):
     """[serve]: where and how the proxy listens."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -61,28 +45,7 @@ class ServeConfig(_Section):
         return self
 
 
-class UpstreamConfig(_Section):
-    """[upstream]: the server behind the proxy."""
-
-    url: Annotated[str, AfterValidator(_server)] = Field(
-        default="http://127.0.0.1:8000", description="Address of the server, with or without /v1."
-    )
-    api_key: SecretStr | None = Field(
-        default=None, description="Key shown to the server; none: the client's own goes on."
-    )
-    connect_seconds: PositiveFloat = Field(default=10.0, description="Time to connect.")
-    read_seconds: PositiveFloat | None = Field(
-        default=None, description="Longest silence of the server; none: it may think as long as it likes."
-    )
-    transport: Literal["auto", "httpx", "aiohttp"] = Field(
-        default="auto", description="HTTP client; auto takes aiohttp where it is installed (extra fast)."
-    )
-    dialect: Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai"] = Field(
-        default="auto", description="What kind of server it is; auto asks it."
-    )
-
-
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """[policy]: what is stopped, at which risk."""
 
     bundle: Path | None = Field(default=None, description="Bundle whose probe and certified levels are used.")
@@ -97,7 +60,7 @@ class PolicyConfig(_Section):
     )
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """[limits]: what one process takes on."""
 
     body_bytes: PositiveInt = Field(
@@ -113,14 +76,14 @@ class LimitsConfig(_Section):
     queue_seconds: NonNegativeFloat = Field(default=10.0, description="Longest wait for the turn; then 503.")
 
 
-class RecordConfig(_Section):
+class RecordConfig(Section):
     """[record]: shadow traffic kept in local files, for calibration on your own prompts."""
 
     folder: Path | None = Field(default=None, description="Folder to record to; none: nothing is recorded.")
     redact: bool = Field(default=True, description="Keep no prompts.")
 
 
-class ProxyConfig(_Section):
+class ProxyConfig(Section):
     """The whole configuration; unknown keys are refused."""
 
     serve: ServeConfig = ServeConfig()

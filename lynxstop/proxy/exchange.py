@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lynxstop.errors import RequestError
-from lynxstop.proxy.headers import Headers, find
+from lynxstop.remote.http.headers import Headers, find
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lynxstop.proxy.connection import RefusedError
 from lynxstop.proxy.failures import MESSAGES, by_status
 from lynxstop.proxy.translated import TranslatedHandler, Writer
+from lynxstop.remote.http.connection import RefusedError
 
 Json = dict[str, Any]
 

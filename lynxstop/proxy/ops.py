@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from lynxstop.errors import LynxstopError
 from lynxstop.proxy.exchange import Handler, Incoming, Reply
 from lynxstop.proxy.metrics import Metrics
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.upstream import Upstream
 
 Check = Callable[[], Awaitable[str | None]]
 """A condition of being ready: None when it holds, else what is wrong, in one sentence without secrets."""

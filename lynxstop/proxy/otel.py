@@ -8,7 +8,7 @@ from typing import Any
 
 from lynxstop.extras import need
 from lynxstop.proxy.exchange import Incoming, Reply
-from lynxstop.proxy.headers import without
+from lynxstop.remote.http.headers import without
 
 OPERATIONS = {
     "/v1/chat/completions": "chat",

@@ -9,7 +9,7 @@ from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
 from lynxstop.proxy.sample import Source
-from lynxstop.proxy.upstream import LOST
+from lynxstop.remote.http.upstream import LOST
 from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]

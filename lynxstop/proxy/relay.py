@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lynxstop.proxy.exchange import Handler, Incoming, Reply
-from lynxstop.proxy.headers import for_client, for_relay
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.headers import for_client, for_relay
+from lynxstop.remote.http.upstream import Upstream
 
 
 def relay(upstream: Upstream) -> Handler:

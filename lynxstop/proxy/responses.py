@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lynxstop.proxy.connection import RefusedError
 from lynxstop.proxy.failures import RESPONSES
 from lynxstop.proxy.messages import told
 from lynxstop.proxy.translated import TranslatedHandler, Writer
+from lynxstop.remote.http.connection import RefusedError
 
 Json = dict[str, Any]
 

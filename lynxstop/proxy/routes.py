@@ -11,7 +11,7 @@ from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.responses import ResponsesHandler
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.upstream import Upstream
 
 HANDLERS = (ChatHandler, CompletionsHandler, MessagesHandler, ResponsesHandler)
 

@@ -19,14 +19,14 @@ from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
-from lynxstop.proxy.connection import Connection
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
 from lynxstop.proxy.terms import check_levels
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.http.upstream import Upstream
 
 KEEPALIVE_SECONDS = 75
 """Idle connections of clients live longer than those of usual load balancers (60 s), which then never meet

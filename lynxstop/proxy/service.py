@@ -19,7 +19,7 @@ from lynxstop.remote.server import Server
 from lynxstop.remote.session import Terms
 from lynxstop.remote.settling import UncontinuedError, settle
 
-ENGINE = "OpenAIEngine"
+ENGINE = "openai"
 """Engine of the bundles whose traces were recorded through a server's stream."""
 
 RETRY_SECONDS = 10.0

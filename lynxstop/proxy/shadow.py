@@ -97,8 +97,7 @@ class ShadowRecorder:
             self._on_done("failed")
 
     async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
-        from lynxstop.collect.grading import grade
-        from lynxstop.collect.rows import agrees
+        from lynxstop.grading.grading import agrees, grade
 
         session = chat.session
         full = await asyncio.to_thread(grade, chat.answer, None)

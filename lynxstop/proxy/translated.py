@@ -10,15 +10,15 @@ import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.chat import ChatHandler, Frames, Request
-from lynxstop.proxy.connection import RefusedError
 from lynxstop.proxy.exchange import Incoming
-from lynxstop.proxy.headers import find, for_call
 from lynxstop.proxy.parts import DEFAULT, Parts
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import Sample, Source
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Asked, Chat
 from lynxstop.remote.dialects.base import CHAT
+from lynxstop.remote.http.connection import RefusedError
+from lynxstop.remote.http.headers import find, for_call
 from lynxstop.remote.stream import Shown, as_json
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What is asked of a connection to a server; see `lynxstop.proxy.upstream` for the real one."""
+"""What is asked of a connection to a server; see `lynxstop.remote.http.upstream` for the real one."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lynxstop._version import __version__
-from lynxstop.probes.learning_curve import LearningCurve, Size, Spread
 from lynxstop.report.page import COLOURS, Page, figure
+from lynxstop.workflows.learning_curve import LearningCurve, Size, Spread
 
 
 def learning_report(curve: LearningCurve) -> str:

@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 from lynxstop.artifacts.bundle import Bundle, Policy, ServedSampling, TrainingScores, write_bundle
 from lynxstop.artifacts.fingerprint import fingerprint
+from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.provenance import provenance
-from lynxstop.probes.probe import Probe
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def level(
     """A level and the certificate it names."""
     claim = {"risk": risk, "confidence": 0.95, "loss": "disagree", "method": "ltt"}
     limit = "never" if threshold == math.inf else threshold
-    text = json.dumps(claim | {"threshold": limit} | (claims or {}))
+    text = json.dumps(claim | {"schema_version": 1, "threshold": limit} | (claims or {}))
     digest = hashlib.sha256(text.encode()).hexdigest()
     name = f"certificates/{risk}.json"
     made = CertifiedLevel.model_validate(

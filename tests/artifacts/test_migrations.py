@@ -10,9 +10,9 @@ import pytest
 from lynxstop.artifacts.migrations import CERTIFICATE, META, POLICY, upgrade
 from lynxstop.artifacts.policy_file import read_policy
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.collect.meta_file import read_meta
-from lynxstop.collect.store import store_at
 from lynxstop.errors import BundleError, CalibrationError, DataError, LynxstopError
+from lynxstop.recordings.meta_file import read_meta
+from lynxstop.recordings.store import store_at
 
 OLD = Path(__file__).parent / "old"
 
@@ -23,8 +23,9 @@ def test_a_policy_of_the_first_version_loads(tmp_path: Path) -> None:
     policy = read_policy(tmp_path)
 
     assert policy.schema_version == len(POLICY) + 1
-    assert (policy.cut, policy.files) == ("behind", {})
+    assert (policy.cut, policy.files) == ("after", {})
     assert [level.risk for level in policy.levels] == [0.01, 0.02, 0.05, 0.1]
+    assert policy.engine == "transformers"
 
 
 def test_recordings_of_the_first_version_keep_their_identity(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_recordings_of_the_first_version_keep_their_identity(tmp_path: Path) -> 
 
     meta = read_meta(store_at(tmp_path))
 
-    assert meta.cut == "behind"
+    assert (meta.engine, meta.cut) == ("transformers", "after")
     # the key that the first version wrote into every shard
     settings = {name: value for name, value in raw.items() if name not in ("provenance", "digests")}
     assert meta.key == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -41,7 +42,9 @@ def test_recordings_of_the_first_version_keep_their_identity(tmp_path: Path) -> 
 
 
 def test_a_certificate_of_the_first_version_loads() -> None:
-    assert Certificate.load(OLD / "certificate-1.json").risk == 0.1
+    certificate = Certificate.load(OLD / "certificate-1.json")
+
+    assert (certificate.risk, certificate.fingerprint["engine"]) == (0.1, "transformers")
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,12 @@ def test_a_named_cue_set_stands_alone_or_beside_words(tmp_path: Path) -> None:
     path.write_text('[cues]\nset = "tlh"\n')
     with pytest.raises(ConfigError, match="'tlh'"):
         _ = Recipe.load(path).cues.cue_set
+
+
+def test_the_older_word_for_a_cut_is_taken_with_a_note(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = Recipe.model_validate({"exit": {"cut": "behind"}})
+
+    assert recipe.exit.cut == "after"
+    assert 'write cut = "after"' in caplog.text

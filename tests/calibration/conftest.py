@@ -9,7 +9,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lynxstop.calibration import TraceTable
+from lynxstop.calibration.traces import TraceTable
 
 # Examples are whole calibrations: on a busy machine their time says nothing.
 settings.register_profile("calibration", deadline=None, max_examples=50)

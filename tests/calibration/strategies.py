@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from lynxstop.calibration import TraceTable
+from lynxstop.calibration.traces import TraceTable
 
 SCORES = st.sampled_from([-2.5, -1.0, -0.0, 0.0, 0.1, 0.5, 1.0, 3.0])
 

@@ -18,11 +18,13 @@ from lynxstop.artifacts.bundle import (
     write_bundle,
 )
 from lynxstop.artifacts.fingerprint import Fingerprint
+from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.provenance import provenance
-from lynxstop.calibration import Certificate, calibrate_bundle, install, read_evidence, verify
-from lynxstop.calibration.bundles import evidence_name, measured, served_as
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.tables import read_evidence
+from lynxstop.calibration.verify import verify
 from lynxstop.errors import ConfigError, DataError, FingerprintError
-from lynxstop.probes.probe import Probe
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured, served_as
 
 PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
 SHARED = {
@@ -33,7 +35,7 @@ SHARED = {
     "think_open": ("<think>",),
     "think_close": ("</think>",),
     "exit_ids": (7,),
-    "cut": "behind",
+    "cut": "after",
     "budget": None,
 }
 SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}

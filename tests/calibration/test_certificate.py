@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.calibration import Certificate, TraceTable, calibrate, choose, differences, verify
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.groups import choose
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.verify import differences, verify
 from lynxstop.errors import CalibrationError, DataError
 
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import tables
 
-from lynxstop.calibration import TraceTable, calibrate
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import fixed_sequence
 from lynxstop.calibration.grid import start_index
 from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
 
 OWN = [name for name in METHODS if name not in ("holm", "weighted", "selective")]

@@ -3,8 +3,7 @@
 import pytest
 from scipy.stats import binom
 
-from lynxstop.calibration import plan
-from lynxstop.calibration.plan import smallest_size
+from lynxstop.calibration.plan import plan, smallest_size
 from lynxstop.errors import ConfigError
 
 

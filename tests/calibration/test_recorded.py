@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lynxstop.calibration import from_recorded
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.replay.recorded import from_recorded
 
 TRACES = {
     "trace_id": ["t0", "t1", "t2", "t3"],

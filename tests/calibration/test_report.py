@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lynxstop.calibration import calibrate
+from lynxstop.calibration.run import calibrate
 from lynxstop.report.calibration import calibration_report
 from lynxstop.report.page import COLOURS, Page, figure
 

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynxstop.calibration import read_evidence, read_table, write_evidence
-from lynxstop.calibration.tables import read_weights
+from lynxstop.calibration.tables import read_evidence, read_table, read_weights, write_evidence
 from lynxstop.errors import DataError
 
 CSV = """trace_id,problem_id,cue,score,loss,tokens,full_tokens,route

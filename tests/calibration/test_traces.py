@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lynxstop.calibration import TraceTable
+from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import as_units
 from lynxstop.errors import DataError
 

@@ -14,7 +14,7 @@ import numpy as np
 from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
-from lynxstop.collect.storage import DataSet
+from lynxstop.recordings.storage import DataSet
 
 
 def peak():

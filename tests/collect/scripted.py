@@ -9,16 +9,17 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from lynxstop.artifacts.fingerprint import Fingerprint
-from lynxstop.collect.problems import Problem
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent
 from lynxstop.core.thinking import Delimiters
-from lynxstop.engines.types import Answer, Generation, Sampling, Signals, Tokens
+from lynxstop.core.types import Answer, Generation, Sampling, Signals, Tokens
+from lynxstop.recordings.problems import Problem
 
 EXIT = "</think>\\boxed{"
 LAYERS, HIDDEN = (1, 3), 4
@@ -43,6 +44,7 @@ class CharacterTokenizer:
 class ScriptedEngine:
     """Thinks "wait." up to four times and answers 0, 1 or 2, as the id says; `pause` is per trace."""
 
+    id: ClassVar[str] = "scripted"
     policy: StopPolicy = field(default_factory=lambda: StopPolicy(exit_ids=tuple(map(ord, EXIT)), budget=500))
     layers: tuple[int, ...] = LAYERS
     width: int = len(LAYERS) * HIDDEN
@@ -113,7 +115,7 @@ class ScriptedSource:
     cues = CueSet(("wait", "hmm"))
     delimiters = Delimiters(("<think>",), ("</think>",))
     exit_text = EXIT
-    cut = "behind"
+    cut = "after"
 
     @property
     def setup(self):

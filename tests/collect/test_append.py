@@ -10,11 +10,11 @@ from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
-from lynxstop.collect.problems import Problem
 from lynxstop.collect.runner import collect
-from lynxstop.collect.shards import names
-from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError, StepError
+from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.shards import names
+from lynxstop.recordings.storage import DataSet
 
 
 def add(data, given, source=None, **options):

@@ -17,16 +17,16 @@ from ray.cluster_utils import Cluster as Machines
 from lynxstop import shipped
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect import shards
 from lynxstop.collect.begin import begin, describe
 from lynxstop.collect.cluster import Cluster, _Recorder, collect_on_ray
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
 from lynxstop.collect.runner import collect
-from lynxstop.collect.storage import DataSet
-from lynxstop.collect.store import store_at
 from lynxstop.collect.work import Order
 from lynxstop.errors import ConfigError
+from lynxstop.recordings import shards
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.store import store_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 STORE = 100_000_000

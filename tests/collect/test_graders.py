@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from lynxstop.collect.graders import GRADERS, grader_named, name_of, same_of
-from lynxstop.collect.grading import grade
 from lynxstop.errors import ConfigError
+from lynxstop.grading.graders import GRADERS, grader_named, name_of, same_of
+from lynxstop.grading.grading import grade
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynxstop.collect import verify_math
-from lynxstop.collect.extract import extract_answer
-from lynxstop.collect.grading import answers_agree, grade
-from lynxstop.collect.verify_math import MathWorker
 from lynxstop.errors import ConfigError
+from lynxstop.grading import verify_math
+from lynxstop.grading.extract import extract_answer
+from lynxstop.grading.grading import answers_agree, grade
+from lynxstop.grading.verify_math import MathWorker
 
 SAME = [
     ("7", "7.0"), ("1,234", "1234"), ("1{,}234", "1234"), ("007", "7"), ("+3", "3"), (".5", "0.5"),

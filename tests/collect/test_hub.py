@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
-from lynxstop.collect.hub import HubName, content_id
-from lynxstop.collect.problems import load_problems
 from lynxstop.errors import DataError
+from lynxstop.recordings.hub import HubName, content_id
+from lynxstop.recordings.problems import load_problems
 
 ROWS = [
     {"question": "1+1?", "solution": "2", "subject": "sums"},

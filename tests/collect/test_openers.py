@@ -2,7 +2,7 @@
 
 import pytest
 
-from lynxstop.collect.openers import frequent_openers, openings, sentences
+from lynxstop_research.openers import frequent_openers, openings, sentences
 
 
 def test_sentences_end_at_punctuation_and_lines_but_not_inside_numbers():

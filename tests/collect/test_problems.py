@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynxstop.collect.problems import Problem, digest_problems, load_problems
 from lynxstop.errors import DataError
+from lynxstop.recordings.problems import Problem, digest_problems, load_problems
 
 ROWS = [
     {"id": "a", "prompt": "1+1?", "answer": "2", "family": "sum"},

@@ -7,10 +7,10 @@ pytest.importorskip("transformers")
 
 from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
 
 if not (shipped.MODEL / "model.safetensors").exists():
     pytest.skip("the shipped model is not there", allow_module_level=True)

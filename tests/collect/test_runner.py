@@ -18,8 +18,8 @@ from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread
 from lynxstop.collect.runner import collect
-from lynxstop.collect.storage import DataSet
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.recordings.storage import DataSet
 
 FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors", "tokens-*.safetensors")
 

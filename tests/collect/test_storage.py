@@ -8,9 +8,9 @@ import pytest
 from scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
-from lynxstop.collect.schema import CUES, TRACES
-from lynxstop.collect.storage import DataSet
 from lynxstop.errors import DataError, StepError
+from lynxstop.recordings.schema import CUES, TRACES
+from lynxstop.recordings.storage import DataSet
 
 
 def test_the_tables_have_the_documented_columns_and_belong_together(recorded):

@@ -10,10 +10,10 @@ from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.artifacts import atomic
 from lynxstop.collect.runner import collect
-from lynxstop.collect.shards import names
-from lynxstop.collect.storage import DataSet
-from lynxstop.collect.store import Folder, Remote, store_at
 from lynxstop.errors import ConfigError, DataError, StepError
+from lynxstop.recordings.shards import names
+from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.store import Folder, Remote, store_at
 
 URL = "memory://bucket/data"
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.cli import app
-from lynxstop.collect.problems import load_problems
+from lynxstop.demo import held_out
+from lynxstop.recordings.problems import load_problems
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_report_is_one_file_with_its_pictures(found: dict[str, Any], report:
 
 
 def test_fresh_problems_are_in_no_shipped_set() -> None:
-    fresh = {problem.id for seed in (1, 2, 3) for problem in shipped.problems(400, seed)}
+    fresh = {problem.id for seed in (1, 2, 3) for problem in held_out.problems(400, seed)}
     known = {p.id for path in shipped.PROBLEMS.glob("*.jsonl") for p in load_problems(path)}
 
     assert len(fresh) > 1000

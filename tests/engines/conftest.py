@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
+from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
+from lynxstop.core.types import Request  # noqa: E402
 from lynxstop.core.watch import Watch, compile_watch  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
-from lynxstop.engines.types import Request  # noqa: E402
-from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
 HIDDEN, DEPTH = 16, 3

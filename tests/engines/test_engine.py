@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode, Reason
+from lynxstop.core.types import Generation, Request, Sampling
+from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.transformers import TransformersEngine
-from lynxstop.engines.transformers.scoring import DeviceProbe
-from lynxstop.engines.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError
-from lynxstop.probes.probe import Probe
 
 Tiny = Callable[..., torch.nn.Module]
 Make = Callable[..., TransformersEngine]

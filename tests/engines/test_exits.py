@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.types import Answer, Request, Sampling
 from lynxstop.engines.transformers import TransformersEngine
-from lynxstop.engines.types import Answer, Request, Sampling
 from lynxstop.errors import ConfigError
 
 Tiny = Callable[..., torch.nn.Module]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode, Reason
+from lynxstop.core.types import Request, Sampling
 from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers import LynxStopProcessor, TransformersEngine
-from lynxstop.engines.types import Request, Sampling
 from lynxstop.errors import ConfigError, ModelError
-from lynxstop.probes.probe import Probe
 
 Tiny = Callable[..., torch.nn.Module]
 Make = Callable[..., TransformersEngine]

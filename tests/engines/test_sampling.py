@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.engines.transformers.random import uniforms
-from lynxstop.engines.transformers.sampling import draw
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
+from lynxstop.engines.torch.random import uniforms
+from lynxstop.engines.torch.sampling import draw
 
 
 @given(st.integers(0, 2**40), st.text(max_size=20), st.integers(1, 50), st.integers(0, 50))

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.engines.transformers.scoring import DeviceProbe
-from lynxstop.probes.probe import Probe
+from lynxstop.artifacts.probe import Probe
+from lynxstop.engines.torch.device_probe import DeviceProbe
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(), (5,), (7, 3)]), st.integers(1, 9))

@@ -6,7 +6,7 @@ import pytest
 
 from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.session import CueEvent
-from lynxstop.engines.types import Signals
+from lynxstop.core.types import Signals
 
 
 def event(index: int, kind: int) -> CueEvent:

@@ -12,11 +12,12 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
 from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.evaluate.points import Trace, read_points, replay, training_of
+from lynxstop.demo import held_out
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.points import Trace, read_points, replay, training_of
 from lynxstop.rules import Training
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
@@ -49,7 +50,7 @@ def record_greedy(out: Path) -> DataSet:
     base["sampling"] |= {"temperature": 0.0, "max_tokens": TOKENS, "answer_tokens": 4}
     base["guards"] |= {"budget": BUDGET}
     base["points"] = {"boundaries": True, "every": 40}
-    record(shipped.MODEL, shipped.problems(PROBLEMS, 9), out, Recipe.model_validate(base))
+    record(shipped.MODEL, held_out.problems(PROBLEMS, 9), out, Recipe.model_validate(base))
     return DataSet.open(out)
 
 
@@ -82,7 +83,7 @@ def prepared(
 
 def prompts(texts: Texts) -> list[tuple[int, ...]]:
     """Return the prompts of the recorded traces, in their order."""
-    return [texts.prompt_ids(problem.prompt) for problem in shipped.problems(PROBLEMS, 9)]
+    return [texts.prompt_ids(problem.prompt) for problem in held_out.problems(PROBLEMS, 9)]
 
 
 def _training(traces: list[Trace]) -> Training:

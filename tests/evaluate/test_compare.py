@@ -12,13 +12,13 @@ from lynxstop.core.points import points_named
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
-from lynxstop.evaluate.export import serial_groups, to_lines
-from lynxstop.evaluate.parts import parts_of
-from lynxstop.evaluate.points import Replay, Trace, read_points, replay, table_of
 from lynxstop.evaluate.report import as_csv, as_json, as_page
 from lynxstop.evaluate.result import draws, effect, ratio
+from lynxstop.replay.parts import parts_of
+from lynxstop.replay.points import Replay, Trace, read_points, replay, table_of
 from lynxstop.rules import Point
 from lynxstop.rules.table import rule_named
+from lynxstop_research.export import serial_groups, to_lines
 
 NAMES = ("lynx", "deer", "convergence", "budget", "loop", "rpdi", "combined")
 

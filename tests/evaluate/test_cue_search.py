@@ -13,14 +13,15 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.cli import app
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.points import BOUNDARY, CUE
-from lynxstop.engines.types import Tokens
+from lynxstop.core.types import Tokens
+from lynxstop.demo import held_out
 from lynxstop.errors import DataError
 from lynxstop.evaluate.compare import compare
-from lynxstop.evaluate.cue_points import PARAGRAPH
-from lynxstop.evaluate.cue_search import search
+from lynxstop.recordings.storage import DataSet
 from lynxstop.rules.table import rule_named
+from lynxstop_research.cue_points import PARAGRAPH
+from lynxstop_research.cue_search import search
 
 STEPS = 6
 
@@ -167,7 +168,7 @@ def test_real_traces_and_the_command(tmp_path):
     base["guards"] |= {"budget": 280}
     base["points"] = {"boundaries": True, "every": 0}
     data = tmp_path / "data"
-    record(shipped.MODEL, shipped.problems(20, 9), data, Recipe.model_validate(base))
+    record(shipped.MODEL, held_out.problems(20, 9), data, Recipe.model_validate(base))
     # when cues are looked for
     out = tmp_path / "cues.toml"
     arguments = ["cues", str(data), "--model", str(shipped.MODEL), "--out", str(out), "--json"]

@@ -4,7 +4,7 @@ from scripted import SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 from lynxstop.evaluate.first_finish import first_finish
-from lynxstop.evaluate.parts import parts_of
+from lynxstop.replay.parts import parts_of
 
 
 def grown(out, *steps):

@@ -3,7 +3,7 @@
 import pytest
 
 from lynxstop.errors import DataError
-from lynxstop.evaluate.outcome import Outcome, summarize
+from lynxstop.replay.outcome import Outcome, summarize
 
 
 def outcome(**changes: object) -> Outcome:

@@ -7,14 +7,14 @@ from ruled import CASES, TOKENS, prepared, prompts, record_greedy
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect.storage import DataSet
 from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import LynxStopProcessor, TransformersEngine
 from lynxstop.engines.transformers.loading import Loaded, load_engine
-from lynxstop.engines.types import Request, Sampling
 from lynxstop.errors import ConfigError
+from lynxstop.recordings.storage import DataSet
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.cli import app
-from lynxstop.collect.storage import DataSet
+from lynxstop.recordings.storage import DataSet
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -22,7 +22,7 @@ RECIPE = """
 words = ["wait", "hmm", "alternatively"]
 [exit]
 text = "\\n{close}\\n\\nThe answer is \\\\boxed{"
-cut = "behind"
+cut = "after"
 [sampling]
 temperature = 0.0
 max_tokens = 1100

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.rule import eligible_mask, first_exit
-from lynxstop.evaluate.serving import scores_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.serving import scores_of
 
 RECIPE = """
 [cues]

@@ -7,9 +7,9 @@ import pytest
 
 from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.recording import record
-from lynxstop.collect.storage import DataSet
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "collect")]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lynxstop.collect.content import InMemory
-from lynxstop.collect.schema import Meta
-from lynxstop.collect.storage import DataSet
 from lynxstop.probes.rivals import SIGNALS
+from lynxstop.recordings.content import InMemory
+from lynxstop.recordings.schema import Meta
+from lynxstop.recordings.storage import DataSet
 
 HIDDEN = 3
 LAYERS = (1, 2, 4)

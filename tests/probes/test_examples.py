@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.probes.probe import Probe
+from lynxstop.artifacts.probe import Probe
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from lynxstop.cli import app
 from lynxstop.errors import ConfigError, DataError
-from lynxstop.probes.learning_curve import LearningCurve, Size, Spread, learning_curve
 from lynxstop.report.learning import learning_report
+from lynxstop.workflows.learning_curve import LearningCurve, Size, Spread, learning_curve
 
 
 def whole(**options):

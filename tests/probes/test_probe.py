@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
 
+from lynxstop.artifacts.probe import FORMAT, Probe
 from lynxstop.errors import BundleError
-from lynxstop.probes.probe import FORMAT, Probe
 
 FLOATS = st.floats(-100, 100, width=32)
 
@@ -136,7 +136,7 @@ def test_wrong_tensors_are_refused(name: str, mlp: Probe, tmp_path: Path) -> Non
 def test_a_probe_works_without_torch(mlp: Probe, tmp_path: Path) -> None:
     mlp.save(tmp_path / "probe")
     code = (
-        "import sys; from lynxstop.probes.probe import Probe; import numpy as np;"
+        "import sys; from lynxstop.artifacts.probe import Probe; import numpy as np;"
         f"Probe.load({str(tmp_path / 'probe')!r}).score(np.zeros((1, 2), np.float32));"
         "sys.exit('torch' in sys.modules)"
     )

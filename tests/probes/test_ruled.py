@@ -10,17 +10,17 @@ from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.policy_file import write_policy
-from lynxstop.calibration.bundles import calibrate_bundle, install
 from lynxstop.cli import app
 from lynxstop.collect.runner import collect
-from lynxstop.collect.storage import DataSet
-from lynxstop.engines.types import Request
+from lynxstop.core.types import Request
 from lynxstop.errors import BundleError, ConfigError, DataError, FingerprintError
-from lynxstop.evaluate.serving import scores_of
-from lynxstop.probes.making import make_bundle
-from lynxstop.probes.ruled import train_rule
 from lynxstop.probes.train import train
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.serving import scores_of
 from lynxstop.rules.table import rule_named
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
+from lynxstop.workflows.make_bundle import make_bundle
+from lynxstop.workflows.train_rule import train_rule
 
 
 def recording(folder, some, source=None):

@@ -6,8 +6,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.errors import ConfigError
-from lynxstop.probes.probe import Probe
 from lynxstop.probes.trainer import ProbeTrainer
 
 

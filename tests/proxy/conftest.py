@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers import Proxied, serving
 from watching import watching
 
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from lynxstop.proxy.mock.reasoner import ASSISTANT, complete, render
-from lynxstop.proxy.mock.tokens import Token, weigh
+from lynxstop.testing.reasoner import ASSISTANT, complete, render
+from lynxstop.testing.tokens import Token, weigh
 
 Json = dict[str, Any]
 TOP = 20

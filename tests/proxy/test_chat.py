@@ -13,7 +13,7 @@ from servers import eventually
 from watching import watching
 
 from lynxstop.calibration.tables import read_table
-from lynxstop.proxy.mock.reasoner import held
+from lynxstop.testing.reasoner import held
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 BODY = {"model": "toy", "messages": [{"role": "user", "content": QUESTION}]}

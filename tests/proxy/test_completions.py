@@ -12,8 +12,8 @@ import pytest
 from servers import Proxied, serving
 from watching import watching
 
-from lynxstop.proxy.mock.reasoner import held
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.reasoner import held
+from lynxstop.testing.server import MockServer
 
 PROMPT = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
 BODY = {"model": "toy", "prompt": PROMPT, "max_tokens": 4000}

@@ -10,10 +10,10 @@ import pytest
 from servers import serving
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy.config import UpstreamConfig
-from lynxstop.proxy.connection import Connection
 from lynxstop.proxy.untouched import why_untouched
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.http.upstream import Upstream
 
 
 class Lines:

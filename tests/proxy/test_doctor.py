@@ -11,8 +11,8 @@ from servers import serving
 from typer.testing import CliRunner, Result
 
 from lynxstop.cli import app
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 
 def doctor(*arguments: str, **knobs: Any) -> Result:

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
-from lynxstop.collect.storage import DataSet
 from lynxstop.core.rule import eligible_mask, first_exit
-from lynxstop.evaluate.serving import scores_of
 from lynxstop.proxy.config import ProxyConfig
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.serve import build
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.serving import scores_of
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 RECIPE = """
 [cues]

@@ -16,8 +16,8 @@ from canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
 from servers import eventually, proxied, serving
 from watching import watching
 
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 STREAM = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"r1"), (b"cache-control", b"private")]

@@ -16,7 +16,7 @@ import pytest
 from openai import APIError, OpenAI
 from servers import Proxied, eventually, proxied, serving
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}]}
 LONG = "delay=0.003, checks=300"

@@ -16,7 +16,7 @@ from servers import Proxied, eventually, proxied, serving
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 
 async def length(incoming: Incoming, reply: Reply) -> None:
@@ -197,7 +197,7 @@ def test_without_keys_of_its_own_the_client_s_key_goes_on() -> None:
 
 def test_a_handler_may_pass_on_what_it_has_read() -> None:
     from lynxstop.proxy.relay import relay
-    from lynxstop.proxy.upstream import Upstream
+    from lynxstop.remote.http.upstream import Upstream
 
     mock = MockServer()
     with serving(mock) as url:

@@ -15,10 +15,10 @@ from watching import watching
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.messages import to_chat
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.reasoner import held
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.serve import build
+from lynxstop.testing.reasoner import held
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 CLIENTS: list[anthropic.Anthropic] = []

@@ -11,9 +11,9 @@ import pytest
 from openai import OpenAI
 from servers import eventually, serving
 
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
-from lynxstop.proxy.sse import EventSplitter, event_data
+from lynxstop.remote.http.sse import EventSplitter, event_data
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}]}
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from watching import watching
 
 from lynxstop.cli import app
-from lynxstop.proxy.mock.reasoner import held
 from lynxstop.remote.dialects.ollama import Ollama
+from lynxstop.testing.reasoner import held
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}], "temperature": 0}
 

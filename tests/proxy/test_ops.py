@@ -15,9 +15,9 @@ from lynxstop import shipped
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import JsonLines
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.serve import build
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 SECRET = "zebra 7 + 5 * 2"
 ASK = {"messages": [{"role": "user", "content": SECRET}]}

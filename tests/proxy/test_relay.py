@@ -14,7 +14,7 @@ import pytest
 from openai import OpenAI
 from servers import Proxied, proxied, serving
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 
 class Echo:

@@ -12,8 +12,8 @@ import openai
 import pytest
 from watching import watching
 
-from lynxstop.proxy.mock.reasoner import held
 from lynxstop.proxy.responses import to_chat
+from lynxstop.testing.reasoner import held
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 CLIENTS: list[openai.OpenAI] = []

@@ -16,7 +16,7 @@ from servers import command, eventually, serving
 from watching import watching
 
 from lynxstop.proxy import logs
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 KEY, OTHER, THEIRS, PROMPT = "sk-ours-1", "sk-wrong-2", "sk-theirs-3", "zebra 7 + 5 * 2"
 SECRETS = (KEY, OTHER, THEIRS, "zebra")

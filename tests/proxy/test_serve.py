@@ -11,7 +11,7 @@ import httpx
 import pytest
 from servers import command, eventually, serving
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 

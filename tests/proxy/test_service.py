@@ -13,9 +13,9 @@ from watching import watching
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
 from lynxstop.proxy.service import Service, Services
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 
 class Looking(Services):

@@ -10,16 +10,16 @@ import pytest
 from servers import serving
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy.config import UpstreamConfig
-from lynxstop.proxy.connection import Connection
-from lynxstop.proxy.mock import server as mocked
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
-from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.settling import Settled, UncontinuedError, settle
+from lynxstop.testing import server as mocked
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 T = TypeVar("T")
 

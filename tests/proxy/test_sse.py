@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy.sse import EventSplitter, event_data
+from lynxstop.remote.http.sse import EventSplitter, event_data
 
 ENDS = [b"\n", b"\r\n", b"\r"]
 LINES = st.sampled_from([b"data: {}", b"data:a\xff", b": ping", b"event: x", b"data", b"id: 3", b"data:  b"])

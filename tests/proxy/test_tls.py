@@ -14,7 +14,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from servers import command, eventually, program, proxied, serving
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "7 + 5 * 2"}]}
 CHAT = "/v1/chat/completions"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from lynxstop.proxy.transport import failure, hung_up
+from lynxstop.remote.http.transport import failure, hung_up
 
 KEY = ConnectionKey("secret.host", 1, False, True, None, None, None)
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy.config import UpstreamConfig
-from lynxstop.proxy.upstream import Upstream
+from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.upstream import Upstream
 
 
 class Hasty:

@@ -22,6 +22,7 @@ from servers import Proxied, proxied
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.demo import held_out
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 
@@ -31,7 +32,7 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore"),
 ]
-QUESTIONS = [problem.prompt for problem in shipped.problems(6, None)]
+QUESTIONS = [problem.prompt for problem in held_out.problems(6, None)]
 FLAGS = [
     "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
     "--enforce-eager", "--max-model-len", "1536", "--max-num-seqs", "8", "--generation-config", "vllm",

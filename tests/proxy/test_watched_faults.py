@@ -30,8 +30,8 @@ from canned import (
 from servers import eventually, serving
 from watching import watching
 
-from lynxstop.proxy.mock.knobs import Knobs
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}], "stream": True}
 

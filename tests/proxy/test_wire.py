@@ -12,7 +12,7 @@ import pytest
 from servers import Proxied, eventually, proxied, serving
 from watching import watching
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import httpx
 from servers import eventually, serving
 
-from lynxstop.proxy.mock.server import MockServer
+from lynxstop.testing.server import MockServer
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 CHAT = "/v1/chat/completions"

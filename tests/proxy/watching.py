@@ -21,9 +21,9 @@ from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.upstream import Upstream
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.session import Terms
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named

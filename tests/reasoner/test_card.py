@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lynxstop.reasoner.card import families, requirements, signals, with_sets
-from lynxstop.reasoner.curves import draw_curves
+from lynxstop_research.reasoner.card import families, requirements, signals, with_sets
+from lynxstop_research.reasoner.curves import draw_curves
 
 DATA = Path(__file__).parents[2] / "data"
 

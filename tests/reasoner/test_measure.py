@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from lynxstop.reasoner.measure import dynamics, first_exit, out_of_fold
-from lynxstop.reasoner.problems import Problem, draw
-from lynxstop.reasoner.sampling import CueRecord, Sampled
+from lynxstop.demo.problems import Problem, draw
+from lynxstop_research.reasoner.measure import dynamics, first_exit, out_of_fold
+from lynxstop_research.reasoner.sampling import CueRecord, Sampled
 
 
 def _trace(problem: Problem, stands: str, right_at_the_end: bool) -> Sampled:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lynxstop.reasoner.problems import (
+from lynxstop.demo.problems import (
     FAMILIES,
     HARD,
     INVERSE,
@@ -17,7 +17,7 @@ from lynxstop.reasoner.problems import (
     draw,
     split_of,
 )
-from lynxstop.reasoner.sets import SIZES
+from lynxstop_research.reasoner.sets import SIZES
 
 SETS = Path(__file__).parents[2] / "data" / "problems"
 

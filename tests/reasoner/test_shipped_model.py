@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
-from lynxstop.reasoner.documents import prompt_text
-from lynxstop.reasoner.problems import draw
-from lynxstop.reasoner.sampling import Sampler, parse
-from lynxstop.reasoner.traces import EXIT
+from lynxstop.demo.problems import draw
+from lynxstop_research.reasoner.documents import prompt_text
+from lynxstop_research.reasoner.sampling import Sampler, parse
+from lynxstop_research.reasoner.traces import EXIT
 
 FOLDER = Path(__file__).parents[2] / "data" / "reasoner"
 

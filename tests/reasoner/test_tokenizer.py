@@ -3,9 +3,9 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lynxstop.reasoner.documents import prompt_text
-from lynxstop.reasoner.tokenizer import build
-from lynxstop.reasoner.traces import EXIT
+from lynxstop_research.reasoner.documents import prompt_text
+from lynxstop_research.reasoner.tokenizer import build
+from lynxstop_research.reasoner.traces import EXIT
 
 
 @pytest.fixture(scope="module")

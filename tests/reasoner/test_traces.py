@@ -2,8 +2,8 @@
 
 import random
 
-from lynxstop.reasoner.problems import draw
-from lynxstop.reasoner.traces import CUES, PARAGRAPH, PHRASES, Rates, Writer
+from lynxstop.demo.problems import draw
+from lynxstop_research.reasoner.traces import CUES, PARAGRAPH, PHRASES, Rates, Writer
 
 FAULTLESS = Rates(slip=(0.0,) * 7, check_slip=0.0, wishful=0.0)
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from lynxstop.reasoner.documents import Documents
-from lynxstop.reasoner.muon import Muon, orthogonalize
-from lynxstop.reasoner.tokenizer import build
-from lynxstop.reasoner.train import Schedule, create, loss_of, optimizers
+from lynxstop_research.reasoner.documents import Documents
+from lynxstop_research.reasoner.muon import Muon, orthogonalize
+from lynxstop_research.reasoner.tokenizer import build
+from lynxstop_research.reasoner.train import Schedule, create, loss_of, optimizers
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 24), (2, 24, 8)])

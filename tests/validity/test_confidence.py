@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
 
-from lynxstop.calibration import calibrate
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.units import as_units
 
 ALPHA, CONFIDENCE, DELTA = 0.1, 0.9, 0.1

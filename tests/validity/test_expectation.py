@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from worlds import WORLDS, mean_exceeds, shifted, single, sticky
 
-from lynxstop.calibration import calibrate
+from lynxstop.calibration.run import calibrate
 
 ALPHA = 0.1
 

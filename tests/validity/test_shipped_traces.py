@@ -10,9 +10,9 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.grid import quantile_grid
-from lynxstop.calibration.resplits import resplit
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.traces import TraceTable
+from lynxstop_research.resplits import resplit
 
 FOLDER = Path(__file__).parents[2] / "calibration" / "reasoner"
 

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import binomtest
 
-from lynxstop.calibration import TraceTable
+from lynxstop.calibration.traces import TraceTable
 
 SIZE = 3000
 

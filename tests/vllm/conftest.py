@@ -32,12 +32,12 @@ from lynxstop.artifacts.bundle import (  # noqa: E402
     write_bundle,
 )
 from lynxstop.artifacts.fingerprint import fingerprint  # noqa: E402
+from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.artifacts.provenance import provenance  # noqa: E402
 from lynxstop.artifacts.setup import setup_from_bundle  # noqa: E402
+from lynxstop.core.types import Request, Sampling  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
-from lynxstop.engines.types import Request, Sampling  # noqa: E402
 from lynxstop.engines.vllm.tools import guard_tool_calls  # noqa: E402
-from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
 HIDDEN, DEPTH = 64, 3

@@ -16,13 +16,13 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.cli import app
-from lynxstop.collect.problems import load_problems
 from lynxstop.collect.runner import collect as collect_with
 from lynxstop.collect.sources import SourceOptions, load_source
-from lynxstop.collect.storage import DataSet
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.errors import ConfigError
+from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.storage import DataSet
 
 pytestmark = [
     pytest.mark.skipif(not (shipped.MODEL / "model.safetensors").exists(), reason="no shipped model"),

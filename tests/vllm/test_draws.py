@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.engines.transformers.random import uniforms
-from lynxstop.engines.transformers.sampling import draw
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
+from lynxstop.engines.torch.random import uniforms
+from lynxstop.engines.torch.sampling import draw
 from lynxstop.engines.vllm.draws import Draws
 from lynxstop.engines.vllm.seats import BOOST
 from lynxstop.engines.vllm.settings import Settings

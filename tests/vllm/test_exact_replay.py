@@ -16,7 +16,8 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.setup import setup_from_bundle
 from lynxstop.collect.texts import Texts
 from lynxstop.core.rule import eligible_mask, first_exit
-from lynxstop.engines.types import Request, Sampling
+from lynxstop.core.types import Request, Sampling
+from lynxstop.demo import held_out
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.loading import EXTENSION
 
@@ -41,7 +42,7 @@ def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperatur
     engine = VllmEngine(llm, setup, bundle.probe.layers, tmp_path / "spool")
     texts = Texts(llm.get_tokenizer(), setup.delimiters, setup.cues)
     sampling = Sampling(max_tokens=1000, answer_tokens=16, temperature=temperature, seed=4)
-    asked = [Request(p.id, texts.prompt_ids(p.prompt)) for p in shipped.problems(REQUESTS, 6)]
+    asked = [Request(p.id, texts.prompt_ids(p.prompt)) for p in held_out.problems(REQUESTS, 6)]
     full = list(engine.generate(asked, sampling, record=True))
     answers = engine.force_exits(full, sampling)
 

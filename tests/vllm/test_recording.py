@@ -12,7 +12,7 @@ import pytest
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
-from lynxstop.engines.types import Request, Sampling
+from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.loading import EXTENSION
 from lynxstop.engines.vllm.spool import files, read_spool

@@ -15,12 +15,12 @@ from ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.collect.storage import DataSet
 from lynxstop.collect.texts import Texts
 from lynxstop.core.policy import StopPolicy
+from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import TransformersEngine
 from lynxstop.engines.transformers.loading import Loaded, load_engine
-from lynxstop.engines.types import Request, Sampling
+from lynxstop.recordings.storage import DataSet
 
 
 @pytest.fixture(scope="module")

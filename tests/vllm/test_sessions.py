@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 
 from tiny_vocabulary import make_tokenizer  # noqa: E402
 
+from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
@@ -23,7 +24,6 @@ from lynxstop.engines.vllm.host import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.machine import fuse  # noqa: E402
 from lynxstop.engines.vllm.sessions import COUNTERS, Sessions  # noqa: E402
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms  # noqa: E402
-from lynxstop.probes.probe import Probe  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
 PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "Ġ", ".", "a", "Ġso", "ĠWait,Ġhmm", "Ċ", "=", "Ã", "©")

@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent
+from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
-from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.errors import DataError, UpstreamError
 from lynxstop.remote.answer import answer_behind
 from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Limits, Opening
@@ -69,6 +69,7 @@ class OpenAIEngine:
     recordings differ unless it is greedy or the server honours seeds.
     """
 
+    id: ClassVar[str] = "openai"
     layers: tuple[int, ...] = ()
     width = 0
 

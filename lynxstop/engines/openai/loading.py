@@ -11,7 +11,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.policy import Cut, StopPolicy
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
@@ -32,7 +32,7 @@ class Watched:
     cues: CueSet
     delimiters: Delimiters
     exit_text: str
-    cut: Cut
+    cut: ExitSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,15 @@ def load_openai(
     ConfigError
         When the recipe asks for what a stream cannot give, or the dialect is unknown.
     """
-    from lynxstop.proxy.config import UpstreamConfig
-    from lynxstop.proxy.connection import Connection
-    from lynxstop.proxy.upstream import Upstream
+    from lynxstop.remote.http.config import UpstreamConfig
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
 
     delimiters = (
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
     )
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
-    cut: Cut = recipe.exit.cut or "before"
+    cut: ExitSide = recipe.exit.cut or "before"
     points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
     watch = StreamWatch(recipe.cues.cue_set, delimiters)
     policy = StopPolicy(

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import UNKNOWN, Session
+from lynxstop.core.types import Answer, Generation, Request, Sampling
 from lynxstop.core.watch import Watch
+from lynxstop.engines.torch.device_probe import DeviceProbe
+from lynxstop.engines.torch.random import uniforms
+from lynxstop.engines.torch.sampling import exact_dtype
 from lynxstop.engines.transformers.batch import Batch, survivors
 from lynxstop.engines.transformers.eos import end_tokens
 from lynxstop.engines.transformers.exits import force_exits
 from lynxstop.engines.transformers.observe import Observation, Observer
-from lynxstop.engines.transformers.random import uniforms
 from lynxstop.engines.transformers.row import Row
-from lynxstop.engines.transformers.sampling import exact_dtype
-from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
+from lynxstop.engines.transformers.scoring import Scorer
 from lynxstop.engines.transformers.taps import Taps
-from lynxstop.engines.types import Answer, Generation, Request, Sampling
 from lynxstop.errors import ConfigError
-from lynxstop.probes.probe import Probe
 
 OnToken = Callable[[Request, int], None]
 Progress = Callable[[int, int], None]
@@ -66,6 +67,8 @@ class TransformersEngine:
     ModelError
         When the model has no such layers.
     """
+
+    id: ClassVar[str] = "transformers"
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lynxstop.core.types import Answer, Generation, Sampling
 from lynxstop.engines.transformers.batch import Batch, survivors
 from lynxstop.engines.transformers.observe import Observer
-from lynxstop.engines.types import Answer, Generation, Sampling
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ def load_engine(
         if isinstance(made_by, Bundle)
         else setup_from_recipe(made_by, tokenizer)
     )
-    setup.require_cut_behind()
+    setup.require_cut_after()
     probe = made_by.probe if isinstance(made_by, Bundle) else None
     named = made_by.probe.layers if made_by.probe is not None else ()
     engine = TransformersEngine(

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.transformers.sampling import draw
+from lynxstop.core.types import Sampling
+from lynxstop.engines.torch.sampling import draw
+from lynxstop.engines.torch.statistics import bits, statistics
 from lynxstop.engines.transformers.scoring import Scorer
-from lynxstop.engines.types import Sampling
-
-_LEAST = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +104,3 @@ class Observer:
         if scored and self._scorer is not None:
             self._scorer.check(scores)
         return Observation(tokens, scores, **observation)  # type: ignore[arg-type]
-
-
-def statistics(logprobs: Tensor, end_token: int) -> Tensor:
-    """Entropy, top gap and end margin, in nats, of log-probabilities (cues, vocabulary); shape (cues, 3)."""
-    top = logprobs.topk(2, dim=-1).values
-    # A token that cannot come counts nothing: zero times any finite number.
-    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp(min=_LEAST))
-    return torch.stack([entropy, top[:, 0] - top[:, 1], top[:, 0] - logprobs[:, end_token]], dim=1)
-
-
-def bits(values: Tensor) -> Tensor:
-    """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
-    return values.contiguous().view(torch.int32).flatten()

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import UNKNOWN, CueEvent, Exit, Mode, Session
 from lynxstop.core.watch import Watch
+from lynxstop.engines.torch.device_probe import DeviceProbe
+from lynxstop.engines.torch.statistics import statistics
 from lynxstop.engines.transformers.eos import end_tokens
-from lynxstop.engines.transformers.observe import statistics
-from lynxstop.engines.transformers.scoring import DeviceProbe, Scorer
+from lynxstop.engines.transformers.scoring import Scorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError, ModelError
-from lynxstop.probes.probe import Probe
 
 
 class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]

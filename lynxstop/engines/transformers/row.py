@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.judging import Statistics
 from lynxstop.core.session import UNKNOWN, Phase, Session
-from lynxstop.engines.types import Generation, Request, Sampling, Signals, Tokens
+from lynxstop.core.types import Generation, Request, Sampling, Signals, Tokens
 
 
 class Row:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.machine import FusedMachine, fuse
@@ -18,7 +19,6 @@ from lynxstop.engines.vllm.settings import Settings
 from lynxstop.engines.vllm.terms import TermsReader
 from lynxstop.engines.vllm.tools import guard_tool_calls
 from lynxstop.errors import BundleError, ConfigError, ModelError
-from lynxstop.probes.probe import Probe
 
 logger = logging.getLogger("vllm.lynxstop")
 
@@ -130,7 +130,7 @@ def arm(config: Any, settings: Settings) -> Armed:
             setup_from_recipe(recipe, tokenizer),
         )
         default_risk = None
-    setup.require_cut_behind()
+    setup.require_cut_after()
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
             f"The probe takes {probe.width} features of hidden states {probe.layers}; the model has states "

@@ -2,7 +2,7 @@
 
 vLLM draws from generators of its own, and a seed of a request does not go together with chunked prefill on a
 CPU. Here the token of output position i is a function of its logits and of the number that belongs to the
-request and to i (`lynxstop.engines.transformers.random`), as in the transformers engine. It is drawn before
+request and to i (`lynxstop.engines.torch.random`), as in the transformers engine. It is drawn before
 vLLM samples and its logit is raised, so that the request is sent as a greedy one.
 """
 
@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.transformers.random import uniforms
-from lynxstop.engines.transformers.sampling import draw
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
+from lynxstop.engines.torch.random import uniforms
+from lynxstop.engines.torch.sampling import draw
 from lynxstop.engines.vllm.seats import BOOST
 from lynxstop.engines.vllm.terms import Terms
 

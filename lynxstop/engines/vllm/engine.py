@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lynxstop.artifacts.setup import Setup
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
-from lynxstop.engines.types import Answer, Generation, Request, Sampling, Signals, Tokens
+from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.vllm.spool import Recorded, read_spool
 from lynxstop.engines.vllm.tools import guard_tool_calls
 from lynxstop.errors import ConfigError, DataError
@@ -61,6 +61,8 @@ class VllmEngine:
     cache : CacheUse
         Of all forced exits so far.
     """
+
+    id: ClassVar[str] = "vllm"
 
     def __init__(
         self,

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.engines.transformers.scoring import DeviceProbe
+from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.vllm.machine import CANDIDATE, DEAD, SETTLED, SHIFT, THINKING, WHOLE, FusedMachine
 from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
 from lynxstop.engines.vllm.terms import Terms
-from lynxstop.probes.probe import Probe
 
 STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
 """Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being

@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.artifacts.probe import Probe
 from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
 from lynxstop.core.watch import Watch
-from lynxstop.engines.transformers.observe import bits
-from lynxstop.engines.transformers.scoring import DeviceProbe
+from lynxstop.engines.torch.device_probe import DeviceProbe
+from lynxstop.engines.torch.statistics import bits
 from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
 from lynxstop.engines.vllm.statistics import TokenStatistics
 from lynxstop.engines.vllm.terms import Terms
-from lynxstop.probes.probe import Probe
 
 _THINKING, _FORCING = Phase.THINKING, Phase.FORCING
 _RISK = 0.5

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.transformers.observe import statistics
+from lynxstop.engines.torch.statistics import statistics
 
 PART = 32
 """Rows whose statistics are taken at once: it bounds the memory of what lies between."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode
-from lynxstop.engines.types import Sampling
+from lynxstop.core.types import Sampling
 from lynxstop.engines.vllm.settings import OFF, Settings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 

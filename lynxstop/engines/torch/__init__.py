@@ -1,0 +1,1 @@
+"""Device arithmetic shared by the transformers and vLLM engines."""

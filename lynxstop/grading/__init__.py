@@ -1,0 +1,1 @@
+"""Grading: are two answers the same? Yes, no or unknown."""

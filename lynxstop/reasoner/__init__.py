@@ -1,1 +1,0 @@
-"""The small reasoning model that is trained from scratch and shipped with the project."""

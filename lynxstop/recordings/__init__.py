@@ -1,0 +1,1 @@
+"""Recorded data sets: problems, tables, shards and stores."""

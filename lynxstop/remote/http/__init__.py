@@ -1,0 +1,1 @@
+"""The HTTP client: connections to a server, server-sent events, headers."""

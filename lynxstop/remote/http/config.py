@@ -1,0 +1,45 @@
+"""How to reach a server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, SecretStr
+
+
+def _server(url: str) -> str:
+    """Check a server's address; a trailing /v1 is dropped, since paths bring it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address like http://127.0.0.1:8000")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or a fragment")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+class Section(BaseModel):
+    """A section of lynxstop.toml; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UpstreamConfig(Section):
+    """[upstream]: the server behind the proxy."""
+
+    url: Annotated[str, AfterValidator(_server)] = Field(
+        default="http://127.0.0.1:8000", description="Address of the server, with or without /v1."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key shown to the server; none: the client's own goes on."
+    )
+    connect_seconds: PositiveFloat = Field(default=10.0, description="Time to connect.")
+    read_seconds: PositiveFloat | None = Field(
+        default=None, description="Longest silence of the server; none: it may think as long as it likes."
+    )
+    transport: Literal["auto", "httpx", "aiohttp"] = Field(
+        default="auto", description="HTTP client; auto takes aiohttp where it is installed (extra fast)."
+    )
+    dialect: Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai"] = Field(
+        default="auto", description="What kind of server it is; auto asks it."
+    )

@@ -1,0 +1,1 @@
+"""Recorded traces replayed: what a rule or a certified level would have done."""

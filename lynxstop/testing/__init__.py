@@ -1,0 +1,1 @@
+"""A small OpenAI-compatible server that thinks, revises and fails on demand, for tests."""

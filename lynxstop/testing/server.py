@@ -1,0 +1,233 @@
+"""The mock server as an ASGI app: what it is asked, and what it will say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from lynxstop.errors import RequestError
+from lynxstop.proxy import failures
+from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
+from lynxstop.testing.delivery import Cut, hang_up, produce, send_json, send_stream, send_whole
+from lynxstop.testing.reasoner import ASSISTANT, complete, render
+from lynxstop.testing.settings import Knobs
+from lynxstop.testing.tokens import Vocabulary, weigh
+from lynxstop.testing.wire import Json, Run, Wire
+
+BODY_BYTES = 64 * 2**20
+
+
+@dataclass
+class Record:
+    """What /stats tells of a request.
+
+    Attributes
+    ----------
+    path : str
+    body : dict
+        As received.
+    tokens : int
+        Produced so far, for all choices.
+    outcome : str
+        "active", "completed", "aborted" (by the client), "failed" (by a fault) or "refused".
+    """
+
+    path: str
+    body: Json = field(default_factory=dict)
+    tokens: int = 0
+    outcome: str = "active"
+
+
+class MockServer:
+    """An ASGI app.
+
+    Parameters
+    ----------
+    knobs : Knobs
+        For requests whose header `x-mock` says nothing else.
+    model : str
+        Name of the model.
+
+    Attributes
+    ----------
+    records : deque of Record
+        The last thousand requests to the two generating paths; DELETE /stats empties it.
+    """
+
+    def __init__(self, knobs: Knobs | None = None, model: str = "toy") -> None:
+        self.knobs = knobs or Knobs()
+        self.model = model
+        self.records: deque[Record] = deque(maxlen=1000)
+        self.vocabulary = Vocabulary()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        if scope["type"] != "http":
+            return
+        incoming, reply = Incoming(scope, receive), Reply(send)
+        record = Record(incoming.path)
+        work = asyncio.create_task(self._serve(incoming, reply, record))
+        client = asyncio.create_task(incoming.listen())
+        try:
+            await asyncio.wait((work, client), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                record.outcome = "aborted"
+            elif isinstance(work.exception(), Cut):
+                hang_up(send)
+                await client
+            else:
+                work.result()
+        finally:
+            work.cancel()
+            client.cancel()
+            await asyncio.gather(work, client, return_exceptions=True)
+
+    async def _serve(self, incoming: Incoming, reply: Reply, record: Record) -> None:
+        try:
+            await incoming.read(BODY_BYTES)
+            match incoming.method, incoming.path:
+                case "POST", "/v1/chat/completions" | "/v1/completions":
+                    self.records.append(record)
+                    await self._generate(incoming, reply, record)
+                case "GET", "/v1/models":
+                    listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
+                    await send_json(reply, {"object": "list", "data": [listed]})
+                case "POST", "/tokenize":
+                    ids = self._prompt(incoming.json(), opened=self.knobs.opened)
+                    await send_json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
+                case "POST", "/detokenize":
+                    await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
+                case "GET", "/stats":
+                    await send_json(reply, self.stats())
+                case "DELETE", "/stats":
+                    self.records.clear()
+                    await send_json(reply, self.stats())
+                case "GET", "/health":
+                    await send_json(reply, {"status": "ok"})
+                case _:
+                    raise RequestError("Not found.", status=404)
+        except RequestError as error:
+            record.outcome = "refused"
+            await failures.answer(reply, error)
+        except Cut:
+            record.outcome = "failed"
+            raise
+
+    def stats(self) -> Json:
+        """Count the requests by outcome, and show each."""
+        shown = [
+            {"path": r.path, "tokens": r.tokens, "outcome": r.outcome, "body": r.body} for r in self.records
+        ]
+        outcomes = [record.outcome for record in self.records]
+        counts = {
+            name: outcomes.count(name) for name in ("active", "completed", "aborted", "failed", "refused")
+        }
+        tokens = sum(record.tokens for record in self.records)
+        return {"requests": len(shown), **counts, "tokens": tokens, "recent": shown}
+
+    async def _generate(self, incoming: Incoming, reply: Reply, record: Record) -> None:
+        knobs = self.knobs.with_header(incoming.header("x-mock"))
+        record.body = body = _object(incoming.json())
+        chat = incoming.path.startswith("/v1/chat")
+        _check(body, knobs, chat)
+        if knobs.fault.startswith("status-"):
+            raise RequestError("A fault was asked for.", status=int(knobs.fault[7:]), kind="mock_fault")
+        if knobs.fault == "before-headers":
+            raise Cut
+        wire, runs = self._plan(body, knobs, chat)
+        tokens = produce(runs, record, knobs)
+        if not body.get("stream"):
+            await send_whole(reply, wire, runs, tokens, knobs)
+        else:
+            options = body.get("stream_options") or {}
+            await send_stream(reply, wire, runs, tokens, knobs, usage=bool(options.get("include_usage")))
+        record.outcome = "completed"
+
+    def _plan(self, body: Json, knobs: Knobs, chat: bool) -> tuple[Wire, list[Run]]:
+        """Decide all that will be said."""
+        prompt = self._prompt(body, opened=knobs.opened)
+        text = self.vocabulary.decode(prompt)
+        top: int | None = None
+        if knobs.logprobs and body.get("logprobs") not in (None, False):
+            top = body.get("top_logprobs") or 0 if chat else int(body["logprobs"])
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        runs = []
+        for index in range(body.get("n") or 1):
+            seed = int(body.get("seed") or 0) + index
+            said = complete(text, seed, knobs.checks)
+            cut = _stop_at(said, body.get("stop"))
+            finish = "stop"
+            tokens = weigh(text.rpartition(ASSISTANT)[2], said[:cut], seed, rivals=bool(top))
+            if chat and body.get("tools") and body.get("tool_choice") != "none":
+                tokens, finish = [token for token in tokens if token.part != "answer"], "tool_calls"
+            if limit is not None and len(tokens) > limit:
+                tokens, finish = tokens[:limit], "length"
+            runs.append(Run(index, tokens, finish))
+        wire = Wire(
+            id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+            model=self.model,
+            created=int(time.time()),
+            chat=chat,
+            reasoning=knobs.reasoning,
+            top=top,
+            ids=bool(body.get("return_token_ids")),
+            vocabulary=self.vocabulary,
+            prompt=prompt,
+        )
+        return wire, runs
+
+    def _prompt(self, body: Json, *, opened: bool = False) -> list[int]:
+        if "messages" in body:
+            resume = bool(body.get("continue_final_message"))
+            generate = bool(body.get("add_generation_prompt", True))
+            rendered = render(body["messages"], generate=generate, opened=opened, resume=resume)
+            return self.vocabulary.encode(rendered)
+        prompt = body.get("prompt", "")
+        return prompt if isinstance(prompt, list) else self.vocabulary.encode(prompt)
+
+
+def _check(body: Json, knobs: Knobs, chat: bool) -> None:
+    """Refuse what a real server refuses.
+
+    Raises
+    ------
+    RequestError
+    """
+    if not chat and not knobs.completions:
+        raise RequestError("Not found.", status=404)
+    if not isinstance(body.get("messages" if chat else "prompt"), list if chat else (str, list)):
+        raise RequestError("The messages or the prompt are missing.")
+    if body.get("continue_final_message"):
+        if not knobs.resume:
+            raise RequestError("continue_final_message is not known.")
+        if body.get("add_generation_prompt", True):
+            raise RequestError("continue_final_message and add_generation_prompt exclude each other.")
+    if (body.get("top_logprobs") or 0) > 20:
+        raise RequestError("top_logprobs must be at most 20.")
+
+
+def _stop_at(text: str, stop: str | list[str] | None) -> int:
+    """Return where a text ends: before the first of the stop strings."""
+    strings = [stop] if isinstance(stop, str) else stop or []
+    places = [text.find(string) for string in strings if string in text]
+    return min(places, default=len(text))
+
+
+def _object(value: Any) -> Json:
+    if not isinstance(value, dict):
+        raise RequestError("The request's body is not a JSON object.")
+    return value
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

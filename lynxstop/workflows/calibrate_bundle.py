@@ -1,0 +1,279 @@
+"""Certify the levels of a bundle on recorded traces, and write them into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.card import card
+from lynxstop.artifacts.fingerprint import require_same
+from lynxstop.artifacts.front_matter import Measured
+from lynxstop.calibration.bounds import clopper_pearson_upper
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.run import Calibration, Together, calibrate
+from lynxstop.calibration.tables import write_evidence
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.units import Samples
+from lynxstop.core.types import Tokens
+from lynxstop.errors import ConfigError, FingerprintError
+from lynxstop.replay.recorded import Recorded, from_recorded
+
+FOLDER = "certificates"
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
+_SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
+
+
+class DataSet(Recorded, Protocol):
+    """A recorded data set with features and the record of its making."""
+
+    @property
+    def meta(self) -> Any:
+        """As `lynxstop.recordings.schema.Meta`."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole."""
+
+    def tokens(self) -> Iterator[Tokens]:
+        """Tokens of every trace, which rules read."""
+
+    def features(self, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Return features of all cues, shape (cues, width)."""
+
+
+def scored(
+    bundle: Bundle, data: DataSet, *, loss: str = "disagree", by: str | None = None, split: str | None = None
+) -> TraceTable:
+    """Score recorded traces with the bundle's probe and rule, under the bundle's guards.
+
+    Raises
+    ------
+    FingerprintError
+        When the traces were recorded with another model, or otherwise than the bundle is served.
+    DataError
+        As `from_recorded`.
+    """
+    check_same(bundle.policy, data.meta)
+    from lynxstop.replay.serving import scores_of
+
+    return from_recorded(
+        data,
+        scores_of(bundle, data),
+        loss=loss,
+        guards=bundle.policy.stop_policy(),
+        by=by,
+        split=split,
+        abstains=bundle.policy.rule is not None,
+    )
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    data: DataSet,
+    *,
+    risks: Sequence[float],
+    confidence: float = 0.95,
+    loss: str = "disagree",
+    method: str | None = None,
+    train: DataSet | None = None,
+    by: str | None = None,
+    split: str | None = None,
+    samples: Samples | None = None,
+    together: Together = "levels",
+    unknown_loss: float = 1.0,
+    weights: NDArray[np.float64] | None = None,
+    seed: int = 0,
+    expires: datetime | None = None,
+) -> Calibration:
+    """Certify levels of a bundle; nothing is written.
+
+    Parameters
+    ----------
+    bundle, data
+        `data` must hold no training problem of the bundle.
+    train : DataSet, optional
+        Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
+        thresholds.
+    split : str, optional
+        Take only the traces of this split of `data`.
+    others
+        As `calibrate`.
+
+    Raises
+    ------
+    FingerprintError, ConfigError, DataError, CalibrationError
+    """
+    table = scored(bundle, data, loss=loss, by=by, split=split)
+    training = bundle.training_scores()
+    known = training.scores[np.isfinite(training.scores)]
+    policy = bundle.policy
+    return calibrate(
+        table,
+        risks=risks,
+        confidence=confidence,
+        loss=loss,
+        method=method,
+        train_scores=known if train is None else scored(bundle, train, loss=loss),
+        train_problems=training.problems,
+        by=by,
+        samples=samples,
+        together=together,
+        unknown_loss=unknown_loss,
+        weights=weights,
+        seed=seed,
+        digests={
+            **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
+            "data": data.digest,
+            "training_problems": policy.training_problems_sha256,
+        },
+        fingerprint=served_as(policy),
+        expires=expires,
+    )
+
+
+def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
+    """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
+
+    A request of a certified group is served at its group's level, any other at that of all requests. The
+    level that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at
+    all.
+
+    Raises
+    ------
+    ConfigError
+        When `default_risk` is not a level that the bundle has or gets; nothing is written then.
+    """
+    offered = {level.risk for level in bundle.policy.pooled} | {c.risk for c in calibration.pooled}
+    if default_risk is not None and default_risk not in offered:
+        raise ConfigError(
+            f"The default risk {default_risk:g} is none of the bundle's levels: "
+            f"{', '.join(f'{risk:g}' for risk in sorted(offered)) or 'none'}.",
+            hint="Certify it too, by --risk, or choose one of them.",
+        )
+    write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))
+    texts, levels = {}, []
+    for certificate in calibration.certificates:
+        name, text = f"{FOLDER}/{certificate_name(certificate)}", certificate.to_json()
+        texts[name] = text
+        levels.append(
+            CertifiedLevel(
+                risk=certificate.risk,
+                confidence=certificate.confidence,
+                loss=certificate.loss,
+                method=certificate.method,
+                threshold=certificate.threshold,
+                column=certificate.group.column if certificate.group else None,
+                group=certificate.group.value if certificate.group else None,
+                certificate=name,
+                sha256=_sha256(text),
+            )
+        )
+    if default_risk is None:
+        default_risk = bundle.policy.default_risk
+    if default_risk is None:
+        default_risk = next((v.risk for v in levels if v.group is None and np.isfinite(v.threshold)), None)
+    certified = bundle.with_levels(levels, texts, default_risk)
+    _prune(certified, calibration, set(texts))
+    text = card(certified.policy, certified.training(), measured(certified))
+    atomic.write_text(certified.path / "README.md", text)
+    return certified
+
+
+def measured(bundle: Bundle) -> list[Measured]:
+    """Return the levels of all requests in numbers, from their certificates."""
+    return [_numbers(Certificate.load(bundle.path / level.certificate)) for level in bundle.policy.pooled]
+
+
+def _numbers(found: Certificate) -> Measured:
+    return Measured(
+        promise=found.promise,
+        risk=found.risk,
+        confidence=found.confidence,
+        loss=found.loss,
+        problems=found.problems,
+        lost=found.observed / found.problems,
+        exited=found.exits / found.problems,
+        lost_interval=_interval(found.observed, found.problems),
+        exited_interval=_interval(found.exits, found.problems),
+        bound=found.bound,
+        saved=found.saved,
+    )
+
+
+def _interval(count: float, n: int) -> tuple[float, float] | None:
+    """Exact two-sided 95% interval of a share; None for means over several samples, which are no counts."""
+    if count != int(count):
+        return None
+    high = float(clopper_pearson_upper(count, n, 0.025))
+    return 1.0 - float(clopper_pearson_upper(n - count, n, 0.025)), high
+
+
+def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:
+    """Remove the certificates these replace, and evidence that no certificate rests on any more."""
+    folder = bundle.path / FOLDER
+    for risk in {certificate.risk for certificate in calibration.certificates}:
+        for path in folder.glob(f"risk-{risk:g}-*.json"):
+            if f"{FOLDER}/{path.name}" not in written:
+                path.unlink()
+    needed = {evidence_name(Certificate.load(path)) for path in folder.glob("risk-*.json")}
+    for path in folder.glob("evidence-*.parquet"):
+        if path.name not in needed:
+            path.unlink()
+
+
+def write_certificates(calibration: Calibration, folder: Path) -> None:
+    """Write certificates and their evidence into a folder, the evidence first."""
+    write_evidence(calibration.evidence, folder / evidence_name(calibration.certificates[0]))
+    for certificate in calibration.certificates:
+        atomic.write_text(folder / certificate_name(certificate), certificate.to_json())
+
+
+def certificate_name(certificate: Certificate) -> str:
+    """File name of a certificate; its digest keeps a replaced one in place until the policy names the new."""
+    of = "group" if certificate.group else "all"
+    return f"risk-{certificate.risk:g}-{of}-{_sha256(certificate.to_json())[:8]}.json"
+
+
+def evidence_name(certificate: Certificate) -> str:
+    """File name of a certificate's evidence."""
+    return f"evidence-{certificate.evidence_sha256[:16]}.parquet"
+
+
+def check_same(policy: Policy, meta: Any) -> None:
+    """Refuse traces that were not recorded as the bundle is served; no statistics are looked at.
+
+    Raises
+    ------
+    FingerprintError
+        Naming what differs.
+    """
+    require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
+    differing = [name for name in (*_SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
+    differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
+    if differing:
+        raise FingerprintError(
+            f"The data were recorded otherwise than the bundle is served: {', '.join(differing)} differ.",
+            hint="Collect with the bundle's recipe, or train on data like these.",
+        )
+
+
+def served_as(policy: Policy) -> dict[str, Any]:
+    """Everything a certificate of this bundle depends on, as plain JSON."""
+    names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
+    dumped = policy.model_dump(mode="json")
+    further = {"rule": None, "cut": "after"}
+    return {name: dumped[name] for name in names} | {
+        name: dumped[name] for name, usual in further.items() if dumped[name] != usual
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""From a trained probe, or a rule, to a bundle on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from lynxstop.artifacts import atomic
+from lynxstop.artifacts.bundle import (
+    Bundle,
+    Policy,
+    ServedRule,
+    ServedSampling,
+    TrainingScores,
+    write_bundle,
+)
+from lynxstop.artifacts.card import card
+from lynxstop.artifacts.provenance import provenance
+from lynxstop.core.policy import StopPolicy
+from lynxstop.probes.train import TrainedProbe
+from lynxstop.recordings.storage import DataSet
+from lynxstop.rules.base import Rule
+from lynxstop.workflows.train_rule import TrainedRule
+
+
+def make_bundle(
+    data: DataSet,
+    trained: TrainedProbe | TrainedRule,
+    path: Path,
+    name: str,
+    *,
+    min_tokens: int = 0,
+    cooldown: int = 0,
+    rule: Rule | None = None,
+) -> Bundle:
+    """Write a bundle that is not calibrated yet.
+
+    Parameters
+    ----------
+    data : DataSet
+        The training data: its settings become the policy.
+    trained : TrainedProbe or TrainedRule
+        A trained rule makes a bundle without a probe.
+    path : Path
+        Folder to write; an existing bundle there is replaced.
+    name : str
+        Title of the card.
+    min_tokens, cooldown : int
+        Guards of the policy; see `lynxstop.core.policy.StopPolicy`. Those that a rule was trained under.
+    rule : Rule, optional
+        Makes the score beside the trained probe; it is fitted here. None serves the probe's logit at cues.
+
+    Raises
+    ------
+    ConfigError
+        When the rule cannot be served.
+    """
+    meta = data.meta
+    policy = Policy(
+        name=name,
+        fingerprint=meta.fingerprint,
+        engine=meta.engine,
+        dtype=meta.dtype,
+        sampling=ServedSampling(
+            temperature=meta.temperature,
+            top_p=meta.top_p,
+            top_k=meta.top_k,
+            max_tokens=meta.max_tokens,
+            answer_tokens=meta.answer_tokens,
+        ),
+        cue_words=meta.cue_words,
+        cue_paragraph=meta.cue_paragraph,
+        think_open=meta.think_open,
+        think_close=meta.think_close,
+        exit_text=meta.exit_text,
+        exit_ids=meta.exit_ids,
+        cut=meta.cut,
+        min_tokens=min_tokens,
+        cooldown=cooldown,
+        budget=meta.budget,
+        target=trained.target,
+        probe_sha256=None,
+        training_problems_sha256=hashlib.sha256("\n".join(sorted(trained.problem_ids)).encode()).hexdigest(),
+        training_data_sha256=data.digest,
+        provenance=provenance(),
+    )
+    found = trained.scores
+    probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
+    if rule is not None and served is None:
+        from lynxstop.replay.serving import fit_rule
+
+        guards = StopPolicy(
+            meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+        )
+        served, found = fit_rule(rule, data, trained.scores, guards)
+    if served is not None:
+        made = ServedRule(
+            name=served.name, constants=served.constants(), points=meta.points, every=meta.every
+        )
+        policy = policy.model_copy(update={"rule": made})
+    known = found[np.isfinite(found)]
+    scores = TrainingScores(scores=known, problems=trained.problem_ids)
+    bundle = write_bundle(path, policy, probe, scores, trained.report())
+    atomic.write_text(path / "README.md", card(bundle.policy, trained.report()))
+    return bundle

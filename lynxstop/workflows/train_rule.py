@@ -1,0 +1,151 @@
+"""Train a rule that reads no hidden states: for engines, and servers, that show none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.errors import ConfigError, DataError
+from lynxstop.probes.evidence import Evidence, platt
+from lynxstop.probes.rivals import alone, rival_signals
+from lynxstop.probes.search import area, split
+from lynxstop.probes.target import Target, target_named
+from lynxstop.recordings.storage import DataSet
+from lynxstop.rules.base import Rule
+from lynxstop.rules.served import serve
+
+DEFAULT_RULE = "logprob-probe"
+"""What is fitted on data without hidden states, unless another rule is named."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TrainedRule(Evidence):
+    """A fitted rule and the evidence for it, `lynxstop.probes.evidence.Evidence`.
+
+    Parameters
+    ----------
+    rule : Rule
+        Fitted on all decision points.
+    """
+
+    rule: Rule
+
+    def report(self) -> dict[str, Any]:
+        """All but arrays, ready for JSON and for the bundle's card."""
+        return {
+            "kind": "rule",
+            "rule": self.rule.name,
+            "signals": list(self.rule.signals),
+            "layers": [],
+            "search": [],
+        } | self.summary()
+
+
+def train_rule(
+    data: DataSet,
+    rule: Rule,
+    *,
+    target: Target = "agrees",
+    min_tokens: int = 0,
+    cooldown: int = 0,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainedRule:
+    """Fit a rule, and measure it on problems that it was not fitted on.
+
+    Parameters
+    ----------
+    data : DataSet
+        Recorded traces of the training split; their hidden states, if any, are not read.
+    rule : Rule
+        One that needs neither hidden states nor trial answers.
+    target : {"agrees", "right"}
+        Foresee that the answer forced at the point equals the full trace's, or that it equals gold.
+    min_tokens, cooldown : int
+        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    folds : int
+        Parts of the cross-validation, made of whole problems.
+    seed : int
+        Fixes the parts.
+    progress : callable, optional
+        Called with the numbers of finished and of all steps.
+
+    Raises
+    ------
+    ConfigError
+        When the rule needs hidden states or trial answers, or on an unknown target.
+    DataError
+        When the rule scores no point, only one outcome occurs, or there are too few problems for the folds.
+    """
+    from lynxstop.replay.points import Trace, read_points, replay, training_of
+
+    target_named(target)
+    if "hidden" in serve(rule).rule.needs:
+        raise ConfigError(
+            f"The rule {rule.name!r} reads hidden states; it is served together with a probe.",
+            hint="Record layers and train a probe, or name a rule such as logprob-probe.",
+        )
+    meta, cues = data.meta, data.cues()
+    guards = StopPolicy(
+        meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+    )
+    steps, done, budget = folds + 2, 0, meta.budget or meta.max_tokens
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    def fitted(to: Sequence[Trace]) -> Rule:
+        made = rule.fit(training_of(to, budget))
+        step()
+        return made
+
+    values = cues[target].to_pylist()
+    loss = "disagree" if target == "agrees" else "wrong"
+    traces = [
+        trace
+        for trace in read_points(
+            data, rule.signals, np.full(len(cues), np.nan, np.float32), guards, loss=loss
+        )
+        if all(values[row] is not None for row in trace.rows)
+    ]
+    step()
+    rows = np.concatenate([np.zeros(0, np.int64), *(trace.rows for trace in traces)])
+    truth = np.array([bool(values[row]) for row in rows], bool)
+    owners = np.repeat(
+        np.array([trace.problem_id for trace in traces], object), [len(trace.rows) for trace in traces]
+    )
+    scores = np.full(len(cues), np.nan, np.float32)
+    for _, test in split(truth, owners, folds, seed):
+        held_out = set(owners[test].tolist())
+        by_others = fitted([trace for trace in traces if trace.problem_id not in held_out])
+        own = [trace for trace in traces if trace.problem_id in held_out]
+        for trace, found in zip(own, replay(by_others, own).scores, strict=True):
+            scores[trace.rows] = found
+    known = np.isfinite(scores[rows])
+    if len(set(truth[known].tolist())) < 2:
+        raise DataError(
+            f"The rule {rule.name!r} scores {int(known.sum())} of {len(rows)} points, all of one outcome.",
+            hint="Collect with an engine that shows log-probabilities, more problems, or name another rule.",
+        )
+    rows, truth, owners = rows[known], truth[known], owners[known]
+    parts = split(truth, owners, folds, seed)
+    return TrainedRule(
+        rule=fitted(traces),
+        auc=area(truth, scores[rows]),
+        rivals={name: alone(signal[rows], truth, parts) for name, signal in rival_signals(cues).items()},
+        platt=platt(scores[rows], truth),
+        scores=scores,
+        target=target,
+        cues=len(rows),
+        problems=len(set(owners.tolist())),
+        rate=float(truth.mean()),
+        problem_ids=data.problem_ids,
+    )

@@ -1,0 +1,1 @@
+"""Research at the edge of lynxstop: the shipped model's training, cue search, exports, re-splits."""

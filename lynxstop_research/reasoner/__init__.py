@@ -1,0 +1,1 @@
+"""The shipped reasoning model: training traces, training, measurement, its card."""

@@ -1,0 +1,53 @@
+"""Writes the shipped problem sets and the manifest: ``python -m lynxstop_research.reasoner.sets``."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from lynxstop.demo.problems import Split, draw
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+SEED = 1
+SIZES: dict[Split, int] = {"train": 4000, "calibration": 3000, "test": 1500, "shift": 600}
+
+_COMMANDS = {
+    "problems": "python -m lynxstop_research.reasoner.sets",
+    "reasoner": "python -m lynxstop_research.reasoner.train",
+}
+_CARD_COMMAND = "python -m lynxstop_research.reasoner.card --measure"
+_CARD_FILES = ("README.md", "measured.json", "curves.svg")
+
+
+def write_sets(data: Path = DATA) -> None:
+    """Write one JSONL file for each split, one problem on each line."""
+    folder = data / "problems"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, size in SIZES.items():
+        lines = (json.dumps(p.record()) + "\n" for p in draw(size, SEED, split=split))
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def write_manifest(data: Path = DATA) -> None:
+    """Write the digest of every data file of this part, and the command that rebuilds it."""
+    files = {
+        path.relative_to(data).as_posix(): {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+            "rebuild": _CARD_COMMAND if path.name in _CARD_FILES else command,
+        }
+        for part, command in _COMMANDS.items()
+        for path in sorted((data / part).glob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({"files": files}, indent=2) + "\n"
+    (data / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the sets, then the manifest of all that is there."""
+    write_sets()
+    write_manifest()
+
+
+if __name__ == "__main__":
+    main()
