@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lynxstop.core.judging import Judge, Statistics
+from lynxstop.core.scorer import RequestScorer, Statistics
 from lynxstop.rules import Point, Rule, Training
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES
@@ -71,13 +71,13 @@ def of_rule(rule: Rule, stream: Stream, cue: int) -> tuple[float, float]:
     served = serve(rule)
 
     def pass_over(looks: bool) -> float:
-        judge: Judge = served.start()
+        scorer: RequestScorer = served.start()
         begin = time.process_time()
         for place, (token, statistics) in enumerate(stream):
-            judge.step(token, statistics)
+            scorer.step(token, statistics)
             if looks and place % cue == 0:
-                judge.score(judge.look(0.5))
-                judge.cue(0)
+                scorer.score(scorer.snapshot(0.5))
+                scorer.cue(0)
         return time.process_time() - begin
 
     return spent(pass_over, stream, cue)

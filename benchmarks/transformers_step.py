@@ -35,7 +35,7 @@ class NoSession:
     phase = Phase.WAITING
     thinking_tokens = 0
     exit = None
-    thought = False
+    was_thinking = False
 
     def __init__(self) -> None:
         self.events: list[Any] = []

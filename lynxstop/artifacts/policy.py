@@ -16,7 +16,7 @@ from lynxstop.core.policy import ExitSide, Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
 
 if TYPE_CHECKING:
-    from lynxstop.core.judging import JudgeFactory
+    from lynxstop.core.scorer import ScorerFactory
     from lynxstop.rules.base import Rule
 
 SCHEMA_VERSION = len(POLICY) + 1
@@ -74,7 +74,7 @@ class ServedRule(_Strict):
 
         return rule_from(self.name, self.constants)
 
-    def factory(self) -> JudgeFactory:
+    def factory(self) -> ScorerFactory:
         """The rule as the core takes it; a bundle without a rule need not import any.
 
         Raises

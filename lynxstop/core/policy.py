@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lynxstop.core.judging import JudgeFactory
 from lynxstop.core.points import ALL, CUE, INTERVAL
+from lynxstop.core.scorer import ScorerFactory
 from lynxstop.errors import ConfigError
 
 ExitSide = Literal["after", "before"]
@@ -64,7 +64,7 @@ class StopPolicy:
         Kinds of decision points, bits of `lynxstop.core.points`.
     every : int
         Thinking tokens between decision points of the kind `INTERVAL`.
-    rule : JudgeFactory, optional
+    rule : ScorerFactory, optional
         Makes the score of a decision point; None takes the probe's logit as it is.
 
     Raises
@@ -80,7 +80,7 @@ class StopPolicy:
     budget: int | None = None
     points: int = CUE
     every: int = 0
-    rule: JudgeFactory | None = None
+    rule: ScorerFactory | None = None
 
     def __post_init__(self) -> None:
         if not self.exit_ids:

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lynxstop.core.judging import Statistics
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.watch import Reader, Seen, WatchState
 
 
@@ -140,9 +140,28 @@ class Session:
     """
 
     __slots__ = (
-        "_candidate", "_confirmed", "_forced", "_here", "_judge", "_last_eligible", "_marks", "_pending",
-        "_points", "_state", "_thought", "_threshold", "_token", "_unsettled", "events", "exit", "mode",
-        "phase", "policy", "thinking_tokens", "tokens", "watch",
+        "_candidate",
+        "_confirmed",
+        "_forced",
+        "_here",
+        "_last_eligible",
+        "_marks",
+        "_pending",
+        "_points",
+        "_scorer",
+        "_state",
+        "_thought",
+        "_threshold",
+        "_token",
+        "_unsettled",
+        "events",
+        "exit",
+        "mode",
+        "phase",
+        "policy",
+        "thinking_tokens",
+        "tokens",
+        "watch",
     )  # fmt: skip
 
     def __init__(
@@ -174,12 +193,12 @@ class Session:
         self._unsettled = False
         self._points = policy.points
         self._marks = 0
-        self._judge = None if policy.rule is None else policy.rule.start()
+        self._scorer = None if policy.rule is None else policy.rule.start()
         self._thought = False
         self._token = -1
 
     @property
-    def thought(self) -> bool:
+    def was_thinking(self) -> bool:
         """Whether the last token was a thinking token."""
         return self._thought
 
@@ -189,7 +208,7 @@ class Session:
         return self.watch.inside(self._state)
 
     @property
-    def calm(self) -> bool:
+    def idle(self) -> bool:
         """Whether the last token was thinking that shows nothing, and nothing before it is unsettled."""
         showed = self._candidate or self._confirmed or self._unsettled or self._pending is not None
         return self._thought and not showed
@@ -253,8 +272,8 @@ class Session:
             The token to force next, or None when the model goes on by itself.
         """
         if self._forced is None and self.phase is _THINKING:
-            if self._judge is not None and self._thought:
-                self._judge.step(self._token, statistics)
+            if self._scorer is not None and self._thought:
+                self._scorer.step(self._token, statistics)
             if self._candidate or self._pending is not None:
                 self._hear(score)
             if self.policy.budget is not None:
@@ -264,10 +283,10 @@ class Session:
         assert self._forced is not None
         return self.policy.exit_ids[self._forced]
 
-    def read_calm(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
+    def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
         """Read thinking tokens that show nothing, and decide on the last one and on all of them but the last.
 
-        The same as `decide` and `read` for each in turn, where the session is `calm`, no token shows a
+        The same as `decide` and `read` for each in turn, where the session is `idle`, no token shows a
         decision point or a part of one, none is a decision point by its place, and no budget ends here.
 
         Parameters
@@ -278,8 +297,8 @@ class Session:
         state : WatchState
             Where the watch stands behind them.
         """
-        if self._judge is not None and tokens:
-            step = self._judge.step
+        if self._scorer is not None and tokens:
+            step = self._scorer.step
             for token, known in zip((self._token, *tokens[:-1]), statistics, strict=True):
                 step(token, known)
         self._state = state
@@ -310,7 +329,7 @@ class Session:
         self._pending = None
         if self._candidate:
             value = math.nan if score is None else score
-            seen = None if self._judge is None else self._judge.look(value)
+            seen = None if self._scorer is None else self._scorer.snapshot(value)
             candidate = _Candidate(self.tokens - 1, self.thinking_tokens, value, seen)
             kind = self._marks | CUE if self._here else self._marks
             if kind:
@@ -324,10 +343,10 @@ class Session:
         score = point.score
         if ready:
             self._last_eligible = point.position
-        if self._judge is not None:
-            score = self._judge.score(point.seen) if ready else math.nan
+        if self._scorer is not None:
+            score = self._scorer.score(point.seen) if ready else math.nan
             if kind & CUE:
-                self._judge.cue(self.tokens - 1 - point.token)
+                self._scorer.cue(self.tokens - 1 - point.token)
         self.events.append(CueEvent(point.token, self.tokens - 1, point.position, score, ready, kind))
         if ready and self.exit is None and passes(score, self._threshold):
             self._record(Reason.SCORE, len(self.events) - 1, score)

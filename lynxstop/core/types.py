@@ -91,7 +91,7 @@ class Tokens:
     thinking : bool, shape (tokens,)
         Whether it lies inside a thinking block.
     statistics : float32, shape (tokens, 4)
-        In the order of `lynxstop.core.judging.Statistics`; NaN where unknown.
+        In the order of `lynxstop.core.scorer.Statistics`; NaN where unknown.
     """
 
     ids: NDArray[np.int32]

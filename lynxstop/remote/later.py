@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lynxstop.core.judging import Judge, JudgeFactory
+from lynxstop.core.scorer import RequestScorer, ScorerFactory
 from lynxstop.remote.tokens import Seen, behind
 
 MOST = 64
@@ -16,41 +16,41 @@ MOST = 64
 
 
 class Later(NamedTuple):
-    """A `JudgeFactory` whose judges read `Seen` in place of `Statistics`.
+    """A `ScorerFactory` whose scorers read `Seen` in place of `Statistics`.
 
     Parameters
     ----------
-    rule : JudgeFactory
+    rule : ScorerFactory
     exits : frozenset of str
         See `lynxstop.remote.tokens.behind`.
     keep : bool
         Whether tokens that have been read keep their log-probabilities.
     """
 
-    rule: JudgeFactory
+    rule: ScorerFactory
     exits: frozenset[str]
     keep: bool = True
 
     @property
     def statistics(self) -> bool:
-        """Whether its judges need something at every thinking token."""
+        """Whether its scorers need something at every thinking token."""
         return self.rule.statistics
 
     @property
     def hidden(self) -> bool:
-        """Whether its judges need the probe's logit."""
+        """Whether its scorers need the probe's logit."""
         return self.rule.hidden
 
-    def start(self) -> Judge:
+    def start(self) -> RequestScorer:
         """Begin a request."""
         return _Judge(self.rule.start(), self.exits, self.keep)
 
 
 class _Judge:
-    __slots__ = ("_exits", "_judge", "_keep", "_numbers", "_seen")
+    __slots__ = ("_exits", "_keep", "_numbers", "_scorer", "_seen")
 
-    def __init__(self, judge: Judge, exits: frozenset[str], keep: bool) -> None:
-        self._judge, self._exits, self._keep = judge, exits, keep
+    def __init__(self, scorer: RequestScorer, exits: frozenset[str], keep: bool) -> None:
+        self._scorer, self._exits, self._keep = scorer, exits, keep
         self._numbers: list[int] = []
         self._seen: list[Seen] = []
 
@@ -62,14 +62,14 @@ class _Judge:
 
     def cue(self, behind: int) -> None:
         self._catch_up()
-        self._judge.cue(behind)
+        self._scorer.cue(behind)
 
-    def look(self, logit: float) -> Any:
+    def snapshot(self, logit: float) -> Any:
         self._catch_up()
-        return self._judge.look(logit)
+        return self._scorer.snapshot(logit)
 
     def score(self, seen: Any) -> float:
-        return self._judge.score(seen)
+        return self._scorer.score(seen)
 
     def _catch_up(self) -> None:
         numbers, seen = self._numbers, self._seen
@@ -77,7 +77,7 @@ class _Judge:
             return
         self._numbers, self._seen = [], []
         for number, known in zip(numbers, behind(seen, self._exits), strict=True):
-            self._judge.step(number, known)
+            self._scorer.step(number, known)
         if not self._keep:
             for token, _ in seen:
                 token.forget()

@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from lynxstop.core.judging import Statistics
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
 from lynxstop.core.watch import WatchState
@@ -247,7 +247,7 @@ class StreamSession:
         known = list(map(Seen, (self.tokens[-1], *tokens[:-1]), tokens))
         self.tokens += tokens
         self.thinking += [True] * len(tokens)
-        self.session.read_calm([number(text) for text, _, _ in waiting], known, state)
+        self.session.advance([number(text) for text, _, _ in waiting], known, state)
 
     def _take(self, token: StreamToken, number: int) -> Cut | None:
         self.catch_up()
@@ -258,10 +258,10 @@ class StreamSession:
         asked = self.session.read(number)
         self._judged = False
         self.tokens.append(token)
-        self.thinking.append(self.session.thought)
+        self.thinking.append(self.session.was_thinking)
         if self._holds:
-            self._hold(asked or (self.session.thought and self._watch.open_cue(self.session.state.cue)))
-        if self._most and self._held is None and self.session.calm:
+            self._hold(asked or (self.session.was_thinking and self._watch.open_cue(self.session.state.cue)))
+        if self._most and self._held is None and self.session.idle:
             self._ahead = self.session.state
         return None
 

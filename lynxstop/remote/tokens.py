@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.judging import Statistics
+from lynxstop.core.scorer import Statistics
 from lynxstop.errors import ConfigError
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.core.judging import Statistics
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible_mask
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.types import Tokens
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.grading.normalise import normalise

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lynxstop.core.judging import Statistics
+from lynxstop.core.scorer import Statistics
 from lynxstop.errors import ConfigError
 from lynxstop.rules.base import Point, Rule
 from lynxstop.signals.panel import Panel
 
 
 class Served(NamedTuple):
-    """A `lynxstop.core.judging.JudgeFactory` of a rule; make it with `serve`."""
+    """A `lynxstop.core.scorer.ScorerFactory` of a rule; make it with `serve`."""
 
     rule: Rule
 
@@ -61,7 +61,7 @@ class _Judge:
     def cue(self, behind: int) -> None:
         self._panel.cue(behind)
 
-    def look(self, logit: float) -> Point:
+    def snapshot(self, logit: float) -> Point:
         return Point(self._panel.values(), logit, self._position)
 
     def score(self, seen: Point) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lynxstop.core.judging import Statistics
+from lynxstop.core.scorer import Statistics
 
 
 class Position:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.core.judging import Statistics
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import Mode, Reason, Session
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
@@ -221,7 +221,7 @@ def test_what_is_skimmed_is_read_as_all_else(
     skimming.catch_up()
     for name in ("cut", "held", "thinking", "inside"):
         assert getattr(skimming, name) == getattr(reading, name)
-    for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "calm"):
+    for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "idle"):
         assert getattr(skimming.session, name) == getattr(reading.session, name)
     assert [token.text for token in skimming.tokens] == [token.text for token in reading.tokens]
     known = [np.array(session.statistics()) for session in (skimming, reading)]

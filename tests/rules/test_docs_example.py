@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lynxstop.core.judging import Statistics
+from lynxstop.core.scorer import Statistics
 from lynxstop.errors import ConfigError
 from lynxstop.rules import table as rules
 from lynxstop.rules.served import serve
@@ -36,11 +36,11 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_and_decides(installed):
-    judge = serve(rules.rule_named("calm")).start()
+    scorer = serve(rules.rule_named("calm")).start()
     for entropy in (0.1, 2.0, 0.2, 0.3):
-        judge.step(7, Statistics(entropy, 0.0, 0.0, 0.0))
+        scorer.step(7, Statistics(entropy, 0.0, 0.0, 0.0))
 
-    assert judge.score(judge.look(0.0)) == -0.25
+    assert scorer.score(scorer.snapshot(0.0)) == -0.25
 
 
 def test_another_package_cannot_take_a_name_of_ours(installed):

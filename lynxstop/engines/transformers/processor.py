@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from lynxstop.artifacts.probe import Probe
-from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import StopPolicy
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import UNKNOWN, CueEvent, Exit, Mode, Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.judging import Statistics
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import UNKNOWN, Phase, Session
 from lynxstop.core.types import Generation, Request, Sampling, Signals, Tokens
 
@@ -53,7 +53,7 @@ class Row:
         """Take one generated token; `wanted` then says whether its score is."""
         self.ids.append(token)
         self.wanted = self.session.read(token)
-        self._thinking.append(self.session.thought)
+        self._thinking.append(self.session.was_thinking)
         if self._answer_tokens is not None and self.session.phase is Phase.ANSWERING:
             self.end = min(self.end, len(self.ids) + self._answer_tokens)
             self._answer_tokens = None

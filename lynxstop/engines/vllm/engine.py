@@ -228,7 +228,7 @@ class VllmEngine:
                 ids, logprobs, finish = ids[:number], logprobs[:number], "length"
                 break
             session.read(token)
-            thinking[number] = session.thought
+            thinking[number] = session.was_thinking
             session.decide(None)
             if not answering and session.phase is Phase.ANSWERING:
                 answering, end = True, min(end, number + 1 + sampling.answer_tokens)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
-from lynxstop.core.judging import Statistics
 from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
@@ -231,7 +231,7 @@ class SingleSessions:
         seat.fresh = False
         asked = session.read(token)
         statistics = known.statistics.get(row, UNKNOWN)
-        if statistics is not UNKNOWN and session.thought and math.isnan(statistics.logprob):
+        if statistics is not UNKNOWN and session.was_thinking and math.isnan(statistics.logprob):
             return False
         score = None
         if asked:

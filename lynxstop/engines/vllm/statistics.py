@@ -65,7 +65,7 @@ class TokenStatistics:
         -------
         Tensor
             float32, shape (count, 4), on the device of `logits`: fields of
-            `lynxstop.core.judging.Statistics`. The log-probability is NaN where a row's slot was not looked
+            `lynxstop.core.scorer.Statistics`. The log-probability is NaN where a row's slot was not looked
             at behind the token before.
         """
         self._set_aside(slots)
