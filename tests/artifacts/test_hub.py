@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_hub import Hub, serve
+from tests.support.small_hub import Hub, serve
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import tables
+from tests.support.strategies import tables
 
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import fixed_sequence

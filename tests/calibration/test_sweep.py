@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import tables
+from tests.support.strategies import tables
 
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.units import as_units

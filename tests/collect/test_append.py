@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from typer.testing import CliRunner
 
 from lynxstop.cli import app

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripted import SAMPLING, ScriptedSource, problems, scripted
+from tests.support.scripted import SAMPLING, ScriptedSource, problems, scripted
 
 pytest.importorskip("ray.data")
 
@@ -166,7 +166,7 @@ def test_a_machine_with_other_weights_ends_the_run(machines, tmp_path):
     first = tmp_path / "first"
 
     def load():
-        from scripted import ScriptedSource
+        from tests.support.scripted import ScriptedSource
 
         weights = "other" if first.exists() else "w"
         first.touch()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread

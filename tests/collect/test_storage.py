@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
+from tests.support.scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 from lynxstop.errors import DataError, StepError

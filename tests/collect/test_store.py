@@ -6,7 +6,7 @@ from typing import ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.artifacts import atomic
 from lynxstop.collect.runner import collect

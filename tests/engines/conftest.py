@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
+from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402

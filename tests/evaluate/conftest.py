@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scripted import SAMPLING, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 

@@ -1,6 +1,6 @@
 """First finish on data that grew: as many samples run as every problem has, whichever command added them."""
 
-from scripted import SAMPLING, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 from lynxstop.evaluate.first_finish import first_finish

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ruled import CASES, TOKENS, prepared, prompts, record_greedy
+from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle

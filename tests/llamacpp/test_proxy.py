@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from servers import Proxied
+from tests.support.servers import Proxied
 from typer.testing import CliRunner
-from watching import EXIT, watching
+from tests.support.watching import EXIT, watching
 
 from lynxstop.cli import app
 from lynxstop.remote.dialects.llamacpp import LlamaCpp

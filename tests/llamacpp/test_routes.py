@@ -11,8 +11,8 @@ import anthropic
 import httpx
 import openai
 import pytest
-from servers import Proxied
-from watching import watching
+from tests.support.servers import Proxied
+from tests.support.watching import watching
 
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from servers import proxied
+from tests.support.servers import proxied
 from typer.testing import CliRunner
 
 from lynxstop import shipped

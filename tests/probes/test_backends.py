@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made_data import LAYERS, data_set
+from tests.support.made_data import LAYERS, data_set
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 

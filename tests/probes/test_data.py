@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_data import HIDDEN, LAYERS, data_set
-from scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
+from tests.support.made_data import HIDDEN, LAYERS, data_set
+from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made_data import data_set
+from tests.support.made_data import data_set
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier

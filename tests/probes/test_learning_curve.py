@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from made_data import data_set
+from tests.support.made_data import data_set
 from typer.testing import CliRunner
 
 from lynxstop.cli import app

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_data import LAYERS, data_set
+from tests.support.made_data import LAYERS, data_set
 from sklearn.metrics import roc_auc_score
 
 from lynxstop.errors import ConfigError, DataError

@@ -8,8 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers import Proxied, serving
-from watching import watching
+from tests.support.servers import Proxied, serving
+from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs

@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from servers import eventually
-from watching import watching
+from tests.support.servers import eventually
+from tests.support.watching import watching
 
 from lynxstop.calibration.tables import read_table
 from lynxstop.testing.reasoner import held

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from servers import Proxied, serving
-from watching import watching
+from tests.support.servers import Proxied, serving
+from tests.support.watching import watching
 
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer

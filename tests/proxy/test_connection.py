@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from servers import serving
+from tests.support.servers import serving
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.untouched import why_untouched

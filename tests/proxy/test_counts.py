@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from canned import CHAT, COMPLETIONS, EXIT_IDS, THOUGHT, ask, canned
-from servers import eventually
-from watching import watching
+from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, THOUGHT, ask, canned
+from tests.support.servers import eventually
+from tests.support.watching import watching
 
 NAMES = {
     "cues": "lynxstop_cues_total",

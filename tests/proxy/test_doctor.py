@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import serving
+from tests.support.servers import serving
 from typer.testing import CliRunner, Result
 
 from lynxstop.cli import app

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from canned import (
+from tests.support.canned import (
     ANSWER,
     CHAT,
     COMPLETIONS,
@@ -21,8 +21,8 @@ from canned import (
     numbered,
     settled,
 )
-from servers import Proxied
-from watching import watching
+from tests.support.servers import Proxied
+from tests.support.watching import watching
 
 AT_ONCE = 16
 STOPPED, UNSTOPPED = -math.inf, math.inf

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from servers import Proxied, command, program, proxied, serving
+from tests.support.servers import Proxied, command, program, proxied, serving
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle

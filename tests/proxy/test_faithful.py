@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
-from servers import eventually, proxied, serving
-from watching import watching
+from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIError, OpenAI
-from servers import Proxied, eventually, proxied, serving
+from tests.support.servers import Proxied, eventually, proxied, serving
 
 from lynxstop.testing.server import MockServer
 

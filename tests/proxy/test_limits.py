@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Proxied, eventually, proxied, serving
+from tests.support.servers import Proxied, eventually, proxied, serving
 
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig

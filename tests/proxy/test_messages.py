@@ -10,8 +10,8 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from servers import eventually, proxied, serving
-from watching import watching
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.messages import to_chat

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from servers import eventually, serving
+from tests.support.servers import eventually, serving
 
 from lynxstop.remote.http.sse import EventSplitter, event_data
 from lynxstop.testing.server import MockServer

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import httpx
-from ollama_like import OllamaLike
-from servers import serving
+from tests.support.ollama_like import OllamaLike
+from tests.support.servers import serving
 from typer.testing import CliRunner
-from watching import watching
+from tests.support.watching import watching
 
 from lynxstop.cli import app
 from lynxstop.remote.dialects.ollama import Ollama

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import eventually, proxied, serving
-from watching import watching
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 from lynxstop import shipped
 from lynxstop.proxy.app import create_app

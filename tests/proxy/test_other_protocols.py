@@ -10,8 +10,8 @@ import httpx
 import openai
 import orjson
 import pytest
-from servers import serving
-from watching import watching
+from tests.support.servers import serving
+from tests.support.watching import watching
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.failures import error_body, error_event

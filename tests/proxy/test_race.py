@@ -6,7 +6,7 @@ import json
 
 import httpx
 import pytest
-from servers import eventually, proxied
+from tests.support.servers import eventually, proxied
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build

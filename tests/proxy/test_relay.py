@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from servers import Proxied, proxied, serving
+from tests.support.servers import Proxied, proxied, serving
 
 from lynxstop.testing.server import MockServer
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from watching import watching
+from tests.support.watching import watching
 
 from lynxstop.proxy.responses import to_chat
 from lynxstop.testing.reasoner import held

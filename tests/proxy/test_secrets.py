@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, chat
-from servers import command, eventually, serving
-from watching import watching
+from tests.support.canned import CHAT, chat
+from tests.support.servers import command, eventually, serving
+from tests.support.watching import watching
 
 from lynxstop.proxy import logs
 from lynxstop.testing.server import MockServer

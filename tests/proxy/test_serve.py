@@ -9,7 +9,7 @@ import sys
 
 import httpx
 import pytest
-from servers import command, eventually, serving
+from tests.support.servers import command, eventually, serving
 
 from lynxstop.testing.server import MockServer
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from canned import CHAT
-from servers import serving
-from watching import watching
+from tests.support.canned import CHAT
+from tests.support.servers import serving
+from tests.support.watching import watching
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
-from servers import Proxied, serving
-from watching import EXIT, watching
+from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
+from tests.support.servers import Proxied, serving
+from tests.support.watching import EXIT, watching
 
 BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 

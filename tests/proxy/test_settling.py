@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from servers import serving
+from tests.support.servers import serving
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.openai import OpenAI

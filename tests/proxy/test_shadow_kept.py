@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, Odd, chat
-from servers import eventually, serving
-from watching import watching
+from tests.support.canned import CHAT, Odd, chat
+from tests.support.servers import eventually, serving
+from tests.support.watching import watching
 
 BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "?"}]}
 BARE = {"id": "c00001", "choices": [{"index": 0, "delta": {"reasoning": " and"}}]}

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from canned import CHAT, COMPLETIONS, Canned, ask, canned, chat, continuation, left_over, requested, settled
-from servers import Proxied, eventually
-from watching import watching
+from tests.support.canned import CHAT, COMPLETIONS, Canned, ask, canned, chat, continuation, left_over, requested, settled
+from tests.support.servers import Proxied, eventually
+from tests.support.watching import watching
 
 SAID = [{"role": "user", "content": "?"}]
 ROUTES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from servers import command, eventually, program, proxied, serving
+from tests.support.servers import command, eventually, program, proxied, serving
 
 from lynxstop.testing.server import MockServer
 

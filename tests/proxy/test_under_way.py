@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import CHAT, COMPLETIONS, Odd, chat, continuation
-from servers import eventually, serving
-from watching import watching
+from tests.support.canned import CHAT, COMPLETIONS, Odd, chat, continuation
+from tests.support.servers import eventually, serving
+from tests.support.watching import watching
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "?"}], "stream": True}
 CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -18,7 +18,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-from servers import Proxied, proxied
+from tests.support.servers import Proxied, proxied
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle

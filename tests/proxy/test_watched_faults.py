@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from canned import (
+from tests.support.canned import (
     ANSWER,
     CHAT,
     COMPLETIONS,
@@ -27,8 +27,8 @@ from canned import (
     numbered,
     settled,
 )
-from servers import eventually, serving
-from watching import watching
+from tests.support.servers import eventually, serving
+from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs

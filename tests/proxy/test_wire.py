@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from servers import Proxied, eventually, proxied, serving
-from watching import watching
+from tests.support.servers import Proxied, eventually, proxied, serving
+from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
 

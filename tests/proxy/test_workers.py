@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
-from servers import eventually, serving
+from tests.support.servers import eventually, serving
 
 from lynxstop.testing.server import MockServer
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
+from tests.support.worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
 
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import Case

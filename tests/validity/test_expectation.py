@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from worlds import WORLDS, mean_exceeds, shifted, single, sticky
+from tests.support.worlds import WORLDS, mean_exceeds, shifted, single, sticky
 
 from lynxstop.calibration.run import calibrate
 

@@ -20,7 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
-from tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
+from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 from lynxstop.artifacts import atomic  # noqa: E402
 from lynxstop.artifacts.bundle import (  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 
-from ruled import CASES, TOKENS, prepared, prompts, record_greedy
+from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle

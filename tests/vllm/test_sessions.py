@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_vocabulary import make_tokenizer  # noqa: E402
+from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402

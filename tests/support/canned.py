@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from servers import Proxied, eventually
-from watching import EXIT
+from tests.support.servers import Proxied, eventually
+from tests.support.watching import EXIT
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 THOUGHT = ("n{n}.", " (Wait", ",", " no", ".")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from servers import Proxied, proxied
+from tests.support.servers import Proxied, proxied
 
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import Level, StopPolicy

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
 
-from scripted import SAMPLING, ScriptedSource, problems
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 
