@@ -12,13 +12,12 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.support.small_hub import Hub, serve
-
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.hub import known_files, pull
 from lynxstop.cli import app
 from lynxstop.errors import BundleError, ConfigError, LynxstopError, UpstreamError
+from tests.support.small_hub import Hub, serve
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 TOKEN = "hf_secret_of_the_test"

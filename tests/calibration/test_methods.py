@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.strategies import tables
 
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import fixed_sequence
@@ -16,6 +15,7 @@ from lynxstop.calibration.methods import METHODS
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
+from tests.support.strategies import tables
 
 OWN = [name for name in METHODS if name not in ("holm", "weighted", "selective")]
 CONFIDENT = ["ltt", "ucb", "hoeffding_bentkus"]

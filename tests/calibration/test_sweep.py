@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.strategies import tables
 
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.units import as_units
 from lynxstop.core.rule import first_exit
+from tests.support.strategies import tables
 
 THRESHOLDS = np.array([9.0, 3.0, 2.0, 1.0, 0.5, 0.3, 0.1, 0.0, -0.5, -1.0, -2.0, -2.5, -9.0], np.float32)
 

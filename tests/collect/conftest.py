@@ -7,9 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.support.scripted import SAMPLING, ScriptedSource, problems
-
 from lynxstop.collect.runner import collect
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 
 @pytest.fixture

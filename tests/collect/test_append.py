@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
@@ -15,6 +14,7 @@ from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.shards import names
 from lynxstop.recordings.storage import DataSet
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 
 def add(data, given, source=None, **options):

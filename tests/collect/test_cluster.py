@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.support.scripted import SAMPLING, ScriptedSource, problems, scripted
 
 pytest.importorskip("ray.data")

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread
 from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.recordings.storage import DataSet
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors", "tokens-*.safetensors")
 

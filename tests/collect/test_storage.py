@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.support.scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 from lynxstop.errors import DataError, StepError
 from lynxstop.recordings.schema import CUES, TRACES
 from lynxstop.recordings.storage import DataSet
+from tests.support.scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 
 def test_the_tables_have_the_documented_columns_and_belong_together(recorded):

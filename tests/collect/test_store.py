@@ -6,7 +6,6 @@ from typing import ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.artifacts import atomic
 from lynxstop.collect.runner import collect
@@ -14,6 +13,7 @@ from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.shards import names
 from lynxstop.recordings.storage import DataSet
 from lynxstop.recordings.store import Folder, Remote, store_at
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 URL = "memory://bucket/data"
 

@@ -14,8 +14,6 @@ transformers = pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
-
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
@@ -23,6 +21,7 @@ from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.types import Request  # noqa: E402
 from lynxstop.core.watch import Watch, compile_watch  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
+from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
 HIDDEN, DEPTH = 16, 3

@@ -1,10 +1,9 @@
 """First finish on data that grew: as many samples run as every problem has, whichever command added them."""
 
-from tests.support.scripted import SAMPLING, ScriptedSource, problems
-
 from lynxstop.collect.runner import collect
 from lynxstop.evaluate.first_finish import first_finish
 from lynxstop.replay.parts import parts_of
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 
 def grown(out, *steps):

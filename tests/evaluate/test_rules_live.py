@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
@@ -17,6 +16,7 @@ from lynxstop.errors import ConfigError
 from lynxstop.recordings.storage import DataSet
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
+from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 
 @pytest.fixture(scope="module")

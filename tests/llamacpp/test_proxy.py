@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.support.servers import Proxied
 from typer.testing import CliRunner
-from tests.support.watching import EXIT, watching
 
 from lynxstop.cli import app
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
+from tests.support.servers import Proxied
+from tests.support.watching import EXIT, watching
 
 PROBLEMS = Path(__file__).parents[2] / "data" / "problems" / "test.jsonl"
 QUESTIONS = [json.loads(line)["prompt"] for line in PROBLEMS.read_text().splitlines()[:6]]

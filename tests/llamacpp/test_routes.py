@@ -11,10 +11,10 @@ import anthropic
 import httpx
 import openai
 import pytest
-from tests.support.servers import Proxied
-from tests.support.watching import watching
 
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
+from tests.support.servers import Proxied
+from tests.support.watching import watching
 
 PROBLEMS = Path(__file__).parents[2] / "data" / "problems" / "test.jsonl"
 QUESTION = json.loads(PROBLEMS.read_text().splitlines()[0])["prompt"]

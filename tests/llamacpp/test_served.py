@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from tests.support.servers import proxied
 from typer.testing import CliRunner
 
 from lynxstop import shipped
@@ -20,6 +19,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import scores_of
+from tests.support.servers import proxied
 
 RECIPE = """
 [cues]

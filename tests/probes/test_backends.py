@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.support.made_data import LAYERS, data_set
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -13,6 +12,7 @@ from lynxstop.probes.fitting import WIDE, choose_backend
 from lynxstop.probes.search import by_penalty, split
 from lynxstop.probes.train import train
 from lynxstop.probes.trainer import ProbeTrainer
+from tests.support.made_data import LAYERS, data_set
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU"))]
 

@@ -3,8 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.made_data import HIDDEN, LAYERS, data_set
-from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -15,6 +13,8 @@ from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.data import load
 from lynxstop.probes.trainer import ProbeTrainer
 from lynxstop.rules.learned import LogprobProbe
+from tests.support.made_data import HIDDEN, LAYERS, data_set
+from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 
 
 def test_rows_belong_to_their_cues_and_problems():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.support.made_data import data_set
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -19,6 +18,7 @@ from lynxstop.errors import BundleError, ConfigError
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.train import train
 from lynxstop.probes.trainer import ProbeTrainer
+from tests.support.made_data import data_set
 
 
 def cues(count=400, width=12, seed=0):

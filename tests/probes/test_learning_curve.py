@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from tests.support.made_data import data_set
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.report.learning import learning_report
 from lynxstop.workflows.learning_curve import LearningCurve, Size, Spread, learning_curve
+from tests.support.made_data import data_set
 
 
 def whole(**options):

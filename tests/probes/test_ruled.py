@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
@@ -21,6 +20,7 @@ from lynxstop.rules.table import rule_named
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.make_bundle import make_bundle
 from lynxstop.workflows.train_rule import train_rule
+from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, problems
 
 
 def recording(folder, some, source=None):

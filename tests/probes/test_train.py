@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.made_data import LAYERS, data_set
 from sklearn.metrics import roc_auc_score
 
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.evidence import platt
 from lynxstop.probes.rivals import SIGNALS, agreement_runs
 from lynxstop.probes.train import Candidate, default_layer_sets, simplest, train
+from tests.support.made_data import LAYERS, data_set
 
 
 def test_the_informative_layer_wins_and_the_probe_scores_it():

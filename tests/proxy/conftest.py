@@ -8,11 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.support.servers import Proxied, serving
-from tests.support.watching import watching
-
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import Proxied, serving
+from tests.support.watching import watching
 
 
 @pytest.fixture(scope="module")

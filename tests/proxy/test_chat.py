@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from tests.support.servers import eventually
-from tests.support.watching import watching
 
 from lynxstop.calibration.tables import read_table
 from lynxstop.testing.reasoner import held
+from tests.support.servers import eventually
+from tests.support.watching import watching
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 BODY = {"model": "toy", "messages": [{"role": "user", "content": QUESTION}]}

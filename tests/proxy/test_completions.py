@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from tests.support.servers import Proxied, serving
-from tests.support.watching import watching
 
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer
+from tests.support.servers import Proxied, serving
+from tests.support.watching import watching
 
 PROMPT = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
 BODY = {"model": "toy", "prompt": PROMPT, "max_tokens": 4000}

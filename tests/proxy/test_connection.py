@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.support.servers import serving
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.http.config import UpstreamConfig
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
+from tests.support.servers import serving
 
 
 class Lines:

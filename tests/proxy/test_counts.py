@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, THOUGHT, ask, canned
 from tests.support.servers import eventually
 from tests.support.watching import watching

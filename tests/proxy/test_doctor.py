@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.servers import serving
 from typer.testing import CliRunner, Result
 
 from lynxstop.cli import app
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import serving
 
 
 def doctor(*arguments: str, **knobs: Any) -> Result:

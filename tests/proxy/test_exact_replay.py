@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from tests.support.servers import Proxied, command, program, proxied, serving
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
@@ -23,6 +22,7 @@ from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import scores_of
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import Proxied, command, program, proxied, serving
 
 RECIPE = """
 [cues]

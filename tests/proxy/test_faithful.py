@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
-from tests.support.servers import eventually, proxied, serving
-from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 STREAM = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"r1"), (b"cache-control", b"private")]

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIError, OpenAI
-from tests.support.servers import Proxied, eventually, proxied, serving
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import Proxied, eventually, proxied, serving
 
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}]}
 LONG = "delay=0.003, checks=300"

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.servers import Proxied, eventually, proxied, serving
 
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.testing.server import MockServer
+from tests.support.servers import Proxied, eventually, proxied, serving
 
 
 async def length(incoming: Incoming, reply: Reply) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from tests.support.servers import eventually, proxied, serving
-from tests.support.watching import watching
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.messages import to_chat
@@ -19,6 +17,8 @@ from lynxstop.proxy.serve import build
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 CLIENTS: list[anthropic.Anthropic] = []

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from tests.support.servers import eventually, serving
 
 from lynxstop.remote.http.sse import EventSplitter, event_data
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import eventually, serving
 
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}]}
 

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import httpx
-from tests.support.ollama_like import OllamaLike
-from tests.support.servers import serving
 from typer.testing import CliRunner
-from tests.support.watching import watching
 
 from lynxstop.cli import app
 from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.testing.reasoner import held
+from tests.support.ollama_like import OllamaLike
+from tests.support.servers import serving
+from tests.support.watching import watching
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}], "temperature": 0}
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.servers import eventually, proxied, serving
-from tests.support.watching import watching
 
 from lynxstop import shipped
 from lynxstop.proxy.app import create_app
@@ -18,6 +16,8 @@ from lynxstop.proxy.logs import JsonLines
 from lynxstop.proxy.serve import build
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import eventually, proxied, serving
+from tests.support.watching import watching
 
 SECRET = "zebra 7 + 5 * 2"
 ASK = {"messages": [{"role": "user", "content": SECRET}]}

@@ -10,12 +10,12 @@ import httpx
 import openai
 import orjson
 import pytest
-from tests.support.servers import serving
-from tests.support.watching import watching
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.failures import error_body, error_event
 from lynxstop.proxy.messages import QUIET
+from tests.support.servers import serving
+from tests.support.watching import watching
 
 DIED = UpstreamError("It died.", code="upstream_died")
 MESSAGE = {

@@ -6,10 +6,10 @@ import json
 
 import httpx
 import pytest
-from tests.support.servers import eventually, proxied
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
+from tests.support.servers import eventually, proxied
 
 MESSAGES = [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]
 BODY = {"model": "toy", "messages": MESSAGES, "seed": 3}

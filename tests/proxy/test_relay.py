@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from tests.support.servers import Proxied, proxied, serving
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import Proxied, proxied, serving
 
 
 class Echo:

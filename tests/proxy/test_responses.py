@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.support.watching import watching
 
 from lynxstop.proxy.responses import to_chat
 from lynxstop.testing.reasoner import held
+from tests.support.watching import watching
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
 CLIENTS: list[openai.OpenAI] = []

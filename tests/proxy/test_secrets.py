@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from tests.support.canned import CHAT, chat
-from tests.support.servers import command, eventually, serving
-from tests.support.watching import watching
 
 from lynxstop.proxy import logs
 from lynxstop.testing.server import MockServer
+from tests.support.canned import CHAT, chat
+from tests.support.servers import command, eventually, serving
+from tests.support.watching import watching
 
 KEY, OTHER, THEIRS, PROMPT = "sk-ours-1", "sk-wrong-2", "sk-theirs-3", "zebra 7 + 5 * 2"
 SECRETS = (KEY, OTHER, THEIRS, "zebra")

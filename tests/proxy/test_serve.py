@@ -9,9 +9,9 @@ import sys
 
 import httpx
 import pytest
-from tests.support.servers import command, eventually, serving
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import command, eventually, serving
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 

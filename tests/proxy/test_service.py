@@ -7,15 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.canned import CHAT
-from tests.support.servers import serving
-from tests.support.watching import watching
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
 from lynxstop.proxy.service import Service, Services
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.canned import CHAT
+from tests.support.servers import serving
+from tests.support.watching import watching
 
 
 class Looking(Services):

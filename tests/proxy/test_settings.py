@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
 from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
 from tests.support.servers import Proxied, serving
 from tests.support.watching import EXIT, watching

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from tests.support.servers import serving
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.dialects.openai import OpenAI
@@ -20,6 +19,7 @@ from lynxstop.remote.settling import Settled, UncontinuedError, settle
 from lynxstop.testing import server as mocked
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import Knobs
+from tests.support.servers import serving
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
 from tests.support.canned import CHAT, Odd, chat
 from tests.support.servers import eventually, serving
 from tests.support.watching import watching

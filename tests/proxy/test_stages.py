@@ -10,7 +10,19 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.canned import CHAT, COMPLETIONS, Canned, ask, canned, chat, continuation, left_over, requested, settled
+
+from tests.support.canned import (
+    CHAT,
+    COMPLETIONS,
+    Canned,
+    ask,
+    canned,
+    chat,
+    continuation,
+    left_over,
+    requested,
+    settled,
+)
 from tests.support.servers import Proxied, eventually
 from tests.support.watching import watching
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from tests.support.servers import command, eventually, program, proxied, serving
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import command, eventually, program, proxied, serving
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "7 + 5 * 2"}]}
 CHAT = "/v1/chat/completions"

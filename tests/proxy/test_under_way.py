@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
 from tests.support.canned import CHAT, COMPLETIONS, Odd, chat, continuation
 from tests.support.servers import eventually, serving
 from tests.support.watching import watching

@@ -18,13 +18,13 @@ import anthropic
 import httpx
 import openai
 import pytest
-from tests.support.servers import Proxied, proxied
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.demo import held_out
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
+from tests.support.servers import Proxied, proxied
 
 pytestmark = [
     pytest.mark.skipif(

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import Knobs
 from tests.support.canned import (
     ANSWER,
     CHAT,
@@ -29,9 +32,6 @@ from tests.support.canned import (
 )
 from tests.support.servers import eventually, serving
 from tests.support.watching import watching
-
-from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}], "stream": True}
 

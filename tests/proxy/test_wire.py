@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from tests.support.servers import Proxied, eventually, proxied, serving
-from tests.support.watching import watching
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import Proxied, eventually, proxied, serving
+from tests.support.watching import watching
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
-from tests.support.servers import eventually, serving
 
 from lynxstop.testing.server import MockServer
+from tests.support.servers import eventually, serving
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 CHAT = "/v1/chat/completions"

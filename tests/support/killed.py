@@ -15,9 +15,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
 
-from tests.support.scripted import SAMPLING, ScriptedSource, problems
-
 from lynxstop.collect.runner import collect
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 KILLS = 12
 

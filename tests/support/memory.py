@@ -11,10 +11,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
 
 import numpy as np
-from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 from lynxstop.collect.runner import collect
 from lynxstop.recordings.storage import DataSet
+from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 
 def peak():

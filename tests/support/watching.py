@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.servers import Proxied, proxied
-
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.stream import StreamWatch
@@ -27,6 +25,7 @@ from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.session import Terms
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
+from tests.support.servers import Proxied, proxied
 
 EXIT = "\n</think>\n\nThe answer is \\boxed{"
 CUES = CueSet(("wait", "hmm", "alternatively"))

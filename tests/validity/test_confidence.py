@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
 
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.methods import METHODS
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.units import as_units
+from tests.support.worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
 
 ALPHA, CONFIDENCE, DELTA = 0.1, 0.9, 0.1
 SURE = 1e-3

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.worlds import WORLDS, mean_exceeds, shifted, single, sticky
 
 from lynxstop.calibration.run import calibrate
+from tests.support.worlds import WORLDS, mean_exceeds, shifted, single, sticky
 
 ALPHA = 0.1
 

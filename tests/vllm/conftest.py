@@ -20,8 +20,6 @@ transformers = pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
-from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
-
 from lynxstop.artifacts import atomic  # noqa: E402
 from lynxstop.artifacts.bundle import (  # noqa: E402
     Bundle,
@@ -38,6 +36,7 @@ from lynxstop.artifacts.setup import setup_from_bundle  # noqa: E402
 from lynxstop.core.types import Request, Sampling  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
 from lynxstop.engines.vllm.tools import guard_tool_calls  # noqa: E402
+from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
 HIDDEN, DEPTH = 64, 3

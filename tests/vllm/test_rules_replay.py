@@ -11,8 +11,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 
-from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
-
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.collect.texts import Texts
@@ -21,6 +19,7 @@ from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import TransformersEngine
 from lynxstop.engines.transformers.loading import Loaded, load_engine
 from lynxstop.recordings.storage import DataSet
+from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 
 @pytest.fixture(scope="module")

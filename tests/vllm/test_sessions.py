@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
-
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
@@ -24,6 +22,7 @@ from lynxstop.engines.vllm.host import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.machine import fuse  # noqa: E402
 from lynxstop.engines.vllm.sessions import COUNTERS, Sessions  # noqa: E402
 from lynxstop.engines.vllm.terms import UNWATCHED, Terms  # noqa: E402
+from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
 PLAIN = ("Wait", "ĠWait", "Hmm", "Hmm,", "er", "Ġ", ".", "a", "Ġso", "ĠWait,Ġhmm", "Ċ", "=", "Ã", "©")
