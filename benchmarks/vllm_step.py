@@ -1,4 +1,4 @@
-"""Decode step time of vLLM with lynxstop absent, idle, armed (scoring, never stopping) and in shadow.
+"""Decode step time of vLLM with lynxstop absent, idle, served (scoring, never stopping) and in shadow.
 
     python benchmarks/vllm_step.py [--model data/reasoner] [--batch 1 16 64] [--layers 4] [--compiled]
                                     [--rule combined] [--model random --vocabulary 151936]
@@ -34,7 +34,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
-VARIANTS = ("absent", "idle", "armed", "shadow")
+VARIANTS = ("absent", "idle", "served", "shadow")
 TOKENS, WARM = 160, 4
 
 
@@ -100,23 +100,23 @@ class Switch:
         self.lists = runner.input_batch.logitsprocs
         self.others = [p for p in self.lists.non_argmax_invariant if not isinstance(p, LynxstopProcessor)]
         self.ours = next(p for p in self.lists.non_argmax_invariant if isinstance(p, LynxstopProcessor))
-        self.desk = self.ours.desk
+        self.adapter = self.ours.adapter
         self.model = runner.get_model()
         self.wrapped = self.model.compute_logits
 
     def to(self, variant: str) -> None:
-        """Choose a variant; armed and shadow differ in the terms of the requests."""
-        works = variant in ("armed", "shadow")
+        """Choose a variant; served and shadow differ in the terms of the requests."""
+        works = variant in ("served", "shadow")
         self.lists.non_argmax_invariant[:] = self.others if variant == "absent" else [*self.others, self.ours]
-        self.ours.desk = self.desk if works else None
+        self.ours.adapter = self.adapter if works else None
         if works:
             self.model.compute_logits = self.wrapped
-            if (stops := getattr(self.desk.watcher.sessions, "_stops", None)) is not None:
+            if (stops := getattr(self.adapter.sessions, "_stops", None)) is not None:
                 with torch.inference_mode():
-                    stops.fill_(variant == "armed")
-            for seat in getattr(self.desk.watcher.sessions, "_seats", ()):
+                    stops.fill_(variant == "served")
+            for seat in getattr(self.adapter.sessions, "_seats", ()):
                 if seat is not None:
-                    seat.session.mode = Mode.STOP if variant == "armed" else Mode.SHADOW
+                    seat.session.mode = Mode.STOP if variant == "served" else Mode.SHADOW
         elif "compute_logits" in self.model.__dict__:
             del self.model.compute_logits
 
@@ -130,7 +130,7 @@ def measure(llm: Any, prompts: list[str], batch: int, rounds: int, clock: Callab
     number = 0
     while len(times) < rounds:
         params = SamplingParams(temperature=0.8, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
-        switch.to("armed")
+        switch.to("served")
         for _ in range(batch):
             number += 1
             llm.llm_engine.add_request(f"{batch}-{number}", prompts[number % len(prompts)], params)
@@ -147,7 +147,7 @@ def measure(llm: Any, prompts: list[str], batch: int, rounds: int, clock: Callab
                 row[variant] = clock() - start
             times.append(row)
             left -= len(VARIANTS)
-        switch.to("armed")
+        switch.to("served")
         while llm.llm_engine.has_unfinished_requests():
             llm.llm_engine.step()
     return np.array(times[:rounds])
@@ -231,7 +231,7 @@ def main() -> None:
         rule += "" if given.vocabulary is None else f", {given.vocabulary} tokens"
         how = "compiled" if given.compiled else "eager"
         kind = f"{Path(given.model).name}{rule}, layers {list(layers)}, {how}"
-        print("| model, batch | absent | idle | armed | shadow |\n|---|---|---|---|---|", flush=True)
+        print("| model, batch | absent | idle | served | shadow |\n|---|---|---|---|---|", flush=True)
         clock = time.perf_counter if given.clock == "wall" else time.process_time
         for batch in given.batch:
             report(f"{kind}, {batch}", measure(llm, prompts, batch, given.rounds, clock))

@@ -1,4 +1,4 @@
-"""A trained probe at work: from hidden states to the logit that an answer forced now is right."""
+"""A trained probe: from hidden states to the logit that an answer forced now is right."""
 
 from __future__ import annotations
 

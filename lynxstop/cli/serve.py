@@ -1,4 +1,4 @@
-"""`lynxstop serve`: start vLLM's OpenAI server with a bundle at work."""
+"""`lynxstop serve`: start vLLM's OpenAI server with a bundle."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def serve(
 
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.fingerprint import fingerprint, require_same
+    from lynxstop.engines.vllm.request_options import RequestOptionsReader
     from lynxstop.engines.vllm.settings import parse_mode, parse_risk
-    from lynxstop.engines.vllm.terms import TermsReader
     from lynxstop.errors import MissingExtraError
 
     if find_spec("vllm") is None:
@@ -75,7 +75,7 @@ def serve(
 
     checked = read_settings({"lynxstop": settings}, {})
     assert checked is not None
-    TermsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
+    RequestOptionsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
     with tempfile.TemporaryDirectory(prefix="lynxstop-metrics-") as folder:
         environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ}
         drain = _take(context.args, "--shutdown-timeout")[0] or "0"

@@ -35,7 +35,7 @@ from lynxstop.artifacts.provenance import provenance  # noqa: E402
 from lynxstop.artifacts.setup import setup_from_bundle  # noqa: E402
 from lynxstop.core.types import Request, Sampling  # noqa: E402
 from lynxstop.engines.transformers import TransformersEngine  # noqa: E402
-from lynxstop.engines.vllm.tools import guard_tool_calls  # noqa: E402
+from lynxstop.engines.vllm.tool_calls import guard_tool_calls  # noqa: E402
 from tests.support.tiny_vocabulary import PLAIN, make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>", "<tool_call>", "</tool_call>")
@@ -197,8 +197,8 @@ def runner_of() -> Callable[[Any], Any]:
 
 
 @pytest.fixture(scope="session")
-def desk_of(runner_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Reach the plugin at work in an engine of this process."""
+def adapter_of(runner_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Reach the plugin in an engine of this process."""
 
     def find(llm: Any) -> Any:
         from lynxstop.engines.vllm.processor import LynxstopProcessor
@@ -206,17 +206,17 @@ def desk_of(runner_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
         runner = runner_of(llm)
         first = hasattr(runner, "input_batch")
         everyone = runner.input_batch.logitsprocs.all if first else runner.sampler.logits_processors
-        return next(p.desk for p in everyone if isinstance(p, LynxstopProcessor) and p.desk is not None)
+        return next(p.adapter for p in everyone if isinstance(p, LynxstopProcessor) and p.adapter is not None)
 
     return find
 
 
 @pytest.fixture(scope="session")
-def counts_of(desk_of: Callable[[Any], Any]) -> Callable[[Any], dict[str, int]]:
+def counts_of(adapter_of: Callable[[Any], Any]) -> Callable[[Any], dict[str, int]]:
     def count(llm: Any) -> dict[str, int]:
-        desk = desk_of(llm)
-        desk.metrics.fetch()
-        return dict(desk.metrics.totals)
+        adapter = adapter_of(llm)
+        adapter.metrics.fetch()
+        return dict(adapter.metrics.totals)
 
     return count
 

@@ -17,10 +17,10 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import draw
-from lynxstop.engines.vllm.draws import Draws
-from lynxstop.engines.vllm.seats import BOOST
-from lynxstop.engines.vllm.settings import Settings
-from lynxstop.engines.vllm.terms import Draw, Terms, TermsReader
+from lynxstop.engines.vllm.request_options import Draw, RequestOptions, RequestOptionsReader
+from lynxstop.engines.vllm.seeded_sampler import SeededSampler
+from lynxstop.engines.vllm.session_batch import BOOST
+from lynxstop.engines.vllm.settings import PluginSettings
 from lynxstop.errors import ConfigError
 
 VOCABULARY = 50
@@ -33,15 +33,15 @@ def test_a_token_is_that_of_its_request_in_any_place_of_the_batch(
     order: list[int], indices: list[int]
 ) -> None:
     # given four requests, two samplings, one that vLLM draws for, and logits of each
-    draws = Draws(5)
+    draws = SeededSampler(5)
     given_terms = [Draw("a", 0, HOT), Draw("b", 7, HOT), None, Draw("c", 0, COLD)]
     for slot, how in enumerate(given_terms):
-        draws.start(slot, Terms(watched=True, draw=how))
+        draws.start(slot, RequestOptions(watched=True, draw=how))
     own = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(1))
     # when they sit in any order
     logits = own[order].clone()
     slots = np.array(order, dtype=np.int64)
-    draws.deal(logits, slots, lambda rows: [indices[order[row]] for row in rows.tolist()])
+    draws.apply(logits, slots, lambda rows: [indices[order[row]] for row in rows.tolist()])
     # then each token is the one of its own number, and the other row is as it was
     for row, slot in enumerate(order):
         how = given_terms[slot]
@@ -54,32 +54,34 @@ def test_a_token_is_that_of_its_request_in_any_place_of_the_batch(
 
 
 def test_a_forced_token_wins_over_a_drawn_one() -> None:
-    draws = Draws(1)
-    draws.start(0, Terms(watched=True, draw=Draw("a", 0, HOT)))
+    draws = SeededSampler(1)
+    draws.start(0, RequestOptions(watched=True, draw=Draw("a", 0, HOT)))
     logits = torch.zeros(1, VOCABULARY)
-    draws.deal(logits, np.zeros(1, np.int64), lambda rows: [0])
+    draws.apply(logits, np.zeros(1, np.int64), lambda rows: [0])
     drawn = int(logits[0].argmax())
     logits[0, (drawn + 1) % VOCABULARY] += BOOST
     assert logits[0].argmax() == (drawn + 1) % VOCABULARY
 
 
 def test_a_slot_given_to_another_request_forgets_the_numbers() -> None:
-    draws = Draws(1)
-    draws.start(0, Terms(watched=True, draw=Draw("a", 0, HOT)))
-    draws.start(0, Terms(watched=True))
+    draws = SeededSampler(1)
+    draws.start(0, RequestOptions(watched=True, draw=Draw("a", 0, HOT)))
+    draws.start(0, RequestOptions(watched=True))
     logits = torch.zeros(1, VOCABULARY)
-    draws.deal(logits, np.zeros(1, np.int64), lambda rows: [0])
+    draws.apply(logits, np.zeros(1, np.int64), lambda rows: [0])
     assert not logits.any()
 
 
-def reader(tmp_path: Path) -> TermsReader:
-    return TermsReader(Settings(recipe=Recipe(), record=tmp_path), StopPolicy(exit_ids=(1,)), None)
+def reader(tmp_path: Path) -> RequestOptionsReader:
+    return RequestOptionsReader(
+        PluginSettings(recipe=Recipe(), record=tmp_path), StopPolicy(exit_ids=(1,)), None
+    )
 
 
 def test_the_arguments_of_a_collector_are_read(tmp_path: Path) -> None:
     how = {"request": "p#0", "start": 3, "sampling": asdict(HOT)}
-    terms = reader(tmp_path).read({"lynxstop_record": "x", "lynxstop_statistics": 9, "lynxstop_draw": how})
-    assert (terms.record, terms.statistics, terms.draw) == ("x", 9, Draw("p#0", 3, HOT))
+    options = reader(tmp_path).read({"lynxstop_record": "x", "lynxstop_statistics": 9, "lynxstop_draw": how})
+    assert (options.record, options.statistics, options.draw) == ("x", 9, Draw("p#0", 3, HOT))
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,14 @@ def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperatur
     llm = make_llm(
         shipped.MODEL,
         bundle,
-        settings={"record": str(tmp_path / "spool")},
+        settings={"record": ":memory:"},
         max_model_len=1200,
         max_num_seqs=64,
         enable_prefix_caching=True,
         worker_extension_cls=EXTENSION,
     )
     setup = setup_from_bundle(bundle, llm.get_tokenizer())
-    engine = VllmEngine(llm, setup, bundle.probe.layers, tmp_path / "spool")
+    engine = VllmEngine(llm, setup, bundle.probe.layers)
     texts = Texts(llm.get_tokenizer(), setup.delimiters, setup.cues)
     sampling = Sampling(max_tokens=1000, answer_tokens=16, temperature=temperature, seed=4)
     asked = [Request(p.id, texts.prompt_ids(p.prompt)) for p in held_out.problems(REQUESTS, 6)]

@@ -114,7 +114,7 @@ def test_preemption_at_every_step(served: Served, prompts: Any, reference: Any) 
 
 
 def test_requests_join_leave_and_are_aborted(
-    served: Served, prompts: Any, reference: Any, desk_of: Any
+    served: Served, prompts: Any, reference: Any, adapter_of: Any
 ) -> None:
     # given running requests
     llm, model, bundle = served
@@ -132,7 +132,7 @@ def test_requests_join_leave_and_are_aborted(
         assert strip(so_far[f"r{i}"]) == expected[i].output_ids
     assert len(so_far.get("r3", ())) < len(expected[3].output_ids)
     list(steps(llm, [[6, 7]], tokens=2))
-    assert desk_of(llm).slots.watched.sum() <= 1
+    assert adapter_of(llm).slots.watched.sum() <= 1
 
 
 def test_children_of_one_request_stop_by_themselves(served: Served, prompts: Any, counts_of: Any) -> None:

@@ -15,7 +15,7 @@ from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.loading import EXTENSION
-from lynxstop.engines.vllm.spool import files, read_spool
+from lynxstop.engines.vllm.row_files import read_rows
 from lynxstop.errors import ModelError
 
 KINDS = ["Llama", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma", "DeepseekV2", "DeepseekV3"]
@@ -31,7 +31,7 @@ def named(count: int) -> list[dict[str, Any]]:
 )
 def test_recorded_states_equal_those_of_transformers(
     kind: str, make_llm: Any, make_model: Any, make_bundle: Any, prompts: Any, generate: Any, reference: Any,
-    desk_of: Callable[[Any], Any], tmp_path: Path,
+    adapter_of: Callable[[Any], Any], tmp_path: Path,
 ) -> None:  # fmt: skip
     # given all states of a model, the embeddings and the one behind the final norm included
     model = make_model(kind)
@@ -39,8 +39,8 @@ def test_recorded_states_equal_those_of_transformers(
     llm = make_llm(model, bundle, settings={"record": str(tmp_path)}, max_num_batched_tokens=32)
     # when full traces are recorded in the engine
     found = generate(llm, prompts, xargs=named(len(prompts)))
-    desk_of(llm).watcher.recorder.spool.flush()
-    rows = {(row.request, row.token): row for row in read_spool(tmp_path)}
+    adapter_of(llm).recorder.rows.flush()
+    rows = {(row.request, row.token): row for row in read_rows(tmp_path)}
     # then at each cue features, score and statistics are those of transformers
     expected = reference(model, bundle, prompts, risk=None, record=True)
     compared = 0
@@ -88,7 +88,7 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
     # given a recipe, no bundle yet, and the transformers engine's traces by the same recipe
     model = make_model("Qwen3")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    settings = {"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "spool")}
+    settings = {"recipe": str(tmp_path / "recipe.toml"), "record": ":memory:"}
     llm = make_llm(
         model, settings=settings, enable_prefix_caching=True, block_size=32, worker_extension_cls=EXTENSION,
         max_num_batched_tokens=32,
@@ -96,7 +96,7 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
     sampling = Sampling(max_tokens=60, answer_tokens=8, temperature=temperature, top_p=top_p, top_k=top_k)
     bundle = make_bundle(model, (1, 3), budget=40)
     setup = setup_from_recipe(Recipe.load(tmp_path / "recipe.toml"), llm.get_tokenizer())
-    engine = VllmEngine(llm, setup, (1, 3), tmp_path / "spool")
+    engine = VllmEngine(llm, setup, (1, 3))
     ours, theirs = reference(model, bundle, prompts, risk=None, sampling=sampling, forced=True, record=True)
     # when vLLM generates and records them, and forces an exit at every cue
     requests = [Request(str(i), tuple(prompt)) for i, prompt in enumerate(prompts)]
@@ -122,12 +122,17 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
             np.testing.assert_allclose(*pairs, atol=1e-3)
     # and part of their prompts came from the cache
     assert 0 < engine.cache.cached < engine.cache.total
-    # and what was read of the spool is gone
-    assert files(tmp_path / "spool") == []
+    # and what was fetched is gone
+    assert llm.collective_rpc("lynxstop_take_rows") == [b""]
 
 
 def test_a_request_that_asks_for_no_statistics_leaves_rows_of_cues_only(
-    make_llm: Any, make_model: Any, prompts: Any, generate: Any, desk_of: Callable[[Any], Any], tmp_path: Path
+    make_llm: Any,
+    make_model: Any,
+    prompts: Any,
+    generate: Any,
+    adapter_of: Callable[[Any], Any],
+    tmp_path: Path,
 ) -> None:
     # given an engine that records
     model = make_model("Qwen3")
@@ -139,9 +144,9 @@ def test_a_request_that_asks_for_no_statistics_leaves_rows_of_cues_only(
         {"lynxstop_record": "none"},
     ]
     generate(llm, prompts[:2], xargs=asked, ignore_eos=True)
-    desk_of(llm).watcher.recorder.spool.flush()
+    adapter_of(llm).recorder.rows.flush()
     # then five distributions are recorded, the one behind the prompt first, and all cues of both
-    rows = list(read_spool(tmp_path / "s"))
+    rows = list(read_rows(tmp_path / "s"))
     plain = {(row.request, row.token) for row in rows if row.features is None}
     assert {name for name, _ in plain} == {"five"}
     assert {row.token for row in rows if row.request == "five"} >= {-1, 0, 1, 2, 3}
@@ -150,13 +155,19 @@ def test_a_request_that_asks_for_no_statistics_leaves_rows_of_cues_only(
 
 
 def test_rows_that_cannot_be_written_are_counted_on_metrics(
-    make_llm: Any, make_model: Any, prompts: Any, generate: Any, desk_of: Any, counts_of: Any, tmp_path: Path
+    make_llm: Any,
+    make_model: Any,
+    prompts: Any,
+    generate: Any,
+    adapter_of: Any,
+    counts_of: Any,
+    tmp_path: Path,
 ) -> None:
     # given an engine that records to a folder
     model = make_model("Qwen3")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     llm = make_llm(model, settings={"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "s")})
-    spool = desk_of(llm).watcher.recorder.spool
+    spool = adapter_of(llm).recorder.rows
     before = counts_of(llm)["dropped"]
     # when there is a file where the folder was
     (tmp_path / "s").rmdir()

@@ -11,8 +11,8 @@ import pytest
 
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode
-from lynxstop.engines.vllm.settings import Settings, read_settings
-from lynxstop.engines.vllm.terms import TermsReader
+from lynxstop.engines.vllm.request_options import RequestOptionsReader
+from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError
 
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.2, 0.0)), budget=9)
@@ -41,12 +41,12 @@ def engine(**obstacles: Any) -> SimpleNamespace:
 def test_engines_that_cannot_be_served_are_refused(obstacle: dict[str, Any], name: str) -> None:
     # given an engine with something the plugin cannot follow
     pytest.importorskip("torch")
-    from lynxstop.engines.vllm.arming import check_engine
+    from lynxstop.engines.vllm.served_bundle import check_engine
 
-    check_engine(engine(), Settings(Path("b")))
+    check_engine(engine(), PluginSettings(Path("b")))
     # when a bundle is configured, then the error names it
     with pytest.raises(ConfigError, match=name):
-        check_engine(engine(**obstacle), Settings(Path("b")))
+        check_engine(engine(**obstacle), PluginSettings(Path("b")))
 
 
 def test_settings_come_from_the_configuration_first_and_the_environment_second() -> None:
@@ -54,8 +54,8 @@ def test_settings_come_from_the_configuration_first_and_the_environment_second()
     environment = {"LYNXSTOP_BUNDLE": "/e", "LYNXSTOP_RISK": "0.2", "LYNXSTOP_MODE": "shadow"}
     # when they are read, then the configuration wins, and without either the plugin is off
     found = read_settings({"lynxstop": {"bundle": "/c", "risk": "off"}}, environment)
-    assert found == Settings(bundle=Path("/c"), risk="off", mode=Mode.SHADOW)
-    assert read_settings({}, environment) == Settings(bundle=Path("/e"), risk=0.2, mode=Mode.SHADOW)
+    assert found == PluginSettings(bundle=Path("/c"), risk="off", mode=Mode.SHADOW)
+    assert read_settings({}, environment) == PluginSettings(bundle=Path("/e"), risk=0.2, mode=Mode.SHADOW)
     assert read_settings({}, {}) is None
 
 
@@ -81,13 +81,13 @@ def test_wrong_settings_are_refused(given: Any, message: str) -> None:
 def test_a_default_risk_must_be_certified() -> None:
     # given a server whose default nobody certified, when it starts, then the certified levels are listed
     with pytest.raises(ConfigError, match=r"certified levels: 0\.05, 0\.2"):
-        TermsReader(Settings(Path("b"), risk=0.1), POLICY, None)
-    assert not TermsReader(Settings(Path("b")), POLICY, None).read(None).watched
+        RequestOptionsReader(PluginSettings(Path("b"), risk=0.1), POLICY, None)
+    assert not RequestOptionsReader(PluginSettings(Path("b")), POLICY, None).read(None).watched
 
 
 def test_off_frees_a_request_of_its_budget_too() -> None:
     # given a policy with a budget, when a request is off, then nothing of it is watched
-    reader = TermsReader(Settings(Path("b")), POLICY, 0.05)
+    reader = RequestOptionsReader(PluginSettings(Path("b")), POLICY, 0.05)
     assert reader.read(None).budget == 9
     assert not reader.read({"lynxstop_risk": "off"}).watched
 
@@ -95,7 +95,7 @@ def test_off_frees_a_request_of_its_budget_too() -> None:
 def test_a_group_gets_its_own_threshold_and_an_unknown_one_that_of_all() -> None:
     # given a level of all requests and one of a group
     levels = (Level(0.05, 1.0), Level(0.05, 3.0, "legal"))
-    reader = TermsReader(Settings(Path("b")), StopPolicy(exit_ids=(1,), levels=levels), 0.05)
+    reader = RequestOptionsReader(PluginSettings(Path("b")), StopPolicy(exit_ids=(1,), levels=levels), 0.05)
     # when requests name their groups, then each is stopped by its own level
     assert reader.read({"lynxstop_group": "legal"}).threshold == 3.0
     assert reader.read({"lynxstop_group": "other"}).threshold == reader.read(None).threshold == 1.0
@@ -161,7 +161,7 @@ def test_without_a_bundle_nothing_is_changed(
     # when an engine runs, then ours sits idle where greedy sampling does not even call it, and the model is
     # as it was
     ours = [p for p in runner.input_batch.logitsprocs.all if isinstance(p, LynxstopProcessor)]
-    assert [p.desk for p in ours] == [None]
+    assert [p.adapter for p in ours] == [None]
     assert ours[0] not in runner.input_batch.logitsprocs.non_argmax_invariant
     assert "compute_logits" not in runner.get_model().__dict__
     assert len(generate(llm, [[5, 0]])[0]) == 48
@@ -201,9 +201,9 @@ def test_missing_seams_disable_the_plugin_and_say_so(
     # given a process in which vLLM was told not to load the plugin
     from vllm.config import VllmConfig  # noqa: F401
 
-    from lynxstop.engines.vllm import processor, seams
+    from lynxstop.engines.vllm import patches, processor
 
-    monkeypatch.setattr(seams, "installed", lambda: False)
+    monkeypatch.setattr(patches, "installed", lambda: False)
     config = SimpleNamespace(
         additional_config={"lynxstop": {"bundle": "/b"}},
         model_config=SimpleNamespace(served_model_name="off"),

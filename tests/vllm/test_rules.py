@@ -124,14 +124,14 @@ def test_preemption_between_points_changes_no_decision(
 
 
 def test_a_request_whose_statistics_are_lost_thinks_to_the_end(
-    served: Served, prompts: Any, generate: Any, reference: Any, desk_of: Any, counts_of: Any
+    served: Served, prompts: Any, generate: Any, reference: Any, adapter_of: Any, counts_of: Any
 ) -> None:
     # given requests that a rule stops
     llm, model, bundle = served
     full = generate(llm, prompts, xargs={"lynxstop_risk": "off"})
     assert generate(llm, prompts) != full
     before = counts_of(llm)
-    statistics = desk_of(llm).watcher.sessions._statistics
+    statistics = adapter_of(llm).sessions._statistics
     # when what was known of their next token is gone in the middle
     for number, so_far in enumerate(steps(llm, prompts[:3])):  # noqa: B007
         if number == 6:
@@ -147,21 +147,26 @@ def test_a_request_whose_statistics_are_lost_thinks_to_the_end(
 
 
 def test_an_error_of_ours_leaves_requests_running(
-    served: Served, prompts: Any, generate: Any, desk_of: Any, counts_of: Any, monkeypatch: pytest.MonkeyPatch
+    served: Served,
+    prompts: Any,
+    generate: Any,
+    adapter_of: Any,
+    counts_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # given statistics that break in the middle of a run
     llm = served[0]
     full = generate(llm, prompts, xargs={"lynxstop_risk": "off"})
     errors = counts_of(llm)["errors"]
-    sessions = desk_of(llm).watcher.sessions
-    look, calls = sessions._statistics.look, iter(range(1000))
+    sessions = adapter_of(llm).sessions
+    look, calls = sessions._statistics.observe, iter(range(1000))
 
     def broken(*args: Any) -> Any:
         if next(calls) == 9:
             raise RuntimeError("broken")
         return look(*args)
 
-    monkeypatch.setattr(sessions._statistics, "look", broken)
+    monkeypatch.setattr(sessions._statistics, "observe", broken)
     # when requests run, then those of the batch think to the end, and the error is counted
     found = generate(llm, prompts)
     assert found[:4] == full[:4]
@@ -224,23 +229,23 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from lynxstop.artifacts.setup import setup_from_bundle
-    from lynxstop.engines.vllm.seats import Step
-    from lynxstop.engines.vllm.single import SingleSessions
-    from lynxstop.engines.vllm.terms import Terms
+    from lynxstop.engines.vllm.per_request import PerRequestSessions
+    from lynxstop.engines.vllm.request_options import RequestOptions
+    from lynxstop.engines.vllm.session_batch import BatchStep
 
     model, bundle = ruled
     setup = setup_from_bundle(bundle, transformers.AutoTokenizer.from_pretrained(model))
-    sessions = SingleSessions(setup.watch, setup.policy, bundle.probe, torch.device("cpu"), 4, 2)
+    sessions = PerRequestSessions(setup.watch, setup.policy, bundle.probe, torch.device("cpu"), 4, 2)
     for slot, structured in ((0, True), (1, False)):
-        sessions.admit(slot, [0], Terms(True, 0.0, budget=3, structured=structured))
+        sessions.admit(slot, [0], RequestOptions(True, 0.0, budget=3, structured=structured))
     # when a budget stops it
     forced: list[list[int | None]] = []
     tokens = [13, 13]
     for number in range(10):
         # the first step feeds the end of the prompt, which is not read
         read = None if number else np.array([False, False])
-        step = Step(np.array([0, 1]), np.array(tokens), None, read, lambda rows: [])
-        sessions.look(step, lambda rows: torch.zeros(len(rows), 128), torch.zeros(2, 22))
+        step = BatchStep(np.array([0, 1]), np.array(tokens), None, read, lambda rows: [])
+        sessions.observe(step, lambda rows: torch.zeros(len(rows), 128), torch.zeros(2, 22))
         logits = torch.zeros(2, 22)
         sessions.force(logits)
         forced.append([int(row.argmax()) if row.max() > 1e8 else None for row in logits])

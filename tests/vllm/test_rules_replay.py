@@ -42,22 +42,24 @@ def llm(make_llm: Any, bundle: Bundle) -> Any:
     return make_llm(shipped.MODEL, bundle, max_model_len=512)
 
 
-def serve_in(llm: Any, desk: Any, policy: StopPolicy) -> None:
+def serve_in(llm: Any, adapter: Any, policy: StopPolicy) -> None:
     """Let a running engine serve another policy: what start-up does, without the start."""
-    from lynxstop.engines.vllm.seams import make_sessions
-    from lynxstop.engines.vllm.terms import TermsReader
+    from lynxstop.engines.vllm.attach import make_sessions
+    from lynxstop.engines.vllm.request_options import RequestOptionsReader
 
-    setup = replace(desk.armed.setup, policy=policy)
-    desk.armed = replace(
-        desk.armed, setup=setup, terms=TermsReader(desk.armed.settings, policy, default_risk=0.05)
+    setup = replace(adapter.served.setup, policy=policy)
+    adapter.served = replace(
+        adapter.served,
+        setup=setup,
+        options=RequestOptionsReader(adapter.served.settings, policy, default_risk=0.05),
     )
-    sessions = make_sessions(desk.armed, desk.runner.device, desk.runner.max_num_reqs + 1)
-    desk.watcher.sessions = desk.slots.sessions = sessions
+    sessions = make_sessions(adapter.served, adapter.runner.device, adapter.runner.max_num_reqs + 1)
+    adapter.sessions = adapter.slots.sessions = sessions
 
 
 @pytest.mark.parametrize(("name", "points"), CASES)
 def test_vllm_decides_as_replayed_and_as_transformers(
-    recorded: DataSet, bundle: Bundle, loaded: Loaded, llm: Any, desk_of: Any, generate: Any, name: str,
+    recorded: DataSet, bundle: Bundle, loaded: Loaded, llm: Any, adapter_of: Any, generate: Any, name: str,
     points: int,
 ) -> None:  # fmt: skip
     # given what a rule would have decided on recorded traces, and what the transformers engine makes of it
@@ -69,7 +71,7 @@ def test_vllm_decides_as_replayed_and_as_transformers(
     requests = [Request(str(number), ids, risk=0.05) for number, ids in enumerate(asked)]
     there = {g.request.id: g for g in engine.generate(requests, Sampling(max_tokens=TOKENS, answer_tokens=4))}
     # when vLLM serves it
-    serve_in(llm, desk_of(llm), policy)
+    serve_in(llm, adapter_of(llm), policy)
     found = generate(llm, [list(ids) for ids in asked], tokens=TOKENS)
     # then every request is its full trace up to the replayed exit, and its tokens are the other engine's
     exits = 0

@@ -116,7 +116,7 @@ def test_bad_arguments_are_refused(served: Served, generate: Any, args: dict[str
 
 
 def test_an_error_of_ours_leaves_requests_running(
-    served: Served, prompts: Any, generate: Any, desk_of: Callable[[Any], Any], counts_of: Any,
+    served: Served, prompts: Any, generate: Any, adapter_of: Callable[[Any], Any], counts_of: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # given a probe that breaks at its first cue
@@ -127,7 +127,7 @@ def test_an_error_of_ours_leaves_requests_running(
     def broken(*args: Any) -> Any:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(desk_of(llm).watcher.sessions, "_score_rows", broken)
+    monkeypatch.setattr(adapter_of(llm).sessions, "_score_rows", broken)
     # when requests run
     found = generate(llm, prompts)
     # then they think to the end and the error is counted

@@ -89,7 +89,7 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.terminate()
         process.wait(60)
         log.seek(0)
-        assert "lynxstop is at work" in log.read()
+        assert "lynxstop is active" in log.read()
 
 
 @pytest.fixture

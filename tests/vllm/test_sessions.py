@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
-from lynxstop.engines.vllm.host import HostSessions  # noqa: E402
-from lynxstop.engines.vllm.machine import fuse  # noqa: E402
-from lynxstop.engines.vllm.sessions import COUNTERS, Sessions  # noqa: E402
-from lynxstop.engines.vllm.terms import UNWATCHED, Terms  # noqa: E402
+from lynxstop.engines.vllm.device_sessions import COUNTERS, DeviceSessions  # noqa: E402
+from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
+from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
@@ -33,7 +33,7 @@ RISK = 0.05
 WATCH = compile_watch(
     make_tokenizer(SPECIAL, PLAIN), CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",))
 )
-MACHINE = fuse(WATCH)
+MACHINE = product(WATCH)
 PROBE = Probe((0,), ((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
 
 tokens = st.integers(0, VOCABULARY - 1)
@@ -44,13 +44,12 @@ policies = st.builds(
 )  # fmt: skip
 
 
-def make(policy: StopPolicy, rows: int, visible: bool) -> Sessions:
-    kind = HostSessions if visible else Sessions
-    return kind(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
+def make(policy: StopPolicy, rows: int) -> DeviceSessions:
+    return DeviceSessions(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
 
 
 def drive(
-    sessions: Sessions, fed: list[int], scores: list[float], read: list[bool] | None = None
+    sessions: DeviceSessions, fed: list[int], scores: list[float], read: list[bool] | None = None
 ) -> list[int | None]:
     """Read one token per row; return the tokens that are forced next."""
     values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
@@ -65,18 +64,17 @@ def drive(
 @given(
     policy=policies,
     mode=st.sampled_from(Mode),
-    visible=st.booleans(),
     prompts=st.lists(st.lists(tokens, max_size=6), min_size=1, max_size=3),
     data=st.data(),
 )
 def test_device_sessions_equal_core_sessions(
-    policy: StopPolicy, mode: Mode, visible: bool, prompts: list[list[int]], data: st.DataObject
+    policy: StopPolicy, mode: Mode, prompts: list[list[int]], data: st.DataObject
 ) -> None:
     # given the same requests in the core and on the device
     core = [Session(WATCH, policy, prompt, risk=RISK, mode=mode) for prompt in prompts]
-    device = make(policy, len(prompts), visible)
+    device = make(policy, len(prompts))
     for slot, prompt in enumerate(prompts):
-        device.admit(slot, prompt, Terms(True, 0.0, policy.budget, mode is Mode.STOP))
+        device.admit(slot, prompt, RequestOptions(True, 0.0, policy.budget, mode is Mode.STOP))
     device.seat(np.arange(len(prompts)))
     # when: both read the same tokens and scores, sometimes disobeying a forced token
     wanted: list[int | None] = [None] * len(prompts)
@@ -117,9 +115,9 @@ def test_a_prompt_is_read_as_the_watch_reads_it(prompt: list[int]) -> None:
 
 def test_state_survives_leaving_and_moving_rows() -> None:
     # given two requests, one of them between a cue and its confirmation
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2, True)
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2)
     for slot in (0, 1):
-        device.admit(slot, [0], Terms(True, 0.0))
+        device.admit(slot, [0], RequestOptions(True, 0.0))
     device.seat(np.array([0, 1]))
     assert drive(device, [10, 4], [0.0, 1.0]) == [None, None]
     # when it leaves, and comes back into another slot and row
@@ -134,8 +132,8 @@ def test_state_survives_leaving_and_moving_rows() -> None:
 
 def test_rows_that_do_not_read_keep_their_state_while_being_forced() -> None:
     # given a request in the middle of its exit
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1, True)
-    device.admit(0, [0], Terms(True, 0.0))
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    device.admit(0, [0], RequestOptions(True, 0.0))
     device.seat(np.array([0]))
     assert drive(device, [4], [1.0]) == [None]
     assert drive(device, [9], [0.0]) == [EXIT[0]]
@@ -151,8 +149,8 @@ def test_rows_that_do_not_read_keep_their_state_while_being_forced() -> None:
 
 def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
     # given a request whose grammar takes over behind the thinking block
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1, False)
-    device.admit(0, [0], Terms(True, 0.0, structured=True))
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    device.admit(0, [0], RequestOptions(True, 0.0, structured=True))
     device.seat(np.array([0]))
     drive(device, [4], [1.0])
     # when it is stopped, then the tokens up to </think> are forced, and none behind it
@@ -165,8 +163,8 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
 
 def test_shadow_counts_a_budget_but_never_forces() -> None:
     # given a request in shadow mode with a budget
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1, True)
-    device.admit(0, [0], Terms(True, 5.0, budget=2, stops=False))
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1)
+    device.admit(0, [0], RequestOptions(True, 5.0, budget=2, stops=False))
     device.seat(np.array([0]))
     # when it thinks beyond it, then nothing is forced and one exit is counted
     assert [drive(device, [10], [0.0]) for _ in range(5)] == [[None]] * 5
@@ -175,7 +173,7 @@ def test_shadow_counts_a_budget_but_never_forces() -> None:
 
 def test_unwatched_rows_show_nothing() -> None:
     # given a request that lynxstop leaves alone
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1, False)
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1)
     device.admit(0, [0], UNWATCHED)
     device.seat(np.array([0]))
     # when it writes a cue, then nothing is counted or forced
@@ -187,8 +185,8 @@ def test_unwatched_rows_show_nothing() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_features_that_are_not_finite_never_exit(visible: bool, value: float) -> None:
     # given a request at a cue, with features that are not finite
-    device = make(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1, visible)
-    device.admit(0, [0], Terms(True, -1e9))
+    device = make(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1)
+    device.admit(0, [0], RequestOptions(True, -1e9))
     device.seat(np.array([0]))
     # when the cue is proven, then nothing is forced, and the score is counted as lost
     assert drive(device, [4], [value]) == drive(device, [9], [0.0]) == [None]

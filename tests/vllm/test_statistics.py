@@ -42,7 +42,7 @@ class Streams:
         tokens = self.draw.integers(0, 6, size=len(batch))
         rows = np.array(wanted, dtype=np.int64)
         given = torch.from_numpy(logits.copy())
-        found = self.statistics.look(given, rows, np.array(batch)[rows], tokens)
+        found = self.statistics.observe(given, rows, np.array(batch)[rows], tokens)
         expected = [known(self.before.get(batch[row]), tokens[row], logits[row]) for row in wanted]
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
         assert np.array_equal(given.numpy(), logits)

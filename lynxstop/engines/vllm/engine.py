@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +18,8 @@ from lynxstop.artifacts.setup import Setup
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
-from lynxstop.engines.vllm.spool import Recorded, read_spool
-from lynxstop.engines.vllm.tools import guard_tool_calls
+from lynxstop.engines.vllm.row_files import RecordedRow, unpack
+from lynxstop.engines.vllm.tool_calls import guard_tool_calls
 from lynxstop.errors import ConfigError, DataError
 
 _AT_ONCE = 1 << 21
@@ -45,14 +44,12 @@ class VllmEngine:
     Parameters
     ----------
     llm : vllm.LLM
-        Started with lynxstop recording to `spool`, by a recipe or with a bundle, and with
+        Started with lynxstop recording to ":memory:", by a recipe or with a bundle, and with
         `lynxstop.engines.vllm.loading.EXTENSION` as `worker_extension_cls`.
     setup : Setup
         Compiled for the model's tokenizer.
     layers : tuple of int
         Layers that are recorded.
-    spool : Path
-        Folder it records to; files are removed once they are read.
     policy : StopPolicy, optional
         The policy that `llm` follows, where it is not that of `setup`.
 
@@ -69,14 +66,12 @@ class VllmEngine:
         llm: Any,
         setup: Setup,
         layers: tuple[int, ...],
-        spool: Path,
         policy: StopPolicy | None = None,
     ) -> None:
         self.llm = llm
         self.watch = guard_tool_calls(setup.watch, llm.get_tokenizer())
         self.policy = policy or setup.policy
         self.layers = layers
-        self.spool = spool
         config = llm.llm_engine.model_config
         self.width: int = config.hf_text_config.hidden_size * len(layers)
         ends = config.try_get_generation_config().get("eos_token_id", ())
@@ -177,7 +172,9 @@ class VllmEngine:
             ids, logprobs, finish = self._strip(result.outputs[0])
             first = rows.get(self._name(number), {}).get(-1)
             if first is None:
-                raise DataError(f"Recorded rows are missing from {self.spool}.", hint="Is its disk full?")
+                raise DataError(
+                    "vLLM did not return all recorded rows.", hint="Look for lynxstop's errors in its log."
+                )
             yield Answer(tuple(ids), tuple(logprobs), finish, float(first.statistics[1]))
 
     def _recording(self, number: int, tokens: int) -> dict[str, Any]:
@@ -185,7 +182,7 @@ class VllmEngine:
         return {"lynxstop_record": self._name(number), "lynxstop_statistics": tokens}
 
     def _name(self, number: int) -> str:
-        """Name of a request in the spool: what an interrupted call left there is never taken for it."""
+        """Name of a recorded request: rows of an interrupted call are never taken for it."""
         return f"{self._run}.{number}"
 
     def _params(
@@ -237,15 +234,17 @@ class VllmEngine:
         made = Generation(request, ids, count, finish, session.events, session.exit, logprobs=logprobs)
         return made, thinking[: len(ids)]
 
-    def _rows(self) -> dict[str, dict[int, Recorded]]:
+    def _rows(self) -> dict[str, dict[int, RecordedRow]]:
         """Take what was recorded since the last time, by request and token; the last row of a token holds."""
-        self.llm.collective_rpc("lynxstop_flush")
-        rows: dict[str, dict[int, Recorded]] = {}
-        for row in read_spool(self.spool, remove=True):
-            rows.setdefault(row.request, {})[row.token] = row
+        rows: dict[str, dict[int, RecordedRow]] = {}
+        for content in self.llm.collective_rpc("lynxstop_take_rows"):
+            for row in unpack(content, "What vLLM recorded") if content else ():
+                rows.setdefault(row.request, {})[row.token] = row
         return rows
 
-    def _attach(self, generation: Generation, thinking: NDArray[np.bool_], rows: dict[int, Recorded]) -> None:
+    def _attach(
+        self, generation: Generation, thinking: NDArray[np.bool_], rows: dict[int, RecordedRow]
+    ) -> None:
         """Give a trace what was recorded of it: as from the transformers engine, nothing is known behind
         the last token of an output that a limit cut."""
         count = len(generation.output_ids)
@@ -257,8 +256,8 @@ class VllmEngine:
         states = [state for state in seen if state is not None]
         if missing or len(states) < len(generation.events):
             raise DataError(
-                f"Recorded rows of {generation.request.id!r} are missing from {self.spool}.",
-                hint="Is its disk full?",
+                f"vLLM did not return all recorded rows of {generation.request.id!r}.",
+                hint="Look for lynxstop's errors in its log.",
             )
         for index in range(known):
             found[index, :3] = rows[index].statistics[1:]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_recipe, with_budget
 from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.engines.vllm.row_files import MEMORY
 from lynxstop.errors import ConfigError, LynxstopError, MissingExtraError, ModelError
 from lynxstop.extras import need
 
-EXTENSION = "lynxstop.engines.vllm.worker.FlushingWorker"
+EXTENSION = "lynxstop.engines.vllm.worker.RecordingWorker"
 """For vLLM's `worker_extension_cls`: what `VllmEngine` asks of the workers."""
 
 
@@ -30,12 +29,10 @@ class LoadedVllm:
     setup: Setup
     fingerprint: Fingerprint
     dtype: str
-    spool: tempfile.TemporaryDirectory[str]
 
     def close(self) -> None:
-        """Stop the engine and remove its spool."""
+        """Stop the engine."""
         self.engine.llm.llm_engine.engine_core.shutdown()
-        self.spool.cleanup()
 
 
 def load_engine(
@@ -87,8 +84,7 @@ def load_engine(
     policy = with_budget(setup.policy, recipe)
     guards = recipe.guards.model_copy(update={"budget": policy.budget})
     written = recipe.model_copy(update={"guards": guards}).model_dump(mode="json")
-    spool = tempfile.TemporaryDirectory(prefix="lynxstop-spool-")
-    lynxstop = {"recipe": written, "record": spool.name}
+    lynxstop = {"recipe": written, "record": MEMORY}
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     vllm = need("vllm", "vllm")
@@ -111,16 +107,15 @@ def load_engine(
         raise ConfigError(f"vLLM does not take these arguments: {error}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot serve {model}: {error}") from error
-    from lynxstop.engines.vllm.arming import model_folder
+    from lynxstop.engines.vllm.served_bundle import model_folder
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
     layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
     return LoadedVllm(
-        engine=VllmEngine(llm, setup, layers, Path(spool.name), policy),
+        engine=VllmEngine(llm, setup, layers, policy),
         tokenizer=tokenizer,
         setup=setup,
         fingerprint=fingerprint(model_folder(config)),
         dtype=str(config.dtype).removeprefix("torch."),
-        spool=spool,
     )

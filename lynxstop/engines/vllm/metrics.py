@@ -8,7 +8,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from lynxstop.engines.vllm.seats import COUNTERS
+from lynxstop.engines.vllm.session_batch import COUNTERS
 
 INTERVAL = 1.0
 """Seconds between two fetches of the device's counters."""
@@ -23,12 +23,12 @@ _HELP = {
     "refused": "Forced sequences the engine did not follow.",
     "errors": "Errors inside lynxstop; their requests went on untouched.",
     "lost": "Requests whose state, or statistics, were lost; they think to the end.",
-    "dropped": "Recorded rows lost because a file could not be written.",
-    "disabled": "1 when a bundle is configured but lynxstop is not at work.",
+    "dropped": "RecordedRow rows lost because a file could not be written.",
+    "disabled": "1 when a bundle is configured but lynxstop is not active.",
 }
 
 
-class Metrics:
+class PluginMetrics:
     """Prometheus counters of one model.
 
     Parameters
@@ -91,7 +91,7 @@ def _copy(counters: Tensor) -> Tensor:
         return counters.cpu()
 
 
-def _fetch_forever(owner: weakref.ref[Metrics]) -> None:
+def _fetch_forever(owner: weakref.ref[PluginMetrics]) -> None:
     pause = threading.Event()
     while True:
         pause.wait(INTERVAL)

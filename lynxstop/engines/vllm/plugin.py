@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Install the seams; without a bundle configured they change nothing."""
-    from lynxstop.engines.vllm import seams
+    """Install the wrappers; without a bundle configured they change nothing."""
+    from lynxstop.engines.vllm import attach
 
-    seams.install()
+    attach.install()

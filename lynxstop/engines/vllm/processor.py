@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as FirstProcessor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondProcessor
 
-from lynxstop.engines.vllm import seams
-from lynxstop.engines.vllm.settings import Settings, read_settings
-from lynxstop.engines.vllm.terms import PREFIX
+from lynxstop.engines.vllm.request_options import PREFIX
+from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lynxstop.engines.vllm.desk import Desk
+    from lynxstop.engines.vllm import patches
+from lynxstop.engines.vllm.adapters import RunnerAdapter
 
 logger = logging.getLogger("vllm.lynxstop")
 
@@ -24,31 +24,33 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
     """Stops thinking early, inside the engine.
 
     Both runners construct it at start-up; without a bundle configured it stays idle. It begins its work
-    when the loaded runner is handed to it (`lynxstop.engines.vllm.seams`).
+    when the loaded runner is handed to it (`lynxstop.engines.vllm.patches`).
 
     Attributes
     ----------
-    desk : Desk or None
+    adapter : RunnerAdapter or None
         Serves the steps of the runner; None while idle.
     """
 
     def __init__(self, config: Any, *rest: Any) -> None:
-        self.settings: Settings | None = read_settings(config.additional_config)
-        self.desk: Desk | None = None
-        if self.settings is not None and not seams.installed():
+        self.settings: PluginSettings | None = read_settings(config.additional_config)
+        self.adapter: RunnerAdapter | None = None
+        if self.settings is not None and not patches.installed():
             logger.error(
                 "lynxstop is disabled: its plugin was not loaded in this process. "
                 "Add 'lynxstop' to VLLM_PLUGINS."
             )
-            seams.report_disabled(config)
+            patches.report_disabled(config)
             self.settings = None
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuse arguments of lynxstop that nobody would read; `seams` checks them where a bundle is
+        """Refuse arguments of lynxstop that nobody would read; `patches` checks them where a bundle is
         served."""
-        if not seams.installed() and any(key.startswith(PREFIX) for key in sampling_params.extra_args or ()):
-            raise ValueError("lynxstop is not at work on this server: its plugin was not loaded.")
+        if not patches.installed() and any(
+            key.startswith(PREFIX) for key in sampling_params.extra_args or ()
+        ):
+            raise ValueError("lynxstop is not active on this server: its plugin was not loaded.")
 
     def is_argmax_invariant(self) -> bool:
         """Say that greedy sampling may skip this; true only while idle."""
@@ -56,15 +58,15 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
 
     def update_state(self, batch_update: Any) -> None:
         """Follow changes of the batch (first runner)."""
-        if self.desk is not None and batch_update is not None:
-            self.desk.update(batch_update)
+        if self.adapter is not None and batch_update is not None:
+            self.adapter.update(batch_update)
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Take a request into a slot (second runner); True when it is watched."""
-        return self.desk is not None and self.desk.add(req_idx, sampling_params)
+        return self.adapter is not None and self.adapter.add(req_idx, sampling_params)
 
     def apply(self, logits: Tensor, ctx: Any = None) -> Tensor:
         """Read the step and raise the logits of forced tokens in place."""
-        if self.desk is not None:
-            self.desk.look(logits, ctx)
+        if self.adapter is not None:
+            self.adapter.apply(logits, ctx)
         return logits

@@ -9,23 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.vllm.seats import Seats
-from lynxstop.engines.vllm.spool import Recorded, Spool
+from lynxstop.engines.vllm.request_options import RequestOptions
+from lynxstop.engines.vllm.row_files import RecordedRow, RowBuffer, RowFiles
+from lynxstop.engines.vllm.session_batch import SessionBatch
 from lynxstop.engines.vllm.statistics import PART, by_parts
-from lynxstop.engines.vllm.terms import Terms
 
 _SHOWN = 4
 """Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
 
 
 class Recorder:
-    """Hands rows of recorded requests to a spool: cues, and the first tokens where these are asked for.
+    """Hands over rows of recorded requests: cues, and the first tokens where these are asked for.
 
     Parameters
     ----------
-    spool : Spool
+    rows : RowFiles or RowBuffer
+        Where rows go.
     slots : int
-        Slots of requests, the idle one included.
+        SlotTable of requests, the idle one included.
     end_token : int
         First exit token, for the end margin.
 
@@ -35,27 +36,27 @@ class Recorder:
         By slot, the name under which a request is recorded.
     """
 
-    def __init__(self, spool: Spool, slots: int, end_token: int) -> None:
-        self.spool = spool
+    def __init__(self, rows: RowFiles | RowBuffer, slots: int, end_token: int) -> None:
+        self.rows = rows
         self.names: list[str | None] = [None] * slots
         self._on = np.zeros(slots, dtype=np.bool_)
         self._first = np.zeros(slots, dtype=np.int64)
         self._end_token = end_token
         self._made_up = 0
 
-    def start(self, slot: int, terms: Terms) -> None:
+    def start(self, slot: int, options: RequestOptions) -> None:
         """Record the request that gets a slot under its name ("" makes one up), or do not (None)."""
-        name = terms.record
+        name = options.record
         if name == "":
             self._made_up += 1
             name = f"request-{self._made_up}"
         self.names[slot] = name
         self._on[slot] = name is not None
-        self._first[slot] = terms.statistics
+        self._first[slot] = options.statistics
 
-    def look(
+    def observe(
         self,
-        sessions: Seats,
+        sessions: SessionBatch,
         slots: NDArray[np.int64],
         indices: Callable[[NDArray[np.int64]], list[int]],
         features: Callable[[Tensor], Tensor],
@@ -86,12 +87,12 @@ class Recorder:
             score = np.nan if number is None else scores[number]
             line = np.array([score, *known], np.float32)
             state = None if number is None else states[number].copy()
-            found.append(Recorded(self.names[slot] or "", token, int(position), line, state))
-        self.spool.add(found)
+            found.append(RecordedRow(self.names[slot] or "", token, int(position), line, state))
+        self.rows.add(found)
 
     def _fetch(
         self,
-        sessions: Seats,
+        sessions: SessionBatch,
         features: Callable[[Tensor], Tensor],
         logits: Tensor,
         rows: NDArray[np.int64],
@@ -101,8 +102,8 @@ class Recorder:
         scores, positions = sessions.shown()
         places = torch.from_numpy(rows).to(logits.device)
         logprobs = (part.float().log_softmax(dim=-1) for part in torch.split(logits[places], PART))
-        behind = by_parts(logprobs, self._end_token)
-        block = torch.cat([positions[places].unsqueeze(1).float(), behind], dim=1).flatten()
+        after = by_parts(logprobs, self._end_token)
+        block = torch.cat([positions[places].unsqueeze(1).float(), after], dim=1).flatten()
         if len(cues):
             at = torch.from_numpy(cues).to(logits.device)
             block = torch.cat([block, scores[at], features(at).flatten()])

@@ -27,7 +27,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PluginSettings:
     """How the plugin is set up.
 
     Parameters
@@ -41,7 +41,7 @@ class Settings:
     mode : Mode
         Mode of requests that name none.
     record : Path, optional
-        Folder of the spool; None keeps recording off.
+        Folder to record to, or ":memory:" for what the collector fetches; None keeps recording off.
     """
 
     bundle: Path | None = None
@@ -51,7 +51,9 @@ class Settings:
     record: Path | None = None
 
 
-def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> Settings | None:
+def read_settings(
+    additional_config: object, environment: Mapping[str, str] = os.environ
+) -> PluginSettings | None:
     """Read the settings; a key of the configuration wins over its environment variable.
 
     Parameters
@@ -63,7 +65,7 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
 
     Returns
     -------
-    Settings or None
+    PluginSettings or None
         None when neither a bundle nor a recipe is named: the plugin is then off.
 
     Raises
@@ -96,7 +98,7 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
         )
     if "recipe" in found and "record" not in found:
         raise ConfigError("A recipe is only recorded by.", hint='Add "record": "FOLDER", or serve a bundle.')
-    return Settings(
+    return PluginSettings(
         bundle=_path(found["bundle"], "bundle") if "bundle" in found else None,
         recipe=_recipe(found["recipe"]) if "recipe" in found else None,
         risk=parse_risk(found["risk"]) if "risk" in found else None,

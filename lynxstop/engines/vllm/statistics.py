@@ -47,7 +47,9 @@ class TokenStatistics:
         self._before: Tensor | None = None
         self._aside: dict[int, Tensor] = {}
 
-    def look(self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], tokens: Any) -> Tensor:
+    def observe(
+        self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], tokens: Any
+    ) -> Tensor:
         """Return what is known of the tokens that some rows have just read.
 
         Parameters

@@ -1,4 +1,4 @@
-"""What the engine recorded of tokens, in files that outlive its worker.
+"""What the engine recorded of tokens: in memory until it is fetched, or in files that outlive its worker.
 
 ::
 
@@ -16,22 +16,24 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from lynxstop.artifacts.atomic import write_bytes
 from lynxstop.errors import DataError
 
 FORMAT = "lynxstop-spool-2"
+MEMORY = ":memory:"
+"""In place of a folder: keep rows in memory for `RowBuffer.take`."""
 _BYTES = 32
 """Of a row without features, about."""
 STATISTICS = ("score", "entropy", "top_gap", "end_margin")
 
 
-class Recorded(NamedTuple):
+class RecordedRow(NamedTuple):
     """One token: one that completes a cue, or any token of a request whose statistics were asked for.
 
-    Whether a cue is whole shows in the tokens behind it. A token recorded twice was read again behind a
+    Whether a cue is whole shows in the tokens after it. A token recorded twice was read again after a
     preemption: the last row holds.
 
     Parameters
@@ -55,7 +57,26 @@ class Recorded(NamedTuple):
     features: NDArray[np.float32] | None
 
 
-class Spool:
+class RowBuffer:
+    """Keeps rows in memory."""
+
+    def __init__(self) -> None:
+        self._rows: list[RecordedRow] = []
+        self._lock = threading.Lock()
+
+    def add(self, rows: list[RecordedRow]) -> None:
+        """Take rows over."""
+        with self._lock:
+            self._rows += rows
+
+    def take(self) -> bytes:
+        """Return all rows in the format of the files, and forget them; empty when there are none."""
+        with self._lock:
+            rows, self._rows = self._rows, []
+        return _pack(rows) if rows else b""
+
+
+class RowFiles:
     """Writes rows in files of some `size`; what waits longer than a second is written by a thread.
 
     Parameters
@@ -81,13 +102,13 @@ class Spool:
         self.dropped = 0
         self._size = size
         self._lost = lost
-        self._waiting: list[Recorded] = []
+        self._waiting: list[RecordedRow] = []
         self._bytes = 0
         self._lock = threading.Lock()
         self._number = 0
         self._timer: threading.Timer | None = None
 
-    def add(self, rows: list[Recorded]) -> None:
+    def add(self, rows: list[RecordedRow]) -> None:
         """Take rows over."""
         with self._lock:
             self._waiting += rows
@@ -118,7 +139,7 @@ class Spool:
                 self._lost(len(rows))
 
 
-def _pack(rows: list[Recorded]) -> bytes:
+def _pack(rows: list[RecordedRow]) -> bytes:
     names: dict[str, int] = {}
     features = [row.features for row in rows if row.features is not None]
     tensors = {
@@ -132,8 +153,8 @@ def _pack(rows: list[Recorded]) -> bytes:
     return save(tensors, {"format": FORMAT, "requests": json.dumps(list(names))})
 
 
-def read_spool(folder: Path, *, remove: bool = False) -> Iterator[Recorded]:
-    """Read all rows of a spool, in the order of its files; with `remove` each is removed once it is read.
+def read_rows(folder: Path) -> Iterator[RecordedRow]:
+    """Read all rows of a folder, in the order of its files.
 
     Raises
     ------
@@ -141,27 +162,36 @@ def read_spool(folder: Path, *, remove: bool = False) -> Iterator[Recorded]:
         When a file is damaged or of another version.
     """
     for path in files(folder):
-        yield from _read(path)
-        if remove:
-            path.unlink()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        yield from unpack(content, str(path))
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of a spool, in the order of their writing."""
+    """Return the files of a folder, in the order of their writing."""
     return sorted(folder.glob("cues-*.safetensors"))
 
 
-def _read(path: Path) -> Iterator[Recorded]:
+def unpack(content: bytes, what: str) -> Iterator[RecordedRow]:
+    """Read rows from the content of a file; `what` it is is named in errors.
+
+    Raises
+    ------
+    DataError
+        When it is damaged or of another version.
+    """
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise DataError(f"{path} is not a spool of this version.")
-            names = json.loads(metadata["requests"])
-            columns = [file.get_tensor(name) for name in ("request", "index", "position", "statistics")]
-            cues, features = file.get_tensor("cues"), file.get_tensor("features")
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is damaged and cannot be read.", hint="Record it again.") from error
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        if metadata.get("format") != FORMAT:
+            raise DataError(f"{what} was not recorded by this version.")
+        names, tensors = json.loads(metadata["requests"]), load(content)
+        columns = [tensors[name] for name in ("request", "index", "position", "statistics")]
+        cues, features = tensors["cues"], tensors["features"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{what} is damaged and cannot be read.", hint="Record it again.") from error
     at_cues: dict[int, NDArray[np.float32]] = dict(zip(cues.tolist(), features, strict=True))
     for row, (name, index, position, statistics) in enumerate(zip(*columns, strict=True)):
-        yield Recorded(names[name], int(index), int(position), statistics, at_cues.get(row))
+        yield RecordedRow(names[name], int(index), int(position), statistics, at_cues.get(row))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
-from lynxstop.engines.vllm.settings import OFF, Settings, parse_mode, parse_risk
+from lynxstop.engines.vllm.settings import OFF, PluginSettings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 
 PREFIX = "lynxstop_"
@@ -25,7 +25,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Random numbers of a request's own; see `lynxstop.engines.vllm.draws`.
+    """Random numbers of a request's own; see `lynxstop.engines.vllm.seeded_sampler`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RequestOptions:
     """What holds for a request.
 
     Parameters
@@ -76,15 +76,15 @@ class Terms:
     draw: Draw | None = None
 
 
-UNWATCHED = Terms(watched=False)
+UNWATCHED = RequestOptions(watched=False)
 
 
-class TermsReader:
-    """Reads the terms of requests.
+class RequestOptionsReader:
+    """Reads the options of requests.
 
     Parameters
     ----------
-    settings : Settings
+    settings : PluginSettings
         Defaults of the server.
     policy : StopPolicy
         Knows the certified levels.
@@ -97,17 +97,17 @@ class TermsReader:
         When the server's default risk is not certified.
     """
 
-    def __init__(self, settings: Settings, policy: StopPolicy, default_risk: float | None) -> None:
+    def __init__(self, settings: PluginSettings, policy: StopPolicy, default_risk: float | None) -> None:
         self._policy = policy
         self._records = settings.record is not None
         self._mode = settings.mode
         self._by_recipe = settings.recipe is not None
         risk = default_risk if settings.risk is None else settings.risk
         self.default_risk: float | str = OFF if risk is None else risk
-        self._default = self._terms(self.default_risk, self._mode, "" if self._records else None)
+        self._default = self._options(self.default_risk, self._mode, "" if self._records else None)
 
-    def read(self, extra_args: Mapping[str, object] | None, *, structured: bool = False) -> Terms:
-        """Return the terms of a request.
+    def read(self, extra_args: Mapping[str, object] | None, *, structured: bool = False) -> RequestOptions:
+        """Return the options of a request.
 
         Raises
         ------
@@ -120,22 +120,26 @@ class TermsReader:
             raise ConfigError(
                 f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}."
             )
-        terms = self._default
+        options = self._default
         if given:
             risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
-            record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else terms.record
-            terms = self._terms(risk, mode, record, _group(given.get("lynxstop_group")))
-            terms = _collecting(terms, given)
-        return replace(terms, structured=structured) if structured and terms.watched else terms
+            record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else options.record
+            options = self._options(risk, mode, record, _group(given.get("lynxstop_group")))
+            options = _collecting(options, given)
+        return replace(options, structured=structured) if structured and options.watched else options
 
-    def _terms(self, risk: float | str, mode: Mode, record: str | None, group: str | None = None) -> Terms:
+    def _options(
+        self, risk: float | str, mode: Mode, record: str | None, group: str | None = None
+    ) -> RequestOptions:
         if isinstance(risk, str) and self._by_recipe:
             # A full trace is one without scores; the recipe's budget is part of it.
-            return Terms(watched=True, budget=self._policy.budget, stops=mode is Mode.STOP, record=record)
+            return RequestOptions(
+                watched=True, budget=self._policy.budget, stops=mode is Mode.STOP, record=record
+            )
         if isinstance(risk, str):
-            return Terms(watched=record is not None, stops=False, record=record)
-        return Terms(
+            return RequestOptions(watched=record is not None, stops=False, record=record)
+        return RequestOptions(
             watched=True,
             threshold=self._threshold(risk, group),
             budget=self._policy.budget,
@@ -164,16 +168,16 @@ class TermsReader:
         return name
 
 
-def _collecting(terms: Terms, given: Mapping[str, object]) -> Terms:
+def _collecting(options: RequestOptions, given: Mapping[str, object]) -> RequestOptions:
     """Add what a collector asks for."""
     if "lynxstop_statistics" in given:
         count = given["lynxstop_statistics"]
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0 or terms.record is None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0 or options.record is None:
             raise ConfigError("lynxstop_statistics is a number of tokens of a recorded request.")
-        terms = replace(terms, statistics=count)
+        options = replace(options, statistics=count)
     if "lynxstop_draw" in given:
-        terms = replace(terms, draw=_draw(given["lynxstop_draw"]), watched=True)
-    return terms
+        options = replace(options, draw=_draw(given["lynxstop_draw"]), watched=True)
+    return options
 
 
 def _draw(value: object) -> Draw:

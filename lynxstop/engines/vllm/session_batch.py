@@ -1,4 +1,4 @@
-"""What a step of the batch looks like, and what is asked of the sessions that sit in it."""
+"""The interface of batched sessions, and the description of one decoding step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.vllm.terms import Terms
+from lynxstop.engines.vllm.request_options import RequestOptions
 
 COUNTERS = ("cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused")
 """What sessions count; see `lynxstop.engines.vllm.metrics`."""
@@ -22,7 +22,7 @@ Features = Callable[[Tensor | None], Tensor]
 """Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
 
 
-class Step(NamedTuple):
+class BatchStep(NamedTuple):
     """What the runner feeds in a step.
 
     Parameters
@@ -45,9 +45,10 @@ class Step(NamedTuple):
     """Give the indices, among the generated tokens, of the tokens of some rows."""
 
 
-class Seats(Protocol):
-    """The sessions of a running batch: on its device in `lynxstop.engines.vllm.sessions`, one by one in
-    `lynxstop.engines.vllm.single`.
+class SessionBatch(Protocol):
+    """The sessions of a running batch.
+
+    On its device: `lynxstop.engines.vllm.device_sessions`; one by one: `lynxstop.engines.vllm.per_request`.
 
     Attributes
     ----------
@@ -57,7 +58,7 @@ class Seats(Protocol):
 
     counters: Tensor
 
-    def admit(self, slot: int, prompt_ids: list[int], terms: Terms) -> None:
+    def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
 
     def park(self, slot: int) -> Any:
@@ -69,12 +70,12 @@ class Seats(Protocol):
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
 
-    def look(self, step: Step, features: Features, logits: Tensor) -> int:
+    def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it.
 
         Parameters
         ----------
-        step : Step
+        step : BatchStep
         features : callable
             Gives the features taken at its tokens.
         logits : Tensor, shape (rows, vocabulary)

@@ -27,7 +27,7 @@ most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FusedMachine:
+class ProductAutomaton:
     """The product of both automata.
 
     Parameters
@@ -69,7 +69,7 @@ class FusedMachine:
         return int(self.roots[state, cues.settle(word)])
 
 
-def fuse(watch: Watch) -> FusedMachine:
+def product(watch: Watch) -> ProductAutomaton:
     """Take the product of a watch's automata, over the states that tokens can reach.
 
     A state also knows whether the token before was a cue that waits for its right boundary, so that
@@ -107,4 +107,4 @@ def fuse(watch: Watch) -> FusedMachine:
         flags = both * THINKING | whole * WHOLE | settled * SETTLED | (whole | pending) * CANDIDATE
         blocks.append((numbers[targets] << SHIFT | flags).astype(np.int32))
         front = fresh
-    return FusedMachine(classes.astype(np.int32), np.concatenate(blocks), roots, watch)
+    return ProductAutomaton(classes.astype(np.int32), np.concatenate(blocks), roots, watch)

@@ -18,32 +18,32 @@ from torch import Tensor
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import draw
-from lynxstop.engines.vllm.seats import BOOST
-from lynxstop.engines.vllm.terms import Terms
+from lynxstop.engines.vllm.request_options import RequestOptions
+from lynxstop.engines.vllm.session_batch import BOOST
 
 
-class Draws:
-    """Draws the tokens of a running batch.
+class SeededSampler:
+    """SeededSampler the tokens of a running batch.
 
     Parameters
     ----------
     slots : int
-        Slots of requests, the idle one included.
+        SlotTable of requests, the idle one included.
     """
 
     def __init__(self, slots: int) -> None:
         self._on = np.zeros(slots, dtype=np.bool_)
         self._drawn: dict[int, tuple[Sampling, NDArray[np.float64]]] = {}
 
-    def start(self, slot: int, terms: Terms) -> None:
+    def start(self, slot: int, options: RequestOptions) -> None:
         """Give a slot to a request; the tokens of one without numbers of its own are drawn by vLLM."""
-        how = terms.draw
+        how = options.draw
         self._on[slot] = how is not None
         if how is not None:
             numbers = uniforms(how.sampling.seed, how.request, how.sampling.max_tokens + 1)
             self._drawn[slot] = how.sampling, numbers[how.start :]
 
-    def deal(
+    def apply(
         self, logits: Tensor, slots: NDArray[np.int64], indices: Callable[[NDArray[np.int64]], list[int]]
     ) -> None:
         """Raise the logit of each drawn token, by less than that of a forced one."""

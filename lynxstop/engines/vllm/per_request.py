@@ -1,4 +1,4 @@
-"""Sessions of the core, one per request, for bundles with a rule or with decision points other than cues.
+"""Core sessions, one per request, for bundles with a rule or with decision points other than cues.
 
 A rule keeps signals that are no arithmetic of a few numbers per row, so its sessions run on the host, one by
 one. What they need of a step, its tokens, the statistics behind them and the logits of the probe, is computed
@@ -23,13 +23,13 @@ from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import bits
-from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
+from lynxstop.engines.vllm.request_options import RequestOptions
+from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
 from lynxstop.engines.vllm.statistics import TokenStatistics
-from lynxstop.engines.vllm.terms import Terms
 
 _THINKING, _FORCING = Phase.THINKING, Phase.FORCING
 _RISK = 0.5
-"""Stands for the level of a request, whose threshold its terms name."""
+"""Stands for the level of a request, whose threshold its options name."""
 
 
 class _Seat:
@@ -66,8 +66,8 @@ class _Known(NamedTuple):
     scores: dict[int, float]
 
 
-class SingleSessions:
-    """Sessions of up to `slots` requests; see `lynxstop.engines.vllm.seats.Seats`.
+class PerRequestSessions:
+    """DeviceSessions of up to `slots` requests; see `lynxstop.engines.vllm.session_batch.SessionBatch`.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ class SingleSessions:
         self._asked: dict[int, float] = {}
         self._forced: dict[int, int] = {}
 
-    def admit(self, slot: int, prompt_ids: list[int], terms: Terms) -> None:
+    def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
         seat = None
-        if terms.watched:
-            mode = Mode.STOP if terms.stops else Mode.SHADOW
-            session = Session(self._watch, self._terms(terms), prompt_ids, risk=_RISK, mode=mode)
-            seat = _Seat(session, terms.threshold < math.inf)
+        if options.watched:
+            mode = Mode.STOP if options.stops else Mode.SHADOW
+            session = Session(self._watch, self._options(options), prompt_ids, risk=_RISK, mode=mode)
+            seat = _Seat(session, options.threshold < math.inf)
         self.resume(slot, _Parked(seat, None))
 
     def park(self, slot: int) -> _Parked:
@@ -145,7 +145,7 @@ class SingleSessions:
             self.resume(slot, _Parked(None, None))
         self._forced = {}
 
-    def look(self, step: Step, features: Features, logits: Tensor) -> int:
+    def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it."""
         slots = step.slots.tolist()
         self._batch = [self._seats[slot] for slot in slots]
@@ -187,18 +187,18 @@ class SingleSessions:
             torch.tensor(positions, dtype=torch.int32, device=self._device),
         )
 
-    def _terms(self, terms: Terms) -> StopPolicy:
+    def _options(self, options: RequestOptions) -> StopPolicy:
         """The policy with the threshold, budget and exit of one request."""
-        key = (terms.threshold, terms.budget, terms.structured)
+        key = (options.threshold, options.budget, options.structured)
         if key not in self._policies:
-            exit_ids = self.policy.exit_ids[: self._closed if terms.structured else None]
-            level = Level(_RISK, terms.threshold)
+            exit_ids = self.policy.exit_ids[: self._closed if options.structured else None]
+            level = Level(_RISK, options.threshold)
             self._policies[key] = replace(
-                self.policy, exit_ids=exit_ids, levels=(level,), budget=terms.budget
+                self.policy, exit_ids=exit_ids, levels=(level,), budget=options.budget
             )
         return self._policies[key]
 
-    def _fetch(self, step: Step, reads: list[bool], features: Features, logits: Tensor) -> _Known:
+    def _fetch(self, step: BatchStep, reads: list[bool], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
         live = [(row, seat) for row, seat in enumerate(self._batch) if seat is not None and seat.open]
         scored = [row for row, seat in live if reads[row]] if self._probe else []
@@ -210,7 +210,7 @@ class SingleSessions:
         parts = [torch.as_tensor(step.tokens).to(torch.int32)]
         if looked and self._statistics is not None:
             rows = np.array(looked, dtype=np.int64)
-            parts.append(bits(self._statistics.look(logits, rows, step.slots[rows], step.tokens)))
+            parts.append(bits(self._statistics.observe(logits, rows, step.slots[rows], step.tokens)))
         if scored and self._probe is not None:
             rows = np.array(scored, dtype=np.int64)
             parts.append(bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.engines.vllm.seats import Seats
-from lynxstop.engines.vllm.terms import UNWATCHED, Terms
+from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
+from lynxstop.engines.vllm.session_batch import SessionBatch
 
 
 class Parked(NamedTuple):
@@ -22,18 +22,18 @@ class Parked(NamedTuple):
 class Follower(Protocol):
     """What keeps something of its own per slot."""
 
-    def start(self, slot: int, terms: Terms) -> None:
+    def start(self, slot: int, options: RequestOptions) -> None:
         """Hear which request gets a slot."""
 
 
-class Slots:
-    """Slots of watched requests; the last one, `idle`, is shared by all others.
+class SlotTable:
+    """SlotTable of watched requests; the last one, `idle`, is shared by all others.
 
     A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not
     read a token in that step, since it is the prompt's last.
     """
 
-    def __init__(self, sessions: Seats, count: int, followers: Sequence[Follower] = ()) -> None:
+    def __init__(self, sessions: SessionBatch, count: int, followers: Sequence[Follower] = ()) -> None:
         self.sessions = sessions
         self._followers = followers
         self.idle = count
@@ -44,7 +44,7 @@ class Slots:
         self._read = np.zeros(count + 1, dtype=np.int64)
 
     def enter(
-        self, slot: int, prompt_ids: list[int], outputs: int, terms: Terms, parked: Parked | None
+        self, slot: int, prompt_ids: list[int], outputs: int, options: RequestOptions, parked: Parked | None
     ) -> bool:
         """Give a slot to a request; False when its state is lost, and it is left alone.
 
@@ -52,14 +52,14 @@ class Slots:
         """
         found = outputs == 0 or (parked is not None and parked.read == outputs - 1)
         if not found:
-            terms = UNWATCHED
+            options = UNWATCHED
         if outputs == 0 or parked is None or not found:
-            self.sessions.admit(slot, prompt_ids, terms)
+            self.sessions.admit(slot, prompt_ids, options)
         else:
             self.sessions.resume(slot, parked.state)
         for follower in self._followers:
-            follower.start(slot, terms)
-        self.watched[slot] = terms.watched
+            follower.start(slot, options)
+        self.watched[slot] = options.watched
         self.filling[slot] = self._arrivals = True
         self._new[slot] = outputs == 0
         self._read[slot] = outputs - 1
@@ -97,16 +97,18 @@ class BatchRows:
 
     Parameters
     ----------
-    slots : Slots
-    terms : callable
-        Gives the terms of a request's sampling parameters.
+    slots : SlotTable
+    options : callable
+        Gives the options of a request's sampling parameters.
     lost : callable
         Called for each request that came back without its state.
     """
 
-    def __init__(self, slots: Slots, terms: Callable[[Any], Terms], lost: Callable[[], None]) -> None:
+    def __init__(
+        self, slots: SlotTable, options: Callable[[Any], RequestOptions], lost: Callable[[], None]
+    ) -> None:
         self._slots = slots
-        self._terms = terms
+        self._options = options
         self._lost = lost
         self._free = list(range(slots.idle))[::-1]
         self._of_row = np.full(slots.idle, slots.idle, dtype=np.int64)
@@ -119,7 +121,7 @@ class BatchRows:
         return bool(self._requests)
 
     def of(self, rows: int) -> NDArray[np.int64]:
-        """Slots of the first `rows` rows: the same array as long as nothing changes."""
+        """SlotTable of the first `rows` rows: the same array as long as nothing changes."""
         if self._view is None or len(self._view) != rows:
             self._view = self._of_row[:rows].copy()
         return self._view
@@ -144,15 +146,15 @@ class BatchRows:
                 self._of_row[other], self._of_row[one] = self._of_row[one], self._slots.idle
 
     def _enter(self, row: int, params: Any, prompt_ids: list[int], output_ids: list[int]) -> None:
-        terms = self._terms(params)
-        if not terms.watched:
+        options = self._options(params)
+        if not options.watched:
             return
         slot = self._free.pop()
         self._of_row[row] = slot
         self._requests[slot] = (params, output_ids)
         # The parameters are the one object that stays with a preempted request, on every rank.
         parked = getattr(params, "_lynxstop_parked", None)
-        if not self._slots.enter(slot, prompt_ids, len(output_ids), terms, parked):
+        if not self._slots.enter(slot, prompt_ids, len(output_ids), options, parked):
             self._lost()
 
     def _leave(self, row: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a runner's steps are served: one desk per runner, the same watcher behind both."""
+"""Adapters from vLLM's V1 and V2 model runners to the batch of sessions."""
 
 from __future__ import annotations
 
@@ -9,49 +9,79 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.vllm.arming import Armed
-from lynxstop.engines.vllm.metrics import Metrics
-from lynxstop.engines.vllm.rows import BatchRows, Parked, Slots
-from lynxstop.engines.vllm.seats import Step
-from lynxstop.engines.vllm.terms import UNWATCHED, Terms
-from lynxstop.engines.vllm.watcher import Watcher
+from lynxstop.engines.vllm.hidden import HiddenStates
+from lynxstop.engines.vllm.metrics import PluginMetrics
+from lynxstop.engines.vllm.recorder import Recorder
+from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
+from lynxstop.engines.vllm.seeded_sampler import SeededSampler
+from lynxstop.engines.vllm.served_bundle import ServedBundle
+from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
+from lynxstop.engines.vllm.slots import BatchRows, Parked, SlotTable
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger("vllm.lynxstop")
 
 
-class Desk:
-    """Serves a runner, and keeps any error of ours away from it.
+class RunnerAdapter:
+    """Serves a runner's steps, and keeps any error of ours away from it.
 
     Parameters
     ----------
     runner : object
         vLLM's model runner.
-    armed : Armed
-        The bundle.
-    watcher : Watcher
-        What looks at the steps.
+    served : ServedBundle
+    sessions : SessionBatch
+    hidden : HiddenStates
+    metrics : PluginMetrics
+    recorder : Recorder, optional
+        Records requests that ask for it.
     """
 
-    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        served: ServedBundle,
+        sessions: SessionBatch,
+        hidden: HiddenStates,
+        metrics: PluginMetrics,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.runner = runner
-        self.armed = armed
-        self.watcher = watcher
-        self.metrics: Metrics = watcher.metrics
-        followers = [one for one in (watcher.recorder, watcher.draws) if one is not None]
-        self.slots = Slots(watcher.sessions, runner.max_num_reqs, followers)
+        self.served = served
+        self.sessions = sessions
+        self.hidden = hidden
+        self.metrics = metrics
+        self.recorder = recorder
+        self.sampler = SeededSampler(runner.max_num_reqs + 1)
+        followers = [one for one in (recorder, self.sampler) if one is not None]
+        self.slots = SlotTable(sessions, runner.max_num_reqs, followers)
         self._logged = False
 
-    def look(self, logits: Tensor, ctx: Any) -> None:
-        """Serve a step; on an error the batch is left alone from then on."""
+    def apply(self, logits: Tensor, ctx: Any) -> None:
+        """Serve a step; after an error the batch is left alone."""
         try:
             step = self.step(logits, ctx)
             if step is not None:
-                self.watcher.look(logits, step)
+                self._serve(logits, step)
         except Exception as error:
             self.fail(error)
 
-    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+    def _serve(self, logits: Tensor, step: BatchStep) -> None:
+        """Read a step, score, decide, and raise the logits of forced tokens in place."""
+        last = self.hidden.take(len(logits))
+
+        def features(rows: Tensor | None) -> Tensor:
+            return self.hidden.features(last, step.places, rows)
+
+        if lost := self.sessions.observe(step, features, logits):
+            self.metrics.count("lost", lost)
+        if self.recorder is not None:
+            self.recorder.observe(self.sessions, step.slots, step.indices, features, logits)
+        self.sampler.apply(logits, step.slots, step.indices)
+        self.sessions.force(logits)
+        self.metrics.stepped = True
+
+    def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step; None when no request in it is watched."""
         raise NotImplementedError
 
@@ -69,12 +99,14 @@ class Desk:
         if not self._logged:
             self._logged = True
             logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
-        self.watcher.sessions.drop()
+        self.sessions.drop()
 
-    def terms(self, params: Any) -> Terms:
-        """Return the terms of a request; those that cannot be read leave it alone."""
+    def options(self, params: Any) -> RequestOptions:
+        """Return the options of a request; those that cannot be read leave it alone."""
         try:
-            return self.armed.terms.read(params.extra_args, structured=params.structured_outputs is not None)
+            return self.served.options.read(
+                params.extra_args, structured=params.structured_outputs is not None
+            )
         except ConfigError as error:
             self.fail(error)
             return UNWATCHED
@@ -84,12 +116,12 @@ class Desk:
         self.metrics.count("lost")
 
 
-class FirstDesk(Desk):
+class V1Adapter(RunnerAdapter):
     """Serves the V1 runner, whose rows keep their places."""
 
-    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
-        super().__init__(runner, armed, watcher)
-        self.rows = BatchRows(self.slots, self.terms, self.lost)
+    def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
+        super().__init__(runner, served, *parts)
+        self.rows = BatchRows(self.slots, self.options, self.lost)
         self._host = runner.device.type == "cpu"
 
     def update(self, change: Any) -> None:
@@ -99,7 +131,7 @@ class FirstDesk(Desk):
         except Exception as error:
             self.fail(error)
 
-    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+    def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step from the runner's own buffers, which hold true under asynchronous scheduling."""
         if not self.rows.any_watched:
             return None
@@ -113,14 +145,14 @@ class FirstDesk(Desk):
             tokens = runner.input_ids.gpu[places]
         slots = self.rows.of(count)
         read = self.slots.reading(slots, runner.discard_request_mask.np[:count])
-        return Step(slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]))
+        return BatchStep(slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]))
 
 
-class SecondDesk(Desk):
+class V2Adapter(RunnerAdapter):
     """Serves the V2 runner, whose requests keep their slots and whose rows are sorted anew in each step."""
 
-    def __init__(self, runner: Any, armed: Armed, watcher: Watcher) -> None:
-        super().__init__(runner, armed, watcher)
+    def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
+        super().__init__(runner, served, *parts)
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}
         self._places: Tensor | None = None
@@ -154,18 +186,18 @@ class SecondDesk(Desk):
         try:
             name = self.runner.req_states.index_to_req_id[slot]
             new = self._arriving[name]
-            terms = self.terms(params)
+            options = self.options(params)
             parked = self._parked.pop(name, None)
             outputs = len(new.prefill_token_ids) - new.prompt_len
             prompt = new.prefill_token_ids[: new.prompt_len]
-            if not self.slots.enter(slot, prompt, outputs, terms, parked) and terms.watched:
+            if not self.slots.enter(slot, prompt, outputs, options, parked) and options.watched:
                 self.lost()
             return bool(self.slots.watched[slot])
         except Exception as error:
             self.fail(error)
             return False
 
-    def step(self, logits: Tensor, ctx: Any) -> Step | None:
+    def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step from the sampler's context."""
         slots = ctx.idx_mapping_np
         if not self.slots.watched[slots].any():
@@ -179,4 +211,4 @@ class SecondDesk(Desk):
         def indices(rows: NDArray[np.int64]) -> list[int]:
             return [int(index) for index in self._fed[slots[rows]] - 1 - first[slots[rows]]]
 
-        return Step(slots, ctx.input_ids, self._places, read, indices)
+        return BatchStep(slots, ctx.input_ids, self._places, read, indices)

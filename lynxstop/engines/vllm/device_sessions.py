@@ -18,9 +18,17 @@ from torch import Tensor
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.torch.device_probe import DeviceProbe
-from lynxstop.engines.vllm.machine import CANDIDATE, DEAD, SETTLED, SHIFT, THINKING, WHOLE, FusedMachine
-from lynxstop.engines.vllm.seats import BOOST, COUNTERS, Features, Step
-from lynxstop.engines.vllm.terms import Terms
+from lynxstop.engines.vllm.product_automaton import (
+    CANDIDATE,
+    DEAD,
+    SETTLED,
+    SHIFT,
+    THINKING,
+    WHOLE,
+    ProductAutomaton,
+)
+from lynxstop.engines.vllm.request_options import RequestOptions
+from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
 
 STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
 """Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being
@@ -32,12 +40,12 @@ _NONE = -(2**30)
 ENDLESS = 2**30
 
 
-class Sessions:
-    """Sessions of up to `slots` requests.
+class DeviceSessions:
+    """DeviceSessions of up to `slots` requests.
 
     Parameters
     ----------
-    machine : FusedMachine
+    machine : ProductAutomaton
         What is watched for.
     policy : StopPolicy
         Guards and exit tokens.
@@ -58,7 +66,7 @@ class Sessions:
 
     def __init__(
         self,
-        machine: FusedMachine,
+        machine: ProductAutomaton,
         policy: StopPolicy,
         probe: Probe,
         device: torch.device,
@@ -84,17 +92,17 @@ class Sessions:
         self._staged: dict[int, Tensor] = {}
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
 
-    def admit(self, slot: int, prompt_ids: list[int], terms: Terms) -> None:
+    def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
         state = np.zeros(_FIELDS, dtype=np.int32)
         numbers = state.view(np.float32)
-        state[STATE] = self._machine.start(prompt_ids) if terms.watched else DEAD
+        state[STATE] = self._machine.start(prompt_ids) if options.watched else DEAD
         state[LAST] = _NONE
         state[FORCED] = -1
-        state[LENGTH] = self._closed if terms.structured else len(self.policy.exit_ids)
-        state[STOPS] = terms.stops
-        state[BUDGET] = ENDLESS if terms.budget is None else terms.budget
-        numbers[THRESHOLD] = terms.threshold
+        state[LENGTH] = self._closed if options.structured else len(self.policy.exit_ids)
+        state[STOPS] = options.stops
+        state[BUDGET] = ENDLESS if options.budget is None else options.budget
+        numbers[THRESHOLD] = options.threshold
         numbers[PENDING] = np.nan
         self._staged[slot] = torch.from_numpy(state)
 
@@ -147,7 +155,7 @@ class Sessions:
         self._pending = rows[PENDING].view(torch.float32)
         self._sit()
 
-    def look(self, step: Step, features: Features, logits: Tensor) -> int:
+    def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; no request ever loses its state here."""
         self.seat(step.slots)
         read = None if step.read is None else torch.from_numpy(step.read).to(self.device, non_blocking=True)

@@ -14,17 +14,17 @@ from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.engines.vllm.machine import FusedMachine, fuse
-from lynxstop.engines.vllm.settings import Settings
-from lynxstop.engines.vllm.terms import TermsReader
-from lynxstop.engines.vllm.tools import guard_tool_calls
+from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
+from lynxstop.engines.vllm.request_options import RequestOptionsReader
+from lynxstop.engines.vllm.settings import PluginSettings
+from lynxstop.engines.vllm.tool_calls import guard_tool_calls
 from lynxstop.errors import BundleError, ConfigError, ModelError
 
 logger = logging.getLogger("vllm.lynxstop")
 
 
 @dataclass(frozen=True, slots=True)
-class Armed:
+class ServedBundle:
     """A bundle ready to be served.
 
     Parameters
@@ -35,17 +35,17 @@ class Armed:
         Decoder layers of the model; the hidden state of this number is the one behind the final norm.
     """
 
-    settings: Settings
+    settings: PluginSettings
     name: str
     probe: Probe
     setup: Setup
-    machine: FusedMachine
-    terms: TermsReader
+    machine: ProductAutomaton
+    options: RequestOptionsReader
     closed: int
     depth: int
 
 
-def check_engine(config: Any, settings: Settings) -> None:
+def check_engine(config: Any, settings: PluginSettings) -> None:
     """Refuse what the plugin cannot serve, before anything is loaded.
 
     Raises
@@ -67,7 +67,7 @@ def check_engine(config: Any, settings: Settings) -> None:
             raise ConfigError(f"lynxstop does not work together with {name}.", hint=remedy)
 
 
-def read_terms(settings: Settings) -> TermsReader:
+def read_request_options(settings: PluginSettings) -> RequestOptionsReader:
     """Load what is needed to check the arguments of requests.
 
     Raises
@@ -76,19 +76,19 @@ def read_terms(settings: Settings) -> TermsReader:
         When the bundle cannot be loaded, or the default risk is not certified.
     """
     if settings.bundle is None:
-        return TermsReader(settings, StopPolicy(exit_ids=(0,)), None)
+        return RequestOptionsReader(settings, StopPolicy(exit_ids=(0,)), None)
     policy = Bundle.load(settings.bundle).policy
-    return TermsReader(settings, policy.stop_policy(), policy.default_risk)
+    return RequestOptionsReader(settings, policy.stop_policy(), policy.default_risk)
 
 
-def arm(config: Any, settings: Settings) -> Armed:
+def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     """Load a bundle, or a recipe to record by, for an engine.
 
     Parameters
     ----------
     config : vllm.config.VllmConfig
         The engine's configuration.
-    settings : Settings
+    settings : PluginSettings
         What the operator asked for.
 
     Raises
@@ -142,9 +142,9 @@ def arm(config: Any, settings: Settings) -> Armed:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    terms = TermsReader(settings, setup.policy, default_risk)
-    machine = fuse(guard_tool_calls(setup.watch, tokenizer))
-    return Armed(settings, name, probe, setup, machine, terms, closing(setup), depth)
+    options = RequestOptionsReader(settings, setup.policy, default_risk)
+    machine = product(guard_tool_calls(setup.watch, tokenizer))
+    return ServedBundle(settings, name, probe, setup, machine, options, closing(setup), depth)
 
 
 def _silent(layers: tuple[int, ...], width: int) -> Probe:

@@ -1,9 +1,8 @@
 """Everything that reaches further than vLLM's public seams, in one place.
 
 Three things have no public seam: getting hold of the loaded model runner (hidden states, the tokens of a
-step),
-the V2 runner's requests leaving their slots, and checking a request's arguments against the served bundle.
-Each is one wrapped method. The wrappers are installed by vLLM's general-plugin hook in every process.
+step), the V2 runner's requests leaving their slots, and checking a request's arguments against the served
+bundle. Each is one wrapped method. The wrappers are installed by vLLM's general-plugin hook in every process.
 """
 
 from __future__ import annotations
@@ -11,30 +10,15 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import vllm
-
+from lynxstop.core.points import CUE
+from lynxstop.engines.vllm.patches import MARK, check_version, installed, served_name
+from lynxstop.engines.vllm.request_options import PREFIX
 from lynxstop.engines.vllm.settings import read_settings
-from lynxstop.engines.vllm.terms import PREFIX
 from lynxstop.errors import ConfigError, LynxstopError
 
-if TYPE_CHECKING:
-    from lynxstop.engines.vllm.processor import LynxstopProcessor
-    from lynxstop.engines.vllm.recorder import Recorder
-
-TESTED = ("0.32",)
-"""Versions of vLLM whose inner workings are known."""
-
 logger = logging.getLogger("vllm.lynxstop")
-_MARK = "_lynxstop"
-
-
-def installed() -> bool:
-    """Say whether the wrappers are in place in this process."""
-    from vllm.v1.engine.input_processor import InputProcessor
-
-    return hasattr(InputProcessor.__init__, _MARK)
 
 
 def install() -> None:
@@ -54,45 +38,16 @@ def install() -> None:
     _wrap(InputProcessor, "__init__", _checking)
 
 
-def check_version() -> None:
-    """Refuse a vLLM whose inner workings are not known.
-
-    Raises
-    ------
-    ConfigError
-        Names the versions that are.
-    """
-    version = vllm.__version__
-    if not any(version == known or version.startswith(f"{known}.") for known in TESTED):
-        raise ConfigError(
-            f"lynxstop does not know vLLM {version}.",
-            hint=f"Install vLLM {' or '.join(TESTED)}, or a newer lynxstop.",
-        )
-
-
-def report_disabled(config: Any) -> None:
-    """Show on /metrics that a bundle is configured but not at work."""
-    from lynxstop.engines.vllm.metrics import Metrics
-
-    Metrics(served_name(config)).count("disabled")
-
-
-def served_name(config: Any) -> str:
-    """Name of the model on vLLM's own metrics."""
-    name = config.model_config.served_model_name
-    return str(name[0] if isinstance(name, list) else name)
-
-
 def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
     inner = owner.__dict__.get(name)
-    if inner is None or hasattr(inner, _MARK):
+    if inner is None or hasattr(inner, MARK):
         return
 
     @functools.wraps(inner)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         return around(functools.partial(inner, self), self, *args, **kwargs)
 
-    setattr(wrapped, _MARK, True)
+    setattr(wrapped, MARK, True)
     setattr(owner, name, wrapped)
 
 
@@ -102,23 +57,21 @@ def _loading(load: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -
     settings = read_settings(config.additional_config)
     if settings is None:
         return load(*args, **kwargs)
-    from lynxstop.engines.vllm.arming import arm, check_engine
+    from lynxstop.engines.vllm.served_bundle import check_engine, load_served
 
     check_version()
     check_engine(config, settings)
     result = load(*args, **kwargs)
-    _hand_over(runner, arm(config, settings))
+    _hand_over(runner, load_served(config, settings))
     return result
 
 
-def _hand_over(runner: Any, armed: Any) -> None:
-    from lynxstop.engines.vllm.desk import FirstDesk, SecondDesk
-    from lynxstop.engines.vllm.draws import Draws
+def _hand_over(runner: Any, served: Any) -> None:
+    from lynxstop.engines.vllm.adapters import V1Adapter, V2Adapter
     from lynxstop.engines.vllm.hidden import HiddenStates
-    from lynxstop.engines.vllm.metrics import Metrics
+    from lynxstop.engines.vllm.metrics import PluginMetrics
     from lynxstop.engines.vllm.recorder import Recorder
-    from lynxstop.engines.vllm.spool import Spool
-    from lynxstop.engines.vllm.watcher import Watcher
+    from lynxstop.engines.vllm.row_files import MEMORY, RowBuffer, RowFiles
 
     config = runner.vllm_config
     first = hasattr(runner, "input_batch")
@@ -132,66 +85,64 @@ def _hand_over(runner: Any, armed: Any) -> None:
             hint="Install lynxstop so that its entry points are found, or pass --logits-processors "
             "lynxstop.engines.vllm.processor:LynxstopProcessor.",
         )
-    model, layers = runner.get_model(), armed.probe.layers
+    model, layers = runner.get_model(), served.probe.layers
     # Part of the configuration's hash: a graph compiled without these taps must not be taken for one with
     # them.
     config.additional_config["lynxstop_layers"] = list(layers)
     hidden = HiddenStates(
         model,
         layers,
-        armed.depth,
+        served.depth,
         config.model_config.hf_text_config.hidden_size,
         config.scheduler_config.max_num_batched_tokens,
         config.model_config.dtype,
         runner.device,
     )
     slots = runner.max_num_reqs + 1
-    sessions = make_sessions(armed, runner.device, slots)
-    metrics = Metrics(served_name(config), sessions.counters)
+    sessions = make_sessions(served, runner.device, slots)
+    metrics = PluginMetrics(served_name(config), sessions.counters)
     recorder = None
-    if armed.settings.record is not None:
-        spool = Spool(armed.settings.record, lost=lambda rows: metrics.count("dropped", rows))
-        recorder = Recorder(spool, slots, armed.setup.policy.exit_ids[0])
-    watcher = Watcher(sessions, hidden, metrics, recorder, Draws(slots))
-    desk = (FirstDesk if first else SecondDesk)(runner, armed, watcher)
-    if isinstance(desk, SecondDesk):
-        _before(runner, "finish_requests", desk.finishing)
-        _before(runner, "add_requests", desk.arriving)
-        _before(runner, "sample", lambda hidden_states, batch, *rest: desk.sampling(batch))
-    ours[0].desk = desk
+    if served.settings.record is not None:
+        rows: RowBuffer | RowFiles = RowBuffer()
+        if str(served.settings.record) != MEMORY:
+            rows = RowFiles(served.settings.record, lost=lambda count: metrics.count("dropped", count))
+        recorder = Recorder(rows, slots, served.setup.policy.exit_ids[0])
+    adapter = (V1Adapter if first else V2Adapter)(runner, served, sessions, hidden, metrics, recorder)
+    if isinstance(adapter, V2Adapter):
+        _before(runner, "finish_requests", adapter.finishing)
+        _before(runner, "add_requests", adapter.arriving)
+        _before(runner, "sample", lambda hidden_states, batch, *rest: adapter.sampling(batch))
+    ours[0].adapter = adapter
     logger.info(
-        "lynxstop is at work: %s, layers %s, default risk %s, mode %s.",
-        armed.name,
+        "lynxstop is active: %s, layers %s, default risk %s, mode %s.",
+        served.name,
         list(layers),
-        armed.terms.default_risk,
-        armed.settings.mode,
+        served.options.default_risk,
+        served.settings.mode,
     )
 
 
-def make_sessions(armed: Any, device: Any, slots: int) -> Any:
+def make_sessions(served: Any, device: Any, slots: int) -> Any:
     """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else."""
-    from lynxstop.core.points import CUE
-    from lynxstop.engines.vllm.host import HostSessions
-    from lynxstop.engines.vllm.sessions import Sessions
-    from lynxstop.engines.vllm.single import SingleSessions
+    from lynxstop.engines.vllm.device_sessions import DeviceSessions
+    from lynxstop.engines.vllm.per_request import PerRequestSessions
 
-    policy = armed.setup.policy
+    policy = served.setup.policy
     if policy.rule is None and policy.points == CUE:
-        kind = HostSessions if device.type == "cpu" else Sessions
-        return kind(armed.machine, policy, armed.probe, device, slots, armed.closed)
-    record = armed.settings.record is not None
-    return SingleSessions(
-        armed.machine.watch, policy, armed.probe, device, slots, armed.closed, record=record
+        return DeviceSessions(served.automaton, policy, served.probe, device, slots, served.closed)
+    record = served.settings.record is not None
+    return PerRequestSessions(
+        served.automaton.watch, policy, served.probe, device, slots, served.closed, record=record
     )
 
 
-def recorder_of(runner: Any) -> Recorder | None:
+def recorder_of(runner: Any) -> Any | None:
     """Return what records at a runner; None where nothing does."""
-    desks = [one.desk for one in _processors(runner) if one.desk is not None]
-    return desks[0].watcher.recorder if desks else None
+    adapters = [one.adapter for one in _processors(runner) if one.adapter is not None]
+    return adapters[0].recorder if adapters else None
 
 
-def _processors(runner: Any) -> list[LynxstopProcessor]:
+def _processors(runner: Any) -> list[Any]:
     from lynxstop.engines.vllm.processor import LynxstopProcessor
 
     if hasattr(runner, "input_batch"):
@@ -220,13 +171,13 @@ def _checking(make: Callable[..., Any], processor: Any, *args: Any, **kwargs: An
     """Make the front end's input processor check lynxstop's arguments against the served bundle."""
     config = args[0] if args else kwargs["vllm_config"]
     settings = read_settings(config.additional_config)
-    terms = None
+    options = None
     if settings is not None:
-        from lynxstop.engines.vllm.arming import check_engine, read_terms
+        from lynxstop.engines.vllm.served_bundle import check_engine, read_request_options
 
         check_version()
         check_engine(config, settings)
-        terms = read_terms(settings)
+        options = read_request_options(settings)
     make(*args, **kwargs)
     inner = processor.validate_logits_processors_params
 
@@ -238,9 +189,9 @@ def _checking(make: Callable[..., Any], processor: Any, *args: Any, **kwargs: An
         from vllm.exceptions import VLLMValidationError
 
         try:
-            if terms is None:
+            if options is None:
                 raise ConfigError("This server serves no lynxstop bundle.")
-            terms.read(given)
+            options.read(given)
         except LynxstopError as error:
             raise VLLMValidationError(str(error)) from error
 
