@@ -1,0 +1,1 @@
+"""Monitoring: does the promise still hold on live traffic? Audited losses in, alarms out."""

@@ -1,0 +1,140 @@
+"""Audits survive other writers, cuts and garbling; what is lost counts as a loss."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lynxstop.errors import DataError
+from lynxstop.monitor.journal import Audit, Damaged, FileJournal, Journal, RedisJournal, from_line, to_line
+
+AUDIT = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.5, cues=3, saved=100, at=1.0)
+
+
+def entries(journal: Journal, start: int = 0) -> list[object]:
+    return [entry for entry, _ in journal.read(start)]
+
+
+def test_what_was_appended_is_read_in_order(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path / "a" / "audits.jsonl")
+    for loss in (0.0, 0.5, 1.0):
+        journal.append(replace(AUDIT, loss=loss))
+
+    first, offset = next(iter(journal.read(0)))
+
+    assert first == AUDIT
+    assert entries(journal, offset) == [replace(AUDIT, loss=0.5), replace(AUDIT, loss=1.0)]
+    assert (tmp_path / "a" / "audits.jsonl").stat().st_mode & 0o077 == 0
+
+
+def test_a_torn_line_is_one_damaged_audit_and_the_next_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "audits.jsonl"
+    journal = FileJournal(path)
+    journal.append(AUDIT)
+    path.write_bytes(path.read_bytes() + to_line(AUDIT)[:-20])
+
+    assert entries(journal) == [AUDIT]
+    journal.append(AUDIT)
+    assert entries(journal) == [AUDIT, Damaged(), AUDIT]
+
+
+@pytest.mark.parametrize("place", range(0, len(to_line(AUDIT)) - 1, 7))
+def test_any_changed_byte_is_found(place: int) -> None:
+    line = bytearray(to_line(AUDIT))
+    line[place] ^= 1
+
+    assert from_line(bytes(line)) in (Damaged(), AUDIT)
+    assert from_line(bytes(line)) == Damaged() or bytes(line[:8]).lower() == to_line(AUDIT)[:8]
+
+
+@pytest.mark.parametrize("wrong", [{"loss": 2.0}, {"risk": 0.0}, {"loss": "1"}])
+def test_a_line_with_an_impossible_audit_is_damaged(wrong: dict[str, object]) -> None:
+    assert from_line(to_line(replace(AUDIT, **wrong))) == Damaged()  # type: ignore[arg-type]
+
+
+def test_a_journal_that_shrank_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "audits.jsonl"
+    journal = FileJournal(path)
+    journal.append(AUDIT)
+    size = path.stat().st_size
+    path.write_bytes(b"")
+
+    with pytest.raises(DataError, match="cut short"):
+        entries(journal, size)
+    path.unlink()
+    with pytest.raises(DataError, match="gone"):
+        entries(journal, size)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lynxstop.monitor.journal import Audit, FileJournal
+
+journal = FileJournal(Path(sys.argv[1]))
+for _ in range(200):
+    journal.append(Audit("m", None, 0.05, True, 0.0, score=1.5, cues=3, saved=100, at=1.0))
+"""
+
+
+def test_two_processes_write_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "audits.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) for _ in range(2)]
+
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert entries(FileJournal(path)) == [AUDIT] * 400
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A real Redis server; skipped where there is none."""
+    pytest.importorskip("redis")
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0", server
+    server.kill()
+    server.wait()
+
+
+def test_replicas_share_a_journal_in_redis(redis: tuple[str, "subprocess.Popen[bytes]"]) -> None:
+    url, server = redis
+    one, other = RedisJournal(url), RedisJournal(url)
+    one.append(AUDIT)
+    other.append(replace(AUDIT, loss=1.0))
+
+    assert entries(one) == [AUDIT, replace(AUDIT, loss=1.0)]
+    assert entries(other, 1) == [replace(AUDIT, loss=1.0)]
+    with pytest.raises(DataError, match="cut short"):
+        entries(one, 3)
+    server.kill()
+    server.wait()
+    with pytest.raises(DataError, match="Redis"):
+        one.append(AUDIT)
+    with pytest.raises(DataError, match="Redis"):
+        entries(one)
+
+
+def test_without_the_extra_redis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+
+    with pytest.raises(Exception, match=r"lynxstop\[redis\]"):
+        RedisJournal("redis://127.0.0.1:1/0")
