@@ -15,7 +15,7 @@ env:  ## Make or reuse .venv
 	@scripts/env $(BASE) $(PYTHON)
 
 env-dev:
-	@scripts/env $(BASE),dev,$(VLLM),proxy,fast,otel,ray,hub,datasets $(PYTHON)
+	@scripts/env $(BASE),dev,$(VLLM),proxy,fast,otel,ray,redis,hub,datasets $(PYTHON)
 
 demo: env  ## Early exit at the certified risk, live, on the shipped model
 	$(RUN)/lynxstop demo
