@@ -137,7 +137,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
                 "method": "test",
                 "threshold": threshold,
             }
-            name, text = f"certificates/{risk}.json", json.dumps(content)
+            name, text = f"certificates/{risk}.json", json.dumps({"schema_version": 2} | content)
             atomic.write_text(folder / name, text)
             digest = hashlib.sha256(text.encode()).hexdigest()
             levels.append(CertifiedLevel(**content, certificate=name, sha256=digest))

@@ -127,7 +127,7 @@ def test_an_error_of_ours_leaves_requests_running(
     def broken(*args: Any) -> Any:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(adapter_of(llm).sessions, "_score_rows", broken)
+    monkeypatch.setattr(adapter_of(llm).sessions, "_score", broken)
     # when requests run
     found = generate(llm, prompts)
     # then they think to the end and the error is counted

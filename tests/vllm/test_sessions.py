@@ -75,7 +75,7 @@ def test_device_sessions_equal_core_sessions(
     device = make(policy, len(prompts))
     for slot, prompt in enumerate(prompts):
         device.admit(slot, prompt, RequestOptions(True, 0.0, policy.budget, mode is Mode.STOP))
-    device.seat(np.arange(len(prompts)))
+    device.load(np.arange(len(prompts)))
     # when: both read the same tokens and scores, sometimes disobeying a forced token
     wanted: list[int | None] = [None] * len(prompts)
     for _ in range(data.draw(st.integers(1, 25))):
@@ -113,19 +113,32 @@ def test_a_prompt_is_read_as_the_watch_reads_it(prompt: list[int]) -> None:
     assert state == MACHINE.roots[expected.thinking, expected.cue]
 
 
+def test_a_step_that_reads_nothing_changes_nothing() -> None:
+    # given a request between a cue and its confirmation
+    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    device.admit(0, [0], RequestOptions(True, 0.0))
+    device.load(np.array([0]))
+    assert drive(device, [4], [1.0]) == [None]
+    # when steps recompute its history, as after a preemption, with other scores
+    for token in (10, 4, 9):
+        drive(device, [token], [-1.0], read=[False])
+    # then the confirmation still stops it
+    assert drive(device, [9], [-1.0]) == [EXIT[0]]
+
+
 def test_state_survives_leaving_and_moving_rows() -> None:
     # given two requests, one of them between a cue and its confirmation
     device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2)
     for slot in (0, 1):
         device.admit(slot, [0], RequestOptions(True, 0.0))
-    device.seat(np.array([0, 1]))
+    device.load(np.array([0, 1]))
     assert drive(device, [10, 4], [0.0, 1.0]) == [None, None]
     # when it leaves, and comes back into another slot and row
     parked = device.park(1)
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     drive(device, [10], [0.0])
     device.resume(2, parked)
-    device.seat(np.array([2, 0]))
+    device.load(np.array([2, 0]))
     # then the confirmation still stops it, with the score taken before it left
     assert drive(device, [9, 10], [-1.0, -1.0]) == [EXIT[0], None]
 
@@ -134,7 +147,7 @@ def test_rows_that_do_not_read_keep_their_state_while_being_forced() -> None:
     # given a request in the middle of its exit
     device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
     device.admit(0, [0], RequestOptions(True, 0.0))
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     assert drive(device, [4], [1.0]) == [None]
     assert drive(device, [9], [0.0]) == [EXIT[0]]
     assert drive(device, [EXIT[0]], [0.0]) == [EXIT[1]]
@@ -151,7 +164,7 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
     # given a request whose grammar takes over behind the thinking block
     device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
     device.admit(0, [0], RequestOptions(True, 0.0, structured=True))
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     drive(device, [4], [1.0])
     # when it is stopped, then the tokens up to </think> are forced, and none behind it
     assert [drive(device, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [
@@ -165,7 +178,7 @@ def test_shadow_counts_a_budget_but_never_forces() -> None:
     # given a request in shadow mode with a budget
     device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1)
     device.admit(0, [0], RequestOptions(True, 5.0, budget=2, stops=False))
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     # when it thinks beyond it, then nothing is forced and one exit is counted
     assert [drive(device, [10], [0.0]) for _ in range(5)] == [[None]] * 5
     assert device.counters[COUNTERS.index("exits_budget")] == 1
@@ -175,7 +188,7 @@ def test_unwatched_rows_show_nothing() -> None:
     # given a request that lynxstop leaves alone
     device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1)
     device.admit(0, [0], UNWATCHED)
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     # when it writes a cue, then nothing is counted or forced
     assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
     assert device.counters.sum() == 0
@@ -187,7 +200,7 @@ def test_features_that_are_not_finite_never_exit(visible: bool, value: float) ->
     # given a request at a cue, with features that are not finite
     device = make(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1)
     device.admit(0, [0], RequestOptions(True, -1e9))
-    device.seat(np.array([0]))
+    device.load(np.array([0]))
     # when the cue is proven, then nothing is forced, and the score is counted as lost
     assert drive(device, [4], [value]) == drive(device, [9], [0.0]) == [None]
     assert device.counters[COUNTERS.index("not_finite")] == 1

@@ -122,7 +122,6 @@ class V1Adapter(RunnerAdapter):
     def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
         super().__init__(runner, served, *parts)
         self.rows = BatchRows(self.slots, self.options, self.lost)
-        self._host = runner.device.type == "cpu"
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`."""
@@ -138,8 +137,7 @@ class V1Adapter(RunnerAdapter):
         runner, count = self.runner, len(logits)
         ends = runner.query_start_loc
         if int(ends.np[count]) == count:
-            # What is fed lies in a buffer that the host shares where it is the device.
-            places, tokens = None, (runner.input_ids.np if self._host else runner.input_ids.gpu)[:count]
+            places, tokens = None, runner.input_ids.gpu[:count]
         else:
             places = ends.gpu[1 : count + 1] - 1
             tokens = runner.input_ids.gpu[places]

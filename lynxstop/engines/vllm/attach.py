@@ -1,6 +1,6 @@
-"""Everything that reaches further than vLLM's public seams, in one place.
+"""Every patch of vLLM, in one place: what its public interfaces do not offer.
 
-Three things have no public seam: getting hold of the loaded model runner (hidden states, the tokens of a
+Three things have no public interface: getting hold of the loaded model runner (hidden states, the tokens of a
 step), the V2 runner's requests leaving their slots, and checking a request's arguments against the served
 bundle. Each is one wrapped method. The wrappers are installed by vLLM's general-plugin hook in every process.
 """

@@ -2,13 +2,10 @@
 
 The state of a request is one column of an int32 matrix. Rows of the running batch work on a copy that stays
 in place until the batch changes, so that a step is arithmetic on a few small vectors, masked instead of
-branching: no Python per row, nothing that waits for the device. `lynxstop.engines.vllm.host` is the form for
-the CPU, where state can be looked at for free.
+branching: no Python per row, nothing that waits for the device.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +28,7 @@ from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
 
 STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
-"""Rows of the state: machine state, thinking tokens, position of the last eligible cue, exit token being
+"""Rows of the state: automaton state, thinking tokens, position of the last eligible cue, exit token being
 forced
 (-1: none), exit tokens to force, whether stops are forced, and three numbers (the last two float32)."""
 MASK = (1 << SHIFT) - 1
@@ -41,11 +38,11 @@ ENDLESS = 2**30
 
 
 class DeviceSessions:
-    """DeviceSessions of up to `slots` requests.
+    """Sessions of up to `slots` requests, as tensors on the device.
 
     Parameters
     ----------
-    machine : ProductAutomaton
+    automaton : ProductAutomaton
         What is watched for.
     policy : StopPolicy
         Guards and exit tokens.
@@ -66,7 +63,7 @@ class DeviceSessions:
 
     def __init__(
         self,
-        machine: ProductAutomaton,
+        automaton: ProductAutomaton,
         policy: StopPolicy,
         probe: Probe,
         device: torch.device,
@@ -75,19 +72,19 @@ class DeviceSessions:
     ) -> None:
         self.device = device
         self.policy = policy
-        self._machine = machine
+        self._automaton = automaton
         self._guarded = policy.min_tokens > 0 or policy.cooldown > 0
         self._closed = closed
         self._affines = probe.affines
         self._probe = DeviceProbe(probe, device)
-        self._classes = torch.from_numpy(machine.classes).to(device)
-        self._table = torch.from_numpy(machine.table.reshape(-1)).to(device)
-        self._columns = machine.table.shape[1]
-        self._beyond = len(machine.classes) - 1
+        self._classes = torch.from_numpy(automaton.classes).to(device)
+        self._table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
+        self._columns = automaton.table.shape[1]
+        self._beyond = len(automaton.classes) - 1
         self._exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(_silent().unsqueeze(1))
-        self._seated: NDArray[np.int64] | None = None
+        self._loaded: NDArray[np.int64] | None = None
         self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
@@ -96,7 +93,7 @@ class DeviceSessions:
         """Give a slot to a new request."""
         state = np.zeros(_FIELDS, dtype=np.int32)
         numbers = state.view(np.float32)
-        state[STATE] = self._machine.start(prompt_ids) if options.watched else DEAD
+        state[STATE] = self._automaton.start(prompt_ids) if options.watched else DEAD
         state[LAST] = _NONE
         state[FORCED] = -1
         state[LENGTH] = self._closed if options.structured else len(self.policy.exit_ids)
@@ -110,7 +107,7 @@ class DeviceSessions:
         """Return a copy of a request's state, to `resume` it later."""
         if slot in self._staged:
             return self._staged[slot]
-        self._stand()
+        self._write_back()
         return self._slots[:, slot].clone()
 
     def resume(self, slot: int, state: Tensor) -> None:
@@ -119,23 +116,23 @@ class DeviceSessions:
 
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
-        if self._seated is not None:
-            for slot in self._seated.tolist():
+        if self._loaded is not None:
+            for slot in self._loaded.tolist():
                 self._staged[slot] = _silent()
-            self._seated = None
+            self._loaded = None
 
-    def seat(self, slots: NDArray[np.int64]) -> None:
+    def load(self, slots: NDArray[np.int64]) -> None:
         """Say which slots are the rows of the coming step; free when nothing has changed.
 
         The same array given again must hold the same slots.
         """
-        if not self._staged and self._seated is not None:
+        if not self._staged and self._loaded is not None:
             if slots is self._given:
                 return
-            if np.array_equal(slots, self._seated):
+            if np.array_equal(slots, self._loaded):
                 self._given = slots
                 return
-        self._stand()
+        self._write_back()
         if self._staged:
             where = torch.tensor(list(self._staged), dtype=torch.int64).to(self.device, non_blocking=True)
             what = torch.stack(
@@ -144,8 +141,8 @@ class DeviceSessions:
             self._slots.index_copy_(1, where, what)
             self._staged.clear()
         self._given = slots
-        self._seated = slots.copy()
-        self._index = torch.from_numpy(self._seated).to(self.device, non_blocking=True)
+        self._loaded = slots.copy()
+        self._index = torch.from_numpy(self._loaded).to(self.device, non_blocking=True)
         self._rows = self._slots.index_select(1, self._index)
         rows = self._rows.unbind(0)
         self._state, self._seen, self._last, self._forced, self._length, self._stops, self._budget = rows[
@@ -153,22 +150,21 @@ class DeviceSessions:
         ]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
-        self._sit()
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; no request ever loses its state here."""
-        self.seat(step.slots)
+        self.load(step.slots)
         read = None if step.read is None else torch.from_numpy(step.read).to(self.device, non_blocking=True)
         self.step(step.tokens, features, read)
         return 0
 
-    def step(self, tokens: Any, features: Features, read: Tensor | None = None) -> None:
+    def step(self, tokens: Tensor, features: Features, read: Tensor | None = None) -> None:
         """Read one token per row, score the cues among them, and decide.
 
         Parameters
         ----------
         tokens : Tensor
-            Token ids, integers of shape (rows,); an array will do on the CPU.
+            Token ids, integers of shape (rows,).
         features : callable
             Gives the features taken at these tokens.
         read : Tensor, optional
@@ -183,7 +179,7 @@ class DeviceSessions:
         torch.bitwise_right_shift(entry, SHIFT, out=self._state)
         self._flags = entry & MASK
         self._seen += self._flags & THINKING
-        self._decide(features)
+        self._decide(features, read)
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
@@ -211,7 +207,7 @@ class DeviceSessions:
         self._forced.copy_(torch.where(active, following, self._forced))
         self.counters[-1] += (active & ~obeyed).sum()
 
-    def _decide(self, features: Features) -> None:
+    def _decide(self, features: Features, read: Tensor | None) -> None:
         candidate = (self._flags & CANDIDATE) != 0
         scores = self._score(features)
         whole = (self._flags & WHOLE) != 0
@@ -226,7 +222,7 @@ class DeviceSessions:
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
-        self._pending.copy_(scores)
+        self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         self._forced.masked_fill_(force, 0)
         self._state.masked_fill_(force, DEAD)
         self._threshold.masked_fill_(stop, torch.inf)
@@ -245,17 +241,15 @@ class DeviceSessions:
         distant = positions - self._last >= self.policy.cooldown
         return distant & (positions >= self.policy.min_tokens)
 
-    def _sit(self) -> None:
-        """Note that the rows are new."""
-
-    def _stand(self) -> None:
-        if self._seated is not None:
+    def _write_back(self) -> None:
+        """Copy the rows of the last step back to their slots."""
+        if self._loaded is not None:
             self._slots.index_copy_(1, self._index, self._rows)
-            self._seated = None
+            self._loaded = None
 
 
 def _silent() -> Tensor:
-    """Return the state of a request that nobody watches."""
+    """Return the state of a request that is not watched."""
     state = torch.zeros(_FIELDS, dtype=torch.int32)
     state[STATE], state[FORCED], state[BUDGET] = DEAD, -1, ENDLESS
     return state

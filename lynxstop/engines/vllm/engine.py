@@ -38,7 +38,7 @@ class VllmEngine:
     """Generates traces and forced exits in a running `vllm.LLM`; see `lynxstop.engines.vllm.loading`.
 
     Greedy tokens are vLLM's own; others are drawn by the request's own random numbers, so that a trace is
-    that of the transformers engine but for differences in the last bits of the logits. As in serving, what
+    that of the transformers engine except for differences in the last bits of the logits. As in serving, what
     stands inside a tool call is no thinking and has no cues.
 
     Parameters
@@ -150,8 +150,8 @@ class VllmEngine:
                 room = min(sampling.answer_tokens, sampling.max_tokens - start)
                 if room <= 0:
                     continue
-                behind = [*generation.output_ids[: cut + 1], *self.policy.exit_ids]
-                prompts.append({"prompt_token_ids": [*generation.request.prompt_ids, *behind]})
+                kept = [*generation.output_ids[: cut + 1], *self.policy.exit_ids]
+                prompts.append({"prompt_token_ids": [*generation.request.prompt_ids, *kept]})
                 arguments = {"lynxstop_risk": "off"} | self._recording(len(targets), 1)
                 params.append(self._params(sampling, room, generation.request, start, arguments))
                 targets.append((trace, ordinal))
@@ -213,7 +213,7 @@ class VllmEngine:
     def _generation(
         self, request: Request, output: Any, sampling: Sampling
     ) -> tuple[Generation, NDArray[np.bool_]]:
-        """Replay the tokens through a session: events, the limit of tokens behind the thinking block, and
+        """Replay the tokens through a session: events, the limit of tokens after the thinking block, and
         which tokens are thinking."""
         ids, logprobs, finish = self._strip(output)
         session = Session(self.watch, self.policy, request.prompt_ids, risk=None, mode=request.mode)
@@ -245,7 +245,7 @@ class VllmEngine:
     def _attach(
         self, generation: Generation, thinking: NDArray[np.bool_], rows: dict[int, RecordedRow]
     ) -> None:
-        """Give a trace what was recorded of it: as from the transformers engine, nothing is known behind
+        """Give a trace what was recorded of it: as from the transformers engine, nothing is known after
         the last token of an output that a limit cut."""
         count = len(generation.output_ids)
         known = count if generation.finish == "stop" else count - 1

@@ -1,7 +1,7 @@
 """Hidden states of a served model: the last layer as the sampler gets it, others through buffers.
 
 Layers are numbered as in `output_hidden_states`: state k is what decoder layer k (from 0) takes in, the last
-number is the state behind the final norm. The buffers are written inside the model's own forward pass, so
+number is the state after the final norm. The buffers are written inside the model's own forward pass, so
 they hold under torch.compile and CUDA graphs, where hooks do not run.
 """
 
@@ -39,7 +39,7 @@ class HiddenStates:
     layers : sequence of int
         Numbers of the states wanted, ascending.
     depth : int
-        Number of the state behind the final norm.
+        Number of the state after the final norm.
     width : int
         Numbers in a state.
     tokens : int

@@ -1,7 +1,7 @@
 """Core sessions, one per request, for bundles with a rule or with decision points other than cues.
 
 A rule keeps signals that are no arithmetic of a few numbers per row, so its sessions run on the host, one by
-one. What they need of a step, its tokens, the statistics behind them and the logits of the probe, is computed
+one. What they need of a step, its tokens, the statistics after them and the logits of the probe, is computed
 for all rows at once on the device and comes over in one copy.
 """
 
@@ -32,7 +32,7 @@ _RISK = 0.5
 """Stands for the level of a request, whose threshold its options name."""
 
 
-class _Seat:
+class _Watched:
     """A watched request: its session, whether it may exit by a score, and whether it has read nothing yet."""
 
     __slots__ = ("decides", "fresh", "session")
@@ -48,13 +48,13 @@ class _Seat:
         return self.session.phase is _THINKING and not self.session.stopped
 
     @property
-    def judged(self) -> bool:
+    def undecided(self) -> bool:
         """Whether statistics can still decide anything."""
         return self.decides and self.session.exit is None and self.open
 
 
 class _Parked(NamedTuple):
-    seat: _Seat | None
+    watched: _Watched | None
     logprobs: Tensor | None
 
 
@@ -67,7 +67,7 @@ class _Known(NamedTuple):
 
 
 class PerRequestSessions:
-    """DeviceSessions of up to `slots` requests; see `lynxstop.engines.vllm.session_batch.SessionBatch`.
+    """Core sessions of up to `slots` requests; see `lynxstop.engines.vllm.session_batch.SessionBatch`.
 
     Parameters
     ----------
@@ -113,56 +113,56 @@ class PerRequestSessions:
         self._probe = DeviceProbe(probe, device) if rule is None or rule.hidden or record else None
         wanted = rule is not None and rule.statistics
         self._statistics = TokenStatistics(slots, policy.exit_ids[0]) if wanted else None
-        self._seats: list[_Seat | None] = [None] * slots
+        self._by_slot: list[_Watched | None] = [None] * slots
         self._policies: dict[tuple[float, int | None, bool], StopPolicy] = {}
-        self._batch: list[_Seat | None] = []
+        self._batch: list[_Watched | None] = []
         self._asked: dict[int, float] = {}
         self._forced: dict[int, int] = {}
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
-        seat = None
+        watched = None
         if options.watched:
             mode = Mode.STOP if options.stops else Mode.SHADOW
             session = Session(self._watch, self._options(options), prompt_ids, risk=_RISK, mode=mode)
-            seat = _Seat(session, options.threshold < math.inf)
-        self.resume(slot, _Parked(seat, None))
+            watched = _Watched(session, options.threshold < math.inf)
+        self.resume(slot, _Parked(watched, None))
 
     def park(self, slot: int) -> _Parked:
         """Return a request's session, and what its next token is expected to be."""
         logprobs = None if self._statistics is None else self._statistics.take(slot)
-        return _Parked(self._seats[slot], logprobs)
+        return _Parked(self._by_slot[slot], logprobs)
 
     def resume(self, slot: int, state: _Parked) -> None:
         """Give a slot to a request that was parked."""
-        self._seats[slot] = state.seat
+        self._by_slot[slot] = state.watched
         if self._statistics is not None:
             self._statistics.give(slot, state.logprobs)
 
     def drop(self) -> None:
         """Leave every request alone from now on."""
-        for slot in range(len(self._seats)):
+        for slot in range(len(self._by_slot)):
             self.resume(slot, _Parked(None, None))
         self._forced = {}
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it."""
         slots = step.slots.tolist()
-        self._batch = [self._seats[slot] for slot in slots]
+        self._batch = [self._by_slot[slot] for slot in slots]
         self._asked, self._forced = {}, {}
         reads = [True] * len(slots) if step.read is None else step.read.tolist()
         if not any(self._batch):
             return 0
         known = self._fetch(step, reads, features, logits)
         lost = 0
-        for row, seat in enumerate(self._batch):
-            if seat is None:
+        for row, watched in enumerate(self._batch):
+            if watched is None:
                 continue
             if not reads[row]:
-                if (token := seat.session.decide() if seat.session.stopped else None) is not None:
+                if (token := watched.session.decide() if watched.session.stopped else None) is not None:
                     self._forced[row] = token
-            elif self._read(row, seat, known):
-                self._follow(row, slots[row], seat, row in known.statistics, logits)
+            elif self._read(row, watched, known):
+                self._follow(row, slots[row], watched, row in known.statistics, logits)
             else:
                 self.resume(slots[row], _Parked(None, None))
                 lost += 1
@@ -181,7 +181,7 @@ class PerRequestSessions:
     def shown(self) -> tuple[Tensor, Tensor]:
         """Logits, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
         scores = [self._asked.get(row, math.nan) for row in range(len(self._batch))]
-        positions = [0 if seat is None else seat.session.thinking_tokens for seat in self._batch]
+        positions = [0 if watched is None else watched.session.thinking_tokens for watched in self._batch]
         return (
             torch.tensor(scores, dtype=torch.float32, device=self._device),
             torch.tensor(positions, dtype=torch.int32, device=self._device),
@@ -200,12 +200,12 @@ class PerRequestSessions:
 
     def _fetch(self, step: BatchStep, reads: list[bool], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
-        live = [(row, seat) for row, seat in enumerate(self._batch) if seat is not None and seat.open]
-        scored = [row for row, seat in live if reads[row]] if self._probe else []
+        live = [(row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open]
+        scored = [row for row, watched in live if reads[row]] if self._probe else []
         looked = [
             row
-            for row, seat in (live if self._statistics else ())
-            if seat.decides and (reads[row] or seat.fresh) and seat.session.exit is None
+            for row, watched in (live if self._statistics else ())
+            if watched.decides and (reads[row] or watched.fresh) and watched.session.exit is None
         ]
         parts = [torch.as_tensor(step.tokens).to(torch.int32)]
         if looked and self._statistics is not None:
@@ -223,12 +223,12 @@ class PerRequestSessions:
             dict(zip(scored, numbers[4 * len(looked) :].tolist(), strict=True)),
         )
 
-    def _read(self, row: int, seat: _Seat, known: _Known) -> bool:
+    def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
-        session, token = seat.session, known.tokens[row]
+        session, token = watched.session, known.tokens[row]
         wanted = session.decide() if session.phase is _FORCING else None
         points, stopped = len(session.events), session.exit
-        seat.fresh = False
+        watched.fresh = False
         asked = session.read(token)
         statistics = known.statistics.get(row, UNKNOWN)
         if statistics is not UNKNOWN and session.was_thinking and math.isnan(statistics.logprob):
@@ -254,11 +254,11 @@ class PerRequestSessions:
     def _count(self, name: str, amount: int = 1) -> None:
         self._counts[COUNTERS.index(name)] += amount
 
-    def _follow(self, row: int, slot: int, seat: _Seat, looked: bool, logits: Tensor) -> None:
+    def _follow(self, row: int, slot: int, watched: _Watched, looked: bool, logits: Tensor) -> None:
         """Keep what the next token's log-probability is read from while it can decide anything."""
-        if seat.session.stopped and seat.session.phase is not _FORCING:
-            self._seats[slot] = None
-        if self._statistics is None or looked == seat.judged:
+        if watched.session.stopped and watched.session.phase is not _FORCING:
+            self._by_slot[slot] = None
+        if self._statistics is None or looked == watched.undecided:
             return
         if looked:
             self._statistics.give(slot, None)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as FirstProcessor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondProcessor
 
+from lynxstop.engines.vllm import patches
 from lynxstop.engines.vllm.request_options import PREFIX
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lynxstop.engines.vllm import patches
-from lynxstop.engines.vllm.adapters import RunnerAdapter
+    from lynxstop.engines.vllm.adapters import RunnerAdapter
 
 logger = logging.getLogger("vllm.lynxstop")
 
@@ -24,7 +24,7 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
     """Stops thinking early, inside the engine.
 
     Both runners construct it at start-up; without a bundle configured it stays idle. It begins its work
-    when the loaded runner is handed to it (`lynxstop.engines.vllm.patches`).
+    when the loaded runner is handed to it (`lynxstop.engines.vllm.attach`).
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuse arguments of lynxstop that nobody would read; `patches` checks them where a bundle is
+        """Refuse arguments of lynxstop that would have no effect; `attach` checks them where a bundle is
         served."""
         if not patches.installed() and any(
             key.startswith(PREFIX) for key in sampling_params.extra_args or ()

@@ -20,7 +20,7 @@ THINKING, WHOLE, SETTLED, CANDIDATE = 1, 2, 4, 8
 the token before it; its score is wanted."""
 SHIFT = 4
 DEAD = 0
-"""State of a row that nobody watches: every token leads back to it and shows nothing."""
+"""State of a row that is not watched: every token leads back to it and shows nothing."""
 _TAIL = 32
 """Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at
 most."""
@@ -37,7 +37,7 @@ class ProductAutomaton:
     table : int32 array of shape (states, columns)
         ``next state << SHIFT | flags``; state `DEAD` is absorbing and silent.
     roots : int32 array of shape (thinking states, 2)
-        State behind a prompt, by its thinking state and whether it ends inside a word.
+        State after a prompt, by its thinking state and whether it ends inside a word.
     watch : Watch
         What was fused.
     """
@@ -48,7 +48,7 @@ class ProductAutomaton:
     watch: Watch
 
     def start(self, prompt_ids: Sequence[int]) -> int:
-        """Return the state behind a prompt, as `Watch.start` does, without walking over ordinary text."""
+        """Return the state after a prompt, as `Watch.start` does, without walking over ordinary text."""
         thinking = self.watch.thinking.automaton
         cues = self.watch.cues
         ids = np.asarray(prompt_ids, dtype=np.int64)

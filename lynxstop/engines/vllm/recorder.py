@@ -26,7 +26,7 @@ class Recorder:
     rows : RowFiles or RowBuffer
         Where rows go.
     slots : int
-        SlotTable of requests, the idle one included.
+        Slots of the batch, the idle one included.
     end_token : int
         First exit token, for the end margin.
 

@@ -32,7 +32,7 @@ class Draw:
     request : str
         Its id among those of one seed.
     start : int
-        Output position of the first token: greater than 0 for an answer behind an exit of a recorded trace.
+        Output position of the first token: greater than 0 for an answer after an exit of a recorded trace.
     sampling : Sampling
         How tokens are drawn, and the seed.
     """
@@ -59,7 +59,7 @@ class RequestOptions:
     record : str, optional
         Name under which its cues are recorded; "" has one made up, None does not record.
     structured : bool
-        Whether a grammar takes over behind the thinking block: the forced sequence then ends with the block.
+        Whether a grammar takes over after the thinking block: the forced sequence then ends with the block.
     statistics : int
         Number of the request's first tokens whose distributions are recorded; cues are recorded besides.
     draw : Draw, optional

@@ -23,12 +23,12 @@ from lynxstop.engines.vllm.session_batch import BOOST
 
 
 class SeededSampler:
-    """SeededSampler the tokens of a running batch.
+    """Draws the tokens of requests that bring their own random numbers.
 
     Parameters
     ----------
     slots : int
-        SlotTable of requests, the idle one included.
+        Slots of the batch, the idle one included.
     """
 
     def __init__(self, slots: int) -> None:

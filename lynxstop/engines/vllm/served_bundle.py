@@ -32,14 +32,14 @@ class ServedBundle:
     closed : int
         Number of exit tokens after which the thinking block is closed.
     depth : int
-        Decoder layers of the model; the hidden state of this number is the one behind the final norm.
+        Decoder layers of the model; the hidden state of this number is the one after the final norm.
     """
 
     settings: PluginSettings
     name: str
     probe: Probe
     setup: Setup
-    machine: ProductAutomaton
+    automaton: ProductAutomaton
     options: RequestOptionsReader
     closed: int
     depth: int
@@ -143,8 +143,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
     options = RequestOptionsReader(settings, setup.policy, default_risk)
-    machine = product(guard_tool_calls(setup.watch, tokenizer))
-    return ServedBundle(settings, name, probe, setup, machine, options, closing(setup), depth)
+    automaton = product(guard_tool_calls(setup.watch, tokenizer))
+    return ServedBundle(settings, name, probe, setup, automaton, options, closing(setup), depth)
 
 
 def _silent(layers: tuple[int, ...], width: int) -> Probe:

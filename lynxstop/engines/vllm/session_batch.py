@@ -29,7 +29,7 @@ class BatchStep(NamedTuple):
     ----------
     slots : int64 array of shape (rows,)
         Slot of each row.
-    tokens : Tensor, or array on the CPU
+    tokens : Tensor
         Token fed last in each row, shape (rows,).
     places : Tensor or None
         Index of that token in the forward pass; None when row i is token i.
@@ -38,7 +38,7 @@ class BatchStep(NamedTuple):
     """
 
     slots: NDArray[np.int64]
-    tokens: Any
+    tokens: Tensor
     places: Tensor | None
     read: NDArray[np.bool_] | None
     indices: Callable[[NDArray[np.int64]], list[int]]
@@ -79,7 +79,7 @@ class SessionBatch(Protocol):
         features : callable
             Gives the features taken at its tokens.
         logits : Tensor, shape (rows, vocabulary)
-            Behind its tokens; not changed.
+            The distributions after its tokens; not changed.
         """
 
     def force(self, logits: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Which request sits in which row: slots of the running batch, on the host."""
+"""Which request is in which row: slots of the running batch, on the host."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Follower(Protocol):
     """What keeps something of its own per slot."""
 
     def start(self, slot: int, options: RequestOptions) -> None:
-        """Hear which request gets a slot."""
+        """Called when a request is assigned to a slot."""
 
 
 class SlotTable:
-    """SlotTable of watched requests; the last one, `idle`, is shared by all others.
+    """Slots of watched requests; the last one, `idle`, is shared by all others.
 
     A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not
     read a token in that step, since it is the prompt's last.
@@ -121,7 +121,7 @@ class BatchRows:
         return bool(self._requests)
 
     def of(self, rows: int) -> NDArray[np.int64]:
-        """SlotTable of the first `rows` rows: the same array as long as nothing changes."""
+        """Slots of the first `rows` rows: the same array as long as nothing changes."""
         if self._view is None or len(self._view) != rows:
             self._view = self._of_row[:rows].copy()
         return self._view

@@ -1,6 +1,6 @@
 """Statistics of the tokens of a running batch, for the rows that need them, in one pass over their logits.
 
-The distribution behind a token is seen in the step that reads it; the token's own log-probability stands in
+The distribution after a token is seen in the step that reads it; the token's own log-probability stands in
 the row of logits that the step before saw. Log-probabilities of the rows that are looked at are therefore
 kept until the next step: rows times vocabulary float32 numbers, on the device, never copied.
 """
@@ -30,7 +30,7 @@ def by_parts(parts: Iterable[Tensor], end_token: int) -> Tensor:
 class TokenStatistics:
     """Statistics of tokens, step after step.
 
-    A slot that sits out a step keeps what is known of it; one that reads a token without being looked at
+    A slot that is not in a step keeps what is known of it; one that reads a token without being looked at
     has to be taken out, or its next log-probability is that of another token.
 
     Parameters
@@ -68,7 +68,7 @@ class TokenStatistics:
         Tensor
             float32, shape (count, 4), on the device of `logits`: fields of
             `lynxstop.core.scorer.Statistics`. The log-probability is NaN where a row's slot was not looked
-            at behind the token before.
+            at after the token before.
         """
         self._set_aside(slots)
         places, order = self._place[slots], np.arange(len(slots))
@@ -84,7 +84,7 @@ class TokenStatistics:
         return torch.cat([known, own], dim=1)
 
     def begin(self, logits: Tensor, row: int, slot: int) -> None:
-        """Keep what is behind the token of a row that will be looked at from the next step on."""
+        """Keep the distribution after the token of a row that will be looked at from the next step on."""
         self._place[slot] = -1
         self._aside[slot] = logits[row].float().log_softmax(dim=-1)
 

@@ -1,6 +1,6 @@
 """Tool calls inside a thinking block: nothing is scored or forced between their marks.
 
-Seen from the stop rule a tool call is simply not thinking, so the guard is a thinking machine whose block is
+Seen from the stop rule a tool call is simply not thinking, so the guard is a thinking automaton whose block is
 closed while a call is open.
 """
 
@@ -40,7 +40,7 @@ def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
 
 
 def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:
-    """Take calls out of thinking blocks: the product of both machines, the first state of `calls` being
+    """Take calls out of thinking blocks: the product of both automata, the first state of `calls` being
     outside."""
     outer, inner = thinking.automaton, calls.automaton
     count, columns = len(inner.table), inner.table.shape[1]
