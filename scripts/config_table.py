@@ -1,4 +1,4 @@
-"""Write the table of the proxy's keys into docs/proxy.md; `--check` only compares."""
+"""Write the table of the proxy's keys into docs/proxy/operations.md; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.sources import keys, show
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "proxy.md"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "proxy" / "operations.md"
 MARKED = re.compile(r"(?<=<!-- config -->\n).*?(?=<!-- /config -->)", flags=re.DOTALL)
 
 
