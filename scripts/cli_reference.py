@@ -27,7 +27,7 @@ def render() -> str:
 
 
 def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Give every command and its name, those of groups behind the group's name."""
+    """Give every command and its name, with the group's name before those of a group."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from _flat(command, f"{before}{name} ")
@@ -48,7 +48,8 @@ def _row(parameter: Any) -> str:
         if parameter.required
         else ("" if default is None or default is False or callable(default) else f"`{default}`")
     )
-    return f"| {names} | {help_text.replace('|', chr(92) + '|')} | {shown} |"
+    help_text = help_text.replace("|", r"\|").replace("][", r"\]\[")
+    return f"| {names} | {help_text} | {shown} |"
 
 
 def main() -> None:
