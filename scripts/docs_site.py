@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the README is the home page, and files that pages link to outside docs/ come with the site."""
+"""Hooks of mkdocs: the README is the home page; files outside docs/ that pages link to are in the site too."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links at where the files lie in the site."""
+    """Point links at where the files lie in the site, and write pipes in code as mkdocs wants them."""
     here = page.file
-    folder = os.path.dirname(here.src_uri)
-    return LINK.sub(lambda link: os.path.relpath(_uri(_source(here, link[1])), folder or "."), markdown)
+    folder = os.path.dirname(here.src_uri) or "."
+    markdown = re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), markdown)
+    return LINK.sub(lambda link: os.path.relpath(_uri(_source(here, link[1])), folder), markdown)
 
 
 def _add(files: Files, config: Any, path: str) -> File:

@@ -1,5 +1,7 @@
-"""Commands in the documents exist as written, and links lead somewhere."""
+"""Commands in the documents exist as written, links lead somewhere, and every page is in the site."""
 
+import ast
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +17,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 GROUP: Any = typer.main.get_command(app)
 
 
+def name(path: Path) -> str:
+    """The name of a document's tests."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def commands(text: str) -> list[str]:
     """Lines of blocks that call lynxstop, comments cut, continued lines joined."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
@@ -28,22 +35,21 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_commands_parse(path: Path) -> None:
     for line in commands(path.read_text()):
         if not line.startswith("lynxstop "):
             continue
         words = shlex.split(line)
         end = next((i for i, word in enumerate(words) if word in {">", "|", "&", "&&"}), len(words))
-        name, arguments = words[1], words[2:end]
-        GROUP.commands[name].make_context(name, list(arguments))
+        GROUP.commands[words[1]].make_context(words[1], words[2:end])
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_commands_and_options_in_running_text_exist(path: Path) -> None:
     for said in re.findall(r"(?<!`)`lynxstop ([^`]+)`", path.read_text().replace("\n", " ")):
-        name, *words = said.split()
-        command = GROUP.commands[name]
+        first, *words = said.split()
+        command = GROUP.commands[first]
         if getattr(command, "commands", None):
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
@@ -51,7 +57,7 @@ def test_commands_and_options_in_running_text_exist(path: Path) -> None:
         assert command.context_settings.get("ignore_unknown_options") or options <= known, said
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
         if not re.match(r"\w+:", target):
@@ -67,3 +73,51 @@ def test_the_tree_in_the_readme_is_the_real_one() -> None:
     packages = {path.parent.name for path in (ROOT / "lynxstop").glob("*/__init__.py")}
 
     assert shown == packages
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    outside = ["index.md", "cli/reference.md", "CONTRIBUTING.md"]
+
+    assert sorted(re.findall(r"^ +- (\S+\.md)$", site, flags=re.MULTILINE)) == sorted(pages + outside)
+    assert "\nstrict: true\n" in site
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_lists_and_tables_follow_a_blank_line(path: Path) -> None:
+    """GitHub shows them without one; the site does not."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+        if re.match(r"- |1\. ", line):
+            assert not before or re.match(r"- | |#", before), line
+        if line.startswith("|") and not before.startswith("|"):
+            assert not before or before.startswith(("<!--", "#")), line
+
+
+def test_the_api_page_names_what_exists() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    entries = re.findall(r"^::: (\S+)(?:\n    options: \{members: \[(.*)\]\})?$", text, flags=re.MULTILINE)
+
+    assert len(entries) == text.count(":::")
+    for module, members in entries:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        source = Path(str(spec.origin)).read_text()
+        defined = {getattr(node, "name", None) for node in ast.parse(source).body}
+        assert set(re.findall(r"\w+", members)) <= defined, module
+
+
+def test_the_glossary_is_short_and_sorted() -> None:
+    terms = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)[1:]
+
+    assert terms == sorted(terms)
+    assert len(terms) <= 40
+
+
+def test_every_metric_of_the_proxy_is_described() -> None:
+    described = (ROOT / "docs" / "proxy" / "operations.md").read_text()
+    defined = set(re.findall(r'"(lynxstop_\w+)"', (ROOT / "lynxstop" / "proxy" / "metrics.py").read_text()))
+
+    assert defined
+    assert {name for name in defined if not re.search(rf"`{name}(_total)?[`{{]", described)} == set()
