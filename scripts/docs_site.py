@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the README is the home page; files outside docs/ that pages link to are in the site too."""
+"""Hooks of mkdocs: the README is the home page; files outside docs/ that pages link to come with the site."""
 
 from __future__ import annotations
 
