@@ -47,7 +47,7 @@ check: env-dev  ## Lint, format, types and import directions
 
 docs:  ## Build the documentation site into build/site; a broken link is an error
 	@scripts/env $(BASE),docs $(PYTHON)
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
 bench: env-dev  ## Benchmarks; tables are printed
 	$(RUN)/python benchmarks/core_step.py
