@@ -58,6 +58,26 @@ def test_commands_and_options_in_running_text_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_named_in_running_text_exist(path: Path) -> None:
+    for file in re.findall(r"`((?:\w+/)+[a-z_]+\.py)`", path.read_text()):
+        assert (ROOT / file).exists() or (ROOT / "lynxstop" / file).exists(), file
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_dotted_names_in_running_text_exist(path: Path) -> None:
+    for dotted in re.findall(r"`(lynxstop(?:_research)?(?:\.\w+)+)`", path.read_text()):
+        module, _, last = dotted.rpartition(".")
+        file = ROOT / (dotted.replace(".", "/") + ".py")
+        source = ROOT / (module.replace(".", "/") + ".py")
+        assert (
+            file.exists()
+            or file.with_suffix("").is_dir()
+            or dotted == "lynxstop.toml"
+            or re.search(rf"^(def|class) {last}\b", source.read_text(), flags=re.MULTILINE)
+        ), dotted
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
         if not re.match(r"\w+:", target):
