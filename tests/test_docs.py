@@ -4,13 +4,19 @@ import ast
 import importlib.util
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import app
+from lynxstop.remote.dialects.table import DIALECTS
+from lynxstop.rules.table import RULES
+from lynxstop.signals.table import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -133,6 +139,24 @@ def test_the_glossary_is_short_and_sorted() -> None:
 
     assert terms == sorted(terms)
     assert len(terms) <= 40
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("guarantee.md", LOSSES),
+        ("guarantee.md", METHODS),
+        ("signals.md", SIGNALS),
+        ("signals.md", RULES),
+        ("proxy/servers.md", DIALECTS),
+    ],
+    ids=["losses", "methods", "signals", "rules", "dialects"],
+)
+def test_every_row_of_the_code_has_a_row_in_the_docs(page: str, names: Collection[str]) -> None:
+    rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE)
+    described = set(re.findall(r"`([^`:]+)[^`]*`", "\n".join(rows).replace(r"\|", "|")))
+
+    assert set(names) <= described
 
 
 def test_every_metric_of_the_proxy_is_described() -> None:
