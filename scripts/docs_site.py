@@ -38,6 +38,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(lambda link: os.path.relpath(_uri(_source(here, link[1])), folder), markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Drop the marks that docstrings put before literal blocks."""
+    return html.replace("<p>::</p>\n", "")
+
+
 def _add(files: Files, config: Any, path: str) -> File:
     file = File.generated(config, _uri(path), abs_src_path=str(ROOT / path))
     files.append(file)
