@@ -39,8 +39,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Drop the marks that docstrings put before literal blocks."""
-    return html.replace("<p>::</p>\n", "")
+    """Drop the second colon that docstrings put before literal blocks."""
+    return html.replace("<p>::</p>\n", "").replace("::</p>", ":</p>")
 
 
 def _add(files: Files, config: Any, path: str) -> File:
