@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import draw
 from lynxstop.engines.vllm.request_options import Draw, RequestOptions, RequestOptionsReader
-from lynxstop.engines.vllm.seeded_sampler import SeededSampler
-from lynxstop.engines.vllm.session_batch import BOOST
+from lynxstop.engines.vllm.seeded_sampler import draw_tokens
+from lynxstop.engines.vllm.session_batch import BOOST, BatchStep, SessionBatch
 from lynxstop.engines.vllm.settings import PluginSettings
+from lynxstop.engines.vllm.slots import SlotTable
 from lynxstop.errors import ConfigError
 
 VOCABULARY = 50
@@ -28,20 +30,37 @@ HOT = Sampling(temperature=1.2, top_p=0.9, max_tokens=40, seed=3)
 COLD = Sampling(temperature=0.5, top_k=5, max_tokens=40, seed=3)
 
 
+class _NoSessions(SessionBatch):
+    def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
+        """Keep nothing."""
+
+
+def table_of(*draws: Draw | None) -> SlotTable:
+    """A table of requests with these random numbers of their own."""
+    table = SlotTable(_NoSessions(), len(draws))
+    for slot, how in enumerate(draws):
+        table.enter(slot, [1], 0, RequestOptions(watched=True, draw=how), None)
+    return table
+
+
+def step(slots: Sequence[int], indices: Sequence[int]) -> BatchStep:
+    """A step in which row i belongs to `slots[i]` and is fed token number `indices[i]`."""
+    tokens = torch.zeros(len(slots), dtype=torch.int64)
+    chosen = np.array(slots, dtype=np.int64)
+    return BatchStep(chosen, tokens, None, None, lambda rows: [indices[row] for row in rows.tolist()])
+
+
 @given(st.permutations(range(4)), st.lists(st.integers(-1, 30), min_size=4, max_size=4))
 def test_a_token_is_that_of_its_request_in_any_place_of_the_batch(
     order: list[int], indices: list[int]
 ) -> None:
     # given four requests, two samplings, one that vLLM draws for, and logits of each
-    draws = SeededSampler(5)
     given_terms = [Draw("a", 0, HOT), Draw("b", 7, HOT), None, Draw("c", 0, COLD)]
-    for slot, how in enumerate(given_terms):
-        draws.start(slot, RequestOptions(watched=True, draw=how))
+    table = table_of(*given_terms)
     own = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(1))
-    # when they sit in any order
+    # when they come in any order
     logits = own[order].clone()
-    slots = np.array(order, dtype=np.int64)
-    draws.apply(logits, slots, lambda rows: [indices[order[row]] for row in rows.tolist()])
+    draw_tokens(logits, table, step(order, [indices[slot] for slot in order]))
     # then each token is the one of its own number, and the other row is as it was
     for row, slot in enumerate(order):
         how = given_terms[slot]
@@ -54,21 +73,18 @@ def test_a_token_is_that_of_its_request_in_any_place_of_the_batch(
 
 
 def test_a_forced_token_wins_over_a_drawn_one() -> None:
-    draws = SeededSampler(1)
-    draws.start(0, RequestOptions(watched=True, draw=Draw("a", 0, HOT)))
     logits = torch.zeros(1, VOCABULARY)
-    draws.apply(logits, np.zeros(1, np.int64), lambda rows: [0])
+    draw_tokens(logits, table_of(Draw("a", 0, HOT)), step([0], [0]))
     drawn = int(logits[0].argmax())
     logits[0, (drawn + 1) % VOCABULARY] += BOOST
     assert logits[0].argmax() == (drawn + 1) % VOCABULARY
 
 
 def test_a_slot_given_to_another_request_forgets_the_numbers() -> None:
-    draws = SeededSampler(1)
-    draws.start(0, RequestOptions(watched=True, draw=Draw("a", 0, HOT)))
-    draws.start(0, RequestOptions(watched=True))
+    table = table_of(Draw("a", 0, HOT))
+    table.enter(0, [1], 0, RequestOptions(watched=True), None)
     logits = torch.zeros(1, VOCABULARY)
-    draws.apply(logits, np.zeros(1, np.int64), lambda rows: [0])
+    draw_tokens(logits, table, step([0], [0]))
     assert not logits.any()
 
 

@@ -13,7 +13,7 @@ from lynxstop.engines.vllm.hidden import HiddenStates
 from lynxstop.engines.vllm.metrics import PluginMetrics
 from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
-from lynxstop.engines.vllm.seeded_sampler import SeededSampler
+from lynxstop.engines.vllm.seeded_sampler import draw_tokens
 from lynxstop.engines.vllm.served_bundle import ServedBundle
 from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
 from lynxstop.engines.vllm.slots import BatchRows, Parked, SlotTable
@@ -52,9 +52,7 @@ class RunnerAdapter:
         self.hidden = hidden
         self.metrics = metrics
         self.recorder = recorder
-        self.sampler = SeededSampler(runner.max_num_reqs + 1)
-        followers = [one for one in (recorder, self.sampler) if one is not None]
-        self.slots = SlotTable(sessions, runner.max_num_reqs, followers)
+        self.slots = SlotTable(sessions, runner.max_num_reqs)
         self._logged = False
 
     def apply(self, logits: Tensor, ctx: Any) -> None:
@@ -76,8 +74,8 @@ class RunnerAdapter:
         if lost := self.sessions.observe(step, features, logits):
             self.metrics.count("lost", lost)
         if self.recorder is not None:
-            self.recorder.observe(self.sessions, step.slots, step.indices, features, logits)
-        self.sampler.apply(logits, step.slots, step.indices)
+            self.recorder.observe(self.slots, step, features, logits)
+        draw_tokens(logits, self.slots, step)
         self.sessions.force(logits)
         self.metrics.stepped = True
 

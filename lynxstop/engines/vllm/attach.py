@@ -106,7 +106,7 @@ def _hand_over(runner: Any, served: Any) -> None:
         rows: RowBuffer | RowFiles = RowBuffer()
         if str(served.settings.record) != MEMORY:
             rows = RowFiles(served.settings.record, lost=lambda count: metrics.count("dropped", count))
-        recorder = Recorder(rows, slots, served.setup.policy.exit_ids[0])
+        recorder = Recorder(rows, served.setup.policy.exit_ids[0])
     adapter = (V1Adapter if first else V2Adapter)(runner, served, sessions, hidden, metrics, recorder)
     if isinstance(adapter, V2Adapter):
         _before(runner, "finish_requests", adapter.finishing)

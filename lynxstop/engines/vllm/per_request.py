@@ -200,7 +200,9 @@ class PerRequestSessions:
 
     def _fetch(self, step: BatchStep, reads: list[bool], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
-        live = [(row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open]
+        live = [
+            (row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open
+        ]
         scored = [row for row, watched in live if reads[row]] if self._probe else []
         looked = [
             row

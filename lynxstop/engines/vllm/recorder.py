@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.row_files import RecordedRow, RowBuffer, RowFiles
-from lynxstop.engines.vllm.session_batch import SessionBatch
+from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
+from lynxstop.engines.vllm.slots import SlotTable
 from lynxstop.engines.vllm.statistics import PART, by_parts
 
 _SHOWN = 4
@@ -25,54 +25,27 @@ class Recorder:
     ----------
     rows : RowFiles or RowBuffer
         Where rows go.
-    slots : int
-        Slots of the batch, the idle one included.
     end_token : int
         First exit token, for the end margin.
-
-    Attributes
-    ----------
-    names : list of str or None
-        By slot, the name under which a request is recorded.
     """
 
-    def __init__(self, rows: RowFiles | RowBuffer, slots: int, end_token: int) -> None:
+    def __init__(self, rows: RowFiles | RowBuffer, end_token: int) -> None:
         self.rows = rows
-        self.names: list[str | None] = [None] * slots
-        self._on = np.zeros(slots, dtype=np.bool_)
-        self._first = np.zeros(slots, dtype=np.int64)
         self._end_token = end_token
-        self._made_up = 0
-
-    def start(self, slot: int, options: RequestOptions) -> None:
-        """Record the request that gets a slot under its name ("" makes one up), or do not (None)."""
-        name = options.record
-        if name == "":
-            self._made_up += 1
-            name = f"request-{self._made_up}"
-        self.names[slot] = name
-        self._on[slot] = name is not None
-        self._first[slot] = options.statistics
 
     def observe(
-        self,
-        sessions: SessionBatch,
-        slots: NDArray[np.int64],
-        indices: Callable[[NDArray[np.int64]], list[int]],
-        features: Callable[[Tensor], Tensor],
-        logits: Tensor,
+        self, table: SlotTable, step: BatchStep, features: Callable[[Tensor], Tensor], logits: Tensor
     ) -> None:
         """Record rows of a step, from logits that nothing has been raised in yet."""
-        recorded = self._on[slots]
-        if not recorded.any():
-            return
-        at_cue = np.zeros(len(slots), dtype=np.bool_)
-        at_cue[sessions.candidates()] = True
-        rows = (recorded & (at_cue | (self._first[slots] > 0))).nonzero()[0]
+        rows = table.recorded[step.slots].nonzero()[0]
         if not len(rows):
             return
-        tokens = np.array(indices(rows), dtype=np.int64)
-        kept = at_cue[rows] | (tokens + 1 < self._first[slots[rows]])
+        sessions, slots = table.sessions, step.slots
+        at_cue = np.zeros(len(slots), dtype=np.bool_)
+        at_cue[sessions.candidates()] = True
+        first = np.array([table.options[slot].statistics for slot in slots[rows].tolist()])
+        tokens = np.array(step.indices(rows), dtype=np.int64)
+        kept = at_cue[rows] | (tokens + 1 < first)
         rows, tokens = rows[kept], tokens[kept]
         if not len(rows):
             return
@@ -87,7 +60,7 @@ class Recorder:
             score = np.nan if number is None else scores[number]
             line = np.array([score, *known], np.float32)
             state = None if number is None else states[number].copy()
-            found.append(RecordedRow(self.names[slot] or "", token, int(position), line, state))
+            found.append(RecordedRow(table.options[slot].record or "", token, int(position), line, state))
         self.rows.add(found)
 
     def _fetch(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
+from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.vllm.settings import OFF, PluginSettings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 
@@ -23,7 +28,7 @@ _KNOWN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draw:
     """Random numbers of a request's own; see `lynxstop.engines.vllm.seeded_sampler`.
 
@@ -40,6 +45,11 @@ class Draw:
     request: str
     start: int
     sampling: Sampling
+
+    @cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """Uniform numbers in [0, 1), one per output token from `start` on."""
+        return uniforms(self.sampling.seed, self.request, self.sampling.max_tokens + 1)[self.start :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""Which request is in which row: slots of the running batch, on the host."""
+"""The table of slots: everything the host knows of the requests of the running batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +14,38 @@ from lynxstop.engines.vllm.session_batch import SessionBatch
 
 
 class Parked(NamedTuple):
-    """State of a request that left the batch unfinished, and how many generated tokens it has read."""
+    """A request that left the batch unfinished: its options, the state of its session, and how many
+    generated tokens that has read."""
 
+    options: RequestOptions
     state: Any
     read: int
 
 
-class Follower(Protocol):
-    """What keeps something of its own per slot."""
-
-    def start(self, slot: int, options: RequestOptions) -> None:
-        """Called when a request is assigned to a slot."""
-
-
 class SlotTable:
-    """Slots of watched requests; the last one, `idle`, is shared by all others.
+    """One row per slot of the batch; the last one, `idle`, is shared by all requests that are not watched.
 
     A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not
     read a token in that step, since it is the prompt's last.
+
+    Attributes
+    ----------
+    options : list of RequestOptions
+        By slot.
+    watched, recorded, drawn : bool arrays of shape (slots,)
+        Which requests are watched, recorded, and have random numbers of their own.
     """
 
-    def __init__(self, sessions: SessionBatch, count: int, followers: Sequence[Follower] = ()) -> None:
+    def __init__(self, sessions: SessionBatch, count: int) -> None:
         self.sessions = sessions
-        self._followers = followers
         self.idle = count
+        self.options = [UNWATCHED] * (count + 1)
         self.watched = np.zeros(count + 1, dtype=np.bool_)
+        self.recorded = np.zeros(count + 1, dtype=np.bool_)
+        self.drawn = np.zeros(count + 1, dtype=np.bool_)
         self.filling = np.zeros(count + 1, dtype=np.bool_)
         self._arrivals = False
+        self._unnamed = 0
         self._new = np.zeros(count + 1, dtype=np.bool_)
         self._read = np.zeros(count + 1, dtype=np.int64)
 
@@ -54,12 +60,17 @@ class SlotTable:
         if not found:
             options = UNWATCHED
         if outputs == 0 or parked is None or not found:
+            if options.record == "":
+                self._unnamed += 1
+                options = replace(options, record=f"request-{self._unnamed}")
             self.sessions.admit(slot, prompt_ids, options)
         else:
+            options = parked.options
             self.sessions.resume(slot, parked.state)
-        for follower in self._followers:
-            follower.start(slot, options)
+        self.options[slot] = options
         self.watched[slot] = options.watched
+        self.recorded[slot] = options.record is not None
+        self.drawn[slot] = options.draw is not None
         self.filling[slot] = self._arrivals = True
         self._new[slot] = outputs == 0
         self._read[slot] = outputs - 1
@@ -75,7 +86,7 @@ class SlotTable:
             return None
         read = int(self._read[slot]) if self.filling[slot] else outputs - 1
         self.filling[slot] = False
-        return Parked(self.sessions.park(slot), read)
+        return Parked(self.options[slot], self.sessions.park(slot), read)
 
     def reading(self, slots: NDArray[np.int64], partial: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Say which rows read a generated token in this step: shape (rows,), None when all do.
