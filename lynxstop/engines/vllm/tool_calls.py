@@ -1,7 +1,7 @@
 """Tool calls inside a thinking block: nothing is scored or forced between their marks.
 
-Seen from the stop rule a tool call is simply not thinking, so the guard is a thinking automaton whose block is
-closed while a call is open.
+Seen from the stop rule a tool call is simply not thinking, so the guard is a thinking automaton whose
+block is closed while a call is open.
 """
 
 from __future__ import annotations
