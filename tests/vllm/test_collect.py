@@ -56,9 +56,9 @@ def test_vllm_collects_the_data_of_transformers(make_llm: Callable[..., Any], tm
     theirs = collect(tmp_path / "transformers")
     # when vLLM records the same problems with the same seed
     ours = collect(tmp_path / "vllm", *FEW, *VLLM)
-    # then traces and answers are the same, and numbers are but for their last bits
+    # then traces and answers are the same, and numbers are except for their last bits
     assert ours.traces().equals(theirs.traces())
-    assert ours.meta.engine == "VllmEngine"
+    assert ours.meta.engine == "vllm"
     for name in ours.cues().column_names:
         one, other = (data.cues()[name].to_pylist() for data in (ours, theirs))
         if one and isinstance(one[0], float):
