@@ -136,7 +136,7 @@ def test_every_step_works_on_data_of_vllm(make_llm: Callable[..., Any], tmp_path
         "--risk", "0.2", "--json",
     )  # fmt: skip
     # then the bundle belongs to the engine, and every rule has its numbers
-    assert Bundle.load(tmp_path / "bundle").policy.engine == "VllmEngine"
+    assert Bundle.load(tmp_path / "bundle").policy.engine == "vllm"
     assert found
 
 
