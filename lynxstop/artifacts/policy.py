@@ -10,6 +10,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.migrations import POLICY
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.artifacts.threshold import Threshold
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import ExitSide, Level, StopPolicy
@@ -50,6 +51,11 @@ class ServedSampling(_Strict):
     top_k: int = Field(ge=0)
     max_tokens: int = Field(ge=1)
     answer_tokens: int = Field(ge=1)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What a request is compared with before it is stopped under a certificate."""
+        return Conditions(self.temperature, self.top_p, self.top_k, self.max_tokens)
 
 
 class ServedRule(_Strict):

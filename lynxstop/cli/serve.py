@@ -42,6 +42,13 @@ def serve(
     ] = None,
     mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
+    uncertified: Annotated[
+        str,
+        typer.Option(
+            help="Requests outside the certified conditions (temperature, top-p, top-k, penalties, budget, data "
+            "type): think, to the end; or stop, without a certificate."
+        ),
+    ] = "think",
 ) -> None:
     """Serve a model with vLLM, stopping each request when its answer is known.
 
@@ -59,14 +66,18 @@ def serve(
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.fingerprint import fingerprint, require_same
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
-    from lynxstop.engines.vllm.settings import parse_mode, parse_risk
+    from lynxstop.engines.vllm.settings import parse_mode, parse_risk, parse_uncertified
     from lynxstop.errors import MissingExtraError
 
     if find_spec("vllm") is None:
         raise MissingExtraError("vllm", "vllm")
     loaded = Bundle.load(bundle)
     require_same(loaded.policy.fingerprint, fingerprint(model), f"The bundle {bundle}")
-    settings: dict[str, Any] = {"bundle": str(bundle.resolve()), "mode": str(parse_mode(mode))}
+    settings: dict[str, Any] = {
+        "bundle": str(bundle.resolve()),
+        "mode": str(parse_mode(mode)),
+        "uncertified": str(parse_uncertified(uncertified)),
+    }
     if risk is not None:
         settings["risk"] = parse_risk(risk)
     if record is not None:

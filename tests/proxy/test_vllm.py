@@ -224,6 +224,8 @@ def test_the_plugin_in_the_server_is_left_to_decide(tmp_path: Path) -> None:
         str(shipped.MODEL),
         "--bundle",
         str(shipped.BUNDLE),
+        "--uncertified",
+        "stop",
     ]
     with launched([*line, *FLAGS], tmp_path / "log") as url:
         given = {"upstream": {"url": url}, "policy": {"bundle": shipped.BUNDLE}}

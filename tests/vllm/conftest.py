@@ -144,7 +144,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         settings = {
             "name": "tiny", "fingerprint": fingerprint(model), "engine": "transformers", "dtype": "float32",
-            "sampling": ServedSampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=64, answer_tokens=64),
+            "sampling": ServedSampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=8, answer_tokens=64),
             "cue_words": ("wait", "hmm"), "cue_paragraph": False, "think_open": ("<think>",),
             "think_close": ("</think>",),
             "exit_text": exit_text, "exit_ids": tuple(tokenizer.encode(exit_text, add_special_tokens=False)),

@@ -32,7 +32,7 @@ def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperatur
     llm = make_llm(
         shipped.MODEL,
         bundle,
-        settings={"record": ":memory:"},
+        settings={"record": ":memory:", "uncertified": "stop"},
         max_model_len=1200,
         max_num_seqs=64,
         enable_prefix_caching=True,

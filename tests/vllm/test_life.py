@@ -27,7 +27,7 @@ def served(make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
         "block_size": 32,
         "num_gpu_blocks_override": 12,
     }
-    return make_llm(model, bundle, **options), model, bundle
+    return make_llm(model, bundle, settings={"uncertified": "stop"}, **options), model, bundle
 
 
 def strip(ids: list[int]) -> list[int]:

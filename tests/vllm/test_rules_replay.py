@@ -39,7 +39,7 @@ def loaded(bundle: Bundle) -> Loaded:
 
 @pytest.fixture(scope="module")
 def llm(make_llm: Any, bundle: Bundle) -> Any:
-    return make_llm(shipped.MODEL, bundle, max_model_len=512)
+    return make_llm(shipped.MODEL, bundle, settings={"uncertified": "stop"}, max_model_len=512)
 
 
 def serve_in(llm: Any, adapter: Any, policy: StopPolicy) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from lynxstop.artifacts.bundle import Bundle
 
@@ -113,6 +114,34 @@ def test_bad_arguments_are_refused(served: Served, generate: Any, args: dict[str
 
     with pytest.raises(VLLMValidationError, match=message):
         generate(served[0], [[5, 0]], xargs=args)
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"temperature": 0.3}, "temperature"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logit_bias": {5: -1.0}}, "logit_bias"),
+        ({"tokens": 7}, "max_tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_outside_the_certified_conditions_thinks(
+    served: Served, prompts: Any, generate: Any, counts_of: Any, options: dict[str, Any], cause: str
+) -> None:
+    # given a bundle certified for greedy requests of at least 8 tokens
+    llm = served[0]
+    before, full = counts_of(llm), generate(llm, prompts, xargs={"lynxstop_risk": "off"}, seed=1, **options)
+    labels = {"model_name": llm.llm_engine.model_config.served_model_name, "cause": cause}
+    known = REGISTRY.get_sample_value("lynxstop:uncertified_total", labels) or 0
+    # when requests that ask for a level are decoded otherwise
+    found = generate(llm, prompts, seed=1, **options)
+    # then none is stopped, and each is counted by its cause
+    after = counts_of(llm)
+    assert found == full
+    assert after["exits_score"] == before["exits_score"]
+    assert after["uncertified"] - before["uncertified"] == len(prompts)
+    assert REGISTRY.get_sample_value("lynxstop:uncertified_total", labels) == known + len(prompts)
 
 
 def test_an_error_of_ours_leaves_requests_running(

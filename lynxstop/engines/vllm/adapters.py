@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.core.conditions import SETTINGS, Conditions
 from lynxstop.engines.vllm.hidden import HiddenStates
 from lynxstop.engines.vllm.metrics import PluginMetrics
 from lynxstop.engines.vllm.recorder import Recorder
@@ -99,15 +100,27 @@ class RunnerAdapter:
             logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
         self.sessions.drop()
 
-    def options(self, params: Any) -> RequestOptions:
-        """Return the options of a request; those that cannot be read leave it alone."""
+    def options(self, params: Any, new: bool) -> RequestOptions:
+        """Return the options of a request; those that cannot be read leave it alone.
+
+        Parameters
+        ----------
+        params : vllm.SamplingParams
+        new : bool
+            Whether it comes for the first time, and not back after a preemption.
+        """
         try:
-            return self.served.options.read(
-                params.extra_args, structured=params.structured_outputs is not None
+            options = self.served.options.read(
+                params.extra_args,
+                structured=params.structured_outputs is not None,
+                served=Conditions.read({name: getattr(params, name, None) for name in SETTINGS}),
             )
         except ConfigError as error:
             self.fail(error)
             return UNWATCHED
+        if new and options.departures:
+            self.metrics.count_uncertified(options.departures)
+        return options
 
     def lost(self) -> None:
         """Count a request that came back without its state."""
@@ -182,9 +195,9 @@ class V2Adapter(RunnerAdapter):
         try:
             name = self.runner.req_states.index_to_req_id[slot]
             new = self._arriving[name]
-            options = self.options(params)
-            parked = self._parked.pop(name, None)
             outputs = len(new.prefill_token_ids) - new.prompt_len
+            options = self.options(params, outputs == 0)
+            parked = self._parked.pop(name, None)
             prompt = new.prefill_token_ids[: new.prompt_len]
             if not self.slots.enter(slot, prompt, outputs, options, parked) and options.watched:
                 self.lost()

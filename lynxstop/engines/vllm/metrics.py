@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,13 +51,18 @@ class PluginMetrics:
     def __init__(self, model: str, counters: Tensor | None = None) -> None:
         from prometheus_client import REGISTRY, Counter
 
-        self.totals = dict.fromkeys(_HELP, 0)
+        self.totals = dict.fromkeys((*_HELP, "uncertified"), 0)
         self.stepped = False
         self._counters = {}
         for name, text in _HELP.items():
             full = f"lynxstop:{name}"
             counter = REGISTRY._names_to_collectors.get(full) or Counter(full, text, ["model_name"])
             self._counters[name] = counter.labels(model_name=model)  # type: ignore[attr-defined]
+        full = "lynxstop:uncertified"
+        self._uncertified: Any = REGISTRY._names_to_collectors.get(full) or Counter(
+            full, "Requests outside the certified conditions, by what departs.", ["model_name", "cause"]
+        )
+        self._model = model
         self._device = counters
         self._fetched = torch.zeros(len(COUNTERS), dtype=torch.int64)
         self._lock = threading.Lock()
@@ -69,6 +76,12 @@ class PluginMetrics:
         """Add to a counter of the host."""
         self.totals[name] += amount
         self._counters[name].inc(amount)
+
+    def count_uncertified(self, causes: Sequence[str]) -> None:
+        """Count a request outside the certified conditions, once under each of its causes."""
+        self.totals["uncertified"] += 1
+        for cause in causes:
+            self._uncertified.labels(model_name=self._model, cause=cause).inc()
 
     def fetch(self) -> None:
         """Fetch the device's counters; the step under way is not waited for."""

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
@@ -74,6 +75,9 @@ class RequestOptions:
         Number of the request's first tokens whose distributions are recorded; cues are recorded besides.
     draw : Draw, optional
         Random numbers of the request's own; vLLM's where None.
+    departures : tuple of str
+        What lies outside the certified conditions, for a request that asked for a level; `watched` and
+        `threshold` already follow what the operator chose for such requests.
     """
 
     watched: bool
@@ -84,6 +88,7 @@ class RequestOptions:
     structured: bool = False
     statistics: int = 0
     draw: Draw | None = None
+    departures: tuple[str, ...] = ()
 
 
 UNWATCHED = RequestOptions(watched=False)
@@ -100,6 +105,10 @@ class RequestOptionsReader:
         Knows the certified levels.
     default_risk : float, optional
         The bundle's own default.
+    certified : Conditions, optional
+        Conditions that the levels were certified under; requests are not compared where None.
+    departures : tuple of str
+        What departs from them in every request: the engine's own settings.
 
     Raises
     ------
@@ -107,8 +116,18 @@ class RequestOptionsReader:
         When the server's default risk is not certified.
     """
 
-    def __init__(self, settings: PluginSettings, policy: StopPolicy, default_risk: float | None) -> None:
+    def __init__(
+        self,
+        settings: PluginSettings,
+        policy: StopPolicy,
+        default_risk: float | None,
+        certified: Conditions | None = None,
+        departures: tuple[str, ...] = (),
+    ) -> None:
         self._policy = policy
+        self._certified = certified
+        self._departures = departures
+        self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
         self._mode = settings.mode
         self._by_recipe = settings.recipe is not None
@@ -116,8 +135,23 @@ class RequestOptionsReader:
         self.default_risk: float | str = OFF if risk is None else risk
         self._default = self._options(self.default_risk, self._mode, "" if self._records else None)
 
-    def read(self, extra_args: Mapping[str, object] | None, *, structured: bool = False) -> RequestOptions:
+    def read(
+        self,
+        extra_args: Mapping[str, object] | None,
+        *,
+        structured: bool = False,
+        served: Conditions | None = None,
+    ) -> RequestOptions:
         """Return the options of a request.
+
+        Parameters
+        ----------
+        extra_args : mapping, optional
+            Arguments of the request; those of others are passed over.
+        structured : bool
+            Whether a grammar takes over after the thinking block.
+        served : Conditions, optional
+            How its tokens are chosen; not compared with the certified conditions where None.
 
         Raises
         ------
@@ -131,13 +165,33 @@ class RequestOptionsReader:
                 f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}."
             )
         options = self._default
+        mode = self._mode
         if given:
             risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
-            mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else self._mode
+            mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else mode
             record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else options.record
             options = self._options(risk, mode, record, _group(given.get("lynxstop_group")))
             options = _collecting(options, given)
+        if served is not None and options.threshold < math.inf:
+            options = self._compare(options, served)
         return replace(options, structured=structured) if structured and options.watched else options
+
+    def _compare(self, options: RequestOptions, served: Conditions) -> RequestOptions:
+        """Do what the operator chose where a request lies outside the certified conditions."""
+        if self._certified is None:
+            return options
+        if (how := options.draw) is not None:
+            sampling = how.sampling
+            served = Conditions(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
+        departures = self._departures + self._certified.departures(served)
+        if not departures:
+            return options
+        if not self._thinks:
+            return replace(options, departures=departures)
+        watched = options.record is not None or options.draw is not None
+        return replace(
+            options, departures=departures, watched=watched, threshold=math.inf, budget=None, stops=False
+        )
 
     def _options(
         self, risk: float | str, mode: Mode, record: str | None, group: str | None = None

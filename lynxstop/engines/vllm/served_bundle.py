@@ -78,7 +78,9 @@ def read_request_options(settings: PluginSettings) -> RequestOptionsReader:
     if settings.bundle is None:
         return RequestOptionsReader(settings, StopPolicy(exit_ids=(0,)), None)
     policy = Bundle.load(settings.bundle).policy
-    return RequestOptionsReader(settings, policy.stop_policy(), policy.default_risk)
+    return RequestOptionsReader(
+        settings, policy.stop_policy(), policy.default_risk, policy.sampling.conditions
+    )
 
 
 def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
@@ -113,8 +115,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
-        default_risk = bundle.policy.default_risk
-        _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
+        default_risk, certified = bundle.policy.default_risk, bundle.policy.sampling.conditions
+        departures = _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
@@ -129,7 +131,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             _silent(layers, width),
             setup_from_recipe(recipe, tokenizer),
         )
-        default_risk = None
+        default_risk, certified, departures = None, None, ()
     setup.require_cut_after()
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
@@ -142,7 +144,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    options = RequestOptionsReader(settings, setup.policy, default_risk)
+    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, departures)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
     return ServedBundle(settings, name, probe, setup, automaton, options, closing(setup), depth)
 
@@ -152,13 +154,18 @@ def _silent(layers: tuple[int, ...], width: int) -> Probe:
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 
-def _check_dtype(certified: str, served: str) -> None:
-    if served != certified:
-        logger.warning(
-            "lynxstop: the bundle was certified in %s, this engine computes in %s; certify it again there.",
-            certified,
-            served,
-        )
+def _check_dtype(certified: str, served: str) -> tuple[str, ...]:
+    """Name the data type among what departs from the certified conditions, and say so once."""
+    if served == certified:
+        return ()
+    logger.warning(
+        "lynxstop: the bundle was certified in %s, this engine computes in %s: no request is inside the "
+        "certified conditions. Serve in %s, or certify it again here.",
+        certified,
+        served,
+        certified,
+    )
+    return ("dtype",)
 
 
 def closing(setup: Setup) -> int:

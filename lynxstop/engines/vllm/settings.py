@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError
 
@@ -23,6 +24,7 @@ _VARIABLES = {
     "risk": "LYNXSTOP_RISK",
     "mode": "LYNXSTOP_MODE",
     "record": "LYNXSTOP_RECORD",
+    "uncertified": "LYNXSTOP_UNCERTIFIED",
 }
 
 
@@ -42,6 +44,8 @@ class PluginSettings:
         Mode of requests that name none.
     record : Path, optional
         Folder to record to, or ":memory:" for what the collector fetches; None keeps recording off.
+    uncertified : Uncertified
+        What is done with requests outside the certified conditions.
     """
 
     bundle: Path | None = None
@@ -49,6 +53,7 @@ class PluginSettings:
     risk: float | str | None = None
     mode: Mode = Mode.STOP
     record: Path | None = None
+    uncertified: Uncertified = Uncertified.THINK
 
 
 def read_settings(
@@ -61,7 +66,8 @@ def read_settings(
     additional_config : object
         vLLM's ``additional_config``; only a mapping with a "lynxstop" key matters.
     environment : mapping
-        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE and LYNXSTOP_RECORD.
+        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE, LYNXSTOP_RECORD and
+        LYNXSTOP_UNCERTIFIED.
 
     Returns
     -------
@@ -104,6 +110,7 @@ def read_settings(
         risk=parse_risk(found["risk"]) if "risk" in found else None,
         mode=parse_mode(found.get("mode", Mode.STOP)),
         record=_path(found["record"], "record") if "record" in found else None,
+        uncertified=parse_uncertified(found.get("uncertified", Uncertified.THINK)),
     )
 
 
@@ -142,6 +149,20 @@ def parse_mode(value: object) -> Mode:
 def _recipe(value: object) -> Recipe:
     """Load a recipe from a file, or take one that is written out in the settings."""
     return Recipe.read(value) if isinstance(value, Mapping) else Recipe.load(_path(value, "recipe"))
+
+
+def parse_uncertified(value: object) -> Uncertified:
+    """Read what is done with requests outside the certified conditions.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither "think" nor "stop".
+    """
+    try:
+        return Uncertified(str(value))
+    except ValueError:
+        raise ConfigError(f"uncertified is one of {', '.join(Uncertified)}, not {value!r}.") from None
 
 
 def _path(value: object, key: str) -> Path:

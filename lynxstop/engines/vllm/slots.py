@@ -110,13 +110,13 @@ class BatchRows:
     ----------
     slots : SlotTable
     options : callable
-        Gives the options of a request's sampling parameters.
+        Gives the options of a request from its sampling parameters and whether it is new.
     lost : callable
         Called for each request that came back without its state.
     """
 
     def __init__(
-        self, slots: SlotTable, options: Callable[[Any], RequestOptions], lost: Callable[[], None]
+        self, slots: SlotTable, options: Callable[[Any, bool], RequestOptions], lost: Callable[[], None]
     ) -> None:
         self._slots = slots
         self._options = options
@@ -157,7 +157,7 @@ class BatchRows:
                 self._of_row[other], self._of_row[one] = self._of_row[one], self._slots.idle
 
     def _enter(self, row: int, params: Any, prompt_ids: list[int], output_ids: list[int]) -> None:
-        options = self._options(params)
+        options = self._options(params, not output_ids)
         if not options.watched:
             return
         slot = self._free.pop()
