@@ -45,8 +45,8 @@ def serve(
     uncertified: Annotated[
         str,
         typer.Option(
-            help="Requests outside the certified conditions (temperature, top-p, top-k, penalties, budget, data "
-            "type): think, to the end; or stop, without a certificate."
+            help="Requests outside the certified conditions (sampling, penalties, budget, data type): "
+            "think, to the end; or stop, without a certificate."
         ),
     ] = "think",
 ) -> None:
