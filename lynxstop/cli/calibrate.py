@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,7 +13,8 @@ from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.calibration.run import Calibration, Together
+    from lynxstop.calibration.options import CalibrationOptions, Together
+    from lynxstop.calibration.run import Calibration
     from lynxstop.calibration.units import Samples
 
 
@@ -77,20 +78,21 @@ def calibrate(
 
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
+    from lynxstop.calibration.options import CalibrationOptions
     from lynxstop.workflows import calibrate_bundle as bundles
 
-    options: dict[str, Any] = {
-        "risks": risk or [0.05],
-        "confidence": confidence,
-        "loss": loss,
-        "method": method,
-        "by": by,
-        "samples": cast("Samples | None", _one_of("samples", samples, ("one", "mean", None))),
-        "together": cast("Together", _one_of("together", together, ("levels", "all", "none"))),
-        "unknown_loss": unknown_loss,
-        "seed": seed,
-        "expires": None if expires is None else datetime.now(UTC) + timedelta(days=expires),
-    }
+    options = CalibrationOptions(
+        risks=risk or [0.05],
+        confidence=confidence,
+        loss=loss,
+        method=method,
+        by=by,
+        samples=cast("Samples | None", samples),
+        together=cast("Together", together),
+        unknown_loss=unknown_loss,
+        seed=seed,
+        expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
+    )
     loaded: Bundle | None = None
     if scores is not None:
         if bundle or data or split:
@@ -125,16 +127,16 @@ def calibrate(
 
 
 def _certify_table(
-    scores: Path, train: Path | None, weights: Path | None, options: dict[str, Any]
+    scores: Path, train: Path | None, weights: Path | None, options: CalibrationOptions
 ) -> Calibration:
     from lynxstop.calibration import run, tables
 
-    table = tables.read_table(scores, by=options["by"], loss=options["loss"])
+    table = tables.read_table(scores, by=options.by, loss=options.loss)
     return run.calibrate(
         table,
-        train_scores=None if train is None else tables.read_table(train, loss=options["loss"]),
+        options,
+        train_scores=None if train is None else tables.read_table(train, loss=options.loss),
         weights=None if weights is None else tables.read_weights(weights, table.trace_ids),
-        **options,
     )
 
 
@@ -144,7 +146,7 @@ def _certify_bundle(
     train: Path | None,
     weights: Path | None,
     split: str | None,
-    options: dict[str, Any],
+    options: CalibrationOptions,
 ) -> tuple[Bundle, Calibration]:
     import numpy as np
 
@@ -162,18 +164,12 @@ def _certify_bundle(
     result = bundles.calibrate_bundle(
         loaded,
         recorded,
+        options,
         train=None if train is None else DataSet.open(train),
         split=split,
         weights=weighed,
-        **options,
     )
     return loaded, result
-
-
-def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> str | None:
-    if value not in allowed:
-        raise ConfigError(f"--{name} is {' or '.join(str(item) for item in allowed if item)}, not {value!r}.")
-    return value
 
 
 def _show(result: Calibration) -> None:

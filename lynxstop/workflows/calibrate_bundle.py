@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +17,10 @@ from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.calibration.run import Calibration, Together, calibrate
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.calibration.units import Samples
 from lynxstop.core.types import Tokens
 from lynxstop.errors import ConfigError, FingerprintError
 from lynxstop.replay.recorded import Recorded, from_recorded
@@ -78,20 +77,11 @@ def scored(
 def calibrate_bundle(
     bundle: Bundle,
     data: DataSet,
+    options: CalibrationOptions,
     *,
-    risks: Sequence[float],
-    confidence: float = 0.95,
-    loss: str = "disagree",
-    method: str | None = None,
     train: DataSet | None = None,
-    by: str | None = None,
     split: str | None = None,
-    samples: Samples | None = None,
-    together: Together = "levels",
-    unknown_loss: float = 1.0,
     weights: NDArray[np.float64] | None = None,
-    seed: int = 0,
-    expires: datetime | None = None,
 ) -> Calibration:
     """Certify levels of a bundle; nothing is written.
 
@@ -99,43 +89,36 @@ def calibrate_bundle(
     ----------
     bundle, data
         `data` must hold no training problem of the bundle.
+    options : CalibrationOptions
+        What is to be certified, and how.
     train : DataSet, optional
         Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
         thresholds.
     split : str, optional
         Take only the traces of this split of `data`.
-    others
-        As `calibrate`.
+    weights : array of float, shape (traces,), optional
+        As in `calibrate`.
 
     Raises
     ------
     FingerprintError, ConfigError, DataError, CalibrationError
     """
-    table = scored(bundle, data, loss=loss, by=by, split=split)
+    table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
     training = bundle.training_scores()
     known = training.scores[np.isfinite(training.scores)]
     policy = bundle.policy
     return calibrate(
         table,
-        risks=risks,
-        confidence=confidence,
-        loss=loss,
-        method=method,
-        train_scores=known if train is None else scored(bundle, train, loss=loss),
+        options,
+        train_scores=known if train is None else scored(bundle, train, loss=options.loss),
         train_problems=training.problems,
-        by=by,
-        samples=samples,
-        together=together,
-        unknown_loss=unknown_loss,
         weights=weights,
-        seed=seed,
         digests={
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
         },
         fingerprint=served_as(policy),
-        expires=expires,
     )
 
 

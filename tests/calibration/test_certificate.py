@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.groups import choose
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.verify import differences, verify
@@ -23,7 +24,7 @@ from lynxstop.errors import CalibrationError, DataError
 def made(simulated):
     """A certificate and its evidence."""
     table = simulated(300)
-    return calibrate(table, risks=[0.05]).certificates[0], table
+    return calibrate(table, CalibrationOptions(risks=[0.05])).certificates[0], table
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -31,10 +32,10 @@ def made(simulated):
 def test_every_method_is_recomputed(simulated, tmp_path, method):
     # given certificates of two levels and three groups, written and read
     options = {"loss": "wrong|exit"} if method == "selective" else {}
-    if method == "weighted":
-        options["weights"] = np.linspace(0.5, 1.5, 400)
+    weights = np.linspace(0.5, 1.5, 400) if method == "weighted" else None
     table, train = simulated(400, 1, groups=True), simulated(150, 2, start="t")
-    result = calibrate(table, risks=[0.02, 0.2], method=method, by="topic", train_scores=train, **options)
+    asked = CalibrationOptions(risks=[0.02, 0.2], method=method, by="topic", **options)
+    result = calibrate(table, asked, train_scores=train, weights=weights)
     assert len(result.certificates) == 6
     for certificate in result.certificates:
         (tmp_path / "c.json").write_text(certificate.to_json())
@@ -66,7 +67,7 @@ def _once():
         tokens=np.tile([1, 2, 3], 200),
         full_tokens=np.full(200, 5),
     )
-    return calibrate(table, risks=[0.1]).certificates[0], table
+    return calibrate(table, CalibrationOptions(risks=[0.1])).certificates[0], table
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,16 @@ def test_expiry(simulated):
     table = simulated(200)
     now = datetime.now(UTC)
     for days, expected in ((1, 0), (-1, 1)):
-        made = calibrate(table, risks=[0.1], expires=now + timedelta(days=days)).certificates[0]
+        made = calibrate(
+            table, CalibrationOptions(risks=[0.1], expires=now + timedelta(days=days))
+        ).certificates[0]
         assert len(differences(made, table)) == expected == made.expired
 
 
 def test_refusal_is_a_certificate(simulated, tmp_path):
     # given too few problems
     table = simulated(20)
-    certificate = calibrate(table, risks=[0.01]).certificates[0]
+    certificate = calibrate(table, CalibrationOptions(risks=[0.01])).certificates[0]
     text = certificate.to_json()
     # then the level is there, never exits, and says so
     assert json.loads(text)["threshold"] == "never"
@@ -147,7 +150,7 @@ def test_threshold_is_a_float32(made):
 
 def test_groups_have_their_own_numbers_and_others_the_pooled(simulated):
     table = simulated(600, groups=True)
-    certificates = calibrate(table, risks=[0.1], by="topic").certificates
+    certificates = calibrate(table, CalibrationOptions(risks=[0.1], by="topic")).certificates
     code, unknown = choose(certificates, 0.1, "code"), choose(certificates, 0.1, "poetry")
     assert (code.problems, unknown.problems, unknown.group) == (200, 600, None)
     assert "of group 'code'" in code.promise
@@ -158,7 +161,7 @@ def test_a_problem_in_two_groups_is_refused(simulated):
     table = simulated(20, groups=True)
     same = replace(table, problem_ids=np.full(20, "p"))
     with pytest.raises(DataError, match="several groups"):
-        calibrate(same, risks=[0.1], by="topic")
+        calibrate(same, CalibrationOptions(risks=[0.1], by="topic"))
 
 
 def test_promise_says_what_and_what_not(made):
