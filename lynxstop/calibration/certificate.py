@@ -19,7 +19,7 @@ from pydantic import (
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
-from lynxstop.calibration.units import Samples
+from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import CalibrationError
 
 _MAX_BYTES = 64 << 20
@@ -49,6 +49,8 @@ class Settings(_Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
     samples: Samples
+    unit: Unit = "request"
+    """Whether a problem counts as often as it is asked, or once."""
     seed: int
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""

@@ -10,7 +10,7 @@ from typing import Literal
 from lynxstop.calibration.case import Method
 from lynxstop.calibration.losses import Loss, table_loss
 from lynxstop.calibration.methods import method_named
-from lynxstop.calibration.units import Samples
+from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import ConfigError
 
 Together = Literal["levels", "all", "none"]
@@ -32,6 +32,9 @@ class CalibrationOptions:
         One of `METHODS`; "ltt" by default, "selective" for the loss `wrong|exit`.
     by : str, optional
         Column of the groups: certify every group beside the whole.
+    unit : {"request", "problem"}
+        What the promise is about: requests, where a problem counts as often as it is asked, or problems,
+        where each counts once.
     samples : {"one", "mean"}, optional
         What several samples of a problem become; by default "mean" for a method that allows losses between 0
         and 1, "one" otherwise.
@@ -41,7 +44,7 @@ class CalibrationOptions:
     unknown_loss : float
         Loss charged for an exit answer that could not be judged.
     seed : int
-        Draws one sample per problem.
+        Draws one sample per problem, and problems by their number of samples.
     expires : datetime, optional
         When the certificates expire; never by default.
 
@@ -56,6 +59,7 @@ class CalibrationOptions:
     loss: str = "disagree"
     method: str | None = None
     by: str | None = None
+    unit: Unit = "request"
     samples: Samples | None = None
     together: Together = "levels"
     unknown_loss: float = 1.0
@@ -66,6 +70,8 @@ class CalibrationOptions:
         self._check_levels()
         if self.samples not in (None, "one", "mean"):
             raise ConfigError(f"Several samples of a problem become 'one' or 'mean', not {self.samples!r}.")
+        if self.unit not in ("request", "problem"):
+            raise ConfigError(f"A promise is about a 'request' or a 'problem', not {self.unit!r}.")
         if self.together not in ("levels", "all", "none"):
             raise ConfigError(f"Promises hold together by 'levels', 'all' or 'none', not {self.together!r}.")
         if not 0.0 <= self.unknown_loss <= 1.0:

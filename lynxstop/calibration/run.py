@@ -67,6 +67,9 @@ class Calibration:
                 "saved": certificate.saved,
                 "refused": certificate.refused,
                 "missing": certificate.missing,
+                "unit": certificate.settings.unit,
+                "unknown": certificate.unknown,
+                "unknown_loss": certificate.settings.unknown_loss,
                 "promise": certificate.promise,
             }
             for certificate in self.certificates
@@ -124,6 +127,7 @@ def calibrate(
     parts = split_groups(table, options.by)
     settings = Settings(
         samples=options.samples or ("mean" if chosen.fractions else "one"),
+        unit=options.unit,
         seed=options.seed,
         unknown_loss=options.unknown_loss,
         tests=options.tests(len(parts)),

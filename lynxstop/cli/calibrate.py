@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.calibration.options import CalibrationOptions, Together
     from lynxstop.calibration.run import Calibration
-    from lynxstop.calibration.units import Samples
+    from lynxstop.calibration.units import Samples, Unit
 
 
 def calibrate(
@@ -41,6 +41,10 @@ def calibrate(
         typer.Option(help="Training traces (folder, or score table) on which the thresholds are fixed."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Take only the traces of this split.")] = None,
+    unit: Annotated[
+        str,
+        typer.Option(help="What is promised about: a request, or a problem, however often it is asked."),
+    ] = "request",
     samples: Annotated[
         str | None, typer.Option(help="What several samples of a problem become: one (drawn), or mean.")
     ] = None,
@@ -53,7 +57,7 @@ def calibrate(
     weights: Annotated[
         Path | None, typer.Option(help="Table of trace_id and weight, for the method weighted.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws one sample per problem.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws one sample per problem, and problems by size.")] = 0,
     expires: Annotated[int | None, typer.Option(min=1, help="Days until the certificates expire.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificates of a score table.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
@@ -87,6 +91,7 @@ def calibrate(
         loss=loss,
         method=method,
         by=by,
+        unit=cast("Unit", unit),
         samples=cast("Samples | None", samples),
         together=cast("Together", together),
         unknown_loss=unknown_loss,
