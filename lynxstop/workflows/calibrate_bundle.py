@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
+from lynxstop.artifacts.hub import known_files
+from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.options import CalibrationOptions
@@ -26,6 +28,8 @@ from lynxstop.errors import ConfigError, FingerprintError
 from lynxstop.replay.recorded import Recorded, from_recorded
 
 FOLDER = "certificates"
+THRESHOLDS = "thresholds"
+"""Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
 _SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
 
@@ -117,6 +121,7 @@ def calibrate_bundle(
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
+            THRESHOLDS: policy.files.get(SCORES, "") if train is None else train.digest,
         },
         fingerprint=served_as(policy),
     )
@@ -167,7 +172,14 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
     _prune(certified, calibration, set(texts))
     text = card(certified.policy, certified.training(), measured(certified))
     atomic.write_text(certified.path / "README.md", text)
+    write_bundle_sums(certified.path)
     return certified
+
+
+def write_bundle_sums(folder: Path) -> None:
+    """Write the digests of a bundle's files into it, after all of them."""
+    names = known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
+    write_sums(folder, [name for name in names if name != SUMS])
 
 
 def measured(bundle: Bundle) -> list[Measured]:
@@ -214,9 +226,13 @@ def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:
 
 def write_certificates(calibration: Calibration, folder: Path) -> None:
     """Write certificates and their evidence into a folder, the evidence first."""
-    write_evidence(calibration.evidence, folder / evidence_name(calibration.certificates[0]))
+    names = [evidence_name(calibration.certificates[0])]
+    write_evidence(calibration.evidence, folder / names[0])
     for certificate in calibration.certificates:
-        atomic.write_text(folder / certificate_name(certificate), certificate.to_json())
+        names.append(certificate_name(certificate))
+        atomic.write_text(folder / names[-1], certificate.to_json())
+    kept = [name for name in read_sums(folder) or {} if (folder / name).is_file()]
+    write_sums(folder, {*kept, *names})
 
 
 def certificate_name(certificate: Certificate) -> str:

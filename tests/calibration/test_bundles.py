@@ -1,11 +1,10 @@
 """Bundles: certified on recorded traces, and refused on anything else."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
@@ -13,111 +12,14 @@ from lynxstop.artifacts.bundle import (
     Bundle,
     Policy,
     ServedRule,
-    ServedSampling,
-    TrainingScores,
-    write_bundle,
 )
-from lynxstop.artifacts.fingerprint import Fingerprint
-from lynxstop.artifacts.probe import Probe
-from lynxstop.artifacts.provenance import provenance
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import verify
 from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured, served_as
-
-PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
-SHARED = {
-    "engine": "transformers",
-    "dtype": "float32",
-    "cue_words": ("wait",),
-    "cue_paragraph": False,
-    "think_open": ("<think>",),
-    "think_close": ("</think>",),
-    "exit_ids": (7,),
-    "cut": "after",
-    "budget": None,
-}
-SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}
-
-
-TRAINING = {
-    "kind": "logistic",
-    "layers": [2],
-    "target": "agrees",
-    "cues": 10,
-    "problems": 2,
-    "rate": 0.5,
-    "auc": 0.9,
-    "rivals": {},
-    "search": [{"layers": [2], "C": 1.0, "auc": 0.9}],
-}
-
-
-@dataclass(frozen=True)
-class Data:
-    """Recorded traces in memory: one feature per cue, which is the probe's score."""
-
-    table: object
-    meta: object
-    whole: bool = True
-    digest: str = "data"
-
-    def traces(self):
-        table = self.table
-        return pa.table(
-            {
-                "trace_id": table.trace_ids.tolist(),
-                "problem_id": table.problem_ids.tolist(),
-                "family": table.groups.tolist(),
-                "thinking_tokens": table.full_tokens,
-                "full_status": ["parsed"] * table.traces,
-                "full_right": [True] * table.traces,
-                "cues": table.lengths,
-            }
-        )
-
-    def cues(self):
-        table = self.table
-        return pa.table(
-            {
-                "position": table.tokens,
-                "thinking_at_exit": table.tokens,
-                "trial_status": ["parsed"] * len(table.scores),
-                "right": table.losses == 0,
-                "agrees": table.losses == 0,
-            }
-        )
-
-    def features(self, layers=None):
-        return self.table.scores[:, None]
-
-
-@pytest.fixture
-def data(simulated):
-    meta = SimpleNamespace(fingerprint=PRINT, **SHARED, **SAMPLING)
-    return Data(simulated(500, groups=True), meta)
-
-
-@pytest.fixture
-def bundle(tmp_path, simulated):
-    policy = Policy(
-        name="tiny",
-        fingerprint=PRINT,
-        sampling=ServedSampling(**SAMPLING),
-        exit_text="</think>",
-        target="agrees",
-        probe_sha256="",
-        training_problems_sha256="0",
-        training_data_sha256="0",
-        provenance=provenance(),
-        **SHARED,
-    )
-    probe = Probe(layers=(2,), affines=((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
-    out_of_fold = np.append(simulated(100, 7).scores, np.float32(np.nan))
-    scores = TrainingScores(scores=out_of_fold, problems=("t1", "t2"))
-    return write_bundle(tmp_path / "bundle", policy, probe, scores, TRAINING)
+from tests.support.tiny_bundle import PRINT
 
 
 def test_levels_are_certified_installed_and_verified(bundle, data):
