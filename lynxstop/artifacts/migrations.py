@@ -52,7 +52,7 @@ def certificate_2_to_3(content: Content) -> Content:
     settings = content.get("settings")
     if not isinstance(settings, dict):
         return content
-    return content | {"settings": {"unit": "request"} | settings}
+    return content | {"settings": {"unit": "request", "tried": 1} | settings}
 
 
 POLICY: tuple[Step, ...] = (policy_1_to_2, _ids)

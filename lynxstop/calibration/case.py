@@ -136,6 +136,8 @@ class Method:
         Whether the risk is among the requests that exit.
     needs : {"grid", "train", "weights"}, optional
         What must be given beside the table.
+    grows : bool
+        Whether the promise stays while problems are added and looked at again.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Method:
     fractions: bool = False
     selective: bool = False
     needs: Literal["grid", "train", "weights"] | None = None
+    grows: bool = False
 
 
 Bound = Callable[[float, int], float]

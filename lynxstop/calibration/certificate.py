@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from lynxstop.artifacts.expiry import expired
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
 from lynxstop.artifacts.seal import DIGEST, digest_of, seal
 from lynxstop.artifacts.threshold import Threshold
@@ -58,7 +58,9 @@ class Settings(_Strict):
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""
     tests: int = Field(ge=1)
-    """Promises that hold together; each was tested at delta / tests."""
+    """Promises that hold together; each was tested at delta / (tests * tried)."""
+    tried: int = Field(default=1, ge=1)
+    """Rules, seeds, losses or methods that the certified one was chosen among, on these data."""
     grid: tuple[float, ...] | None
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
@@ -102,7 +104,7 @@ class Claim(_Strict):
     @property
     def delta(self) -> float:
         """Error level of this claim's own test."""
-        return (1.0 - self.confidence) / self.settings.tests
+        return (1.0 - self.confidence) / (self.settings.tests * self.settings.tried)
 
 
 class Certificate(Claim):
@@ -156,7 +158,7 @@ class Certificate(Claim):
     @property
     def expired(self) -> bool:
         """Whether its date of expiry has passed."""
-        return self.expires is not None and datetime.now(UTC) > self.expires
+        return expired(self.expires)
 
     def to_json(self) -> str:
         """Return the certificate as JSON text, with a digest of itself; floats keep all their digits."""

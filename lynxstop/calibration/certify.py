@@ -30,7 +30,14 @@ def case_for(table: TraceTable, claim: Claim) -> Case:
         When the losses are fractions and the method is valid for 0 and 1 only.
     """
     method, settings = method_named(claim.method), claim.settings
-    units = as_units(members(table, claim.group), settings.samples, settings.seed, settings.unit)
+    mine = members(table, claim.group)
+    units = as_units(mine, settings.samples, settings.seed, settings.unit)
+    if method.grows and units.table.traces < mine.traces:
+        raise CalibrationError(
+            f"The method {method.name!r} counts every trace, and some were left out: problems have several "
+            "samples, or unequally many.",
+            hint="Use --samples mean, and --unit problem where problems have unequal numbers of samples.",
+        )
     losses = units.table.charged(settings.unknown_loss)
     _check_losses(method, units, losses)
     importance = None
@@ -80,6 +87,8 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
             risk=claim.risk,
             confidence=claim.confidence,
             tests=claim.settings.tests,
+            tried=claim.settings.tried,
+            grows=method.grows,
             problems=case.units.count,
             drawn_from=case.units.problems,
             unit=claim.settings.unit,

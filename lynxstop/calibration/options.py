@@ -43,6 +43,9 @@ class CalibrationOptions:
         each on its own.
     unknown_loss : float
         Loss charged for an exit answer that could not be judged.
+    tried : int
+        Rules, seeds, losses or methods that were tried on these data, this one included: each is tested at
+        its share of the error, so that the best of them may be chosen.
     seed : int
         Draws one sample per problem, and problems by their number of samples.
     expires : datetime, optional
@@ -63,6 +66,7 @@ class CalibrationOptions:
     samples: Samples | None = None
     together: Together = "levels"
     unknown_loss: float = 1.0
+    tried: int = 1
     seed: int = 0
     expires: datetime | None = None
 
@@ -76,6 +80,13 @@ class CalibrationOptions:
             raise ConfigError(f"Promises hold together by 'levels', 'all' or 'none', not {self.together!r}.")
         if not 0.0 <= self.unknown_loss <= 1.0:
             raise ConfigError(f"The loss of an unknown answer lies in [0, 1], not at {self.unknown_loss!r}.")
+        if self.tried < 1:
+            raise ConfigError("At least this one was tried.", hint="Count it in: --tried is 1 or more.")
+        if self.tried > 1 and self.certifier.promise != "confidence":
+            raise ConfigError(
+                f"The method {self.certifier.name!r} has no confidence to share among those tried.",
+                hint="Use 'ltt', or choose on other data than these.",
+            )
         if self.seed < 0:
             raise ConfigError("A seed is 0 or more.")
         if self.certifier.selective != self.about.selective:

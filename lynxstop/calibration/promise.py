@@ -62,6 +62,8 @@ def sentence(
     risk: float,
     confidence: float,
     tests: int,
+    tried: int,
+    grows: bool,
     problems: int,
     drawn_from: int,
     unit: Unit,
@@ -87,6 +89,10 @@ def sentence(
         Losses of first exits, and among how many units.
     tests : int
         Promises that hold together.
+    tried : int
+        What the certified rule, seed or loss was chosen among.
+    grows : bool
+        Whether it holds at all looks at growing data.
     weighing : Weighing, optional
         When requests are weighted.
     unknown : Unknown, optional
@@ -121,6 +127,10 @@ def sentence(
         how = "On average over calibration sets"
     elif tests > 1:
         how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
+    if kind == "confidence" and tried > 1:
+        how += f", for the best of {tried} that were tried"
+    if grows:
+        how += ", however often problems are added and looked at"
     seen = f"Observed {observed:.6g}/{of}"
     if weighing is not None:
         seen += f", which is {_percent(weighing.share)} by weight"

@@ -131,6 +131,7 @@ def calibrate(
         seed=options.seed,
         unknown_loss=options.unknown_loss,
         tests=options.tests(len(parts)),
+        tried=options.tried,
         grid=None if train_scores is None else tuple(quantile_grid(train_scores).tolist()),
         importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
         importance_limit=weight_limit,

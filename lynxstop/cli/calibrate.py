@@ -30,7 +30,9 @@ def calibrate(
     ] = "disagree",
     method: Annotated[
         str | None,
-        typer.Option(help="ltt, ucb, crc, split, hoeffding_bentkus, selective, holm, weighted or lynx."),
+        typer.Option(
+            help="ltt, ucb, anytime, hoeffding_bentkus, selective, holm, crc, split, weighted, lynx."
+        ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
     scores: Annotated[
@@ -54,6 +56,10 @@ def calibrate(
     unknown_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Loss of an exit answer that could not be judged.")
     ] = 1.0,
+    tried: Annotated[
+        int,
+        typer.Option(min=1, help="Rules, seeds or losses tried on these data, of which this is the best."),
+    ] = 1,
     weights: Annotated[
         Path | None, typer.Option(help="Table of trace_id and weight, for the method weighted.")
     ] = None,
@@ -95,6 +101,7 @@ def calibrate(
         samples=cast("Samples | None", samples),
         together=cast("Together", together),
         unknown_loss=unknown_loss,
+        tried=tried,
         seed=seed,
         expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
@@ -109,6 +116,7 @@ def calibrate(
         raise ConfigError("Certificates of a bundle are written into it.", hint="Leave out --out.")
     else:
         loaded, result = _certify_bundle(bundle, data, train, weights, split, options)
+    before = _note(scores.parent if scores is not None else cast("Path", data), result, options)
     if require:
         result.require()
     page = None
@@ -126,7 +134,7 @@ def calibrate(
         atomic.write_text(report, page)
     if json:
         written = bundle or out
-        _output.emit({"levels": result.rows(), "written": written and str(written)})
+        _output.emit({"levels": result.rows(), "written": written and str(written), "tried": before})
     else:
         _show(result)
 
@@ -175,6 +183,27 @@ def _certify_bundle(
         weights=weighed,
     )
     return loaded, result
+
+
+def _note(folder: Path, result: Calibration, options: CalibrationOptions) -> int | None:
+    """Enter this calibration in the ledger beside its data; return how many there are of these data."""
+    from lynxstop.calibration import ledger
+    from lynxstop.errors import DataError
+
+    try:
+        made = ledger.record(folder / ledger.NAME, ledger.attempt(result.evidence, options))
+    except DataError as error:
+        _output.console.print(f"{error.message} {error.hint}", style="yellow", markup=False)
+        return None
+    if made > options.tried:
+        _output.console.print(
+            f"{made} calibrations were tried on these data ({folder / ledger.NAME}), and the promise counts "
+            f"{options.tried}: it does not hold for the best of them. Give --tried {made}, calibrate on "
+            "other data, or use --method anytime where problems are only added.",
+            style="yellow",
+            markup=False,
+        )
+    return made
 
 
 def _show(result: Calibration) -> None:

@@ -55,7 +55,7 @@ class Data:
             {
                 "trace_id": table.trace_ids.tolist(),
                 "problem_id": table.problem_ids.tolist(),
-                "family": table.groups.tolist(),
+                "family": ["all"] * table.traces if table.groups is None else table.groups.tolist(),
                 "thinking_tokens": table.full_tokens,
                 "full_status": ["parsed"] * table.traces,
                 "full_right": [True] * table.traces,
