@@ -37,7 +37,8 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
 
 def betting_p(losses: Floats, alpha: float) -> float:
     """Anytime-valid p-value of H: the mean loss exceeds `alpha`, from independent losses in [0, 1]."""
-    return _p_value(_wealth(losses, alpha).sum(axis=0))
+    values, counts = np.unique(losses, return_counts=True)
+    return _p_value(counts @ _wealth(values, alpha))
 
 
 def upper_limit(losses: Floats, delta: float) -> float:
