@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.tables import read_evidence, read_table, write_evidence
 from lynxstop.calibration.traces import TraceTable
@@ -48,7 +49,7 @@ def measure(path: Path) -> str:
     marks = [time.perf_counter()]
     table = read_table(path)
     marks.append(time.perf_counter())
-    result = calibrate(table, risks=RISKS)
+    result = calibrate(table, CalibrationOptions(risks=RISKS))
     marks.append(time.perf_counter())
     evidence = path.with_name("evidence.parquet")
     write_evidence(table, evidence)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.units import as_units
@@ -30,7 +31,9 @@ def compare(world: Any, risk: float, confidence: float, n: int, repeats: int) ->
         found = []
         for seed in range(repeats):
             table = world.draw(n, seed)
-            made = calibrate(table, risks=[risk], confidence=confidence, method=method).certificates[0]
+            made = calibrate(
+                table, CalibrationOptions(risks=[risk], confidence=confidence, method=method)
+            ).certificates[0]
             found.append((world.risk(made.threshold), made.saved))
         risks, saved = np.array(found, dtype=float).T
         shares = (f"{risks.mean():.4f}", f"{(risks > risk).mean():.1%}", f"{saved.mean():.1%}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.core.policy import StopPolicy
 from lynxstop.evaluate.result import effect
@@ -53,12 +54,9 @@ def main() -> None:
             for risk in risks:
                 certificate = calibrate(
                     table,
-                    risks=[risk],
-                    confidence=0.95,
-                    loss="disagree",
+                    CalibrationOptions(risks=[risk], confidence=0.95, loss="disagree", seed=seed),
                     train_scores=learnt[~np.isnan(learnt)].astype(np.float32),
                     train_problems=[trace.problem_id for trace in train],
-                    seed=seed,
                 ).certificates[0]
                 done = effect(test, tested, certificate.threshold)
                 saved.setdefault((rule.name, risk), []).append(1 - done.net.sum() / done.full.sum())

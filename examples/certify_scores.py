@@ -5,6 +5,7 @@ python examples/certify_scores.py
 
 import numpy as np
 
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 
@@ -19,6 +20,6 @@ table = TraceTable.from_arrays(
     tokens=np.tile([100, 200, 300, 400, 500], 1000),
     full_tokens=np.full(1000, 600),
 )
-for certificate in calibrate(table, risks=[0.02, 0.05]).certificates:
+for certificate in calibrate(table, CalibrationOptions(risks=[0.02, 0.05])).certificates:
     print(f"threshold {certificate.threshold:.3f} saves {certificate.saved:.1%} of tokens")
     print(certificate.promise)

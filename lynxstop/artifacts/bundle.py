@@ -8,7 +8,8 @@
     ├── scores.safetensors   out-of-fold scores of the training split, which fix the tested thresholds
     ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
-    └── README.md            the card
+    ├── README.md            the card
+    └── SHA256SUMS           digests of all of these, once it is calibrated
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lynxstop.artifacts.policy import ServedRule as ServedRule
 from lynxstop.artifacts.policy import ServedSampling as ServedSampling
 from lynxstop.artifacts.policy_file import read_object, read_policy, write_policy
 from lynxstop.artifacts.probe import Probe
+from lynxstop.artifacts.sums import SUMS
 from lynxstop.errors import BundleError, ConfigError
 
 SCORES, TRAINING, WEIGHTS = "scores.safetensors", "training.json", "probe.safetensors"
@@ -159,7 +161,8 @@ def write_bundle(
     `policy.files` to those of the other files.
     """
     path.mkdir(parents=True, exist_ok=True)
-    (path / "policy.json").unlink(missing_ok=True)
+    for name in ("policy.json", SUMS):
+        (path / name).unlink(missing_ok=True)
     weights = path / WEIGHTS
     if probe is None:
         weights.unlink(missing_ok=True)
@@ -216,14 +219,17 @@ def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, A
         raise BundleError(f"{certificate} was changed after certification.", hint=again)
     content = read_object(certificate, _MAX_CERTIFICATE, "a certificate")
     certified = upgrade(content, CERTIFICATE, str(certificate), BundleError)
-    group = certified.get("group") or {}
+    parts = {name: certified.get(name) or {} for name in ("group", "fingerprint", "digests")}
+    if not all(isinstance(part, dict) for part in parts.values()):
+        raise BundleError(f"{certificate} is damaged.", hint=again)
+    group = parts["group"]
     claimed = certified | {"column": group.get("column"), "group": group.get("value")}
     said = level.model_dump(mode="json", exclude={"certificate", "sha256"})
     # What a certificate leaves out was not there to be chosen when it was made.
-    rests_on = {"rule": None, "cut": "after"} | (certified.get("fingerprint") or {})
-    probe = (certified.get("digests") or {}).get("probe")
+    rests_on = {"rule": None, "cut": "after"} | parts["fingerprint"]
+    probe = parts["digests"].get("probe")
     differing = [name for name, value in said.items() if claimed.get(name) != value]
-    if certified.get("fingerprint"):
+    if parts["fingerprint"]:
         differing += [name for name, value in rests_on.items() if served.get(name) != value]
         differing += ["probe"] * (probe != served["probe_sha256"])
     if differing:

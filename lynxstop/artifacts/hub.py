@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import MAX_TENSORS, SCORES, TRAINING, WEIGHTS, Bundle
 from lynxstop.artifacts.policy_file import NAME
+from lynxstop.artifacts.sums import SUMS, sums_text
 from lynxstop.errors import BundleError, ConfigError, UpstreamError
 from lynxstop.extras import need
 
-_PLAIN = (NAME, WEIGHTS, SCORES, TRAINING, "README.md", "recipe.toml")
+_PLAIN = (NAME, WEIGHTS, SCORES, TRAINING, "README.md", "recipe.toml", SUMS)
 _CERTIFICATES = ("risk-*.json", "evidence-*.parquet")
 _FOLDER = "certificates"
 MAX_BYTES = 4 * MAX_TENSORS
@@ -75,6 +78,8 @@ def push(
     folder = bundle.path
     ours = known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
     contents: dict[str, Any] = {name: str(folder / name) for name in ours} | {"README.md": card.encode()}
+    if SUMS in contents:
+        contents[SUMS] = _sums(folder, contents).encode()
     with _asking(repo_id), warnings.catch_warnings():
         # Evidence is a table on purpose.
         warnings.filterwarnings("ignore", message=".*commit a data file", category=UserWarning)
@@ -142,6 +147,19 @@ def pull(
             folder.rename(Path(place) / "old")
         fresh.rename(folder)
     return Bundle.load(folder)
+
+
+def _sums(folder: Path, contents: dict[str, Any]) -> str:
+    """Digests of what goes, where a card may be another than the folder's."""
+    return sums_text(
+        {
+            name: hashlib.sha256(content).hexdigest()
+            if isinstance(content, bytes)
+            else atomic.sha256(folder / name)
+            for name, content in contents.items()
+            if name != SUMS
+        }
+    )
 
 
 def _api(library: Any) -> Any:

@@ -47,9 +47,17 @@ def certificate_1_to_2(content: Content) -> Content:
     return content | {"fingerprint": _ids(rests_on)} if isinstance(rests_on, dict) else content
 
 
+def certificate_2_to_3(content: Content) -> Content:
+    """Promise about requests, as certificates did before there was a choice."""
+    settings = content.get("settings")
+    if not isinstance(settings, dict):
+        return content
+    return content | {"settings": {"unit": "request", "tried": 1} | settings}
+
+
 POLICY: tuple[Step, ...] = (policy_1_to_2, _ids)
 META: tuple[Step, ...] = (meta_1_to_2, _ids)
-CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2,)
+CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3)
 
 
 def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[LynxstopError]) -> Content:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,16 @@ from pydantic import ValidationError
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.migrations import POLICY, Content, upgrade
 from lynxstop.artifacts.policy import Policy
+from lynxstop.artifacts.seal import DIGEST, digest_of, seal
 from lynxstop.errors import BundleError, ConfigError, StepError
 
 NAME = "policy.json"
 MAX_BYTES = 4 << 20
-_DIGEST = "digest"
-"""Key of the SHA-256 over all the rest; the first schema version had none."""
 
 
 def write_policy(path: Path, policy: Policy) -> None:
     """Write policy.json into a bundle's folder, atomically."""
-    atomic.write_text(path / NAME, json.dumps(sealed(policy.model_dump(mode="json")), indent=2) + "\n")
-
-
-def sealed(content: Content) -> Content:
-    """Return the content with the digest of all the rest."""
-    return content | {_DIGEST: _digest(content)}
+    atomic.write_text(path / NAME, json.dumps(seal(policy.model_dump(mode="json")), indent=2) + "\n")
 
 
 def read_policy(folder: Path) -> Policy:
@@ -47,8 +40,8 @@ def read_policy(folder: Path) -> Policy:
             hint="Make one with `lynxstop collect` and `lynxstop train`.",
         )
     content = read_object(path, MAX_BYTES, "a policy")
-    digest = content.pop(_DIGEST, None)
-    if (digest is None and content.get("schema_version") != 1) or digest not in (None, _digest(content)):
+    digest = content.pop(DIGEST, None)
+    if (digest is None and content.get("schema_version") != 1) or digest not in (None, digest_of(content)):
         found = upgrade(content, POLICY, str(path), BundleError)
         raise BundleError(
             f"{path} is damaged or was changed by hand: its digest differs "
@@ -92,8 +85,3 @@ def read_object(path: Path, most: int, what: str) -> Content:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number")
-
-
-def _digest(content: Content) -> str:
-    rest = {name: value for name, value in content.items() if name != _DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -61,8 +61,14 @@ class Case:
 
     def at(self, thresholds: NDArray[np.float32], weights: Floats | None = None) -> Curve:
         """Sums at given thresholds, descending; `weights` replace the units' own."""
-        own = self.units.weights if weights is None else weights
-        return sweep(self.units.table, self.steps, self.losses, own, self.units.count, thresholds)
+        own, scale = (self.units.weights, self.units.scale) if weights is None else (weights, 1)
+        scaled = own if scale == 1 else np.rint(own * scale)
+        curve = sweep(self.units.table, self.steps, self.losses, scaled, self.units.count, thresholds)
+        if scale == 1:
+            return curve
+        # Integers are summed and divided once: thirds that are rounded up one by one exceed their sum.
+        shares = {name: getattr(curve, name) / scale for name in ("losses", "envelope", "exits", "saved")}
+        return replace(curve, **shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +88,8 @@ class Sequence:
 class Verdict:
     """What a method certifies; a threshold of inf is a refusal: never exit.
 
-    `losses` of `n` are the counts the decision rests on, `bound` is the upper limit of the risk there.
+    `losses` of `n` are the counts the decision rests on, `bound` is the upper limit of the risk there. `idle`
+    says that thresholds were acceptable, but that nothing exceeds them.
     """
 
     threshold: float
@@ -91,11 +98,18 @@ class Verdict:
     p_value: float | None
     bound: float | None
     sequence: Sequence
+    idle: bool = False
 
     @property
     def refused(self) -> bool:
         """Whether no threshold was acceptable."""
         return bool(np.isposinf(self.threshold))
+
+
+def refusal(verdict: Verdict) -> Verdict:
+    """Turn a verdict whose threshold nothing exceeds into a refusal."""
+    n = int(verdict.sequence.n[0])
+    return Verdict(float("inf"), 0.0, n, None, None, verdict.sequence, idle=True)
 
 
 class Certify(Protocol):
@@ -122,6 +136,8 @@ class Method:
         Whether the risk is among the requests that exit.
     needs : {"grid", "train", "weights"}, optional
         What must be given beside the table.
+    grows : bool
+        Whether the promise stays while problems are added and looked at again.
     """
 
     name: str
@@ -130,6 +146,7 @@ class Method:
     fractions: bool = False
     selective: bool = False
     needs: Literal["grid", "train", "weights"] | None = None
+    grows: bool = False
 
 
 Bound = Callable[[float, int], float]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,10 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from lynxstop.artifacts.expiry import expired
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
+from lynxstop.artifacts.seal import DIGEST, digest_of, seal
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
-from lynxstop.calibration.units import Samples
+from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import CalibrationError
 
 _MAX_BYTES = 64 << 20
@@ -49,11 +52,15 @@ class Settings(_Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
     samples: Samples
+    unit: Unit = "request"
+    """Whether a problem counts as often as it is asked, or once."""
     seed: int
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""
     tests: int = Field(ge=1)
-    """Promises that hold together; each was tested at delta / tests."""
+    """Promises that hold together; each was tested at delta / (tests * tried)."""
+    tried: int = Field(default=1, ge=1)
+    """Rules, seeds, losses or methods that the certified one was chosen among, on these data."""
     grid: tuple[float, ...] | None
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
@@ -62,6 +69,18 @@ class Settings(_Strict):
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None
     importance_limit: float | None = None
+
+    @model_validator(mode="after")
+    def _fixed_sequence(self) -> Self:
+        if self.grid is not None:
+            as_scores = np.asarray(self.grid, dtype=np.float32)
+            if not len(as_scores) or not np.array_equal(as_scores, np.asarray(self.grid)):
+                raise ValueError("the grid holds other numbers than thresholds of float32")
+            if not (np.isfinite(as_scores).all() and (np.diff(as_scores) < 0).all()):
+                raise ValueError("the grid does not fall strictly, so it is no sequence that was fixed")
+        if self.start is not None and not 0 <= self.start < len(self.grid or ()):
+            raise ValueError("the start lies outside the grid")
+        return self
 
 
 class Claim(_Strict):
@@ -79,13 +98,13 @@ class Claim(_Strict):
     """Of the probe, the data, the split."""
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """Model, tokenizer, template, exit tokens, cues, engine, dtype and sampling."""
-    created: datetime
-    expires: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
 
     @property
     def delta(self) -> float:
         """Error level of this claim's own test."""
-        return (1.0 - self.confidence) / self.settings.tests
+        return (1.0 - self.confidence) / (self.settings.tests * self.settings.tried)
 
 
 class Certificate(Claim):
@@ -139,11 +158,11 @@ class Certificate(Claim):
     @property
     def expired(self) -> bool:
         """Whether its date of expiry has passed."""
-        return self.expires is not None and datetime.now(UTC) > self.expires
+        return expired(self.expires)
 
     def to_json(self) -> str:
-        """Return the certificate as JSON text; floats keep all their digits."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+        """Return the certificate as JSON text, with a digest of itself; floats keep all their digits."""
+        return json.dumps(seal(self.model_dump(mode="json")), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Certificate:
@@ -160,6 +179,7 @@ class Certificate(Claim):
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise CalibrationError(f"{path} is not a certificate.", hint="Copy the certificate again.")
+            _check_digest(content, path)
             return cls.model_validate(upgrade(content, CERTIFICATE, str(path), CalibrationError))
         except OSError as error:
             raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
@@ -173,3 +193,16 @@ class Certificate(Claim):
                 f"{path} is not a certificate that this version reads: {what}.",
                 hint="Copy it again, or calibrate again.",
             ) from error
+
+
+def _check_digest(content: dict[str, Any], path: Path) -> None:
+    """Take the digest out and compare it; the first two schema versions had none."""
+    digest = content.pop(DIGEST, None)
+    unsealed = digest is None and content.get("schema_version") in (1, 2)
+    if not unsealed and digest != digest_of(content):
+        # A newer version is refused by name first.
+        upgrade(content, CERTIFICATE, str(path), CalibrationError)
+        raise CalibrationError(
+            f"{path} is damaged or was changed by hand: its digest differs.",
+            hint="Copy the certificate again, or calibrate again.",
+        )

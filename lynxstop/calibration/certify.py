@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 
 from lynxstop._version import __version__
-from lynxstop.calibration.case import Case, Floats, Method, Verdict
+from lynxstop.calibration.case import Case, Floats, Method, Verdict, refusal
 from lynxstop.calibration.certificate import Certificate, Claim, Tested
 from lynxstop.calibration.groups import members
 from lynxstop.calibration.losses import table_loss
 from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.plan import missing
-from lynxstop.calibration.promise import NOT_PROMISED, sentence
+from lynxstop.calibration.promise import NOT_PROMISED, Unknown, Weighing, sentence
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
-from lynxstop.calibration.weighted import effective_size
+from lynxstop.calibration.weighted import ESS_FLOOR, effective_size, highest_weight
 from lynxstop.errors import CalibrationError
 
 
@@ -30,7 +30,14 @@ def case_for(table: TraceTable, claim: Claim) -> Case:
         When the losses are fractions and the method is valid for 0 and 1 only.
     """
     method, settings = method_named(claim.method), claim.settings
-    units = as_units(members(table, claim.group), settings.samples, settings.seed)
+    mine = members(table, claim.group)
+    units = as_units(mine, settings.samples, settings.seed, settings.unit)
+    if method.grows and units.table.traces < mine.traces:
+        raise CalibrationError(
+            f"The method {method.name!r} counts every trace, and some were left out: problems have several "
+            "samples, or unequally many.",
+            hint="Use --samples mean, and --unit problem where problems have unequal numbers of samples.",
+        )
     losses = units.table.charged(settings.unknown_loss)
     _check_losses(method, units, losses)
     importance = None
@@ -61,7 +68,11 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
     if method.selective:
         case = replace(case, start=claim.settings.start)
     verdict = method.certify(case, claim.risk, claim.delta)
-    at = case.at(np.array([verdict.threshold], dtype=np.float32))
+    at = _at(case, verdict)
+    if at.exits[0] == 0 and not verdict.refused:
+        # What never exits needs no threshold, and must not look certified.
+        verdict = refusal(verdict)
+        at = _at(case, verdict)
     table = case.units.table
     effective = None if case.importance is None else effective_size(case.units, case.importance)
     fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
@@ -76,7 +87,11 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
             risk=claim.risk,
             confidence=claim.confidence,
             tests=claim.settings.tests,
+            tried=claim.settings.tried,
+            grows=method.grows,
             problems=case.units.count,
+            drawn_from=case.units.problems,
+            unit=claim.settings.unit,
             observed=observed,
             of=of,
             saved=saved,
@@ -84,6 +99,8 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
             group=claim.group.value if claim.group else None,
             fractions=fractions,
             refused=verdict.refused,
+            weighing=_weighing(case, verdict, effective),
+            unknown=_unknown(case, claim, verdict),
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,
@@ -107,6 +124,27 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
         tested=_tested(verdict),
         evidence_sha256=evidence,
     )
+
+
+def _at(case: Case, verdict: Verdict, weights: Floats | None = None) -> Curve:
+    return case.at(np.array([verdict.threshold], dtype=np.float32), weights)
+
+
+def _weighing(case: Case, verdict: Verdict, effective: float | None) -> Weighing | None:
+    if case.importance is None or effective is None:
+        return None
+    shared = case.importance * case.units.weights
+    share = float(_at(case, verdict, shared).losses[0]) / float(shared.sum())
+    return Weighing(effective, ESS_FLOOR, highest_weight(case), share)
+
+
+def _unknown(case: Case, claim: Claim, verdict: Verdict) -> Unknown | None:
+    charge = claim.settings.unknown_loss
+    if charge == 1.0:
+        return None
+    table = case.units.table
+    judged = replace(case, losses=np.isnan(table.losses).astype(np.float64))
+    return Unknown(charge, table.unknown, len(table.scores), float(_at(judged, verdict).losses[0]))
 
 
 def _check_losses(method: Method, units: Units, losses: Floats) -> None:

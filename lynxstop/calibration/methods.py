@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lynxstop.calibration import crc, hoeffding_bentkus, holm, ltt, lynx, selective, ucb, weighted
+from lynxstop.calibration import anytime, crc, hoeffding_bentkus, holm, ltt, lynx, selective, ucb, weighted
 from lynxstop.calibration.case import Method
 from lynxstop.errors import ConfigError
 
@@ -14,6 +14,7 @@ METHODS = {
         Method("crc", crc.certify, promise="expectation", fractions=True),
         Method("split", crc.certify_split, promise="expectation"),
         Method("hoeffding_bentkus", hoeffding_bentkus.certify, fractions=True),
+        Method("anytime", anytime.certify, fractions=True, grows=True),
         Method("selective", selective.certify, selective=True, needs="train"),
         Method("holm", holm.certify, needs="grid"),
         Method("weighted", weighted.certify, promise="expectation", fractions=True, needs="weights"),

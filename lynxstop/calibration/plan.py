@@ -118,13 +118,18 @@ def missing(
 ) -> int | None:
     """Say how many more problems turn a refusal around, if losses go on as they were observed.
 
-    The first tested threshold has to pass: from its losses comes the expected rate. With weights, `effective`
+    The first tested threshold has to pass, or the first with a loss where stricter ones passed that nothing
+    exceeds: from its losses comes the expected rate. With weights, `effective`
     is the effective size of the `units`. None when no number of problems is enough, and when nothing was
     refused.
     """
     if not verdict.refused or method.promise == "cue":
         return None
-    seen, of = float(verdict.sequence.losses[0]), float(verdict.sequence.n[0])
+    lost = np.flatnonzero(verdict.sequence.losses > 0)
+    if verdict.idle and not len(lost):
+        return None
+    row = int(lost[0]) if verdict.idle else 0
+    seen, of = float(verdict.sequence.losses[row]), float(verdict.sequence.n[row])
     rate = seen / of if of else 0.0
     if rate >= risk:
         return None

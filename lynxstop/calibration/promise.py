@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.losses import Loss
+from lynxstop.calibration.units import Unit
 
 NOT_PROMISED = (
     "Not promised: anything about one given request, another mix of prompts, or a changed model, tokenizer, "
     "chat template, quantisation, engine or sampling."
 )
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """The mix of prompts that weights stand for.
+
+    Parameters
+    ----------
+    effective, floor : float
+        How many unweighted problems the weighted ones are worth, and how many it takes.
+    limit : float
+        Largest weight that the promise covers.
+    share : float
+        Observed loss under the weights.
+    """
+
+    effective: float
+    floor: float
+    limit: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Exit answers that could not be judged, and count less than a loss of 1.
+
+    Parameters
+    ----------
+    charge : float
+        Loss that each counts as.
+    answers, cues : int
+        How many of how many.
+    exits : float
+        Of those that the threshold exits at.
+    """
+
+    charge: float
+    answers: int
+    cues: int
+    exits: float
 
 
 def sentence(
@@ -20,7 +62,11 @@ def sentence(
     risk: float,
     confidence: float,
     tests: int,
+    tried: int,
+    grows: bool,
     problems: int,
+    drawn_from: int,
+    unit: Unit,
     observed: float,
     of: int,
     saved: float | None,
@@ -28,21 +74,43 @@ def sentence(
     group: str | None,
     fractions: bool,
     refused: bool,
+    weighing: Weighing | None = None,
+    unknown: Unknown | None = None,
 ) -> str:
     """Say what a certificate promises.
 
     Parameters
     ----------
+    problems, drawn_from : int
+        Problems that count, and those that they were drawn from, by their number of requests.
+    unit : {"request", "problem"}
+        What is counted.
     observed, of
         Losses of first exits, and among how many units.
     tests : int
         Promises that hold together.
+    tried : int
+        What the certified rule, seed or loss was chosen among.
+    grows : bool
+        Whether it holds at all looks at growing data.
+    weighing : Weighing, optional
+        When requests are weighted.
+    unknown : Unknown, optional
+        When an exit answer that could not be judged counts less than a loss of 1.
     """
     whose = f" of group {group!r}" if group else ""
-    basis = f"Calibrated on {problems} problems{whose} ({created:%Y-%m-%d})."
+    drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
+    basis = f"Calibrated on {problems} problems{whose}{drawn} ({created:%Y-%m-%d})."
+    charged = "" if unknown is None else f" {_unknown(unknown)}"
     if refused:
-        return f"{basis} No threshold could be certified at risk {risk:.4g}: requests think to the end."
-    requests = f"requests drawn like these{whose}"
+        why = ""
+        if weighing is not None and weighing.effective < weighing.floor:
+            why = (
+                f" The weights leave what {weighing.effective:.3g} unweighted problems are worth, "
+                f"and {weighing.floor:g} are needed."
+            )
+        return f"{basis} No threshold could be certified at risk {risk:.4g}: requests think to the end.{why}"
+    requests = _population(unit, whose, weighing)
     if kind == "cue":
         what = (
             f"at most {_percent(risk)} of the cues whose exit answer is bad are exited at: "
@@ -59,8 +127,35 @@ def sentence(
         how = "On average over calibration sets"
     elif tests > 1:
         how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
+    if kind == "confidence" and tried > 1:
+        how += f", for the best of {tried} that were tried"
+    if grows:
+        how += ", however often problems are added and looked at"
+    seen = f"Observed {observed:.6g}/{of}"
+    if weighing is not None:
+        seen += f", which is {_percent(weighing.share)} by weight"
     tokens = f"; {_percent(saved)} of thinking tokens saved" if saved is not None else ""
-    return f"{basis} {how}, {what}. Observed {observed:.6g}/{of}{tokens}."
+    return f"{basis} {how}, {what}. {seen}{tokens}.{charged}"
+
+
+def _population(unit: Unit, whose: str, weighing: Weighing | None) -> str:
+    if unit == "problem":
+        requests = f"problems drawn like these{whose}, each asked once,"
+    else:
+        requests = f"requests drawn like these{whose}"
+    if weighing is None:
+        return requests
+    return (
+        f"{requests.removesuffix(',')}, but in the mix that the weights stand for "
+        f"(none above {weighing.limit:.4g}),"
+    )
+
+
+def _unknown(unknown: Unknown) -> str:
+    return (
+        f"{unknown.answers} of {unknown.cues} exit answers could not be judged and count as a loss of "
+        f"{unknown.charge:.4g} each, {unknown.exits:.6g} of them at exits: the true loss may be higher."
+    )
 
 
 def _percent(share: float) -> str:

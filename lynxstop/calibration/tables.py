@@ -7,6 +7,7 @@ by. A trace without cues is one row with an empty cue.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lynxstop.errors import DataError
 from lynxstop.extras import need
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
+_KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
 _REQUIRED = ("trace_id", "problem_id", "cue", "score", "loss")
 
 
@@ -43,9 +45,8 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     arrow = need("pyarrow", "calibrate")
     try:
         table = _load(path, by, loss)
-    except (OSError, arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} cannot be read as a score table: {reason}.") from error
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as a score table: {_reason(error)}.") from error
     return _assemble(table, path, by)
 
 
@@ -91,8 +92,8 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
         arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
         try:
             schema = parquet.read_schema(path)
-        except (OSError, arrow.ArrowInvalid) as error:
-            raise DataError(f"{path} cannot be read as evidence: {str(error).splitlines()[0]}.") from error
+        except (OSError, arrow.ArrowException) as error:
+            raise DataError(f"{path} cannot be read as evidence: {_reason(error)}.") from error
         if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
             return read_table(path, by="group" if "group" in schema.names else None)
     if certificate is None:
@@ -113,10 +114,8 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
         read = _open(path, None)
         names = np.array(read.column("trace_id").cast(arrow.string()).to_pylist(), dtype=np.str_)
         values = read.column("weight").cast(arrow.float64()).to_numpy()
-    except (OSError, KeyError, arrow.ArrowInvalid) as error:
-        raise DataError(
-            f"{path} is no table of trace_id and weight: {str(error).splitlines()[0]}."
-        ) from error
+    except (OSError, KeyError, UnicodeDecodeError, arrow.ArrowException) as error:
+        raise DataError(f"{path} is no table of trace_id and weight: {_reason(error)}.") from error
     order = np.argsort(names)
     if not np.array_equal(names[order], trace_ids):
         raise DataError(f"{path} does not give every trace exactly one weight.")
@@ -140,19 +139,51 @@ def _load(path: Path, by: str | None, loss: str) -> Any:
     columns = {}
     for name in dict.fromkeys([*wanted, "tokens", "full_tokens"]):
         if name in table.column_names:
-            kind = getattr(arrow, _NUMBERS.get(name, "string"))()
-            columns[name] = table.column(name).combine_chunks().cast(kind)
+            columns[name] = _cast(table.column(name), _NUMBERS.get(name, "string"), name, path)
     return arrow.table(columns)
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{path} has several columns {repeated[0]!r}.", hint="Give every column a name of its own."
+        )
+
+
+def _cast(column: Any, kind: str, name: str, path: Path) -> Any:
+    """Convert a column of plain values; lists, structures and the like are none."""
+    arrow = need("pyarrow", "calibrate")
+    if arrow.types.is_nested(column.type):
+        raise DataError(
+            f"The column {name!r} of {path} holds {column.type}, where one value per row is needed.",
+            hint="Write one row per cue, with plain numbers and texts.",
+        )
+    try:
+        return column.combine_chunks().cast(getattr(arrow, kind)())
+    except (UnicodeDecodeError, arrow.ArrowException) as error:
+        raise DataError(
+            f"The column {name!r} of {path} cannot be read as {_KINDS[kind]}: {_reason(error)}.",
+            hint="Write one row per cue, with plain numbers and texts.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _open(path: Path, by: str | None) -> Any:
     arrow = need("pyarrow", "calibrate")
     if path.suffix == ".parquet":
-        return need("pyarrow.parquet", "calibrate").read_table(path)
+        parquet = need("pyarrow.parquet", "calibrate")
+        _check_names(parquet.read_schema(path).names, path)
+        return parquet.read_table(path)
     if path.suffix == ".csv":
         csv = need("pyarrow.csv", "calibrate")
         strings = dict.fromkeys(["trace_id", "problem_id", *([by] if by else [])], arrow.string())
-        return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=strings))
+        read = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=strings))
+        _check_names(read.column_names, path)
+        return read
     raise DataError(f"{path} is neither .csv nor .parquet.", hint="Convert the table to one of them.")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from lynxstop.errors import DataError
 
 _GRAIN = 2.0**-30
+_LOWEST = np.finfo(np.float32).min
 
 
 def round_up(losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,6 +178,12 @@ class TraceTable:
             raise DataError(
                 f"A score of trace {str(where)!r} is NaN, infinite or beyond float32.",
                 hint="Score every cue with a finite number; leave the cue out when it may not be scored.",
+            )
+        if (self.scores == _LOWEST).any():
+            where = self.trace_ids[self.owners[np.argmax(self.scores == _LOWEST)]]
+            raise DataError(
+                f"A score of trace {str(where)!r} is the lowest float32 number, which exceeds no threshold.",
+                hint="Leave a cue out when it may never exit, or give it a higher score.",
             )
         if ((self.losses < 0) | (self.losses > 1)).any():
             raise DataError(

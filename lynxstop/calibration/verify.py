@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from lynxstop.calibration.certificate import Certificate, Claim
 from lynxstop.calibration.certify import case_for, certify
+from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError
 
 _REL_TOL = 1e-9
 """Of floats: p-values and limits may differ in their last digits between versions of scipy."""
+_CLOCKS = timedelta(days=1)
+"""How far the clocks of two computers may lie apart."""
 _UNTESTED = {"lynxstop"}
 
 
@@ -30,6 +34,11 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
         if name not in _UNTESTED and not _same(said, is_now):
             shown = "" if name == "tested" else f": it says {said!r}, the evidence gives {is_now!r}"
             found.append(f"{name} differs{shown}.")
+    found += _unused(certificate)
+    if certificate.created > datetime.now(UTC) + _CLOCKS:
+        found.append(f"It is dated {certificate.created:%Y-%m-%d}, which is to come.")
+    if certificate.expires is not None and certificate.expires <= certificate.created:
+        found.append("It expired before it was made.")
     if certificate.expired:
         found.append(f"It expired on {certificate.expires:%Y-%m-%d}.")
     return found
@@ -49,6 +58,19 @@ def verify(certificate: Certificate, table: TraceTable) -> None:
             f"The certificate does not hold. {' '.join(found)}",
             hint="Trust neither file: calibrate again, or get both again from where they were made.",
         )
+
+
+def _unused(certificate: Certificate) -> list[str]:
+    """Settings that the method does not read, and that nothing would therefore confirm."""
+    settings = certificate.settings
+    found = []
+    if settings.start is not None and not method_named(certificate.method).selective:
+        found.append("settings.start is given, and its method starts nowhere.")
+    if settings.importance_limit is not None and settings.importance is None:
+        found.append("settings.importance_limit is given without weights.")
+    if certificate.group is not None and certificate.group.column != settings.by:
+        found.append("settings.by is not the column of its group.")
+    return found
 
 
 def _same(one: Any, other: Any) -> bool:

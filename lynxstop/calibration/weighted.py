@@ -19,6 +19,8 @@ from lynxstop.extras import need
 
 ESS_FLOOR = 100.0
 """Below this effective sample size nothing is certified."""
+_BEYOND = 0.05
+"""Share of serving prompts that may look less like calibration than any calibration prompt does."""
 
 
 def certify(case: Case, alpha: float, delta: float) -> Verdict:
@@ -30,7 +32,7 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
     if case.importance is None:
         raise CalibrationError("Weighted risk control needs one weight per trace.")
     weights = check_weights(case.importance, case.units.table)
-    highest = case.importance_limit if case.importance_limit is not None else float(weights.max())
+    highest = highest_weight(case)
     if highest < weights.max():
         raise DataError(
             f"A weight of {weights.max():g} exceeds the limit of {highest:g}.",
@@ -50,6 +52,13 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
         lambda losses, n: (losses + highest) / (float(shared.sum()) + highest),
         p_values=False,
     )
+
+
+def highest_weight(case: Case) -> float:
+    """Largest weight that a future request may have: the given limit, or the largest one seen."""
+    if case.importance_limit is not None:
+        return case.importance_limit
+    return 1.0 if case.importance is None else float(case.importance.max())
 
 
 def effective_size(units: Units, weights: Floats) -> float:
@@ -87,6 +96,12 @@ def estimate_weights(
     -------
     array, shape (calibration requests,)
         Ratios with mean 1.
+
+    Raises
+    ------
+    DataError
+        When the features do not fit, or many serving prompts look like no calibration prompt: a ratio is then
+        no estimate of anything.
     """
     linear = need("sklearn.linear_model", "calibrate")
     pipeline = need("sklearn.pipeline", "calibrate")
@@ -101,5 +116,12 @@ def estimate_weights(
     model = pipeline.make_pipeline(scaling.StandardScaler(), linear.LogisticRegression(max_iter=1000))
     splits = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
     log_odds = selection.cross_val_predict(model, features, origin, cv=splits, method="decision_function")
+    beyond = float((log_odds[len(calibration) :] > log_odds[: len(calibration)].max()).mean())
+    if beyond > _BEYOND:
+        raise DataError(
+            f"The two mixes of prompts hardly overlap: {beyond:.0%} of the serving prompts look like none of "
+            "the calibration prompts.",
+            hint="Collect prompts like those that are served; weights cannot stand in for them.",
+        )
     ratio = np.exp(np.clip(log_odds[: len(calibration)], -30, 30))
     return np.asarray(ratio / ratio.mean(), dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,8 +13,9 @@ from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.calibration.run import Calibration, Together
-    from lynxstop.calibration.units import Samples
+    from lynxstop.calibration.options import CalibrationOptions, Together
+    from lynxstop.calibration.run import Calibration
+    from lynxstop.calibration.units import Samples, Unit
 
 
 def calibrate(
@@ -29,7 +30,9 @@ def calibrate(
     ] = "disagree",
     method: Annotated[
         str | None,
-        typer.Option(help="ltt, ucb, crc, split, hoeffding_bentkus, selective, holm, weighted or lynx."),
+        typer.Option(
+            help="ltt, ucb, anytime, hoeffding_bentkus, selective, holm, crc, split, weighted, lynx."
+        ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
     scores: Annotated[
@@ -40,6 +43,10 @@ def calibrate(
         typer.Option(help="Training traces (folder, or score table) on which the thresholds are fixed."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Take only the traces of this split.")] = None,
+    unit: Annotated[
+        str,
+        typer.Option(help="What is promised about: a request, or a problem, however often it is asked."),
+    ] = "request",
     samples: Annotated[
         str | None, typer.Option(help="What several samples of a problem become: one (drawn), or mean.")
     ] = None,
@@ -49,10 +56,14 @@ def calibrate(
     unknown_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Loss of an exit answer that could not be judged.")
     ] = 1.0,
+    tried: Annotated[
+        int,
+        typer.Option(min=1, help="Rules, seeds or losses tried on these data, of which this is the best."),
+    ] = 1,
     weights: Annotated[
         Path | None, typer.Option(help="Table of trace_id and weight, for the method weighted.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws one sample per problem.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws one sample per problem, and problems by size.")] = 0,
     expires: Annotated[int | None, typer.Option(min=1, help="Days until the certificates expire.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificates of a score table.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
@@ -77,20 +88,23 @@ def calibrate(
 
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
+    from lynxstop.calibration.options import CalibrationOptions
     from lynxstop.workflows import calibrate_bundle as bundles
 
-    options: dict[str, Any] = {
-        "risks": risk or [0.05],
-        "confidence": confidence,
-        "loss": loss,
-        "method": method,
-        "by": by,
-        "samples": cast("Samples | None", _one_of("samples", samples, ("one", "mean", None))),
-        "together": cast("Together", _one_of("together", together, ("levels", "all", "none"))),
-        "unknown_loss": unknown_loss,
-        "seed": seed,
-        "expires": None if expires is None else datetime.now(UTC) + timedelta(days=expires),
-    }
+    options = CalibrationOptions(
+        risks=risk or [0.05],
+        confidence=confidence,
+        loss=loss,
+        method=method,
+        by=by,
+        unit=cast("Unit", unit),
+        samples=cast("Samples | None", samples),
+        together=cast("Together", together),
+        unknown_loss=unknown_loss,
+        tried=tried,
+        seed=seed,
+        expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
+    )
     loaded: Bundle | None = None
     if scores is not None:
         if bundle or data or split:
@@ -102,6 +116,7 @@ def calibrate(
         raise ConfigError("Certificates of a bundle are written into it.", hint="Leave out --out.")
     else:
         loaded, result = _certify_bundle(bundle, data, train, weights, split, options)
+    before = _note(scores.parent if scores is not None else cast("Path", data), result, options)
     if require:
         result.require()
     page = None
@@ -119,22 +134,22 @@ def calibrate(
         atomic.write_text(report, page)
     if json:
         written = bundle or out
-        _output.emit({"levels": result.rows(), "written": written and str(written)})
+        _output.emit({"levels": result.rows(), "written": written and str(written), "tried": before})
     else:
         _show(result)
 
 
 def _certify_table(
-    scores: Path, train: Path | None, weights: Path | None, options: dict[str, Any]
+    scores: Path, train: Path | None, weights: Path | None, options: CalibrationOptions
 ) -> Calibration:
     from lynxstop.calibration import run, tables
 
-    table = tables.read_table(scores, by=options["by"], loss=options["loss"])
+    table = tables.read_table(scores, by=options.by, loss=options.loss)
     return run.calibrate(
         table,
-        train_scores=None if train is None else tables.read_table(train, loss=options["loss"]),
+        options,
+        train_scores=None if train is None else tables.read_table(train, loss=options.loss),
         weights=None if weights is None else tables.read_weights(weights, table.trace_ids),
-        **options,
     )
 
 
@@ -144,7 +159,7 @@ def _certify_bundle(
     train: Path | None,
     weights: Path | None,
     split: str | None,
-    options: dict[str, Any],
+    options: CalibrationOptions,
 ) -> tuple[Bundle, Calibration]:
     import numpy as np
 
@@ -162,18 +177,33 @@ def _certify_bundle(
     result = bundles.calibrate_bundle(
         loaded,
         recorded,
+        options,
         train=None if train is None else DataSet.open(train),
         split=split,
         weights=weighed,
-        **options,
     )
     return loaded, result
 
 
-def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> str | None:
-    if value not in allowed:
-        raise ConfigError(f"--{name} is {' or '.join(str(item) for item in allowed if item)}, not {value!r}.")
-    return value
+def _note(folder: Path, result: Calibration, options: CalibrationOptions) -> int | None:
+    """Enter this calibration in the ledger beside its data; return how many there are of these data."""
+    from lynxstop.calibration import ledger
+    from lynxstop.errors import DataError
+
+    try:
+        made = ledger.record(folder / ledger.NAME, ledger.attempt(result.evidence, options))
+    except DataError as error:
+        _output.console.print(f"{error.message} {error.hint}", style="yellow", markup=False)
+        return None
+    if made > options.tried:
+        _output.console.print(
+            f"{made} calibrations were tried on these data ({folder / ledger.NAME}), and the promise counts "
+            f"{options.tried}: it does not hold for the best of them. Give --tried {made}, calibrate on "
+            "other data, or use --method anytime where problems are only added.",
+            style="yellow",
+            markup=False,
+        )
+    return made
 
 
 def _show(result: Calibration) -> None:

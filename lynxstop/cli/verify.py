@@ -28,49 +28,37 @@ def verify(
 
     - `lynxstop verify certificate.json table.csv --json`
     """
-    from lynxstop.calibration.certificate import Certificate
-    from lynxstop.calibration.tables import read_evidence
-    from lynxstop.calibration.verify import differences
     from lynxstop.errors import CalibrationError
-    from lynxstop.workflows.calibrate_bundle import FOLDER, evidence_name
+    from lynxstop.workflows.verify_bundle import verify_path
 
-    paths = [certificate]
-    if certificate.is_dir():
-        folder = certificate / FOLDER if (certificate / FOLDER).is_dir() else certificate
-        paths = sorted(folder.glob("risk-*.json"))
-        if not paths:
-            raise CalibrationError(
-                f"There is no certificate in {certificate}.", hint="Run `lynxstop calibrate`."
-            )
-    results = []
-    for path in paths:
-        read = Certificate.load(path)
-        evidence = data or path.parent / evidence_name(read)
-        results.append((path, read, differences(read, read_evidence(evidence, read))))
+    found = verify_path(certificate, data)
     if json:
         _output.emit(
             {
-                "holds": not any(found for _, _, found in results),
+                "holds": found.holds,
+                "differences": list(found.differences),
                 "certificates": [
                     {
-                        "certificate": str(path),
-                        "holds": not found,
-                        "differences": found,
-                        "promise": read.promise,
-                        "not_promised": read.not_promised,
+                        "certificate": str(one.path),
+                        "holds": not one.differences,
+                        "differences": list(one.differences),
+                        "promise": one.certificate.promise,
+                        "not_promised": one.certificate.not_promised,
                     }
-                    for path, read, found in results
+                    for one in found.certificates
                 ],
             }
         )
     else:
-        for path, read, found in results:
-            if not found:
-                _output.console.print(f"{path.name}: recomputed and equal. {read.promise}", markup=False)
-        _output.console.print(results[0][1].not_promised, style="dim")
-    for path, _, found in results:
-        if found:
-            raise CalibrationError(
-                f"{path} does not hold. {' '.join(found)}",
-                hint="Trust neither file: calibrate again, or get both again from where they were made.",
-            )
+        for one in found.certificates:
+            if not one.differences:
+                promise = one.certificate.promise
+                _output.console.print(f"{one.path.name}: recomputed and equal. {promise}", markup=False)
+        _output.console.print(found.certificates[0].certificate.not_promised, style="dim")
+    hint = "Trust neither file: calibrate again, or get both again from where they were made."
+    for path, differing in [
+        *((one.path, one.differences) for one in found.certificates),
+        (certificate, found.differences),
+    ]:
+        if differing:
+            raise CalibrationError(f"{path} does not hold. {' '.join(differing)}", hint=hint)

@@ -13,6 +13,7 @@ from rich.console import Console
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.collect.recording import record
 from lynxstop.extras import need
 from lynxstop.probes.train import train
@@ -60,7 +61,9 @@ def _rebuild(workdir: Path, console: Console) -> dict[str, Any]:
     trained = train(training, seed=SEED)
     made = make_bundle(training, trained, workdir / "bundle", "reasoner")
     console.print("Calibrating")
-    calibration = calibrate_bundle(made, DataSet.open(workdir / "calibration"), risks=RISKS)
+    calibration = calibrate_bundle(
+        made, DataSet.open(workdir / "calibration"), CalibrationOptions(risks=RISKS)
+    )
     made = install(made, calibration, DEFAULT_RISK)
     return {
         "bundle": str(made.path),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.core.points import INTERVAL
 from lynxstop.core.policy import StopPolicy
@@ -174,12 +175,9 @@ def _certify(
         return None
     found = calibrate(
         table_of(read["calibration"], replays["calibration"].scores),
-        risks=[risk],
-        confidence=confidence,
-        loss=loss,
+        CalibrationOptions(risks=[risk], confidence=confidence, loss=loss, seed=seed),
         train_scores=known.astype(np.float32),
         train_problems=[trace.problem_id for trace in read["train"]],
-        seed=seed,
     )
     return found.certificates[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,21 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
+from lynxstop.artifacts.hub import known_files
+from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.calibration.run import Calibration, Together, calibrate
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.calibration.units import Samples
 from lynxstop.core.types import Tokens
 from lynxstop.errors import ConfigError, FingerprintError
 from lynxstop.replay.recorded import Recorded, from_recorded
 
 FOLDER = "certificates"
+THRESHOLDS = "thresholds"
+"""Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
 _SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
 
@@ -78,20 +81,11 @@ def scored(
 def calibrate_bundle(
     bundle: Bundle,
     data: DataSet,
+    options: CalibrationOptions,
     *,
-    risks: Sequence[float],
-    confidence: float = 0.95,
-    loss: str = "disagree",
-    method: str | None = None,
     train: DataSet | None = None,
-    by: str | None = None,
     split: str | None = None,
-    samples: Samples | None = None,
-    together: Together = "levels",
-    unknown_loss: float = 1.0,
     weights: NDArray[np.float64] | None = None,
-    seed: int = 0,
-    expires: datetime | None = None,
 ) -> Calibration:
     """Certify levels of a bundle; nothing is written.
 
@@ -99,43 +93,37 @@ def calibrate_bundle(
     ----------
     bundle, data
         `data` must hold no training problem of the bundle.
+    options : CalibrationOptions
+        What is to be certified, and how.
     train : DataSet, optional
         Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
         thresholds.
     split : str, optional
         Take only the traces of this split of `data`.
-    others
-        As `calibrate`.
+    weights : array of float, shape (traces,), optional
+        As in `calibrate`.
 
     Raises
     ------
     FingerprintError, ConfigError, DataError, CalibrationError
     """
-    table = scored(bundle, data, loss=loss, by=by, split=split)
+    table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
     training = bundle.training_scores()
     known = training.scores[np.isfinite(training.scores)]
     policy = bundle.policy
     return calibrate(
         table,
-        risks=risks,
-        confidence=confidence,
-        loss=loss,
-        method=method,
-        train_scores=known if train is None else scored(bundle, train, loss=loss),
+        options,
+        train_scores=known if train is None else scored(bundle, train, loss=options.loss),
         train_problems=training.problems,
-        by=by,
-        samples=samples,
-        together=together,
-        unknown_loss=unknown_loss,
         weights=weights,
-        seed=seed,
         digests={
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
+            THRESHOLDS: policy.files.get(SCORES, "") if train is None else train.digest,
         },
         fingerprint=served_as(policy),
-        expires=expires,
     )
 
 
@@ -184,7 +172,14 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
     _prune(certified, calibration, set(texts))
     text = card(certified.policy, certified.training(), measured(certified))
     atomic.write_text(certified.path / "README.md", text)
+    write_bundle_sums(certified.path)
     return certified
+
+
+def write_bundle_sums(folder: Path) -> None:
+    """Write the digests of a bundle's files into it, after all of them."""
+    names = known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
+    write_sums(folder, [name for name in names if name != SUMS])
 
 
 def measured(bundle: Bundle) -> list[Measured]:
@@ -231,9 +226,13 @@ def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:
 
 def write_certificates(calibration: Calibration, folder: Path) -> None:
     """Write certificates and their evidence into a folder, the evidence first."""
-    write_evidence(calibration.evidence, folder / evidence_name(calibration.certificates[0]))
+    names = [evidence_name(calibration.certificates[0])]
+    write_evidence(calibration.evidence, folder / names[0])
     for certificate in calibration.certificates:
-        atomic.write_text(folder / certificate_name(certificate), certificate.to_json())
+        names.append(certificate_name(certificate))
+        atomic.write_text(folder / names[-1], certificate.to_json())
+    kept = [name for name in read_sums(folder) or {} if (folder / name).is_file()]
+    write_sums(folder, {*kept, *names})
 
 
 def certificate_name(certificate: Certificate) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, write_bundle
-from lynxstop.artifacts.policy_file import sealed
+from lynxstop.artifacts.seal import seal
 from lynxstop.errors import BundleError, ConfigError, StepError
 
 
@@ -165,7 +165,7 @@ def point_outside(path: Path) -> None:
 def edit(path: Path, **changes: object) -> None:
     """Change the policy as somebody would who knows of its digest."""
     policy = json.loads((path / "policy.json").read_text())
-    (path / "policy.json").write_text(json.dumps(sealed(policy | changes)))
+    (path / "policy.json").write_text(json.dumps(seal(policy | changes)))
 
 
 def edit_by_hand(path: Path) -> None:

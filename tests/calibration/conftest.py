@@ -10,6 +10,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.calibration.traces import TraceTable
+from tests.support.tiny_bundle import recorded, tiny_bundle
 
 # Examples are whole calibrations: on a busy machine their time says nothing.
 settings.register_profile("calibration", deadline=None, max_examples=50)
@@ -37,3 +38,15 @@ def simulated():
         )
 
     return make
+
+
+@pytest.fixture
+def data(simulated):
+    """Recorded traces of 500 problems."""
+    return recorded(simulated(500, groups=True))
+
+
+@pytest.fixture
+def bundle(tmp_path, simulated):
+    """A bundle that is not yet calibrated."""
+    return tiny_bundle(tmp_path / "bundle", simulated(100, 7).scores)

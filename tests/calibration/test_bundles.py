@@ -1,11 +1,10 @@
 """Bundles: certified on recorded traces, and refused on anything else."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
@@ -13,115 +12,19 @@ from lynxstop.artifacts.bundle import (
     Bundle,
     Policy,
     ServedRule,
-    ServedSampling,
-    TrainingScores,
-    write_bundle,
 )
-from lynxstop.artifacts.fingerprint import Fingerprint
-from lynxstop.artifacts.probe import Probe
-from lynxstop.artifacts.provenance import provenance
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import verify
 from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured, served_as
-
-PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
-SHARED = {
-    "engine": "transformers",
-    "dtype": "float32",
-    "cue_words": ("wait",),
-    "cue_paragraph": False,
-    "think_open": ("<think>",),
-    "think_close": ("</think>",),
-    "exit_ids": (7,),
-    "cut": "after",
-    "budget": None,
-}
-SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}
-
-
-TRAINING = {
-    "kind": "logistic",
-    "layers": [2],
-    "target": "agrees",
-    "cues": 10,
-    "problems": 2,
-    "rate": 0.5,
-    "auc": 0.9,
-    "rivals": {},
-    "search": [{"layers": [2], "C": 1.0, "auc": 0.9}],
-}
-
-
-@dataclass(frozen=True)
-class Data:
-    """Recorded traces in memory: one feature per cue, which is the probe's score."""
-
-    table: object
-    meta: object
-    whole: bool = True
-    digest: str = "data"
-
-    def traces(self):
-        table = self.table
-        return pa.table(
-            {
-                "trace_id": table.trace_ids.tolist(),
-                "problem_id": table.problem_ids.tolist(),
-                "family": table.groups.tolist(),
-                "thinking_tokens": table.full_tokens,
-                "full_status": ["parsed"] * table.traces,
-                "full_right": [True] * table.traces,
-                "cues": table.lengths,
-            }
-        )
-
-    def cues(self):
-        table = self.table
-        return pa.table(
-            {
-                "position": table.tokens,
-                "thinking_at_exit": table.tokens,
-                "trial_status": ["parsed"] * len(table.scores),
-                "right": table.losses == 0,
-                "agrees": table.losses == 0,
-            }
-        )
-
-    def features(self, layers=None):
-        return self.table.scores[:, None]
-
-
-@pytest.fixture
-def data(simulated):
-    meta = SimpleNamespace(fingerprint=PRINT, **SHARED, **SAMPLING)
-    return Data(simulated(500, groups=True), meta)
-
-
-@pytest.fixture
-def bundle(tmp_path, simulated):
-    policy = Policy(
-        name="tiny",
-        fingerprint=PRINT,
-        sampling=ServedSampling(**SAMPLING),
-        exit_text="</think>",
-        target="agrees",
-        probe_sha256="",
-        training_problems_sha256="0",
-        training_data_sha256="0",
-        provenance=provenance(),
-        **SHARED,
-    )
-    probe = Probe(layers=(2,), affines=((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
-    out_of_fold = np.append(simulated(100, 7).scores, np.float32(np.nan))
-    scores = TrainingScores(scores=out_of_fold, problems=("t1", "t2"))
-    return write_bundle(tmp_path / "bundle", policy, probe, scores, TRAINING)
+from tests.support.tiny_bundle import PRINT
 
 
 def test_levels_are_certified_installed_and_verified(bundle, data):
     # given a bundle and traces of other problems
-    made = calibrate_bundle(bundle, data, risks=[0.05, 0.2], by="family")
+    made = calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05, 0.2], by="family"))
     assert made.certificates[0].fingerprint["fingerprint"] == PRINT.model_dump()
     assert made.certificates[0].settings.grid is not None
     # when the certificates are installed
@@ -142,10 +45,10 @@ def test_levels_are_certified_installed_and_verified(bundle, data):
 
 
 def test_calibrating_again_replaces_levels_of_the_same_risk(bundle, data, simulated):
-    install(bundle, calibrate_bundle(bundle, data, risks=[0.2], by="family"))
-    install(bundle, calibrate_bundle(bundle, data, risks=[0.05]))
+    install(bundle, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.2], by="family")))
+    install(bundle, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05])))
     again = replace(data, table=simulated(400, 5, groups=True))
-    install(Bundle.load(bundle.path), calibrate_bundle(bundle, again, risks=[0.2, 0.3]))
+    install(Bundle.load(bundle.path), calibrate_bundle(bundle, again, CalibrationOptions(risks=[0.2, 0.3])))
     # then the bundle loads, with three levels on two sets of evidence
     loaded = Bundle.load(bundle.path)
     assert [level.risk for level in loaded.policy.levels] == [0.05, 0.2, 0.3]
@@ -156,22 +59,27 @@ def test_calibrating_again_replaces_levels_of_the_same_risk(bundle, data, simula
 
 def test_the_default_is_the_strictest_level_that_exits_and_stays(bundle, data):
     # given a level that nothing can be certified at, and one that exits
-    first = install(bundle, calibrate_bundle(bundle, data, risks=[0.001, 0.2]))
+    first = install(bundle, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.001, 0.2])))
     assert [np.isfinite(level.threshold) for level in first.policy.levels] == [False, True]
     assert first.policy.default_risk == 0.2
     # when a stricter one is added, then the default stays unless another is named
-    second = install(first, calibrate_bundle(bundle, data, risks=[0.1]))
+    second = install(first, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.1])))
     assert second.policy.default_risk == 0.2
-    assert install(second, calibrate_bundle(bundle, data, risks=[0.1]), 0.1).policy.default_risk == 0.1
+    assert (
+        install(
+            second, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.1])), 0.1
+        ).policy.default_risk
+        == 0.1
+    )
     # and what is not certified cannot be named: nothing is written
     before = {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"0\.3 is none of the bundle's levels: 0\.001, 0\.1, 0\.15, 0\.2"):
-        install(second, calibrate_bundle(bundle, data, risks=[0.15]), 0.3)
+        install(second, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.15])), 0.3)
     assert before == {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
 
 
 def test_shares_on_the_card_have_exact_intervals(bundle, data):
-    made = calibrate_bundle(bundle, data, risks=[0.2])
+    made = calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.2]))
     (shown,), (certificate,) = measured(install(bundle, made)), made.certificates
     for share, interval, count in (
         (shown.lost, shown.lost_interval, certificate.observed),
@@ -184,7 +92,7 @@ def test_shares_on_the_card_have_exact_intervals(bundle, data):
 
 def test_calibrating_changes_nothing_until_installed(bundle, data):
     before = {path.name: path.read_bytes() for path in bundle.path.iterdir()}
-    calibrate_bundle(bundle, data, risks=[0.05])
+    calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05]))
     assert {path.name: path.read_bytes() for path in bundle.path.iterdir()} == before
 
 
@@ -214,7 +122,7 @@ def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
     with pytest.raises(
         FingerprintError, match=next(iter(change)) if "fingerprint" not in change else "weights"
     ):
-        calibrate_bundle(bundle, other, risks=[0.05])
+        calibrate_bundle(bundle, other, CalibrationOptions(risks=[0.05]))
 
 
 def test_a_certificate_rests_on_all_that_is_served(bundle):
@@ -235,9 +143,9 @@ def test_training_problems_are_refused(bundle, data):
     table = data.table
     seen = replace(table, problem_ids=np.where(np.arange(500) == 3, "t2", table.problem_ids))
     with pytest.raises(DataError, match="'t2'"):
-        calibrate_bundle(bundle, replace(data, table=seen), risks=[0.05])
+        calibrate_bundle(bundle, replace(data, table=seen), CalibrationOptions(risks=[0.05]))
 
 
 def test_certificates_are_plain_json(bundle, data):
-    text = calibrate_bundle(bundle, data, risks=[0.05]).certificates[0].to_json()
+    text = calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05])).certificates[0].to_json()
     assert json.loads(text)["digests"]["data"] == "data"

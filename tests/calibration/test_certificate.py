@@ -9,21 +9,29 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from lynxstop.artifacts.seal import seal
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.groups import choose
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.verify import differences, verify
 from lynxstop.errors import CalibrationError, DataError
 
 
+def plain(certificate):
+    """The content of a certificate's file, without the digest of itself."""
+    return {name: value for name, value in json.loads(certificate.to_json()).items() if name != "digest"}
+
+
 @pytest.fixture
 def made(simulated):
     """A certificate and its evidence."""
     table = simulated(300)
-    return calibrate(table, risks=[0.05]).certificates[0], table
+    return calibrate(table, CalibrationOptions(risks=[0.05])).certificates[0], table
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -31,10 +39,10 @@ def made(simulated):
 def test_every_method_is_recomputed(simulated, tmp_path, method):
     # given certificates of two levels and three groups, written and read
     options = {"loss": "wrong|exit"} if method == "selective" else {}
-    if method == "weighted":
-        options["weights"] = np.linspace(0.5, 1.5, 400)
+    weights = np.linspace(0.5, 1.5, 400) if method == "weighted" else None
     table, train = simulated(400, 1, groups=True), simulated(150, 2, start="t")
-    result = calibrate(table, risks=[0.02, 0.2], method=method, by="topic", train_scores=train, **options)
+    asked = CalibrationOptions(risks=[0.02, 0.2], method=method, by="topic", **options)
+    result = calibrate(table, asked, train_scores=train, weights=weights)
     assert len(result.certificates) == 6
     for certificate in result.certificates:
         (tmp_path / "c.json").write_text(certificate.to_json())
@@ -47,7 +55,7 @@ def test_every_method_is_recomputed(simulated, tmp_path, method):
 @given(st.data())
 def test_any_changed_number_is_found(data):
     certificate, table = _once()
-    content = json.loads(certificate.to_json())
+    content = plain(certificate)
     shares = ["p_value", "bound", "saved"]
     counts = ["losses", "n", "observed", "exits", "problems", "traces", "cues", "unknown"]
     name = data.draw(st.sampled_from(shares + counts))
@@ -66,7 +74,7 @@ def _once():
         tokens=np.tile([1, 2, 3], 200),
         full_tokens=np.full(200, 5),
     )
-    return calibrate(table, risks=[0.1]).certificates[0], table
+    return calibrate(table, CalibrationOptions(risks=[0.1])).certificates[0], table
 
 
 @pytest.mark.parametrize(
@@ -85,14 +93,14 @@ def _once():
 )
 def test_any_changed_statement_is_found(made, change):
     certificate, table = made
-    changed = Certificate.model_validate({**json.loads(certificate.to_json()), **change})
+    changed = Certificate.model_validate({**plain(certificate), **change})
     with pytest.raises(CalibrationError, match="does not hold"):
         verify(changed, table)
 
 
 def test_a_shortened_sequence_is_found(made):
     certificate, table = made
-    content = json.loads(certificate.to_json())
+    content = plain(certificate)
     content["tested"] = {name: column[:-1] for name, column in content["tested"].items()}
     assert differences(Certificate.model_validate(content), table) == ["tested differs."]
 
@@ -102,18 +110,39 @@ def test_changed_evidence_is_found(made, simulated):
     assert "digest differs" in differences(certificate, simulated(300, 1))[0]
 
 
-def test_expiry(simulated):
+def test_dates(simulated):
     table = simulated(200)
-    now = datetime.now(UTC)
-    for days, expected in ((1, 0), (-1, 1)):
-        made = calibrate(table, risks=[0.1], expires=now + timedelta(days=days)).certificates[0]
-        assert len(differences(made, table)) == expected == made.expired
+    now, day = datetime.now(UTC), timedelta(days=1)
+    for created, expires, expected in (
+        (now, now + day, []),
+        (now - 2 * day, now - day, ["It expired on"]),
+        (now - day, now - 2 * day, ["It expired before it was made", "It expired on"]),
+        (now + 3 * day, now + 4 * day, ["which is to come"]),
+    ):
+        asked = CalibrationOptions(risks=[0.1], expires=expires)
+        made = calibrate(table, asked, created=created).certificates[0]
+        found = differences(made, table)
+        assert len(found) == len(expected)
+        assert all(text in line for text, line in zip(expected, found, strict=True))
+        assert made.expired == (expires < now)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [[], [1.0, 2.0], [2.0, 1.0, 1.5], [1.0, 1.0], [0.1], [float("inf"), 0.0], [1.0, float("nan")]],
+    ids=str,
+)
+def test_thresholds_that_were_no_fixed_sequence_are_refused(made, grid):
+    content = plain(made[0])
+    content["settings"]["grid"] = grid
+    with pytest.raises(ValidationError, match="grid"):
+        Certificate.model_validate(content)
 
 
 def test_refusal_is_a_certificate(simulated, tmp_path):
     # given too few problems
     table = simulated(20)
-    certificate = calibrate(table, risks=[0.01]).certificates[0]
+    certificate = calibrate(table, CalibrationOptions(risks=[0.01])).certificates[0]
     text = certificate.to_json()
     # then the level is there, never exits, and says so
     assert json.loads(text)["threshold"] == "never"
@@ -135,8 +164,9 @@ def test_files_that_are_no_certificates_are_refused(tmp_path, content):
 
 
 def test_threshold_and_its_hex_agree_or_are_refused(made, tmp_path):
-    content = json.loads(made[0].to_json())
-    (tmp_path / "c.json").write_text(json.dumps({**content, "threshold": content["threshold"] + 1e-9}))
+    content = plain(made[0])
+    changed = seal({**content, "threshold": content["threshold"] + 1e-9})
+    (tmp_path / "c.json").write_text(json.dumps(changed))
     with pytest.raises(CalibrationError, match="differ"):
         Certificate.load(tmp_path / "c.json")
 
@@ -147,7 +177,7 @@ def test_threshold_is_a_float32(made):
 
 def test_groups_have_their_own_numbers_and_others_the_pooled(simulated):
     table = simulated(600, groups=True)
-    certificates = calibrate(table, risks=[0.1], by="topic").certificates
+    certificates = calibrate(table, CalibrationOptions(risks=[0.1], by="topic")).certificates
     code, unknown = choose(certificates, 0.1, "code"), choose(certificates, 0.1, "poetry")
     assert (code.problems, unknown.problems, unknown.group) == (200, 600, None)
     assert "of group 'code'" in code.promise
@@ -158,7 +188,7 @@ def test_a_problem_in_two_groups_is_refused(simulated):
     table = simulated(20, groups=True)
     same = replace(table, problem_ids=np.full(20, "p"))
     with pytest.raises(DataError, match="several groups"):
-        calibrate(same, risks=[0.1], by="topic")
+        calibrate(same, CalibrationOptions(risks=[0.1], by="topic"))
 
 
 def test_promise_says_what_and_what_not(made):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lynxstop.artifacts.seal import seal
 from lynxstop.cli import app
 from lynxstop.errors import CalibrationError, ConfigError, LynxstopError
 
@@ -67,7 +68,13 @@ def test_a_changed_certificate_fails(scores, tmp_path):
     call("calibrate", "--scores", scores, "--out", out)
     path = next(out.glob("risk-*.json"))
     content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "losses": content["losses"] - 1}))
+    changed = {**content, "losses": content["losses"] - 1}
+    path.write_text(json.dumps(changed))
+    assert "its digest differs" in str(call("verify", path, fails=CalibrationError))
+    # and when its own digest is made to fit, its folder's and its evidence still speak
+    path.write_text(json.dumps(seal(changed)))
+    assert "losses differs" in str(call("verify", path, fails=CalibrationError))
+    (out / "SHA256SUMS").unlink()
     assert "losses differs" in str(call("verify", path, fails=CalibrationError))
 
 

@@ -12,6 +12,7 @@ from lynxstop.calibration.case import fixed_sequence
 from lynxstop.calibration.grid import start_index
 from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
@@ -21,8 +22,9 @@ OWN = [name for name in METHODS if name not in ("holm", "weighted", "selective")
 CONFIDENT = ["ltt", "ucb", "hoeffding_bentkus"]
 
 
-def threshold(table, risk=0.1, confidence=0.6, **options):
-    return calibrate(table, risks=[risk], confidence=confidence, **options).certificates[0].threshold
+def threshold(table, risk=0.1, confidence=0.6, weights=None, train_scores=None, **options):
+    asked = CalibrationOptions(risks=[risk], confidence=confidence, **options)
+    return calibrate(table, asked, weights=weights, train_scores=train_scores).certificates[0].threshold
 
 
 def many(table, times=12):
@@ -88,7 +90,7 @@ def test_fixed_sequence_returns_the_last_accepted():
 def test_ltt_walks_the_training_grid(simulated):
     # given thresholds fixed on training traces
     train, table = simulated(200, 1, start="t"), simulated(600, 2)
-    certificate = calibrate(table, risks=[0.05], train_scores=train).certificates[0]
+    certificate = calibrate(table, CalibrationOptions(risks=[0.05]), train_scores=train).certificates[0]
     # then the chosen one is of the grid, its p-value is exact, and the next one failed
     grid = list(certificate.settings.grid)
     assert certificate.threshold in grid
@@ -107,20 +109,20 @@ def test_smallest_sample_that_can_certify():
             losses=np.zeros(n),
         )
 
-    few = calibrate(clean(58), risks=[0.05])
+    few = calibrate(clean(58), CalibrationOptions(risks=[0.05]))
     assert few.certificates[0].threshold == np.inf
     assert few.certificates[0].missing == 1
     with pytest.raises(CalibrationError, match=r"think to the end.*1 more"):
         few.require()
-    enough = calibrate(clean(59), risks=[0.05]).certificates[0]
+    enough = calibrate(clean(59), CalibrationOptions(risks=[0.05])).certificates[0]
     assert (enough.threshold < 0, enough.exits) == (True, 59)
 
 
 def test_levels_share_the_error(simulated):
     table = simulated(500)
-    alone = calibrate(table, risks=[0.05]).certificates[0]
-    together = calibrate(table, risks=[0.05, 0.1]).certificates
-    each = calibrate(table, risks=[0.05, 0.1], together="none").certificates
+    alone = calibrate(table, CalibrationOptions(risks=[0.05])).certificates[0]
+    together = calibrate(table, CalibrationOptions(risks=[0.05, 0.1])).certificates
+    each = calibrate(table, CalibrationOptions(risks=[0.05, 0.1], together="none")).certificates
     assert [certificate.delta for certificate in together] == pytest.approx([0.025, 0.025])
     assert together[0].threshold >= alone.threshold == each[0].threshold
     assert "together with 1 other" in together[0].promise
@@ -130,7 +132,7 @@ def test_levels_share_the_error(simulated):
 def test_the_error_is_shared_by_what_holds_together(simulated, together, tests):
     # given two levels, of two groups and of all
     table = simulated(300, groups=True)
-    made = calibrate(table, risks=[0.1, 0.2], by="route", together=together).certificates
+    made = calibrate(table, CalibrationOptions(risks=[0.1, 0.2], by="route", together=together)).certificates
     assert [certificate.delta for certificate in made] == pytest.approx([0.05 / tests] * 6)
 
 
@@ -191,7 +193,9 @@ def test_lynx_is_mapie_of_each_class(simulated):
 def test_holm_by_hand(simulated):
     # given Holm's procedure on the exact p-values of the same grid
     table, train = simulated(300, 3), simulated(100, 4, start="t")
-    certificate = calibrate(table, risks=[0.1], method="holm", train_scores=train).certificates[0]
+    certificate = calibrate(
+        table, CalibrationOptions(risks=[0.1], method="holm"), train_scores=train
+    ).certificates[0]
     p = np.array(certificate.tested.statistic)
     order, valid = np.argsort(p, kind="stable"), np.zeros(len(p), bool)
     for step, index in enumerate(order):
@@ -205,7 +209,9 @@ def test_holm_by_hand(simulated):
 
 def test_selective_starts_where_exits_are_expected(simulated):
     train, table = simulated(300, 5, start="t"), simulated(800, 6)
-    certificate = calibrate(table, risks=[0.2], loss="wrong|exit", train_scores=train).certificates[0]
+    certificate = calibrate(
+        table, CalibrationOptions(risks=[0.2], loss="wrong|exit"), train_scores=train
+    ).certificates[0]
     assert certificate.method == "selective"
     assert certificate.settings.start > 0
     assert certificate.n == certificate.exits >= 30
@@ -231,7 +237,9 @@ def test_few_effective_requests_refuse(simulated):
     table = simulated(400)
     weights = np.full(400, 1e-3)
     weights[:20] = 1.0
-    certificate = calibrate(table, risks=[0.3], method="weighted", weights=weights).certificates[0]
+    certificate = calibrate(
+        table, CalibrationOptions(risks=[0.3], method="weighted"), weights=weights
+    ).certificates[0]
     assert certificate.refused
     assert certificate.effective_size == pytest.approx(20, rel=0.1)
     assert certificate.missing > 1000
@@ -242,10 +250,12 @@ def test_samples_do_not_make_weights_more_effective(simulated):
     table = simulated(300)
     problems = np.repeat([f"q{i:02d}" for i in range(60)], 5)
     table = replace(table, problem_ids=problems)
-    made = calibrate(table, risks=[0.3], method="weighted", weights=np.ones(300)).certificates[0]
+    made = calibrate(
+        table, CalibrationOptions(risks=[0.3], method="weighted"), weights=np.ones(300)
+    ).certificates[0]
     assert made.effective_size == pytest.approx(60)
     with pytest.raises(DataError, match="different weights"):
-        calibrate(table, risks=[0.3], method="weighted", weights=np.linspace(1, 2, 300))
+        calibrate(table, CalibrationOptions(risks=[0.3], method="weighted"), weights=np.linspace(1, 2, 300))
 
 
 def test_unit_weights_are_plain_risk_control(simulated):
@@ -295,13 +305,16 @@ def test_weights_are_estimated_from_prompts():
     ],
 )
 def test_bad_options_are_refused(simulated, options, error):
+    data = ("weights", "weight_limit", "train_problems", "train_scores")
+    given = {name: value for name, value in options.items() if name in data}
+    chosen = {name: value for name, value in options.items() if name not in data}
     with pytest.raises(error):
-        calibrate(simulated(50), **{"risks": [0.1], **options})
+        calibrate(simulated(50), CalibrationOptions(**{"risks": [0.1], **chosen}), **given)
 
 
 def test_training_problems_are_refused(simulated):
     with pytest.raises(DataError, match="in training and in calibration"):
-        calibrate(simulated(50), risks=[0.1], train_scores=simulated(60, 1))
+        calibrate(simulated(50), CalibrationOptions(risks=[0.1]), train_scores=simulated(60, 1))
 
 
 @pytest.mark.parametrize("method", ["ltt", "ucb", "split", "lynx"])
@@ -315,7 +328,7 @@ def test_fractions_need_a_method_for_them(simulated, method):
 def test_unknown_answers_count_as_losses(simulated):
     table = simulated(400)
     unknown = replace(table, losses=np.where(table.losses > 0, np.nan, 0.0))
-    certificate = calibrate(unknown, risks=[0.1]).certificates[0]
+    certificate = calibrate(unknown, CalibrationOptions(risks=[0.1])).certificates[0]
     assert certificate.threshold == threshold(table, confidence=0.95)
     assert certificate.unknown == (table.losses > 0).sum()
-    assert calibrate(unknown, risks=[0.1], unknown_loss=0.0).certificates[0].losses == 0
+    assert calibrate(unknown, CalibrationOptions(risks=[0.1], unknown_loss=0.0)).certificates[0].losses == 0

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.report.calibration import calibration_report
 from lynxstop.report.page import COLOURS, Page, figure
@@ -11,7 +12,9 @@ from lynxstop.report.page import COLOURS, Page, figure
 
 def test_report_is_one_self_contained_page(simulated):
     # given a calibration with a level that is refused
-    page = calibration_report(calibrate(simulated(300, groups=True), risks=[0.001, 0.1], by="topic"))
+    page = calibration_report(
+        calibrate(simulated(300, groups=True), CalibrationOptions(risks=[0.001, 0.1], by="topic"))
+    )
     # then four figures, the promise and what is missing are in it, and nothing is loaded from elsewhere
     assert page.count("<svg") == 4
     assert "With confidence 95%" in page
@@ -26,12 +29,12 @@ def test_report_is_one_self_contained_page(simulated):
 def test_report_without_tokens_or_exits(simulated, method):
     table = simulated(5)
     bare = type(table)(**{**vars(table), "tokens": None, "full_tokens": None})
-    page = calibration_report(calibrate(bare, risks=[0.01], method=method), logits=True)
+    page = calibration_report(calibrate(bare, CalibrationOptions(risks=[0.01], method=method)), logits=True)
     assert page.count("<svg") == 3
 
 
 def test_the_same_calibration_gives_the_same_page(simulated):
-    made = calibrate(simulated(100), risks=[0.1])
+    made = calibrate(simulated(100), CalibrationOptions(risks=[0.1]))
     assert calibration_report(made) == calibration_report(made)
 
 

@@ -94,7 +94,7 @@ def test_one_sample_per_problem_is_drawn_by_seed():
         scores=np.arange(counts.sum()),
         losses=np.zeros(counts.sum()),
     )
-    drawn = [as_units(table, "one", seed).table for seed in (0, 0, 1)]
+    drawn = [as_units(table, "one", seed, "problem").table for seed in (0, 0, 1)]
     # then every problem has one, the same by the same seed
     assert all(len(set(part.problem_ids)) == part.traces == 50 for part in drawn)
     assert drawn[0].digest() == drawn[1].digest() != drawn[2].digest()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.policy_file import write_policy
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.cli import app
 from lynxstop.collect.runner import collect
 from lynxstop.core.types import Request
@@ -106,7 +107,7 @@ def test_the_bundle_has_no_probe_and_is_certified_like_any_other(black_box, othe
     assert np.isnan(trained.scores[early]).all()
     assert np.isfinite(trained.scores[~early]).all()
     # when levels are certified on other problems
-    calibration = calibrate_bundle(made, others, risks=[0.1])
+    calibration = calibrate_bundle(made, others, CalibrationOptions(risks=[0.1]))
     install(made, calibration)
     loaded = Bundle.load(tmp_path / "b")
     # then the rule exits, and the card says what it is
@@ -143,7 +144,7 @@ def test_a_cut_before_the_cue_is_another_recording(others, tmp_path):
     made = make_bundle(first, train_rule(first, rule_named("logprob-probe")), tmp_path / "b", "box")
     assert made.policy.cut == "before"
     with pytest.raises(FingerprintError, match="cut"):
-        calibrate_bundle(made, others, risks=[0.1])
+        calibrate_bundle(made, others, CalibrationOptions(risks=[0.1]))
     with pytest.raises(ConfigError, match="other settings: cut"):
         recording(tmp_path / "before", problems(150))
 

@@ -8,6 +8,7 @@ import pytest
 from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.methods import METHODS
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.units import as_units
 from tests.support.worlds import WORLDS, exceeds, plateau, repeated, sticky, ties
@@ -32,11 +33,8 @@ def violations(method, world, n, repeats, *, train=None, **options):
     for seed in range(repeats):
         result = calibrate(
             world.draw(n, seed),
-            risks=[ALPHA],
-            confidence=CONFIDENCE,
-            method=method,
+            CalibrationOptions(risks=[ALPHA], confidence=CONFIDENCE, method=method, **options),
             train_scores=train,
-            **options,
         )
         threshold = result.certificates[0].threshold
         wrong += world.risk(threshold) > ALPHA
@@ -73,9 +71,7 @@ def test_selective_risk_holds(repeats):
         for seed in range(repeats):
             certificate = calibrate(
                 world.draw(400, seed),
-                risks=[ALPHA],
-                confidence=CONFIDENCE,
-                loss="wrong|exit",
+                CalibrationOptions(risks=[ALPHA], confidence=CONFIDENCE, loss="wrong|exit"),
                 train_scores=train,
             ).certificates[0]
             wrong += world.selective_risk(certificate.threshold) > ALPHA
@@ -98,7 +94,9 @@ def test_levels_hold_together(repeats):
     # given three levels with one confidence
     world, risks, wrong = sticky(), (0.05, 0.1, 0.2), 0
     for seed in range(repeats):
-        certificates = calibrate(world.draw(300, seed), risks=risks, confidence=CONFIDENCE).certificates
+        certificates = calibrate(
+            world.draw(300, seed), CalibrationOptions(risks=risks, confidence=CONFIDENCE)
+        ).certificates
         wrong += any(world.risk(c.threshold) > c.risk for c in certificates)
     # then the probability that any of them is broken stays below delta
     assert exceeds(wrong, repeats, DELTA) > SURE
@@ -118,7 +116,11 @@ def test_samples_taken_for_problems_are_caught():
     for seed in range(100):
         table = world.draw(150, seed)
         table = replace(table, problem_ids=table.trace_ids)
-        threshold = calibrate(table, risks=[ALPHA], confidence=CONFIDENCE).certificates[0].threshold
+        threshold = (
+            calibrate(table, CalibrationOptions(risks=[ALPHA], confidence=CONFIDENCE))
+            .certificates[0]
+            .threshold
+        )
         wrong += world.risk(threshold) > ALPHA
     # then the promise is visibly broken
     assert exceeds(wrong, 100, DELTA) < 1e-4

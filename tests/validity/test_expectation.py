@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from tests.support.worlds import WORLDS, mean_exceeds, shifted, single, sticky
 
@@ -16,7 +17,9 @@ def risks(method, world, n, repeats, *, truth="risk", **options):
     measure = getattr(world, truth)
     return [
         measure(
-            calibrate(world.draw(n, seed), risks=[ALPHA], method=method, **options).certificates[0].threshold
+            calibrate(world.draw(n, seed), CalibrationOptions(risks=[ALPHA], method=method, **options))
+            .certificates[0]
+            .threshold
         )
         for seed in range(repeats)
     ]
@@ -80,9 +83,11 @@ def test_weights_hold_under_shift_and_their_absence_is_caught(repeats):
     world, weighted, plain = shifted(), [], []
     for seed in range(repeats):
         table, weights = world.draw(300, seed), world.weights[world.rows(300, seed)]
-        found = calibrate(table, risks=[ALPHA], method="weighted", weights=weights, weight_limit=2.0)
+        found = calibrate(
+            table, CalibrationOptions(risks=[ALPHA], method="weighted"), weights=weights, weight_limit=2.0
+        )
         weighted.append(world.risk(found.certificates[0].threshold, weighted=True))
-        found = calibrate(table, risks=[ALPHA], method="crc")
+        found = calibrate(table, CalibrationOptions(risks=[ALPHA], method="crc"))
         plain.append(world.risk(found.certificates[0].threshold, weighted=True))
     assert mean_exceeds(weighted, ALPHA) < 4
     assert np.mean(weighted) > ALPHA / 2

@@ -1,0 +1,64 @@
+"""Whether certificates still hold today."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lynxstop.artifacts.policy import CertifiedLevel, Policy
+from lynxstop.artifacts.policy_file import read_object
+from lynxstop.errors import BundleError
+
+NO_GRACE = timedelta(0)
+_MAX_BYTES = 64 << 20
+
+
+def expired(expires: datetime | None, *, grace: timedelta = NO_GRACE, now: datetime | None = None) -> bool:
+    """Whether a date of expiry, and the grace after it, have passed; None never expires.
+
+    Parameters
+    ----------
+    expires : datetime, optional
+        With a time zone.
+    grace : timedelta
+        How long after its expiry a certificate may still be used.
+    now : datetime, optional
+        With a time zone; the present by default.
+    """
+    return expires is not None and (now or datetime.now(UTC)) > expires + grace
+
+
+def expired_levels(
+    folder: Path, policy: Policy, *, grace: timedelta = NO_GRACE, now: datetime | None = None
+) -> tuple[CertifiedLevel, ...]:
+    """Return the levels of a bundle whose certificates have expired; requests must not stop at them.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the bundle, which was loaded: its certificates are those that the policy names.
+    policy : Policy
+    grace, now
+        As in `expired`.
+
+    Raises
+    ------
+    BundleError
+        When a certificate cannot be read, or its date is none.
+    """
+    return tuple(
+        level
+        for level in policy.levels
+        if expired(_expires(folder / level.certificate), grace=grace, now=now)
+    )
+
+
+def _expires(path: Path) -> datetime | None:
+    said = read_object(path, _MAX_BYTES, "a certificate").get("expires")
+    if said is None:
+        return None
+    try:
+        found = datetime.fromisoformat(said)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path} is damaged: {said!r} is no date.", hint="Calibrate again.") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,47 @@
+"""Levels whose certificates have expired, with and without grace."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.expiry import expired, expired_levels
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
+from tests.support.tiny_bundle import recorded, tiny_bundle
+from tests.support.worlds import sticky
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("expires", "grace", "gone"),
+    [
+        (None, 0 * DAY, False),
+        (NOW + DAY, 0 * DAY, False),
+        (NOW - DAY, 0 * DAY, True),
+        (NOW - DAY, 2 * DAY, False),
+        (NOW - 3 * DAY, 2 * DAY, True),
+    ],
+)
+def test_a_date_has_passed_after_its_grace(expires: datetime | None, grace: timedelta, gone: bool) -> None:
+    assert expired(expires, grace=grace, now=NOW) == gone
+
+
+def test_levels_of_a_bundle_expire_one_by_one(tmp_path: Path) -> None:
+    # given two levels certified by separate commands, of which one expires
+    table: Any = sticky().draw(500, 0)
+    bundle = tiny_bundle(tmp_path / "bundle", table.scores)
+    data = recorded(table)
+    install(bundle, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.2])))
+    asked = CalibrationOptions(risks=[0.1], expires=datetime.now(UTC) + DAY)
+    install(Bundle.load(bundle.path), calibrate_bundle(bundle, data, asked))
+    policy = Bundle.load(bundle.path).policy
+    # then it alone is gone after that day, and later with grace
+    assert expired_levels(bundle.path, policy) == ()
+    after = datetime.now(UTC) + 2 * DAY
+    assert [level.risk for level in expired_levels(bundle.path, policy, now=after)] == [0.1]
+    assert expired_levels(bundle.path, policy, now=after, grace=7 * DAY) == ()

@@ -1,0 +1,181 @@
+"""Tables that once gave a promise they do not support: refused, or said what they are."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.traces import TraceTable
+from lynxstop.calibration.units import as_units
+from lynxstop.calibration.weighted import estimate_weights
+from lynxstop.cli import app
+from lynxstop.errors import CalibrationError, DataError
+
+HEAD = ("trace_id", "problem_id", "cue", "score", "loss")
+
+
+def write(path, rows, head=HEAD):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    return path
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["calibrate", *(str(argument) for argument in arguments)])
+
+
+def level(*arguments):
+    result = command(*arguments, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)["levels"][0]
+
+
+def test_a_prompt_asked_very_often_counts_as_often(tmp_path):
+    # given 300 of 1,000 requests that are one prompt, which always loses
+    rows = [(f"t{i}", "hot" if i < 300 else f"p{i}", 0, 2.0, int(i < 300)) for i in range(1000)]
+    path = write(tmp_path / "table.csv", rows)
+    # then nothing is promised about requests
+    assert level("--scores", path)["refused"]
+    # and what is promised about problems says so
+    once = level("--scores", path, "--unit", "problem")
+    assert (once["refused"], once["losses"], once["n"]) == (False, 1, 701)
+    assert "of problems drawn like these, each asked once, get" in once["promise"]
+
+
+def test_weights_name_the_mix_they_stand_for(tmp_path):
+    # given losses only among prompts that hardly count
+    path = write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, int(i < 100)) for i in range(500)])
+    rows = [(f"t{i}", 0.04 if i < 100 else 1.24) for i in range(500)]
+    weights = write(tmp_path / "weights.csv", rows, ("trace_id", "weight"))
+    made = level("--scores", path, "--method", "weighted", "--weights", weights)
+    assert "in the mix that the weights stand for (none above 1.24), get" in made["promise"]
+    assert "Observed 100/500, which is 0.8% by weight" in made["promise"]
+    # when the weights rest on a few prompts, then nothing is certified, and the sentence says why
+    rows = [(f"t{i}", 1.0 if i % 50 == 0 else 0.001) for i in range(500)]
+    few = level(
+        "--scores",
+        path,
+        "--method",
+        "weighted",
+        "--weights",
+        write(weights, rows, ("trace_id", "weight")),
+    )
+    assert few["refused"]
+    assert "100 are needed" in few["promise"]
+
+
+def test_weights_of_mixes_that_do_not_overlap_are_refused():
+    rng = np.random.default_rng(0)
+    here = rng.normal(0, 1, (300, 2))
+    assert estimate_weights(here, rng.normal(0.3, 1, (300, 2))).mean() == pytest.approx(1)
+    with pytest.raises(DataError, match="overlap"):
+        estimate_weights(here, rng.normal(5, 1, (300, 2)))
+
+
+def test_unknown_answers_that_cost_nothing_are_said(tmp_path):
+    path = write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, "") for i in range(100)])
+    assert level("--scores", path)["refused"]
+    free = level("--scores", path, "--unknown-loss", 0)
+    assert "100 of 100 exit answers could not be judged and count as a loss of 0 each" in free["promise"]
+    assert (free["unknown"], free["unknown_loss"]) == (100, 0)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 6, 7])
+def test_means_of_several_samples_are_exact(samples):
+    # given problems all of whose samples lose, or none
+    lost = np.repeat(np.arange(182) < 3, samples)
+    table = TraceTable.from_arrays(
+        trace_ids=[f"t{i}" for i in range(len(lost))],
+        problem_ids=np.repeat([f"p{i:03d}" for i in range(182)], samples),
+        lengths=np.ones(len(lost), int),
+        scores=lost.astype(float),
+        losses=lost,
+    )
+    asked = CalibrationOptions(risks=[0.05], method="hoeffding_bentkus")
+    made = calibrate(table, asked).certificates[0]
+    # then the losses are a whole number, and as many problems are certified as with one sample
+    assert (made.losses, made.refused) == (3, False)
+    assert made.observed == 3
+
+
+def test_scaled_weights_give_the_same_sums_as_fractions(simulated):
+    table = simulated(60)
+    problems = np.repeat([f"p{i:02d}" for i in range(20)], 3)
+    from dataclasses import replace
+
+    from lynxstop.calibration.case import Case
+
+    units = as_units(replace(table, problem_ids=problems), "mean", 0)
+    case = Case(units, units.table.charged(1.0))
+    assert units.scale == 3
+    for threshold in case.fine.thresholds:
+        at = case.at(np.array([threshold]))
+        exits = [
+            units.table.losses[a:b][np.argmax(units.table.scores[a:b] > threshold)]
+            for a, b in zip(units.table.offsets[:-1], units.table.offsets[1:], strict=True)
+            if (units.table.scores[a:b] > threshold).any()
+        ]
+        assert (at.losses[0], at.exits[0]) == (np.float64(sum(exits)) / 3, len(exits) / 3)
+
+
+def test_a_threshold_that_nothing_exceeds_is_a_refusal(tmp_path):
+    # given a score that says nothing: every request loses
+    path = write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, i % 6, 1) for i in range(300)])
+    made = level("--scores", path)
+    assert (made["refused"], made["exits"], made["missing"]) == (True, 0, None)
+    failed = command("--scores", path, "--require")
+    assert isinstance(failed.exception, CalibrationError)
+    assert "train a better probe" in failed.exception.hint
+
+
+def odd(kind):
+    plain = {"trace_id": ["a", "b"], "problem_id": ["a", "b"], "cue": [0, 0], "score": [0.1, 0.2]}
+    table = plain | {"loss": [0.0, 1.0]}
+    return pa.table(
+        table
+        | {
+            "list": {"score": [[0.1], [0.2]]},
+            "struct": {"trace_id": [{"a": 1}, {"a": 2}]},
+            "map": {"loss": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))},
+            "time": {"score": pa.array([0, 1], pa.timestamp("s"))},
+            "half": {"cue": [0.5, 1.5]},
+            "bytes": {"problem_id": pa.array([b"\xff", b"\xfe"])},
+            "nulls": {"score": pa.nulls(2)},
+            "lowest": {"score": [-3.4028234663852886e38, 1.0]},
+            "huge": {"score": [1e300, 1.0]},
+        }[kind]
+    )
+
+
+KINDS = ("list", "struct", "map", "time", "half", "bytes", "nulls", "lowest", "huge")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_columns_are_one_clear_error(tmp_path, kind):
+    pq.write_table(odd(kind), tmp_path / "table.parquet")
+    failed = command("--scores", tmp_path / "table.parquet")
+    assert isinstance(failed.exception, DataError), failed.exception
+    assert failed.exception.hint
+    assert "\n" not in failed.exception.message
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_an_error(tmp_path, suffix):
+    path = tmp_path / f"table.{suffix}"
+    if suffix == "csv":
+        write(path, [("t", "p", 0, 1, 0, 1)], (*HEAD, "loss"))
+    else:
+        columns = [pa.array(["t"]), pa.array(["p"]), pa.array([0]), pa.array([1.0]), pa.array([0.0])]
+        pq.write_table(pa.table([*columns, columns[-1]], names=[*HEAD, "loss"]), path)
+    failed = command("--scores", path)
+    assert "several columns 'loss'" in str(failed.exception)
+    weights = write(tmp_path / "w.csv", [("t", 1, 1)], ("trace_id", "weight", "weight"))
+    good = write(tmp_path / "good.csv", [("t", "p", 0, 1, 0)])
+    failed = command("--scores", good, "--method", "weighted", "--weights", weights)
+    assert "several columns 'weight'" in str(failed.exception)

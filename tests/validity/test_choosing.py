@@ -1,0 +1,104 @@
+"""Promises survive looking at growing data and choosing the best of many; without care they do not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.select import calibrate_best
+from lynxstop.calibration.traces import TraceTable
+from tests.support.worlds import exceeds, repeated, single
+
+ALPHA, DELTA = 0.1, 0.05
+LOOKS = range(100, 1001, 100)
+
+
+def looked(method, repeats):
+    """Count streams of requests, whose risk is just above the level, that some look certifies."""
+    asked, wrong = CalibrationOptions(risks=[ALPHA], method=method), 0
+    for seed in range(repeats):
+        n = max(LOOKS)
+        whole = TraceTable.from_arrays(
+            problem_ids=[f"p{i:04d}" for i in range(n)],
+            lengths=np.ones(n, int),
+            scores=np.ones(n),
+            losses=np.random.default_rng(seed).random(n) < ALPHA + 1e-4,
+        )
+        looks = (calibrate(whole.select(np.arange(k)), asked).certificates[0] for k in LOOKS)
+        wrong += any(not certificate.refused for certificate in looks)
+    return wrong
+
+
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_looking_until_satisfied(repeats):
+    # given looks after every 100 problems, which stop at the first that saves enough
+    assert exceeds(looked("anytime", repeats), repeats, DELTA) > 1e-3
+
+
+def test_looking_until_satisfied_breaks_a_promise_for_one_look():
+    assert exceeds(looked("ltt", 150), 150, DELTA) < 1e-2
+
+
+@pytest.mark.parametrize("repeats", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_anytime_holds_for_means_of_samples(repeats):
+    world, wrong, useful = repeated(), 0, 0
+    asked = CalibrationOptions(risks=[ALPHA], method="anytime")
+    for seed in range(repeats):
+        certificate = calibrate(world.draw(300, seed), asked).certificates[0]
+        wrong += world.risk(certificate.threshold) > ALPHA
+        useful += not certificate.refused
+    assert exceeds(wrong, repeats, DELTA) > 1e-3
+    assert useful == repeats
+
+
+def candidates(seed, n=300, count=24):
+    """Rules that say nothing, on the same problems: each exits at its own half of them."""
+    rng = np.random.default_rng(seed)
+    lost = rng.random(n) < 2 * ALPHA + 0.01
+    ids = [f"p{i:04d}" for i in range(n)]
+    return {
+        f"rule {k}": TraceTable.from_arrays(
+            problem_ids=ids, lengths=np.ones(n, int), scores=rng.random(n) < 0.5, losses=lost
+        )
+        for k in range(count)
+    }
+
+
+RISK = ALPHA + 0.005
+"""True risk of each candidate at the threshold that exits at its half; at none it exits at all."""
+
+
+def broken(certificate):
+    if certificate.refused:
+        return False
+    return (RISK if certificate.threshold >= 0 else 2 * RISK) > ALPHA
+
+
+@pytest.mark.parametrize("by", ["correction", "split"])
+def test_the_best_of_many_keeps_its_promise(by):
+    asked = CalibrationOptions(risks=[ALPHA])
+    wrong = sum(broken(calibrate_best(candidates(s), asked, by=by)[1].certificates[0]) for s in range(40))
+    assert exceeds(wrong, 40, DELTA) > 1e-3
+
+
+def test_the_best_of_many_without_correction_is_caught():
+    wrong = 0
+    for seed in range(40):
+        found = [
+            calibrate(table, CalibrationOptions(risks=[ALPHA])).certificates[0]
+            for table in candidates(seed).values()
+        ]
+        wrong += broken(max(found, key=lambda one: one.exits))
+    assert exceeds(wrong, 40, DELTA) < 1e-2
+
+
+def test_tried_shares_the_error_and_says_so():
+    table = single().draw(600, 1)
+    alone = calibrate(table, CalibrationOptions(risks=[ALPHA])).certificates[0]
+    best = calibrate(table, CalibrationOptions(risks=[ALPHA], tried=24)).certificates[0]
+    strict = calibrate(table, CalibrationOptions(risks=[ALPHA], confidence=1 - 0.05 / 24)).certificates[0]
+    assert best.threshold == strict.threshold > alone.threshold
+    assert "for the best of 24 that were tried" in best.promise
+    assert replace(CalibrationOptions(risks=[ALPHA]), tried=3).tried == 3
