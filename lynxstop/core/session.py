@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.watch import Reader, Seen, WatchState
 
 
@@ -100,9 +100,6 @@ class _Candidate(NamedTuple):
     score: float
     seen: Any
     """What the policy's rule kept at the token."""
-
-
-UNKNOWN = Statistics(math.nan, math.nan, math.nan, math.nan)
 
 
 class Session:

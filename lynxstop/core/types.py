@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.points import CUE
 from lynxstop.core.session import CueEvent, Exit, Mode
+from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import ConfigError
 
 
@@ -46,19 +47,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Statistics of the next-token distribution at a cue, and of the tokens since the last cue, in nats."""
+    """Statistics of the distribution after a cue, and of the tokens since the last cue, all in nats.
+
+    Those of the distribution are `lynxstop.core.statistics.DEFINITIONS`; all are columns of a recording.
+    """
 
     entropy: float
     top_gap: float
-    """Log-probability of the most likely token minus that of the second."""
     end_margin: float
-    """Log-probability of the most likely token minus that of the first exit token."""
     min_logprob: float
+    """Lowest log-probability of the tokens since the last cue."""
     mean_logprob: float
+    """Mean log-probability of the tokens since the last cue."""
 
     @classmethod
     def at(
-        cls, events: Sequence[CueEvent], number: int, behind: Sequence[float], logprobs: Sequence[float]
+        cls, events: Sequence[CueEvent], number: int, after: Sequence[float], logprobs: Sequence[float]
     ) -> Signals:
         """Return the signals at an event.
 
@@ -68,8 +72,8 @@ class Signals:
             Of the whole trace so far.
         number : int
             Which of them.
-        behind : sequence of float
-            Entropy, top gap and end margin behind its token.
+        after : sequence of float, shape (NEXT,)
+            Statistics of the distribution after its token.
         logprobs : sequence of float
             Of all generated tokens; NaN where unknown, which leaves a token out.
         """
@@ -77,8 +81,8 @@ class Signals:
         start = next((event.index + 1 for event in reversed(events[:number]) if event.kind & CUE), 0)
         since = logprobs[start : index + 1] or logprobs[index : index + 1]
         since = [value for value in since if not math.isnan(value)] or [math.nan]
-        entropy, gap, margin = (float(value) for value in behind)
-        return cls(entropy, gap, margin, min(since), math.fsum(since) / len(since))
+        known = dict(zip(DEFINITIONS, map(float, after), strict=True))
+        return cls(**known, min_logprob=min(since), mean_logprob=math.fsum(since) / len(since))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,8 @@ class Tokens:
     ids : int32, shape (tokens,)
     thinking : bool, shape (tokens,)
         Whether it lies inside a thinking block.
-    statistics : float32, shape (tokens, 4)
-        In the order of `lynxstop.core.scorer.Statistics`; NaN where unknown.
+    statistics : float32, shape (tokens, WIDTH)
+        In the order of `lynxstop.core.statistics.Statistics`; NaN where unknown.
     """
 
     ids: NDArray[np.int32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 
 class Signal(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 Embedder = Callable[[Sequence[int]], NDArray[np.float32]]
 """From the token ids of a step to a vector."""

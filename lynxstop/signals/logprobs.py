@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import UNKNOWN, Statistics
 
 
 class SinceCue:
@@ -35,7 +35,7 @@ class SinceCue:
         last = self._last
         self._total, self._count, self._least = 0.0, 0, math.nan
         if behind:
-            self.step(0, Statistics(math.nan, math.nan, math.nan, last))
+            self.step(0, UNKNOWN._replace(logprob=last))
 
     def value(self) -> float:
         """Return the lowest or the mean; NaN right behind a cue."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 
 class Position:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import Mode, Reason, Session
+from lynxstop.core.statistics import Statistics
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.follow import follow

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import UNKNOWN, Session
+from lynxstop.core.session import Session
+from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.types import Answer, Generation, Request, Sampling
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.core.statistics import NEXT
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.sampling import draw
 from lynxstop.engines.torch.statistics import bits, statistics
@@ -20,16 +21,16 @@ from lynxstop.engines.transformers.scoring import Scorer
 class Observation:
     """One step, on the host.
 
-    `tokens` has one entry per row, and so have `logprobs` and `statistics` (entropy, top gap, end margin),
-    which are empty unless they are watched; `scores` and `features` have one per row that was asked about,
-    and `features` are empty unless recording.
+    `tokens` has one entry per row, and so have `logprobs` and `statistics` (those of the next token, NEXT
+    columns), which are empty unless they are watched; `scores` and `features` have one per row that was
+    asked about, and `features` are empty unless recording.
     """
 
     tokens: list[int]
     scores: list[float]
     logprobs: list[float] = field(default_factory=list)
     features: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    statistics: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    statistics: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, NEXT), np.float32))
 
 
 class Observer:
@@ -94,7 +95,7 @@ class Observer:
         observation: dict[str, object] = {}
         if self._watch:
             observation["logprobs"], rest = rest[:rows].tolist(), rest[rows:]
-            observation["statistics"], rest = rest[: 3 * rows].reshape(rows, 3), rest[3 * rows :]
+            observation["statistics"], rest = rest[: NEXT * rows].reshape(rows, NEXT), rest[NEXT * rows :]
         if self._record and asked:
             size = self._width * asked if featured else 0
             absent = np.full((asked, self._width), np.nan, np.float32)

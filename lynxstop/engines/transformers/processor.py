@@ -12,8 +12,8 @@ from transformers import LogitsProcessor
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, CueEvent, Exit, Mode, Session
+from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.statistics import UNKNOWN, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import statistics

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, Phase, Session
+from lynxstop.core.session import Phase, Session
+from lynxstop.core.statistics import LOGPROB, UNKNOWN, Statistics, unknown
 from lynxstop.core.types import Generation, Request, Sampling, Signals, Tokens
 
 
@@ -58,12 +58,11 @@ class Row:
             self.end = min(self.end, len(self.ids) + self._answer_tokens)
             self._answer_tokens = None
 
-    def known(self, behind: NDArray[np.float32]) -> Statistics:
-        """Statistics of the last token, from the entropy, top gap and end margin behind it."""
+    def known(self, after: NDArray[np.float32]) -> Statistics:
+        """Statistics of the last token, given those of the distribution after it, shape (NEXT,)."""
         if not self.ids:
             return UNKNOWN
-        entropy, gap, margin = behind.tolist()
-        found = Statistics(entropy, gap, margin, self.logprobs[-1])
+        found = Statistics._make([*after.tolist(), self.logprobs[-1]])
         self._statistics.append(found)
         return found
 
@@ -104,8 +103,8 @@ class Row:
 
     def _tokens(self) -> Tokens:
         """All tokens; nothing is known behind the last one when a limit cut the output."""
-        found = np.full((len(self.ids), 4), np.nan, np.float32)
-        found[:, 3] = self.logprobs
+        found = unknown(len(self.ids))
+        found[:, LOGPROB] = self.logprobs
         if self._statistics:
             found[: len(self._statistics)] = self._statistics
         return Tokens(np.array(self.ids, np.int32), np.array(self._thinking, bool), found)

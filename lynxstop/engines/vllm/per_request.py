@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
+from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.statistics import UNKNOWN, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import bits
