@@ -19,7 +19,7 @@ from torch import Tensor
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode, Phase, Reason, Session
-from lynxstop.core.statistics import UNKNOWN, Statistics
+from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import bits
@@ -200,7 +200,9 @@ class PerRequestSessions:
 
     def _fetch(self, step: BatchStep, reads: list[bool], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
-        live = [(row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open]
+        live = [
+            (row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open
+        ]
         scored = [row for row, watched in live if reads[row]] if self._probe else []
         looked = [
             row
@@ -216,11 +218,11 @@ class PerRequestSessions:
             parts.append(bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
         tokens, numbers = host[: len(reads)].tolist(), host[len(reads) :].view(np.float32)
-        lines = numbers[: 4 * len(looked)].reshape(-1, 4).tolist()
+        lines = numbers[: WIDTH * len(looked)].reshape(-1, WIDTH).tolist()
         return _Known(
             tokens,
             {row: Statistics(*line) for row, line in zip(looked, lines, strict=True)},
-            dict(zip(scored, numbers[4 * len(looked) :].tolist(), strict=True)),
+            dict(zip(scored, numbers[WIDTH * len(looked) :].tolist(), strict=True)),
         )
 
     def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
