@@ -20,7 +20,7 @@ from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import exact_dtype
 from lynxstop.engines.transformers.batch import Batch, survivors
 from lynxstop.engines.transformers.eos import end_tokens
-from lynxstop.engines.transformers.exits import force_exits
+from lynxstop.engines.transformers.exits import ForcedExitInputs, force_exits
 from lynxstop.engines.transformers.observe import Observation, Observer
 from lynxstop.engines.transformers.row import Row
 from lynxstop.engines.transformers.scoring import Scorer
@@ -175,7 +175,10 @@ class TransformersEngine:
             When a cut lies outside its trace.
         """
         places = [[event.seen_at for event in g.events] for g in generations] if cuts is None else cuts
-        return force_exits(self, generations, places, sampling)
+        inputs = ForcedExitInputs(
+            self.model, self.device, self.policy.exit_ids, self.eos_ids, self.batch_size, self.uniforms
+        )
+        return force_exits(inputs, generations, places, sampling)
 
     @torch.inference_mode()
     def _generate(
