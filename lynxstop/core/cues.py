@@ -17,7 +17,7 @@ from lynxstop.core.surface import Surfaces
 from lynxstop.errors import ConfigError, TokenizerError
 
 CONFIRMED, HERE, PENDING = 1, 2, 4
-"""Flags of a token: see `lynxstop.core.watch.Seen`."""
+"""Flags of a token: see `lynxstop.core.watch.WatchStep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Patterns:
         return CueState(word, nodes, breaks), first, HERE if proved or whole else 0
 
 
-class CueMachine:
+class CueAutomaton:
     """Cue words compiled for a tokenizer.
 
     Parameters
@@ -222,7 +222,7 @@ class CueMachine:
         return self._settled[state]
 
 
-def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
+def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueAutomaton:
     """Compile a cue set for a tokenizer.
 
     Raises
@@ -243,7 +243,7 @@ def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
             f"No sequence of this tokenizer's tokens can write: {', '.join(map(repr, mute))}.",
             hint="Leave these cues out, or choose the cue set of the tokenizer's language.",
         )
-    return CueMachine(automaton, np.array([state.word for state in states], dtype=np.int32))
+    return CueAutomaton(automaton, np.array([state.word for state in states], dtype=np.int32))
 
 
 def _writable(cues: CueSet, surfaces: Surfaces) -> bool:

@@ -21,7 +21,7 @@ from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible, passes
 from lynxstop.core.statistics import UNKNOWN
-from lynxstop.core.watch import Reader, Seen, WatchState
+from lynxstop.core.watch import Reader, WatchState, WatchStep
 
 
 class Phase(enum.Enum):
@@ -220,6 +220,14 @@ class Session:
         """Whether an exit has been forced, or is being forced."""
         return self._forced is not None
 
+    @property
+    def forced_token(self) -> int | None:
+        """The token to force next, or None when the model goes on by itself."""
+        if self.phase is not _FORCING:
+            return None
+        assert self._forced is not None
+        return self.policy.exit_ids[self._forced]
+
     def read(self, token: int) -> bool:
         """Read one generated token; True when `decide` wants the score taken at this token."""
         seen = self.watch.read(self._state, token)
@@ -275,10 +283,7 @@ class Session:
                 self._hear(score)
             if self.policy.budget is not None:
                 self._watch_budget(self.policy.budget)
-        if self.phase is not _FORCING:
-            return None
-        assert self._forced is not None
-        return self.policy.exit_ids[self._forced]
+        return self.forced_token
 
     def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
         """Read thinking tokens that show nothing, and decide on the last one and on all of them but the last.
@@ -307,7 +312,7 @@ class Session:
         """End the request; nothing is decided any more."""
         self.phase = Phase.DONE
 
-    def _mark(self, seen: Seen, token: int) -> None:
+    def _mark(self, seen: WatchStep, token: int) -> None:
         """Find the decision points of all kinds that the policy asks for."""
         self._confirmed = seen.confirmed
         self._here = seen.here and bool(self._points & CUE)

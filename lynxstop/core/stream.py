@@ -32,7 +32,7 @@ _TAIL = 256
 _MEMO = 1 << 16
 
 
-class Vocabulary:
+class TextVocabulary:
     """Texts and their numbers.
 
     The number of a text follows from its bytes, so that two processes number alike: signals that compare
@@ -80,7 +80,7 @@ class StreamAutomaton:
 
     __slots__ = ("_classes", "_final", "_first", "_later", "_next", "_vocabulary")
 
-    def __init__(self, table: SymbolTable, final: NDArray[np.uint8], vocabulary: Vocabulary) -> None:
+    def __init__(self, table: SymbolTable, final: NDArray[np.uint8], vocabulary: TextVocabulary) -> None:
         self._classes: list[int] = table.classes.tolist()
         self._next: list[list[int]] = table.next.tolist()
         self._first: list[list[int]] = table.first.tolist()
@@ -100,15 +100,15 @@ class StreamAutomaton:
 
 
 class StreamCues:
-    """Cue words over texts; stands for `lynxstop.core.cues.CueMachine`.
+    """Cue words over texts; stands for `lynxstop.core.cues.CueAutomaton`.
 
     Parameters
     ----------
     cues : CueSet
-    vocabulary : Vocabulary
+    vocabulary : TextVocabulary
     """
 
-    def __init__(self, cues: CueSet, vocabulary: Vocabulary) -> None:
+    def __init__(self, cues: CueSet, vocabulary: TextVocabulary) -> None:
         patterns = Patterns(cues)
         states, table = patterns.table(_SYMBOLS)
         self.start = 0
@@ -126,9 +126,9 @@ class StreamCues:
 
 
 class StreamThinking:
-    """Thinking blocks over texts and over the two events; stands for `ThinkingMachine`."""
+    """Thinking blocks over texts and over the two events; stands for `ThinkingAutomaton`."""
 
-    def __init__(self, delimiters: Delimiters, vocabulary: Vocabulary) -> None:
+    def __init__(self, delimiters: Delimiters, vocabulary: TextVocabulary) -> None:
         marks = [Mark(tuple(text.encode()), True) for text in delimiters.open]
         marks += [Mark(tuple(text.encode()), False) for text in delimiters.close]
         marks += [Mark((INERT + 1 + OPEN,), True), Mark((INERT + 1 + CLOSE,), False)]
@@ -150,7 +150,7 @@ class StreamThinking:
 class StreamBoundaries:
     """The texts that end a sentence, a clause or a line."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TextVocabulary) -> None:
         self._vocabulary = vocabulary
         self._known: dict[int, bool] = {}
 
@@ -174,7 +174,7 @@ class StreamWatch(Reader):
     ----------
     cue_set : CueSet
     delimiters : Delimiters
-    vocabulary : Vocabulary
+    vocabulary : TextVocabulary
         Numbers the texts that a session reads.
     passing : dict
         What `passes` has found so far.
@@ -183,11 +183,11 @@ class StreamWatch(Reader):
     def __init__(self, cues: CueSet, delimiters: Delimiters) -> None:
         self.cue_set = cues
         self.delimiters = delimiters
-        self.vocabulary = Vocabulary()
-        self._machine = StreamCues(cues, self.vocabulary)
+        self.vocabulary = TextVocabulary()
+        self._cues = StreamCues(cues, self.vocabulary)
         self._patterns = tuple(_patterns(cues))
         self.thinking = StreamThinking(delimiters, self.vocabulary)
-        self.cues = self._machine
+        self.cues = self._cues
         self.boundaries = StreamBoundaries(self.vocabulary)
         self._memo = {}
         self.passing: dict[tuple[WatchState, bytes], WatchState | None] = {}
@@ -216,7 +216,7 @@ class StreamWatch(Reader):
 
     def open_cue(self, state: int) -> bool:
         """Say whether a cue may be under way in this state of the cues."""
-        return self._machine.under_way(state)
+        return self._cues.under_way(state)
 
     def cue_start(self, texts: Sequence[bytes], index: int) -> tuple[int, int]:
         """Find where the cue begins that ends in the text at `index`.

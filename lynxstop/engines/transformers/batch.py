@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lynxstop.engines.transformers.cache import growing_cache, is_windowed
 
 
-class Batch:
+class PaddedBatch:
     """A left-padded batch; rows can leave it or be repeated.
 
     Parameters

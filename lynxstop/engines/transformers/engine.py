@@ -18,12 +18,12 @@ from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import exact_dtype
-from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.batch import PaddedBatch, survivors
 from lynxstop.engines.transformers.eos import end_tokens
 from lynxstop.engines.transformers.exits import ForcedExitInputs, force_exits
 from lynxstop.engines.transformers.observe import Observation, Observer
 from lynxstop.engines.transformers.row import Row
-from lynxstop.engines.transformers.scoring import Scorer
+from lynxstop.engines.transformers.scoring import ProbeScorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError
 
@@ -214,9 +214,9 @@ class TransformersEngine:
     ) -> Iterator[Generation]:
         rows = [Row(request, self._session(request), sampling) for request in requests]
         numbers = self.uniforms(requests, sampling)
-        batch = Batch(self.model, self.device)
+        batch = PaddedBatch(self.model, self.device)
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
-        scorer = None if taps is None else Scorer(taps, self._probe)
+        scorer = None if taps is None else ProbeScorer(taps, self._probe)
         end_token = self.policy.exit_ids[0]
         watch = record or (self.policy.rule is not None and self.policy.rule.statistics)
         observer = Observer(scorer, width=self.width, end_token=end_token, record=record, watch=watch)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lynxstop.core.types import Answer, Generation, Request, Sampling
-from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.batch import PaddedBatch, survivors
 from lynxstop.engines.transformers.observe import Observer
 from lynxstop.errors import ConfigError
 
@@ -101,9 +101,9 @@ def _groups(
 
 def _prefill(
     inputs: ForcedExitInputs, generations: Sequence[Generation], exits: Sequence[_Exit]
-) -> tuple[Batch, Tensor]:
+) -> tuple[PaddedBatch, Tensor]:
     """Read the prefixes of all exits and the exit tokens behind them; return the logits behind those."""
-    batch = Batch(inputs.model, inputs.device)
+    batch = PaddedBatch(inputs.model, inputs.device)
     forced = list(inputs.exit_ids)
 
     def prefix(exit: _Exit) -> list[int]:

@@ -16,7 +16,7 @@ from lynxstop.extras import need
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """An engine and what it was made from."""
 
     engine: TransformersEngine
@@ -36,7 +36,7 @@ def load_engine(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Load a model folder.
 
     Parameters
@@ -91,7 +91,7 @@ def load_engine(
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
     )
-    return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
+    return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
 
 
 def _layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from lynxstop.core.statistics import NEXT
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.sampling import draw
 from lynxstop.engines.torch.statistics import bits, statistics
-from lynxstop.engines.transformers.scoring import Scorer
+from lynxstop.engines.transformers.scoring import ProbeScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Observer:
 
     Parameters
     ----------
-    scorer : Scorer or None
+    scorer : ProbeScorer or None
         Where features and scores come from; None when nobody needs any.
     width : int
         Number of features.
@@ -51,7 +51,7 @@ class Observer:
     """
 
     def __init__(
-        self, scorer: Scorer | None, *, width: int, end_token: int, record: bool, watch: bool = False
+        self, scorer: ProbeScorer | None, *, width: int, end_token: int, record: bool, watch: bool = False
     ) -> None:
         self._scorer = scorer
         self._width = width

@@ -18,12 +18,12 @@ from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import statistics
 from lynxstop.engines.transformers.eos import end_tokens
-from lynxstop.engines.transformers.scoring import Scorer
+from lynxstop.engines.transformers.scoring import ProbeScorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError, ModelError
 
 
-class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
+class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     """A logits processor that stops thinking, for ``model.generate(..., logits_processor=[processor])``.
 
     Greedy decoding and sampling, left-padded batches and several returned sequences are served; every call of
@@ -71,7 +71,9 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self._taps = None if probe is None else Taps(model, probe.layers)
         device = next(model.parameters()).device
         self._scorer = (
-            None if probe is None or self._taps is None else Scorer(self._taps, DeviceProbe(probe, device))
+            None
+            if probe is None or self._taps is None
+            else ProbeScorer(self._taps, DeviceProbe(probe, device))
         )
         self._hook = model.register_forward_pre_hook(self._before_pass, with_kwargs=True)
         self.reset()
@@ -106,7 +108,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         if self._taps is not None:
             self._taps.close()
 
-    def __enter__(self) -> LynxStopProcessor:
+    def __enter__(self) -> EarlyExitProcessor:
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from lynxstop.engines.transformers.taps import Taps
 logger = logging.getLogger(__name__)
 
 
-class Scorer:
+class ProbeScorer:
     """Taps and probe together; what fails is counted and logged once, never raised.
 
     Parameters

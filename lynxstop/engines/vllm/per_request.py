@@ -159,7 +159,7 @@ class PerRequestSessions:
             if watched is None:
                 continue
             if not reads[row]:
-                if (token := watched.session.decide() if watched.session.stopped else None) is not None:
+                if (token := watched.session.forced_token) is not None:
                     self._forced[row] = token
             elif self._read(row, watched, known):
                 self._follow(row, slots[row], watched, row in known.statistics, logits)
@@ -228,7 +228,7 @@ class PerRequestSessions:
     def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
         session, token = watched.session, known.tokens[row]
-        wanted = session.decide() if session.phase is _FORCING else None
+        wanted = session.forced_token
         points, stopped = len(session.events), session.exit
         watched.fresh = False
         asked = session.read(token)
