@@ -1,4 +1,4 @@
-"""What a request may be stopped by: certified levels, guards and the tokens of a forced exit."""
+"""The stop policy: certified levels, guards and the tokens of a forced exit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lynxstop.core.scorer import ScorerFactory
 from lynxstop.errors import ConfigError
 
 ExitSide = Literal["after", "before"]
-"""Where a forced exit cuts the text: behind the token that settles the cue, or before the cue's word."""
+"""Where a forced exit cuts the text: after the token that confirms the cue, or before the cue's word."""
 
 
 @dataclass(frozen=True, slots=True)

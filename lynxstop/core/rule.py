@@ -1,7 +1,6 @@
 """The stop rule: the one place where a stop is decided.
 
-The scalar form serves the per-request session, the array form serves replay; a property test holds
-them equal.
+The session uses the scalar form, replay the array form; a property test checks that they agree.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from lynxstop.core.watch import Reader, WatchState, WatchStep
 
 
 class Phase(enum.Enum):
-    """Where a request stands."""
+    """Phase of a request."""
 
     WAITING = "waiting"
     """No thinking block is open yet."""
@@ -56,18 +56,18 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CueEvent:
-    """A decision point: most often a cue that was seen whole.
+    """A decision point, such as a cue that was confirmed as a whole word.
 
     Parameters
     ----------
     index : int
         Index, in the generated tokens, of the token that completes the cue: features are taken there.
     seen_at : int
-        Index of the token that proved the right word boundary; an exit is forced behind it.
+        Index of the token that proved the right word boundary; an exit is forced after it.
     position : int
         Thinking tokens up to and including `index`.
     score : float
-        Logit of the probe, or the score of the policy's rule; NaN where nobody scored it.
+        Logit of the probe, or the score of the policy's rule; NaN where it was not scored.
     eligible : bool
         False when a guard (minimum tokens, cooldown) kept it from being decided on.
     kind : int
@@ -99,7 +99,7 @@ class _Candidate(NamedTuple):
     position: int
     score: float
     seen: Any
-    """What the policy's rule kept at the token."""
+    """Snapshot of the policy's rule at the token."""
 
 
 class Session:
@@ -108,7 +108,7 @@ class Session:
     Parameters
     ----------
     watch : Reader
-        Compiled machines of the tokenizer.
+        Cue and thinking automata compiled for the tokenizer.
     policy : StopPolicy
         Guards, levels and exit tokens.
     prompt_ids : iterable of int
@@ -206,13 +206,13 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether the last token was thinking that shows nothing, and nothing before it is unsettled."""
+        """Whether the last token was thinking, no decision point, and no earlier cue is unconfirmed."""
         showed = self._candidate or self._confirmed or self._unsettled or self._pending is not None
         return self._thought and not showed
 
     @property
     def state(self) -> WatchState:
-        """Where the watch stands behind the last token."""
+        """State of the watch after the last token."""
         return self._state
 
     @property
@@ -222,14 +222,14 @@ class Session:
 
     @property
     def forced_token(self) -> int | None:
-        """The token to force next, or None when the model goes on by itself."""
+        """The token to force next, or None when the model continues freely."""
         if self.phase is not _FORCING:
             return None
         assert self._forced is not None
         return self.policy.exit_ids[self._forced]
 
     def read(self, token: int) -> bool:
-        """Read one generated token; True when `decide` wants the score taken at this token."""
+        """Read one generated token; True when `decide` needs the score at this token."""
         seen = self.watch.read(self._state, token)
         self._state = seen.state
         self.tokens += 1
@@ -261,43 +261,44 @@ class Session:
         return self._candidate
 
     def decide(self, score: float | None = None, statistics: Any = UNKNOWN) -> int | None:
-        """Decide on what the last token showed, and record it.
+        """Decide at the last token, and record decision points and the exit.
 
         Parameters
         ----------
         score : float, optional
-            Logit taken at the last token, when `read` asked for it.
+            Logit at the last token, when `read` returned True.
         statistics : Statistics
-            Known behind the last token; wanted at every token when the policy's rule says so. The session
-            only hands it to the rule.
+            Of the last token; needed at every token when `policy.rule.statistics` is True. The session
+            only passes it to the rule.
 
         Returns
         -------
         int or None
-            The token to force next, or None when the model goes on by itself.
+            The token to force next, or None when the model continues freely.
         """
         if self._forced is None and self.phase is _THINKING:
             if self._scorer is not None and self._thought:
                 self._scorer.step(self._token, statistics)
             if self._candidate or self._pending is not None:
-                self._hear(score)
+                self._observe(score)
             if self.policy.budget is not None:
                 self._watch_budget(self.policy.budget)
         return self.forced_token
 
     def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
-        """Read thinking tokens that show nothing, and decide on the last one and on all of them but the last.
+        """Read thinking tokens without decision points at once; the next call decides on the last of them.
 
-        The same as `decide` and `read` for each in turn, where the session is `idle`, no token shows a
-        decision point or a part of one, none is a decision point by its place, and no budget ends here.
+        Equivalent to `decide` and `read` for each in turn. The caller makes sure that the session is `idle`,
+        that no token holds a decision point or a part of one, or is one by its position, and that no budget
+        is reached.
 
         Parameters
         ----------
         tokens : sequence of int
         statistics : iterable
-            Known behind the last token before them, and behind each but the last; see `decide`.
+            Of the last token before them, and of each of them except the last; see `decide`.
         state : WatchState
-            Where the watch stands behind them.
+            State of the watch after them.
         """
         if self._scorer is not None and tokens:
             step = self._scorer.step
@@ -309,11 +310,11 @@ class Session:
         self.thinking_tokens += len(tokens)
 
     def finish(self) -> None:
-        """End the request; nothing is decided any more."""
+        """End the request; later tokens are ignored."""
         self.phase = Phase.DONE
 
     def _mark(self, seen: WatchStep, token: int) -> None:
-        """Find the decision points of all kinds that the policy asks for."""
+        """Find the decision points of the kinds in `policy.points` at this token."""
         self._confirmed = seen.confirmed
         self._here = seen.here and bool(self._points & CUE)
         self._unsettled = seen.pending and bool(self._points & CUE)
@@ -324,8 +325,8 @@ class Session:
             self._marks |= INTERVAL
         self._candidate = self._here or self._unsettled or self._marks > 0
 
-    def _hear(self, score: float | None) -> None:
-        """Settle the cue that was pending, and what may have been completed."""
+    def _observe(self, score: float | None) -> None:
+        """Settle the pending cue, then the decision points that the last token completes."""
         if self._confirmed and self._pending is not None:
             self._settle(self._pending, CUE)
         self._pending = None

@@ -88,7 +88,7 @@ def _template_text(template: Any) -> str:
 class _State(NamedTuple):
     inside: bool
     matches: frozenset[tuple[int, int]]
-    """(delimiter, symbols matched) of the delimiters under way."""
+    """(delimiter, symbols matched) of partly matched delimiters."""
 
 
 class Mark(NamedTuple):

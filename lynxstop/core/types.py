@@ -1,4 +1,4 @@
-"""What every engine takes and gives back."""
+"""Requests, sampling, generations and answers: the data types shared by all engines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 1024
     answer_tokens: int = 64
-    """Limit of tokens behind the end of thinking."""
+    """Limit of tokens after the end of thinking."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Signals:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What was recorded of every generated token, from which signals are replayed.
+    """The record of every generated token, from which signals are replayed.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Tokens:
 
 @dataclass(slots=True)
 class Generation:
-    """What came of a request.
+    """The result of a request.
 
     `output_ids` holds the generated tokens without the end-of-sequence token, forced tokens included.
     `finish` is "stop" or "length". When recording, `features` has shape (events, width) and `signals` one
@@ -125,25 +125,25 @@ class Generation:
     tokens: Tokens | None = None
     """Statistics of all tokens; filled when recording."""
     exit_positions: list[int] | None = None
-    """Thinking tokens at an exit forced at each event; None where exits are forced behind `seen_at`."""
+    """Thinking tokens at an exit forced at each event; None where exits are forced after `seen_at`."""
     prompt_tokens: int | None = None
     """Tokens of the prompt, where `request` does not hold them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer decoded behind an exit forced in a recorded trace.
+    """The answer decoded after an exit forced in a recorded trace.
 
     Parameters
     ----------
     ids : tuple of int
-        Answer tokens behind the exit tokens, without the end-of-sequence token.
+        Answer tokens after the exit tokens, without the end-of-sequence token.
     logprobs : tuple of float
         Log-probability of each of them, in nats, before temperature.
     finish : str
         "stop", or "length" when a limit cut it.
     first_entropy : float
-        Entropy of the distribution behind the exit tokens, in nats.
+        Entropy of the distribution after the exit tokens, in nats.
     """
 
     ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What is watched in a token stream: thinking blocks and cues, compiled once and shared by all requests."""
+"""Thinking blocks and cues in a token stream: compiled once, shared by all requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lynxstop.errors import TokenizerError
 
 
 class WatchState(NamedTuple):
-    """Where both machines stand after a prefix of the stream."""
+    """States of the two automata after a prefix of the stream."""
 
     thinking: int
     cue: int
@@ -24,11 +24,11 @@ _SHOWN = [(bool(f & CONFIRMED), bool(f & HERE), bool(f & PENDING)) for f in rang
 
 
 _MEMO = 1 << 16
-"""Steps that are remembered: text keeps to few states and tokens, and a look-up costs a tenth of a step."""
+"""Steps that are cached: a text visits few states and tokens, and a look-up costs a tenth of a step."""
 
 
 class WatchStep(NamedTuple):
-    """What one token showed.
+    """The result of reading one token.
 
     `confirmed`: the cue completed by an earlier token is now known to be a whole word.
     `here`: this token completes a cue and proves its right boundary itself.
@@ -43,7 +43,7 @@ class WatchStep(NamedTuple):
 
 
 class ThinkingSteps(Protocol):
-    """What reads thinking blocks: `ThinkingAutomaton`, or its form over texts."""
+    """Tracks thinking blocks: `ThinkingAutomaton`, or its form over texts."""
 
     start: int
     opened: int
@@ -56,7 +56,7 @@ class ThinkingSteps(Protocol):
 
 
 class CueSteps(Protocol):
-    """What reads cues: `CueAutomaton`, or its form over texts."""
+    """Finds cues: `CueAutomaton`, or its form over texts."""
 
     start: int
 
@@ -69,7 +69,7 @@ class CueSteps(Protocol):
 
 
 class Reader:
-    """How the two machines read a stream together; see `Watch`."""
+    """Both automata reading one stream; see `Watch`."""
 
     __slots__ = ()
 
@@ -110,7 +110,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Watch(Reader):
-    """The two token-level machines of a tokenizer, and its boundary tokens."""
+    """The two automata compiled for a tokenizer, and its boundary tokens."""
 
     thinking: ThinkingAutomaton
     cues: CueAutomaton
@@ -127,9 +127,9 @@ def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch
     Parameters
     ----------
     tokenizer : object
-        See `lynxstop.core.surface.token_surfaces` for the kinds that are understood.
+        See `lynxstop.core.surface.token_surfaces` for the supported kinds.
     cues : CueSet
-        What makes a cue.
+        The cues to look for.
     delimiters : Delimiters
         What opens and closes a thinking block; `lynxstop.core.thinking.detect_delimiters` finds them.
 
@@ -150,7 +150,7 @@ def check_exit(watch: Watch, exit_ids: Iterable[int]) -> None:
     Raises
     ------
     TokenizerError
-        When a thinking block is still open behind them.
+        When a thinking block is still open after them.
     """
     state = watch.thinking.opened
     for token in exit_ids:

@@ -9,7 +9,7 @@ from lynxstop.signals.base import Plain
 
 
 class SureRun(Plain):
-    """Length of the present run of tokens whose entropy is below a cut.
+    """Length of the current run of tokens whose entropy is below a cut.
 
     Parameters
     ----------

@@ -33,5 +33,5 @@ def statistics(logprobs: Tensor, end_token: int) -> Tensor:
 
 
 def bits(values: Tensor) -> Tensor:
-    """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
+    """Flatten float32 numbers to int32 of the same bits, to be copied together with token ids."""
     return values.contiguous().view(torch.int32).flatten()

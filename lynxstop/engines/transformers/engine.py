@@ -31,20 +31,20 @@ OnToken = Callable[[Request, int], None]
 Progress = Callable[[int, int], None]
 
 DEFAULT_BATCH = 128
-"""Rows that run at once, unless told otherwise."""
+"""Default number of rows that run at once."""
 
 
 class TransformersEngine:
-    """Runs requests through a model, stopping each where its session says so.
+    """Generates requests in batches, each stopped where its session decides.
 
     Parameters
     ----------
     model : torch.nn.Module
         A ``*ForCausalLM`` of transformers; it is put into evaluation mode.
     tokenizer : object
-        Its tokenizer; asked only for the end-of-sequence token.
+        Its tokenizer; only its end-of-sequence token is used.
     watch : Watch
-        Machines compiled for the tokenizer.
+        Cue and thinking automata compiled for the tokenizer.
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
@@ -59,7 +59,7 @@ class TransformersEngine:
     Attributes
     ----------
     failures : int
-        Cues whose scoring failed or was not finite; their requests went on as if unwatched.
+        Cues whose scoring failed or was not finite; their requests continue without being stopped there.
 
     Raises
     ------
@@ -151,7 +151,7 @@ class TransformersEngine:
         sampling: Sampling,
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
-        """Decode, for recorded traces, the answers of exits forced behind given tokens.
+        """Decode, for recorded traces, the answers of exits forced after given tokens.
 
         An answer is the one a live exit would have given: same exit tokens, uniform numbers and limits.
 
@@ -162,7 +162,7 @@ class TransformersEngine:
         sampling : Sampling
             As they were generated with.
         cuts : sequence of sequence of int, optional
-            For each trace the indices of the tokens behind which to exit; `seen_at` of its events when None.
+            For each trace the indices of the tokens after which to exit; `seen_at` of its events when None.
 
         Returns
         -------
@@ -223,9 +223,9 @@ class TransformersEngine:
         try:
             logits = batch.prefill([request.prompt_ids for request in requests])
             while True:
-                asked = [place for place, row in enumerate(rows) if row.wanted]
-                seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, asked)
-                forced = _decide(rows, asked, seen, record, watch)
+                scored = [place for place, row in enumerate(rows) if row.wanted]
+                seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, scored)
+                forced = _decide(rows, scored, seen, record, watch)
                 logprobs = observer.logprobs(seen, forced)
                 leaving: set[int] = set()
                 for place, row in enumerate(rows):
@@ -263,12 +263,12 @@ class TransformersEngine:
 
 
 def _decide(
-    rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool, watch: bool
+    rows: Sequence[Row], scored: Sequence[int], seen: Observation, record: bool, watch: bool
 ) -> dict[int, int]:
     """Let every session decide on the token it read last; return the tokens forced next, by row."""
-    scores = dict(zip(asked, seen.scores, strict=True))
+    scores = dict(zip(scored, seen.scores, strict=True))
     if record:
-        for rank, place in enumerate(asked):
+        for rank, place in enumerate(scored):
             rows[place].hold(seen.features[rank], seen.statistics[place])
     forced: dict[int, int] = {}
     for place, row in enumerate(rows):

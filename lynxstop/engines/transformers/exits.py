@@ -102,7 +102,7 @@ def _groups(
 def _prefill(
     inputs: ForcedExitInputs, generations: Sequence[Generation], exits: Sequence[_Exit]
 ) -> tuple[PaddedBatch, Tensor]:
-    """Read the prefixes of all exits and the exit tokens behind them; return the logits behind those."""
+    """Read the prefixes of all exits and the exit tokens after them; return the logits after those."""
     batch = PaddedBatch(inputs.model, inputs.device)
     forced = list(inputs.exit_ids)
 

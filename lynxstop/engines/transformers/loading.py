@@ -1,4 +1,4 @@
-"""Load a model folder into an engine, with a bundle to serve or a recipe to record by."""
+"""Load a model folder into an engine, with a bundle to serve or a recipe to record with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lynxstop.extras import need
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """An engine and what it was made from."""
+    """An engine, and the tokenizer, setup and fingerprint of its model."""
 
     engine: TransformersEngine
     tokenizer: Any
@@ -54,7 +54,7 @@ def load_engine(
     Raises
     ------
     ModelError
-        When the folder cannot be loaded or the model cannot be watched.
+        When the folder cannot be loaded, or the hidden states of the model cannot be read.
     FingerprintError
         When the bundle belongs to another model.
     ConfigError

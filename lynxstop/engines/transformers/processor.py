@@ -34,7 +34,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     model : torch.nn.Module
         The model whose `generate` is called.
     watch : Watch
-        Machines compiled for its tokenizer.
+        Cue and thinking automata compiled for its tokenizer.
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
@@ -90,7 +90,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
 
     @property
     def failures(self) -> int:
-        """Cues whose scoring failed; their requests went on as if unwatched."""
+        """Cues whose scoring failed; their requests continue without being stopped there."""
         return 0 if self._scorer is None else self._scorer.failures
 
     def reset(self) -> None:
@@ -126,12 +126,12 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         if self._fresh or input_ids.shape != (len(self._sessions), self._width + 1):
             _refuse_beams(scores)
             self._start(input_ids)
-            asked: list[int] = []
+            scored: list[int] = []
         else:
-            asked = self._read(input_ids[:, -1].tolist())
+            scored = self._read(input_ids[:, -1].tolist())
         self._width = input_ids.shape[1]
         self._fresh = self._passed = False
-        values = self._score(asked)
+        values = self._score(scored)
         known = self._know(input_ids, scores)
         forced = {}
         for row, session in enumerate(self._sessions):
@@ -141,7 +141,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         return _force(scores, forced) if forced else scores
 
     def _know(self, input_ids: Tensor, scores: Tensor) -> list[Statistics]:
-        """Statistics behind the last tokens, when the policy's rule wants them."""
+        """Statistics of the last tokens, when the policy's rule needs them."""
         if self._policy.rule is None or not self._policy.rule.statistics:
             return []
         before, self._logprobs = self._logprobs, scores.float().log_softmax(dim=-1)
@@ -180,23 +180,23 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         ]
 
     def _read(self, tokens: list[int]) -> list[int]:
-        asked = []
+        scored = []
         for row, (session, token) in enumerate(zip(self._sessions, tokens, strict=True)):
             if token in self._eos_ids:
                 session.finish()
             elif session.read(token):
-                asked.append(row)
-        return asked
+                scored.append(row)
+        return scored
 
-    def _score(self, asked: list[int]) -> dict[int, float]:
-        if not asked or self._scorer is None:
+    def _score(self, scored: list[int]) -> dict[int, float]:
+        if not scored or self._scorer is None:
             return {}
-        _, scores = self._scorer.score(torch.tensor(asked))
+        _, scores = self._scorer.score(torch.tensor(scored))
         if scores is None:
             return {}
         values: list[float] = scores.tolist()
         self._scorer.check(values)
-        return dict(zip(asked, values, strict=True))
+        return dict(zip(scored, values, strict=True))
 
 
 def _force(scores: Tensor, forced: dict[int, int]) -> Tensor:
@@ -217,6 +217,6 @@ def _refuse_beams(scores: Tensor) -> None:
 
 
 def _without_padding(prompt: list[int], pad_id: int | None) -> list[bool]:
-    """True behind the padding on the left."""
+    """Mask of a left-padded prompt: True from the first token that is not padding."""
     start = next((place for place, token in enumerate(prompt) if token != pad_id), len(prompt))
     return [place >= start for place in range(len(prompt))]
