@@ -47,7 +47,12 @@ def certificate_1_to_2(content: Content) -> Content:
     return content | {"fingerprint": _ids(rests_on)} if isinstance(rests_on, dict) else content
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2, _ids)
+def policy_3_to_4(content: Content) -> Content:
+    """Leave out no decision points."""
+    return content | {"stride": 1, "max_points": None}
+
+
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4)
 META: tuple[Step, ...] = (meta_1_to_2, _ids)
 CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2,)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import eligible, passes
+from lynxstop.core.rule import Eligibility, passes
 from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.watch import Reader, WatchState, WatchStep
 
@@ -69,7 +69,8 @@ class CueEvent:
     score : float
         Logit of the probe, or the score of the policy's rule; NaN where it was not scored.
     eligible : bool
-        False when a guard (minimum tokens, cooldown) kept it from being decided on.
+        False when a guard of the policy excludes it: no exit is decided there; see
+        `lynxstop.core.rule.Eligibility`.
     kind : int
         What it is, bits of `lynxstop.core.points`.
     """
@@ -140,8 +141,8 @@ class Session:
         "_candidate",
         "_confirmed",
         "_forced",
+        "_guards",
         "_here",
-        "_last_eligible",
         "_marks",
         "_pending",
         "_points",
@@ -182,7 +183,7 @@ class Session:
         self._state = watch.start(prompt_ids)
         self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
         self._forced: int | None = None
-        self._last_eligible: int | None = None
+        self._guards = Eligibility(policy)
         self._pending: _Candidate | None = None
         self._confirmed = False
         self._here = False
@@ -342,10 +343,8 @@ class Session:
         self._confirmed = self._here = self._candidate = self._unsettled = False
 
     def _settle(self, point: _Candidate, kind: int) -> None:
-        ready = eligible(self.policy, point.position, self._last_eligible)
+        ready = self._guards.admit(point.position)
         score = point.score
-        if ready:
-            self._last_eligible = point.position
         if self._scorer is not None:
             score = self._scorer.score(point.seen) if ready else math.nan
             if kind & CUE:

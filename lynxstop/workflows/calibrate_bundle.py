@@ -16,6 +16,7 @@ from lynxstop.artifacts.bundle import Bundle, CertifiedLevel, Policy
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
+from lynxstop.artifacts.policy import LATER_SETTINGS
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.run import Calibration, Together, calibrate
@@ -269,9 +270,8 @@ def served_as(policy: Policy) -> dict[str, Any]:
     """Everything a certificate of this bundle depends on, as plain JSON."""
     names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
     dumped = policy.model_dump(mode="json")
-    further = {"rule": None, "cut": "after"}
     return {name: dumped[name] for name in names} | {
-        name: dumped[name] for name, usual in further.items() if dumped[name] != usual
+        name: dumped[name] for name, usual in LATER_SETTINGS.items() if dumped[name] != usual
     }
 
 

@@ -155,7 +155,14 @@ def test_an_uncertified_risk_is_refused(words):
 texts = st.lists(
     st.sampled_from([" a", " wait", ",", "er", " hmm.", "\n\n", "</think>", "<think>"]), max_size=30
 )
-guards = st.fixed_dictionaries({"min_tokens": st.integers(0, 5), "cooldown": st.integers(0, 5)})
+guards = st.fixed_dictionaries(
+    {
+        "min_tokens": st.integers(0, 5),
+        "cooldown": st.integers(0, 5),
+        "stride": st.integers(1, 3),
+        "max_points": st.none() | st.integers(1, 3),
+    }
+)
 
 
 @given(texts, guards, st.lists(st.sampled_from([0.0, 1.0, 1.5, 3.0]), min_size=30, max_size=30))

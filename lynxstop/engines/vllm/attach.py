@@ -128,7 +128,7 @@ def make_sessions(served: Any, device: Any, slots: int) -> Any:
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
-    if policy.rule is None and policy.points == CUE:
+    if policy.rule is None and policy.points == CUE and not policy.thinned:
         return DeviceSessions(served.automaton, policy, served.probe, device, slots, served.closed)
     record = served.settings.record is not None
     return PerRequestSessions(
