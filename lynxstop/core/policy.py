@@ -64,6 +64,9 @@ class StopPolicy:
         Eligible decision points of a request at most.
     budget : int, optional
         Thinking tokens after which an exit is forced whatever the score.
+    loop_guard : int, optional
+        Copies of one passage in a row after which an exit is forced; see `lynxstop.core.loops.LoopGuard`. No
+        certificate covers these exits. None never looks for loops.
     points : int
         Kinds of decision points, bits of `lynxstop.core.points`.
     every : int
@@ -87,6 +90,7 @@ class StopPolicy:
     rule: ScorerFactory | None = None
     stride: int = 1
     max_points: int | None = None
+    loop_guard: int | None = None
 
     def __post_init__(self) -> None:
         if not self.exit_ids:
@@ -95,6 +99,8 @@ class StopPolicy:
             raise ConfigError("min_tokens and cooldown are counts of tokens: 0 or more.")
         if self.stride < 1 or (self.max_points is not None and self.max_points < 1):
             raise ConfigError("stride and max_points are counts of decision points: 1 or more.")
+        if self.loop_guard is not None and self.loop_guard < 2:
+            raise ConfigError("A loop guard needs 2 repeats or more.")
         if self.budget is not None and self.budget < 1:
             raise ConfigError("A thinking budget is at least 1 token.")
         if not 0 < self.points <= ALL or self.every < 0 or bool(self.points & INTERVAL) != (self.every > 0):

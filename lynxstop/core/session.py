@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lynxstop.core.loops import LoopGuard
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import Eligibility, passes
@@ -52,6 +53,8 @@ class Reason(enum.StrEnum):
 
     SCORE = "score"
     BUDGET = "budget"
+    LOOP = "loop"
+    """The thinking repeated itself; see `lynxstop.core.loops`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class CueEvent:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A decided stop: the reason, the cue's ordinal among the events (-1: a budget), and the comparison."""
+    """A decided stop: the reason, the cue's ordinal among the events (-1: no cue), and the comparison."""
 
     reason: Reason
     cue: int
@@ -93,6 +96,11 @@ class Exit:
     thinking_tokens: int
     score: float
     threshold: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificates of a bundle cover exits of this reason."""
+        return self.reason in (Reason.SCORE, Reason.BUDGET)
 
 
 class _Candidate(NamedTuple):
@@ -143,6 +151,8 @@ class Session:
         "_forced",
         "_guards",
         "_here",
+        "_loop",
+        "_looping",
         "_marks",
         "_pending",
         "_points",
@@ -194,6 +204,8 @@ class Session:
         self._scorer = None if policy.rule is None else policy.rule.start()
         self._thought = False
         self._token = -1
+        self._loop = None if policy.loop_guard is None else LoopGuard(policy.loop_guard)
+        self._looping = False
 
     @property
     def was_thinking(self) -> bool:
@@ -207,7 +219,12 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether the last token was thinking, no decision point, and no earlier cue is unconfirmed."""
+        """Whether the last token was thinking, no decision point, and no earlier cue is unconfirmed.
+
+        Never with a loop guard, which may decide at any token.
+        """
+        if self._loop is not None:
+            return False
         showed = self._candidate or self._confirmed or self._unsettled or self._pending is not None
         return self._thought and not showed
 
@@ -248,12 +265,16 @@ class Session:
             return False
         if phase is not _THINKING:
             self.phase = _THINKING
+            if self._loop is not None:
+                self._loop.reset()
             return False
         self.thinking_tokens += 1
         self._thought = True
         if self._forced is not None:
             return False
         self._token = token
+        if self._loop is not None and self.exit is None:
+            self._looping = self._loop.read(token)
         if self._points == CUE:
             self._confirmed, self._here, self._unsettled = seen.confirmed, seen.here, seen.pending
             self._candidate = seen.here or seen.pending
@@ -282,8 +303,11 @@ class Session:
                 self._scorer.step(self._token, statistics)
             if self._candidate or self._pending is not None:
                 self._observe(score)
-            if self.policy.budget is not None:
-                self._watch_budget(self.policy.budget)
+            if self._looping and self.exit is None:
+                self._limit(Reason.LOOP)
+            budget = self.policy.budget
+            if budget is not None and self.thinking_tokens >= budget and not self.stopped:
+                self._limit(Reason.BUDGET)
         return self.forced_token
 
     def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
@@ -355,12 +379,12 @@ class Session:
             if self.mode is Mode.STOP:
                 self._force()
 
-    def _watch_budget(self, budget: int) -> None:
-        if self.thinking_tokens >= budget and not self.stopped:
-            if self.exit is None:
-                self._record(Reason.BUDGET, -1, math.nan)
-            if self.mode is Mode.STOP:
-                self._force()
+    def _limit(self, reason: Reason) -> None:
+        """Exit whatever the score."""
+        if self.exit is None:
+            self._record(reason, -1, math.nan)
+        if self.mode is Mode.STOP:
+            self._force()
 
     def _record(self, reason: Reason, cue: int, score: float) -> None:
         self.exit = Exit(reason, cue, self.tokens - 1, self.thinking_tokens, score, self._threshold)
