@@ -55,6 +55,8 @@ class Reason(enum.StrEnum):
     BUDGET = "budget"
     LOOP = "loop"
     """The thinking repeated itself; see `lynxstop.core.loops`."""
+    END = "end_of_text"
+    """The model ended its text while it was still thinking; see `Session.close_thinking`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,22 @@ class Session:
         self._token = tokens[-1] if tokens else self._token
         self.tokens += len(tokens)
         self.thinking_tokens += len(tokens)
+
+    def close_thinking(self) -> int | None:
+        """Force an exit where the model ends its text although it is still thinking.
+
+        For engines that can replace an end-of-sequence token before it counts: call it between `decide` and
+        `read`, and read the token returned instead. No certificate covers these exits.
+
+        Returns
+        -------
+        int or None
+            The token to force; None when the text ends: no thinking block is open, an exit was forced before,
+            or the mode is shadow, which only records.
+        """
+        if self.phase is _THINKING and self.inside and self._forced is None:
+            self._limit(Reason.END)
+        return self.forced_token
 
     def finish(self) -> None:
         """End the request; later tokens are ignored."""

@@ -183,3 +183,32 @@ def test_a_stopped_run_is_the_full_run_cut_at_the_replayed_exit(words, texts, gu
         seen_at = full.events[replayed].seen_at
         assert out[: seen_at + 1] == ids[: seen_at + 1]
         assert out[seen_at + 1 : seen_at + 4] == list(stop.exit_ids)[: len(out) - seen_at - 1]
+
+
+def test_an_end_inside_thinking_is_closed_once(words):
+    # given thinking, then an answer
+    session = Session(words.watch, policy(words), words.ids("<think>"))
+    run(session, words.ids(" a", " wait"))
+    # when the model ends its text
+    out = [session.close_thinking()]
+    while out[-1] is not None:
+        session.read(out[-1])
+        out.append(session.decide())
+    # then the exit is forced, and a second end is one
+    assert out == [*policy(words).exit_ids, None]
+    assert (session.exit.reason, session.exit.thinking_tokens, session.phase) == (
+        Reason.END,
+        2,
+        Phase.ANSWERING,
+    )
+    assert session.close_thinking() is None
+    run(session, words.ids("<think>", " a"))
+    assert session.close_thinking() is None
+    assert not session.exit.certified
+
+
+@pytest.mark.parametrize("prompt", [[], ["<think>", "</think>"]])
+def test_an_end_outside_of_thinking_is_the_end(words, prompt):
+    session = Session(words.watch, policy(words), words.ids(*prompt))
+    assert session.close_thinking() is None
+    assert session.exit is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +55,9 @@ class TransformersEngine:
         Where to run; where the model is when None.
     batch_size : int
         Rows that run at once.
+    close_open_thinking : bool
+        When the model ends its text inside a thinking block, force the policy's exit tokens and let it
+        answer. Such an exit has the reason `end_of_text`, and no certificate covers it.
 
     Attributes
     ----------
@@ -82,6 +85,7 @@ class TransformersEngine:
         layers: Sequence[int] | None = None,
         device: str | torch.device | None = None,
         batch_size: int = DEFAULT_BATCH,
+        close_open_thinking: bool = False,
     ) -> None:
         if probe is not None and layers is not None and tuple(layers) != probe.layers:
             raise ConfigError(f"The probe reads layers {probe.layers}, not {tuple(layers)}.")
@@ -94,6 +98,7 @@ class TransformersEngine:
         self.probe = probe
         self.layers = probe.layers if probe is not None else tuple(layers or ())
         self.batch_size = batch_size
+        self.close_open_thinking = close_open_thinking
         self.failures = 0
         self.eos_ids = end_tokens(model, tokenizer)
         config = model.config.get_text_config()
@@ -226,6 +231,8 @@ class TransformersEngine:
                 scored = [place for place, row in enumerate(rows) if row.wanted]
                 seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, scored)
                 forced = _decide(rows, scored, seen, record, watch)
+                if self.close_open_thinking:
+                    forced |= _close_thinking(rows, seen.tokens, forced, self.eos_ids)
                 logprobs = observer.logprobs(seen, forced)
                 leaving: set[int] = set()
                 for place, row in enumerate(rows):
@@ -279,3 +286,12 @@ def _decide(
         if record:
             row.settle()
     return forced
+
+
+def _close_thinking(
+    rows: Sequence[Row], tokens: Sequence[int], forced: Mapping[int, int], eos_ids: Container[int]
+) -> dict[int, int]:
+    """Tokens to force, by row, where a text is about to end inside a thinking block."""
+    ending = (place for place, token in enumerate(tokens) if token in eos_ids and place not in forced)
+    found = {place: rows[place].session.close_thinking() for place in ending}
+    return {place: token for place, token in found.items() if token is not None}

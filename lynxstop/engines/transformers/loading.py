@@ -36,6 +36,7 @@ def load_engine(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
+    close_open_thinking: bool = False,
 ) -> LoadedModel:
     """Load a model folder.
 
@@ -50,6 +51,8 @@ def load_engine(
         As PyTorch names them; a GPU where there is one, and float32 on CPU, bfloat16 elsewhere.
     batch_size : int, optional
         Rows generated at once.
+    close_open_thinking : bool
+        See `TransformersEngine`.
 
     Raises
     ------
@@ -90,6 +93,7 @@ def load_engine(
         probe=probe,
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
+        close_open_thinking=close_open_thinking,
     )
     return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
 
