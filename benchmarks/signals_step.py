@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lynxstop.core.scorer import RequestScorer, Statistics
+from lynxstop.core.scorer import RequestScorer
+from lynxstop.core.statistics import Statistics
 from lynxstop.rules import Point, Rule, Training
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES

@@ -12,7 +12,7 @@ from lynxstop.core.rule import eligible_mask, first_exit
 from lynxstop.core.session import Reason
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
-from lynxstop.engines.transformers.loading import Loaded, load_engine
+from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.grading.grading import grade
 from lynxstop.recordings.storage import DataSet
 
@@ -33,13 +33,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def loaded(bundle: Bundle) -> Loaded:
+def loaded(bundle: Bundle) -> LoadedModel:
     return load_engine(shipped.MODEL, bundle, batch_size=48)
 
 
 @pytest.mark.parametrize("risk", [0.01, 0.05])
 def test_transformers_decides_live_as_replayed(
-    recorded: DataSet, loaded: Loaded, bundle: Bundle, risk: float
+    recorded: DataSet, loaded: LoadedModel, bundle: Bundle, risk: float
 ) -> None:
     # given recorded full traces, their cues and the answers forced there
     policy = bundle.policy.stop_policy()
@@ -84,7 +84,7 @@ def test_transformers_decides_live_as_replayed(
     assert exits > REQUESTS / 2
 
 
-def test_requests_of_a_group_stop_by_their_groups_threshold(loaded: Loaded, bundle: Bundle) -> None:
+def test_requests_of_a_group_stop_by_their_groups_threshold(loaded: LoadedModel, bundle: Bundle) -> None:
     # given a policy whose group may never exit
     from lynxstop.core.policy import Level, StopPolicy
     from lynxstop.engines.transformers import TransformersEngine

@@ -28,6 +28,7 @@ from safetensors.numpy import save as save_tensors
 
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
+from lynxstop.artifacts.policy import LATER_SETTINGS
 from lynxstop.artifacts.policy import CertifiedLevel as CertifiedLevel
 from lynxstop.artifacts.policy import Policy as Policy
 from lynxstop.artifacts.policy import ServedRule as ServedRule
@@ -226,7 +227,7 @@ def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, A
     claimed = certified | {"column": group.get("column"), "group": group.get("value")}
     said = level.model_dump(mode="json", exclude={"certificate", "sha256"})
     # What a certificate leaves out was not there to be chosen when it was made.
-    rests_on = {"rule": None, "cut": "after"} | parts["fingerprint"]
+    rests_on = LATER_SETTINGS | parts["fingerprint"]
     probe = parts["digests"].get("probe")
     differing = [name for name, value in said.items() if claimed.get(name) != value]
     if parts["fingerprint"]:

@@ -66,7 +66,7 @@ def card(
         f"- thinking: from `{'`, `'.join(policy.think_open)}` to `{'`, `'.join(policy.think_close)}`",
         f"- forced exit: `{policy.exit_text!r}`, {policy.cut} the cue",
         f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, "
-        f"budget {policy.budget}",
+        f"{_thinning(policy)}budget {policy.budget}",
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
         f"- collected with {policy.engine}, {policy.dtype}",
         "",
@@ -122,6 +122,11 @@ def _share(value: float | None, interval: tuple[float, float] | None = None) -> 
     if value is None:
         return "unknown"
     return f"{value:.2%}" + ("" if interval is None else f" ({interval[0]:.2%} to {interval[1]:.2%})")
+
+
+def _thinning(policy: Policy) -> str:
+    every = f"every {policy.stride} cues, " if policy.stride > 1 else ""
+    return every + (f"at most {policy.max_points} cues, " if policy.max_points is not None else "")
 
 
 def _levels(policy: Policy) -> list[str]:

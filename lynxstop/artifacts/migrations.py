@@ -55,7 +55,12 @@ def certificate_2_to_3(content: Content) -> Content:
     return content | {"settings": {"unit": "request", "tried": 1} | settings}
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2, _ids)
+def policy_3_to_4(content: Content) -> Content:
+    """Leave out no decision points."""
+    return content | {"stride": 1, "max_points": None}
+
+
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4)
 META: tuple[Step, ...] = (meta_1_to_2, _ids)
 CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3)
 

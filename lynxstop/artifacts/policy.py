@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = len(POLICY) + 1
 
+LATER_SETTINGS: dict[str, Any] = {"rule": None, "cut": "after", "stride": 1, "max_points": None}
+"""Settings that the first certificates did not name, and their value in the bundles of that time."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +114,8 @@ class Policy(_Strict):
     cut: ExitSide = "after"
     min_tokens: int = 0
     cooldown: int = 0
+    stride: int = 1
+    max_points: int | None = None
     budget: int | None = None
     target: str
     """What the probe or the rule was trained to foresee: "agrees" or "right"."""
@@ -149,6 +154,8 @@ class Policy(_Strict):
             levels=tuple(Level(level.risk, level.threshold, level.group) for level in self.levels),
             min_tokens=self.min_tokens,
             cooldown=self.cooldown,
+            stride=self.stride,
+            max_points=self.max_points,
             budget=self.budget,
             points=CUE if self.rule is None else self.rule.points,
             every=0 if self.rule is None else self.rule.every,

@@ -97,10 +97,12 @@ class SamplingOptions(_Section):
 
 
 class Guards(_Section):
-    """Limits on when a stop may happen, in thinking tokens; see `lynxstop.core.policy.StopPolicy`."""
+    """Limits on when a stop may happen; see `lynxstop.core.policy.StopPolicy`."""
 
     min_tokens: int = Field(default=0, ge=0)
     cooldown: int = Field(default=0, ge=0)
+    stride: int = Field(default=1, ge=1)
+    max_points: int | None = Field(default=None, ge=1)
     budget: int | None = Field(default=None, ge=1)
 
 

@@ -62,6 +62,8 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
         exit_ids=exit_ids,
         min_tokens=recipe.guards.min_tokens,
         cooldown=recipe.guards.cooldown,
+        stride=recipe.guards.stride,
+        max_points=recipe.guards.max_points,
         budget=recipe.guards.budget,
         points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
         every=recipe.points.every,

@@ -85,7 +85,10 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "engine": policy.engine,
         "dtype": policy.dtype,
         "sampling": policy.sampling.model_dump(),
-        "guards": {"min_tokens": policy.min_tokens, "cooldown": policy.cooldown, "budget": policy.budget},
+        "guards": {
+            name: getattr(policy, name)
+            for name in ("min_tokens", "cooldown", "stride", "max_points", "budget")
+        },
         "fingerprint": policy.fingerprint.model_dump(),
         "belongs_to_model": None if model is None else True,
         "created": policy.provenance.created.isoformat(),

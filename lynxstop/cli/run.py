@@ -15,7 +15,7 @@ from lynxstop.errors import ConfigError
 if TYPE_CHECKING:
     from lynxstop.collect.texts import Texts
     from lynxstop.core.types import Generation, Request, Sampling
-    from lynxstop.engines.transformers.loading import Loaded
+    from lynxstop.engines.transformers.loading import LoadedModel
     from lynxstop.recordings.problems import Problem
 
 
@@ -141,7 +141,7 @@ def _row(generation: Generation, texts: Texts) -> dict[str, Any]:
     }
 
 
-def _stream(loaded: Loaded, request: Request, sampling: Sampling) -> None:
+def _stream(loaded: LoadedModel, request: Request, sampling: Sampling) -> None:
     """Print tokens as they come, then where and why it stopped."""
     show = _printer(loaded.tokenizer)
     (generation,) = loaded.engine.generate([request], sampling, on_token=lambda _, token: show(token))

@@ -31,6 +31,10 @@ def train(
         int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")
     ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
+    stride: Annotated[int, typer.Option(min=1, help="Let only every so many-th cue exit.")] = 1,
+    max_points: Annotated[
+        int | None, typer.Option(min=1, help="Cues of a request that may exit, at most.")
+    ] = None,
     rule: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +89,8 @@ def train(
                 target=foreseen,
                 min_tokens=min_tokens,
                 cooldown=cooldown,
+                stride=stride,
+                max_points=max_points,
                 seed=seed,
                 progress=shown,
             )
@@ -105,6 +111,8 @@ def train(
         name or bundle.resolve().name,
         min_tokens=min_tokens,
         cooldown=cooldown,
+        stride=stride,
+        max_points=max_points,
         rule=served,
     )
     if json:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from lynxstop.collect.texts import Texts
+from lynxstop.core.statistics import unknown
 from lynxstop.core.types import Answer, Generation, Tokens
 from lynxstop.grading.graders import same_of
 from lynxstop.grading.grading import Grader, agrees
@@ -77,11 +79,7 @@ def cue_rows(
                 "position": event.position,
                 "thinking_at_exit": at_exit,
                 "word": texts.cue_word(generation.output_ids, event.index),
-                "entropy": signals.entropy,
-                "top_gap": signals.top_gap,
-                "end_margin": signals.end_margin,
-                "min_logprob": signals.min_logprob,
-                "mean_logprob": signals.mean_logprob,
+                **asdict(signals),
                 "trial_text": trial_text,
                 "trial_answer": trial.answer,
                 "trial_status": trial.status,
@@ -103,9 +101,7 @@ def tokens_of(generation: Generation) -> Tokens:
         return generation.tokens
     count = len(generation.output_ids)
     thinking = np.arange(count) < generation.thinking_tokens
-    return Tokens(
-        np.array(generation.output_ids, np.int32), thinking, np.full((count, 4), np.nan, np.float32)
-    )
+    return Tokens(np.array(generation.output_ids, np.int32), thinking, unknown(count))
 
 
 def spread(events: int, most: int | None) -> list[int]:

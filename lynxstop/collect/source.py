@@ -68,7 +68,7 @@ class Watched(Protocol):
 
 
 class Source(Protocol):
-    """A loaded model, as `lynxstop.engines.transformers.loading.Loaded` is one."""
+    """A loaded model, as `lynxstop.engines.transformers.loading.LoadedModel` is one."""
 
     @property
     def engine(self) -> Recorder:

@@ -1,7 +1,7 @@
 """From symbols to tokens: a finite automaton over bytes becomes one over whole tokens.
 
-Tokens that act alike on every state share a column ("class") of the token table, so that a vocabulary of
-150 000 tokens needs a few hundred columns. A token is the composition of the functions of its symbols;
+Tokens with the same effect on every state share a column ("class") of the token table, so that a vocabulary
+of 150 000 tokens needs a few hundred columns. A token is the composition of the functions of its symbols;
 equal functions are merged after every symbol, which keeps the work small whatever the vocabulary's size.
 """
 
@@ -42,7 +42,7 @@ class TokenAutomaton:
     table : int32 array of shape (states, columns)
         Next state.
     flags : uint8 array of shape (states, columns)
-        What a token shows, as bits.
+        Flags of a token, as bits; the compiled automaton says what they mean.
     """
 
     __slots__ = ("_beyond", "_classes", "_columns", "_flags", "_table", "classes", "flags", "table")
@@ -93,7 +93,7 @@ def explore(
     step: Callable[[State, int], tuple[State, int, int]],
     classes: NDArray[np.int32],
 ) -> tuple[list[State], SymbolTable]:
-    """Enumerate the states of a machine given as a function (subset construction when states are sets).
+    """Enumerate the states of an automaton given as a function (subset construction when states are sets).
 
     Parameters
     ----------

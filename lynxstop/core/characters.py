@@ -1,4 +1,4 @@
-"""Which characters make words, decided on text and, alike, on the bytes of a stream.
+"""Which characters are word characters, decided on text and, with the same result, on bytes of a stream.
 
 Word characters are ``[0-9A-Za-z_]`` and U+00C0..U+1FFF, the scripts that put spaces between words. In UTF-8
 the first byte of a character decides, so a character split over two tokens is no obstacle.

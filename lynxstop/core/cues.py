@@ -17,7 +17,7 @@ from lynxstop.core.surface import Surfaces
 from lynxstop.errors import ConfigError, TokenizerError
 
 CONFIRMED, HERE, PENDING = 1, 2, 4
-"""Flags of a token: see `lynxstop.core.watch.Seen`."""
+"""Flags of a token: see `lynxstop.core.watch.WatchStep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class CueSet:
     Parameters
     ----------
     words : tuple of str
-        Words or phrases, in any case; white space in a phrase stands for any run of white space.
+        Words or phrases, in any case; white space in a phrase matches any run of white space.
     paragraph : bool
         Whether a paragraph break (a blank line) is a cue, once per run of white space.
 
@@ -91,7 +91,7 @@ _NEWLINE = 0x0A
 
 
 def find_cues(text: str, cues: CueSet) -> list[int]:
-    """Find cues in a text: the reference that the token machine must agree with.
+    """Find cues in a text: the reference implementation that the automaton must agree with.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def find_cues(text: str, cues: CueSet) -> list[int]:
     Returns
     -------
     list of int
-        Ascending distinct offsets of the characters behind each cue.
+        Ascending distinct offsets of the character after each cue.
     """
     ends: set[int] = set()
     for word in cues.words:
@@ -118,14 +118,14 @@ def find_cues(text: str, cues: CueSet) -> list[int]:
 
 
 class CueState(NamedTuple):
-    """Where a stream of symbols stands."""
+    """State of the cue automaton in a stream of symbols."""
 
     word: bool
     """Whether the last character was a word character."""
     nodes: frozenset[int]
-    """Where partial matches stand; the end of a word is a node without edges."""
+    """Nodes reached by partial matches; the end of a word is a node without edges."""
     breaks: int
-    """Newlines in the present run of white space, at most 2; only counted when paragraphs are cues."""
+    """Newlines in the current run of white space, at most 2; only counted when paragraphs are cues."""
 
 
 class Patterns:
@@ -181,7 +181,10 @@ class Patterns:
         return explore(roots, self.step, self.classes(symbols))
 
     def step(self, state: CueState, symbol: int) -> tuple[CueState, int, int]:
-        """Read one symbol; flags differ by whether a cue ended before this token or inside it."""
+        """Read one symbol: next state, flags as a token's first symbol, flags as a later one.
+
+        They differ because a cue may end before this token or inside it.
+        """
         this = kind(symbol)
         word = state.word if this == CONTINUATION else this == WORDLY
         proved = not word and bool(state.nodes & self.open_ended)
@@ -196,7 +199,7 @@ class Patterns:
         return CueState(word, nodes, breaks), first, HERE if proved or whole else 0
 
 
-class CueMachine:
+class CueAutomaton:
     """Cue words compiled for a tokenizer.
 
     Parameters
@@ -222,7 +225,7 @@ class CueMachine:
         return self._settled[state]
 
 
-def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
+def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueAutomaton:
     """Compile a cue set for a tokenizer.
 
     Raises
@@ -243,7 +246,7 @@ def compile_cues(cues: CueSet, surfaces: Surfaces) -> CueMachine:
             f"No sequence of this tokenizer's tokens can write: {', '.join(map(repr, mute))}.",
             hint="Leave these cues out, or choose the cue set of the tokenizer's language.",
         )
-    return CueMachine(automaton, np.array([state.word for state in states], dtype=np.int32))
+    return CueAutomaton(automaton, np.array([state.word for state in states], dtype=np.int32))
 
 
 def _writable(cues: CueSet, surfaces: Surfaces) -> bool:

@@ -1,4 +1,4 @@
-"""What a request may be stopped by: certified levels, guards and the tokens of a forced exit."""
+"""The stop policy: certified levels, guards and the tokens of a forced exit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lynxstop.core.scorer import ScorerFactory
 from lynxstop.errors import ConfigError
 
 ExitSide = Literal["after", "before"]
-"""Where a forced exit cuts the text: behind the token that settles the cue, or before the cue's word."""
+"""Where a forced exit cuts the text: after the token that confirms the cue, or before the cue's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,18 @@ class StopPolicy:
         Certified levels, in ascending order of risk, those of a group beside those of all requests; empty
         while a probe is not yet calibrated.
     min_tokens : int
-        Thinking tokens before the first cue that may be scored.
+        Thinking tokens before the first eligible decision point.
     cooldown : int
-        Thinking tokens between two scored cues.
+        Thinking tokens between two eligible decision points.
+    stride : int
+        Only every `stride`-th decision point of a request is eligible; 1 is all of them.
+    max_points : int, optional
+        Eligible decision points of a request at most.
     budget : int, optional
         Thinking tokens after which an exit is forced whatever the score.
+    loop_guard : int, optional
+        Copies of one passage in a row after which an exit is forced; see `lynxstop.core.loops.LoopGuard`. No
+        certificate covers these exits. None never looks for loops.
     points : int
         Kinds of decision points, bits of `lynxstop.core.points`.
     every : int
@@ -81,12 +88,19 @@ class StopPolicy:
     points: int = CUE
     every: int = 0
     rule: ScorerFactory | None = None
+    stride: int = 1
+    max_points: int | None = None
+    loop_guard: int | None = None
 
     def __post_init__(self) -> None:
         if not self.exit_ids:
             raise ConfigError("An exit needs at least one token to force.")
         if self.min_tokens < 0 or self.cooldown < 0:
             raise ConfigError("min_tokens and cooldown are counts of tokens: 0 or more.")
+        if self.stride < 1 or (self.max_points is not None and self.max_points < 1):
+            raise ConfigError("stride and max_points are counts of decision points: 1 or more.")
+        if self.loop_guard is not None and self.loop_guard < 2:
+            raise ConfigError("A loop guard needs 2 repeats or more.")
         if self.budget is not None and self.budget < 1:
             raise ConfigError("A thinking budget is at least 1 token.")
         if not 0 < self.points <= ALL or self.every < 0 or bool(self.points & INTERVAL) != (self.every > 0):
@@ -97,6 +111,16 @@ class StopPolicy:
         risks = [level.risk for level in self.levels]
         if risks != sorted(risks) or len({(v.risk, v.group) for v in self.levels}) < len(risks):
             raise ConfigError("Risk levels must be distinct and in ascending order.")
+
+    @property
+    def thinned(self) -> bool:
+        """Whether `stride` or `max_points` leaves out decision points."""
+        return self.stride > 1 or self.max_points is not None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether any guard can make a decision point ineligible."""
+        return self.min_tokens > 0 or self.cooldown > 0 or self.thinned
 
     @property
     def needs_probe(self) -> bool:

@@ -1,7 +1,6 @@
 """The stop rule: the one place where a stop is decided.
 
-The scalar form serves the per-request session, the array form serves replay; a property test holds
-them equal.
+The session uses the scalar form, replay the array form; a property test checks that they agree.
 """
 
 from __future__ import annotations
@@ -12,19 +11,46 @@ from numpy.typing import NDArray
 from lynxstop.core.policy import StopPolicy
 
 
-def eligible(policy: StopPolicy, position: int, last: int | None) -> bool:
-    """Say whether a cue may be scored at all.
+class Eligibility:
+    """Which decision points of one request may exit: the guards of a policy, applied in order.
+
+    Every decision point of the policy's kinds is counted, eligible or not. A point is eligible when all hold:
+    it lies at `min_tokens` or later, `cooldown` thinking tokens or more after the last eligible one, its
+    ordinal (from 1) is a multiple of `stride`, and fewer than `max_points` were eligible before it.
 
     Parameters
     ----------
     policy : StopPolicy
-        Holds the guards `min_tokens` and `cooldown`.
-    position : int
-        Thinking tokens up to and including the token that completes the cue.
-    last : int or None
-        Position of the last cue that was eligible, None before the first.
+        Holds the guards.
     """
-    return position >= policy.min_tokens and (last is None or position - last >= policy.cooldown)
+
+    __slots__ = ("_admitted", "_last", "_number", "_policy")
+
+    def __init__(self, policy: StopPolicy) -> None:
+        self._policy = policy
+        self._number = self._admitted = 0
+        self._last: int | None = None
+
+    def admit(self, position: int) -> bool:
+        """Count the next decision point, and say whether it is eligible.
+
+        Parameters
+        ----------
+        position : int
+            Thinking tokens up to and including the token that completes it.
+        """
+        policy = self._policy
+        self._number += 1
+        if (
+            position < policy.min_tokens
+            or (self._last is not None and position - self._last < policy.cooldown)
+            or self._number % policy.stride
+            or (policy.max_points is not None and self._admitted >= policy.max_points)
+        ):
+            return False
+        self._last = position
+        self._admitted += 1
+        return True
 
 
 def passes(score: float, threshold: float) -> bool:
@@ -33,14 +59,9 @@ def passes(score: float, threshold: float) -> bool:
 
 
 def eligible_mask(policy: StopPolicy, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Apply `eligible` to all cues of one trace, in order; shape (cues,)."""
-    mask = np.zeros(len(positions), dtype=bool)
-    last: int | None = None
-    for i, position in enumerate(positions.tolist()):
-        if eligible(policy, position, last):
-            mask[i] = True
-            last = position
-    return mask
+    """Apply `Eligibility` to all decision points of one trace, in order; both arrays have shape (points,)."""
+    guards = Eligibility(policy)
+    return np.fromiter(map(guards.admit, positions.tolist()), bool, len(positions))
 
 
 def first_exit(scores: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float) -> int:

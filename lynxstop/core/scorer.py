@@ -1,28 +1,18 @@
-"""The state of a rule within one request, and the statistics it reads."""
+"""The state of a rule within one request."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
-
-
-class Statistics(NamedTuple):
-    """What an engine knows after one generated token; all in nats, NaN where unknown.
-
-    `entropy`, `top_gap` (first minus second log-probability) and `end_margin` (first minus that of the first
-    exit token) describe the distribution of the *next* token; `logprob` is the token's own log-probability.
-    """
-
-    entropy: float
-    top_gap: float
-    end_margin: float
-    logprob: float
+from typing import Any, Protocol
 
 
 class RequestScorer(Protocol):
     """The state of a rule in one request; every method takes O(1) time."""
 
     def step(self, token: int, statistics: Any) -> None:
-        """Read one thinking token, and its `Statistics` or what they will be made of."""
+        """Read one thinking token.
+
+        `statistics` are its `lynxstop.core.statistics.Statistics`, or what they will be computed from.
+        """
 
     def cue(self, ago: int) -> None:
         """Note that a cue was completed `ago` (0 or 1) tokens before the last one."""

@@ -17,15 +17,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lynxstop.core.loops import LoopGuard
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import eligible, passes
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.watch import Reader, Seen, WatchState
+from lynxstop.core.rule import Eligibility, passes
+from lynxstop.core.statistics import UNKNOWN
+from lynxstop.core.watch import Reader, WatchState, WatchStep
 
 
 class Phase(enum.Enum):
-    """Where a request stands."""
+    """Phase of a request."""
 
     WAITING = "waiting"
     """No thinking block is open yet."""
@@ -52,24 +53,29 @@ class Reason(enum.StrEnum):
 
     SCORE = "score"
     BUDGET = "budget"
+    LOOP = "loop"
+    """The thinking repeated itself; see `lynxstop.core.loops`."""
+    END = "end_of_text"
+    """The model ended its text while it was still thinking; see `Session.close_thinking`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CueEvent:
-    """A decision point: most often a cue that was seen whole.
+    """A decision point, such as a cue that was confirmed as a whole word.
 
     Parameters
     ----------
     index : int
         Index, in the generated tokens, of the token that completes the cue: features are taken there.
     seen_at : int
-        Index of the token that proved the right word boundary; an exit is forced behind it.
+        Index of the token that proved the right word boundary; an exit is forced after it.
     position : int
         Thinking tokens up to and including `index`.
     score : float
-        Logit of the probe, or the score of the policy's rule; NaN where nobody scored it.
+        Logit of the probe, or the score of the policy's rule; NaN where it was not scored.
     eligible : bool
-        False when a guard (minimum tokens, cooldown) kept it from being decided on.
+        False when a guard of the policy excludes it: no exit is decided there; see
+        `lynxstop.core.rule.Eligibility`.
     kind : int
         What it is, bits of `lynxstop.core.points`.
     """
@@ -84,7 +90,7 @@ class CueEvent:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A decided stop: the reason, the cue's ordinal among the events (-1: a budget), and the comparison."""
+    """A decided stop: the reason, the cue's ordinal among the events (-1: no cue), and the comparison."""
 
     reason: Reason
     cue: int
@@ -93,16 +99,18 @@ class Exit:
     score: float
     threshold: float
 
+    @property
+    def certified(self) -> bool:
+        """Whether the certificates of a bundle cover exits of this reason."""
+        return self.reason in (Reason.SCORE, Reason.BUDGET)
+
 
 class _Candidate(NamedTuple):
     token: int
     position: int
     score: float
     seen: Any
-    """What the policy's rule kept at the token."""
-
-
-UNKNOWN = Statistics(math.nan, math.nan, math.nan, math.nan)
+    """Snapshot of the policy's rule at the token."""
 
 
 class Session:
@@ -111,7 +119,7 @@ class Session:
     Parameters
     ----------
     watch : Reader
-        Compiled machines of the tokenizer.
+        Cue and thinking automata compiled for the tokenizer.
     policy : StopPolicy
         Guards, levels and exit tokens.
     prompt_ids : iterable of int
@@ -143,8 +151,10 @@ class Session:
         "_candidate",
         "_confirmed",
         "_forced",
+        "_guards",
         "_here",
-        "_last_eligible",
+        "_loop",
+        "_looping",
         "_marks",
         "_pending",
         "_points",
@@ -185,7 +195,7 @@ class Session:
         self._state = watch.start(prompt_ids)
         self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
         self._forced: int | None = None
-        self._last_eligible: int | None = None
+        self._guards = Eligibility(policy)
         self._pending: _Candidate | None = None
         self._confirmed = False
         self._here = False
@@ -196,6 +206,8 @@ class Session:
         self._scorer = None if policy.rule is None else policy.rule.start()
         self._thought = False
         self._token = -1
+        self._loop = None if policy.loop_guard is None else LoopGuard(policy.loop_guard)
+        self._looping = False
 
     @property
     def was_thinking(self) -> bool:
@@ -209,13 +221,18 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether the last token was thinking that shows nothing, and nothing before it is unsettled."""
+        """Whether the last token was thinking, no decision point, and no earlier cue is unconfirmed.
+
+        Never with a loop guard, which may decide at any token.
+        """
+        if self._loop is not None:
+            return False
         showed = self._candidate or self._confirmed or self._unsettled or self._pending is not None
         return self._thought and not showed
 
     @property
     def state(self) -> WatchState:
-        """Where the watch stands behind the last token."""
+        """State of the watch after the last token."""
         return self._state
 
     @property
@@ -223,8 +240,16 @@ class Session:
         """Whether an exit has been forced, or is being forced."""
         return self._forced is not None
 
+    @property
+    def forced_token(self) -> int | None:
+        """The token to force next, or None when the model continues freely."""
+        if self.phase is not _FORCING:
+            return None
+        assert self._forced is not None
+        return self.policy.exit_ids[self._forced]
+
     def read(self, token: int) -> bool:
-        """Read one generated token; True when `decide` wants the score taken at this token."""
+        """Read one generated token; True when `decide` needs the score at this token."""
         seen = self.watch.read(self._state, token)
         self._state = seen.state
         self.tokens += 1
@@ -242,12 +267,16 @@ class Session:
             return False
         if phase is not _THINKING:
             self.phase = _THINKING
+            if self._loop is not None:
+                self._loop.reset()
             return False
         self.thinking_tokens += 1
         self._thought = True
         if self._forced is not None:
             return False
         self._token = token
+        if self._loop is not None and self.exit is None:
+            self._looping = self._loop.read(token)
         if self._points == CUE:
             self._confirmed, self._here, self._unsettled = seen.confirmed, seen.here, seen.pending
             self._candidate = seen.here or seen.pending
@@ -256,46 +285,47 @@ class Session:
         return self._candidate
 
     def decide(self, score: float | None = None, statistics: Any = UNKNOWN) -> int | None:
-        """Decide on what the last token showed, and record it.
+        """Decide at the last token, and record decision points and the exit.
 
         Parameters
         ----------
         score : float, optional
-            Logit taken at the last token, when `read` asked for it.
+            Logit at the last token, when `read` returned True.
         statistics : Statistics
-            Known behind the last token; wanted at every token when the policy's rule says so. The session
-            only hands it to the rule.
+            Of the last token; needed at every token when `policy.rule.statistics` is True. The session
+            only passes it to the rule.
 
         Returns
         -------
         int or None
-            The token to force next, or None when the model goes on by itself.
+            The token to force next, or None when the model continues freely.
         """
         if self._forced is None and self.phase is _THINKING:
             if self._scorer is not None and self._thought:
                 self._scorer.step(self._token, statistics)
             if self._candidate or self._pending is not None:
-                self._hear(score)
-            if self.policy.budget is not None:
-                self._watch_budget(self.policy.budget)
-        if self.phase is not _FORCING:
-            return None
-        assert self._forced is not None
-        return self.policy.exit_ids[self._forced]
+                self._observe(score)
+            if self._looping and self.exit is None:
+                self._limit(Reason.LOOP)
+            budget = self.policy.budget
+            if budget is not None and self.thinking_tokens >= budget and not self.stopped:
+                self._limit(Reason.BUDGET)
+        return self.forced_token
 
     def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
-        """Read thinking tokens that show nothing, and decide on the last one and on all of them but the last.
+        """Read thinking tokens without decision points at once; the next call decides on the last of them.
 
-        The same as `decide` and `read` for each in turn, where the session is `idle`, no token shows a
-        decision point or a part of one, none is a decision point by its place, and no budget ends here.
+        Equivalent to `decide` and `read` for each in turn. The caller makes sure that the session is `idle`,
+        that no token holds a decision point or a part of one, or is one by its position, and that no budget
+        is reached.
 
         Parameters
         ----------
         tokens : sequence of int
         statistics : iterable
-            Known behind the last token before them, and behind each but the last; see `decide`.
+            Of the last token before them, and of each of them except the last; see `decide`.
         state : WatchState
-            Where the watch stands behind them.
+            State of the watch after them.
         """
         if self._scorer is not None and tokens:
             step = self._scorer.step
@@ -306,12 +336,28 @@ class Session:
         self.tokens += len(tokens)
         self.thinking_tokens += len(tokens)
 
+    def close_thinking(self) -> int | None:
+        """Force an exit where the model ends its text although it is still thinking.
+
+        For engines that can replace an end-of-sequence token before it counts: call it between `decide` and
+        `read`, and read the token returned instead. No certificate covers these exits.
+
+        Returns
+        -------
+        int or None
+            The token to force; None when the text ends: no thinking block is open, an exit was forced before,
+            or the mode is shadow, which only records.
+        """
+        if self.phase is _THINKING and self.inside and self._forced is None:
+            self._limit(Reason.END)
+        return self.forced_token
+
     def finish(self) -> None:
-        """End the request; nothing is decided any more."""
+        """End the request; later tokens are ignored."""
         self.phase = Phase.DONE
 
-    def _mark(self, seen: Seen, token: int) -> None:
-        """Find the decision points of all kinds that the policy asks for."""
+    def _mark(self, seen: WatchStep, token: int) -> None:
+        """Find the decision points of the kinds in `policy.points` at this token."""
         self._confirmed = seen.confirmed
         self._here = seen.here and bool(self._points & CUE)
         self._unsettled = seen.pending and bool(self._points & CUE)
@@ -322,8 +368,8 @@ class Session:
             self._marks |= INTERVAL
         self._candidate = self._here or self._unsettled or self._marks > 0
 
-    def _hear(self, score: float | None) -> None:
-        """Settle the cue that was pending, and what may have been completed."""
+    def _observe(self, score: float | None) -> None:
+        """Settle the pending cue, then the decision points that the last token completes."""
         if self._confirmed and self._pending is not None:
             self._settle(self._pending, CUE)
         self._pending = None
@@ -339,10 +385,8 @@ class Session:
         self._confirmed = self._here = self._candidate = self._unsettled = False
 
     def _settle(self, point: _Candidate, kind: int) -> None:
-        ready = eligible(self.policy, point.position, self._last_eligible)
+        ready = self._guards.admit(point.position)
         score = point.score
-        if ready:
-            self._last_eligible = point.position
         if self._scorer is not None:
             score = self._scorer.score(point.seen) if ready else math.nan
             if kind & CUE:
@@ -353,12 +397,12 @@ class Session:
             if self.mode is Mode.STOP:
                 self._force()
 
-    def _watch_budget(self, budget: int) -> None:
-        if self.thinking_tokens >= budget and not self.stopped:
-            if self.exit is None:
-                self._record(Reason.BUDGET, -1, math.nan)
-            if self.mode is Mode.STOP:
-                self._force()
+    def _limit(self, reason: Reason) -> None:
+        """Exit whatever the score."""
+        if self.exit is None:
+            self._record(reason, -1, math.nan)
+        if self.mode is Mode.STOP:
+            self._force()
 
     def _record(self, reason: Reason, cue: int, score: float) -> None:
         self.exit = Exit(reason, cue, self.tokens - 1, self.thinking_tokens, score, self._threshold)

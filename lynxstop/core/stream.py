@@ -1,8 +1,8 @@
-"""The same machines over a stream of texts: where a server shows what it wrote, but not in which vocabulary.
+"""The automata over a stream of texts, for servers that stream text without token ids.
 
-Every distinct text that a server streams as one token gets a number of its own; the machines walk its bytes
-once and remember. Two numbers stand for what a server says without text: that a thinking block opened, and
-that it closed, because text went from one field to another.
+Every distinct text that a server streams as one token gets a number of its own, used as its token id; the
+result of reading its bytes is cached. Two reserved numbers stand for events without text: a thinking block
+opened, or closed, because the server switched from one field of its messages to the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lynxstop.core.watch import Reader, WatchState
 from lynxstop.errors import ConfigError
 
 OPEN, CLOSE = 0, 1
-"""Numbers of the two events without text."""
+"""Numbers of the two events without text: the server switched to, or away from, the field of thinking."""
 
 _SYMBOLS = INERT + 3
 _MOST = 1 << 20
@@ -32,11 +32,11 @@ _TAIL = 256
 _MEMO = 1 << 16
 
 
-class Vocabulary:
+class TextVocabulary:
     """Texts and their numbers.
 
-    The number of a text follows from its bytes, so that two processes number alike: signals that compare
-    tokens replay the same. It is shared by all streams of a watch.
+    A text's number is computed from its bytes, so that all processes agree on it and signals that compare
+    tokens replay the same. One instance is shared by all streams of a watch.
     """
 
     def __init__(self) -> None:
@@ -49,14 +49,14 @@ class Vocabulary:
         Raises
         ------
         ConfigError
-            When there have been more distinct texts than a vocabulary can have: the server streams pieces
-            of text that are no tokens.
+            When there are more distinct texts than a vocabulary can have: the server does not stream token
+            by token.
         """
         found = self._numbers.get(text)
         if found is None:
             if len(self._numbers) >= _MOST:
                 raise ConfigError(
-                    "The server streams pieces of text that are no tokens.",
+                    "The server streams pieces of text that are not tokens.",
                     hint="Ask it for log-probabilities, token by token.",
                 )
             found = zlib.crc32(text) & 0x7FFFFFFF
@@ -71,16 +71,16 @@ class Vocabulary:
         return self._texts[number]
 
     def symbols(self, number: int) -> Sequence[int]:
-        """Return what a number writes, in the symbols of `lynxstop.core.surface`."""
+        """Return the symbols of a number's text; see `lynxstop.core.surface`."""
         return (INERT + 1 + number,) if number <= CLOSE else self._texts[number] or (INERT,)
 
 
 class StreamAutomaton:
-    """A symbol table walked text by text; see `lynxstop.core.automaton.TokenAutomaton` for the other form."""
+    """An automaton that reads texts symbol by symbol: the counterpart of `TokenAutomaton`."""
 
     __slots__ = ("_classes", "_final", "_first", "_later", "_next", "_vocabulary")
 
-    def __init__(self, table: SymbolTable, final: NDArray[np.uint8], vocabulary: Vocabulary) -> None:
+    def __init__(self, table: SymbolTable, final: NDArray[np.uint8], vocabulary: TextVocabulary) -> None:
         self._classes: list[int] = table.classes.tolist()
         self._next: list[list[int]] = table.next.tolist()
         self._first: list[list[int]] = table.first.tolist()
@@ -100,15 +100,15 @@ class StreamAutomaton:
 
 
 class StreamCues:
-    """Cue words over texts; stands for `lynxstop.core.cues.CueMachine`.
+    """Cue words over texts: the counterpart of `lynxstop.core.cues.CueAutomaton`.
 
     Parameters
     ----------
     cues : CueSet
-    vocabulary : Vocabulary
+    vocabulary : TextVocabulary
     """
 
-    def __init__(self, cues: CueSet, vocabulary: Vocabulary) -> None:
+    def __init__(self, cues: CueSet, vocabulary: TextVocabulary) -> None:
         patterns = Patterns(cues)
         states, table = patterns.table(_SYMBOLS)
         self.start = 0
@@ -120,15 +120,15 @@ class StreamCues:
         """Forget partial matches and a pending cue."""
         return self._settled[state]
 
-    def under_way(self, state: int) -> bool:
-        """Say whether the text so far may end within a cue, or on one that is not settled."""
+    def partial(self, state: int) -> bool:
+        """Whether the text so far may end inside a cue, or on one that the next token has to confirm."""
         return self._open[state]
 
 
 class StreamThinking:
-    """Thinking blocks over texts and over the two events; stands for `ThinkingMachine`."""
+    """Thinking blocks over texts and the two events: the counterpart of `ThinkingAutomaton`."""
 
-    def __init__(self, delimiters: Delimiters, vocabulary: Vocabulary) -> None:
+    def __init__(self, delimiters: Delimiters, vocabulary: TextVocabulary) -> None:
         marks = [Mark(tuple(text.encode()), True) for text in delimiters.open]
         marks += [Mark(tuple(text.encode()), False) for text in delimiters.close]
         marks += [Mark((INERT + 1 + OPEN,), True), Mark((INERT + 1 + CLOSE,), False)]
@@ -150,7 +150,7 @@ class StreamThinking:
 class StreamBoundaries:
     """The texts that end a sentence, a clause or a line."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TextVocabulary) -> None:
         self._vocabulary = vocabulary
         self._known: dict[int, bool] = {}
 
@@ -174,36 +174,36 @@ class StreamWatch(Reader):
     ----------
     cue_set : CueSet
     delimiters : Delimiters
-    vocabulary : Vocabulary
-        Numbers the texts that a session reads.
+    vocabulary : TextVocabulary
+        Numbers of the texts that a session reads.
     passing : dict
-        What `passes` has found so far.
+        Cache of `passes`.
     """
 
     def __init__(self, cues: CueSet, delimiters: Delimiters) -> None:
         self.cue_set = cues
         self.delimiters = delimiters
-        self.vocabulary = Vocabulary()
-        self._machine = StreamCues(cues, self.vocabulary)
+        self.vocabulary = TextVocabulary()
+        self._cues = StreamCues(cues, self.vocabulary)
         self._patterns = tuple(_patterns(cues))
         self.thinking = StreamThinking(delimiters, self.vocabulary)
-        self.cues = self._machine
+        self.cues = self._cues
         self.boundaries = StreamBoundaries(self.vocabulary)
         self._memo = {}
         self.passing: dict[tuple[WatchState, bytes], WatchState | None] = {}
 
     def passes(self, state: WatchState, text: bytes) -> WatchState | None:
-        """Say whether a text goes on thinking and shows nothing: no cue, no beginning of one.
+        """Check that a text continues the thinking and holds no decision point: no cue, no beginning of one.
 
         Returns
         -------
         WatchState or None
-            The state behind it; None when it shows something.
+            The state after it; None when it may hold a decision point, or ends the thinking.
 
         Raises
         ------
         ConfigError
-            When there have been more distinct texts than a vocabulary can have.
+            When there are more distinct texts than a vocabulary can have.
         """
         key = state, text
         if key not in self.passing:
@@ -215,8 +215,8 @@ class StreamWatch(Reader):
         return self.passing[key]
 
     def open_cue(self, state: int) -> bool:
-        """Say whether a cue may be under way in this state of the cues."""
-        return self._machine.under_way(state)
+        """Whether a partial or unconfirmed cue may be open in this state of the cue automaton."""
+        return self._cues.partial(state)
 
     def cue_start(self, texts: Sequence[bytes], index: int) -> tuple[int, int]:
         """Find where the cue begins that ends in the text at `index`.
@@ -224,8 +224,8 @@ class StreamWatch(Reader):
         Returns
         -------
         (text, offset)
-            Index of a text, and bytes of it that lie before the cue. Blanks that lead up to the cue within
-            its text belong to the cue.
+            Index of a text, and the number of its bytes before the cue. Blanks before the cue in the same
+            text belong to the cue.
         """
         first, size = index, len(texts[index])
         while first > 0 and size < _TAIL:
@@ -251,7 +251,7 @@ class StreamWatch(Reader):
 
 
 def _patterns(cues: CueSet) -> list[re.Pattern[str]]:
-    """Cues over bytes shown as latin-1; the machine has already decided that one is there."""
+    """Regular expressions of cues over bytes decoded as latin-1, to locate a cue that was already found."""
     found = []
     for word in cues.words:
         parts = (

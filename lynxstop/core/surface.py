@@ -1,6 +1,6 @@
-"""What each token writes: bytes, or one private symbol for a token that is not text.
+"""The text of each token as symbols: bytes, or one private symbol for a token that is not text.
 
-A symbol is an int. 0..255 are bytes; 256 (`INERT`) is a token that writes nothing we can read;
+A symbol is an int. 0..255 are bytes; 256 (`INERT`) is a token without a readable text;
 from 257 on, every special token has a symbol of its own.
 """
 
@@ -67,13 +67,13 @@ class Surfaces:
 
 
 def token_surfaces(tokenizer: Any) -> Surfaces:
-    """Find out what every token of a tokenizer writes.
+    """Return the bytes, or the private symbol, of every token of a tokenizer.
 
     Parameters
     ----------
     tokenizer : object
         A tokenizer of transformers (fast or slow), `tokenizers.Tokenizer`, `tiktoken.Encoding` or
-        `sentencepiece.SentencePieceProcessor`; told apart by their methods, none of them is imported.
+        `sentencepiece.SentencePieceProcessor`; recognised by their methods, without importing any of them.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def token_surfaces(tokenizer: Any) -> Surfaces:
 
 
 def added_tokens(tokenizer: Any) -> dict[int, str]:
-    """Texts, by id, of the tokens that stand for themselves: special tokens and markup."""
+    """Texts, by id, of the tokens that are matched as a whole, never as bytes: special tokens and markup."""
     if hasattr(tokenizer, "decode_single_token_bytes"):
         return {tokenizer.encode_single_token(text): text for text in sorted(tokenizer.special_tokens_set)}
     if hasattr(tokenizer, "id_to_piece"):

@@ -88,7 +88,7 @@ def _template_text(template: Any) -> str:
 class _State(NamedTuple):
     inside: bool
     matches: frozenset[tuple[int, int]]
-    """(delimiter, symbols matched) of the delimiters under way."""
+    """(delimiter, symbols matched) of partly matched delimiters."""
 
 
 class Mark(NamedTuple):
@@ -98,7 +98,7 @@ class Mark(NamedTuple):
     opens: bool
 
 
-class ThinkingMachine:
+class ThinkingAutomaton:
     """Thinking delimiters compiled for a tokenizer.
 
     Blocks do not nest: an open inside one is ignored, the first close ends it, a later open starts another.
@@ -129,7 +129,7 @@ class ThinkingMachine:
         return self._within[state]
 
 
-def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingMachine:
+def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingAutomaton:
     """Compile thinking delimiters for a tokenizer.
 
     Raises
@@ -150,7 +150,7 @@ def compile_thinking(delimiters: Delimiters, surfaces: Surfaces) -> ThinkingMach
                 f"No sequence of this tokenizer's tokens can {name} a block by {' or '.join(texts)}.",
                 hint="Check that the delimiters belong to this model.",
             )
-    return ThinkingMachine(automaton, within)
+    return ThinkingAutomaton(automaton, within)
 
 
 def mark_table(marks: Sequence[Mark], symbols: int) -> tuple[NDArray[np.bool_], SymbolTable]:

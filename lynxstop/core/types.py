@@ -1,4 +1,4 @@
-"""What every engine takes and gives back."""
+"""Requests, sampling, generations and answers: the data types shared by all engines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.points import CUE
 from lynxstop.core.session import CueEvent, Exit, Mode
+from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import ConfigError
 
 
@@ -23,7 +24,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 1024
     answer_tokens: int = 64
-    """Limit of tokens behind the end of thinking."""
+    """Limit of tokens after the end of thinking."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,19 +47,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Statistics of the next-token distribution at a cue, and of the tokens since the last cue, in nats."""
+    """Statistics of the distribution after a cue, and of the tokens since the last cue, all in nats.
+
+    Those of the distribution are `lynxstop.core.statistics.DEFINITIONS`; all are columns of a recording.
+    """
 
     entropy: float
     top_gap: float
-    """Log-probability of the most likely token minus that of the second."""
     end_margin: float
-    """Log-probability of the most likely token minus that of the first exit token."""
     min_logprob: float
+    """Lowest log-probability of the tokens since the last cue."""
     mean_logprob: float
+    """Mean log-probability of the tokens since the last cue."""
 
     @classmethod
     def at(
-        cls, events: Sequence[CueEvent], number: int, behind: Sequence[float], logprobs: Sequence[float]
+        cls, events: Sequence[CueEvent], number: int, after: Sequence[float], logprobs: Sequence[float]
     ) -> Signals:
         """Return the signals at an event.
 
@@ -68,8 +72,8 @@ class Signals:
             Of the whole trace so far.
         number : int
             Which of them.
-        behind : sequence of float
-            Entropy, top gap and end margin behind its token.
+        after : sequence of float, shape (NEXT,)
+            Statistics of the distribution after its token.
         logprobs : sequence of float
             Of all generated tokens; NaN where unknown, which leaves a token out.
         """
@@ -77,21 +81,21 @@ class Signals:
         start = next((event.index + 1 for event in reversed(events[:number]) if event.kind & CUE), 0)
         since = logprobs[start : index + 1] or logprobs[index : index + 1]
         since = [value for value in since if not math.isnan(value)] or [math.nan]
-        entropy, gap, margin = (float(value) for value in behind)
-        return cls(entropy, gap, margin, min(since), math.fsum(since) / len(since))
+        known = dict(zip(DEFINITIONS, map(float, after), strict=True))
+        return cls(**known, min_logprob=min(since), mean_logprob=math.fsum(since) / len(since))
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What was recorded of every generated token, from which signals are replayed.
+    """The record of every generated token, from which signals are replayed.
 
     Parameters
     ----------
     ids : int32, shape (tokens,)
     thinking : bool, shape (tokens,)
         Whether it lies inside a thinking block.
-    statistics : float32, shape (tokens, 4)
-        In the order of `lynxstop.core.scorer.Statistics`; NaN where unknown.
+    statistics : float32, shape (tokens, WIDTH)
+        In the order of `lynxstop.core.statistics.Statistics`; NaN where unknown.
     """
 
     ids: NDArray[np.int32]
@@ -101,7 +105,7 @@ class Tokens:
 
 @dataclass(slots=True)
 class Generation:
-    """What came of a request.
+    """The result of a request.
 
     `output_ids` holds the generated tokens without the end-of-sequence token, forced tokens included.
     `finish` is "stop" or "length". When recording, `features` has shape (events, width) and `signals` one
@@ -121,25 +125,25 @@ class Generation:
     tokens: Tokens | None = None
     """Statistics of all tokens; filled when recording."""
     exit_positions: list[int] | None = None
-    """Thinking tokens at an exit forced at each event; None where exits are forced behind `seen_at`."""
+    """Thinking tokens at an exit forced at each event; None where exits are forced after `seen_at`."""
     prompt_tokens: int | None = None
     """Tokens of the prompt, where `request` does not hold them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer decoded behind an exit forced in a recorded trace.
+    """The answer decoded after an exit forced in a recorded trace.
 
     Parameters
     ----------
     ids : tuple of int
-        Answer tokens behind the exit tokens, without the end-of-sequence token.
+        Answer tokens after the exit tokens, without the end-of-sequence token.
     logprobs : tuple of float
         Log-probability of each of them, in nats, before temperature.
     finish : str
         "stop", or "length" when a limit cut it.
     first_entropy : float
-        Entropy of the distribution behind the exit tokens, in nats.
+        Entropy of the distribution after the exit tokens, in nats.
     """
 
     ids: tuple[int, ...]

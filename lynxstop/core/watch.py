@@ -1,4 +1,4 @@
-"""What is watched in a token stream: thinking blocks and cues, compiled once and shared by all requests."""
+"""Thinking blocks and cues in a token stream: compiled once, shared by all requests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueMachine, CueSet, compile_cues
+from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueAutomaton, CueSet, compile_cues
 from lynxstop.core.points import boundary_tokens
 from lynxstop.core.surface import token_surfaces
-from lynxstop.core.thinking import Delimiters, ThinkingMachine, compile_thinking
+from lynxstop.core.thinking import Delimiters, ThinkingAutomaton, compile_thinking
 from lynxstop.errors import TokenizerError
 
 
 class WatchState(NamedTuple):
-    """Where both machines stand after a prefix of the stream."""
+    """States of the two automata after a prefix of the stream."""
 
     thinking: int
     cue: int
@@ -24,11 +24,11 @@ _SHOWN = [(bool(f & CONFIRMED), bool(f & HERE), bool(f & PENDING)) for f in rang
 
 
 _MEMO = 1 << 16
-"""Steps that are remembered: text keeps to few states and tokens, and a look-up costs a tenth of a step."""
+"""Steps that are cached: a text visits few states and tokens, and a look-up costs a tenth of a step."""
 
 
-class Seen(NamedTuple):
-    """What one token showed.
+class WatchStep(NamedTuple):
+    """The result of reading one token.
 
     `confirmed`: the cue completed by an earlier token is now known to be a whole word.
     `here`: this token completes a cue and proves its right boundary itself.
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 class ThinkingSteps(Protocol):
-    """What reads thinking blocks: `ThinkingMachine`, or its form over texts."""
+    """Tracks thinking blocks: `ThinkingAutomaton`, or its form over texts."""
 
     start: int
     opened: int
@@ -56,7 +56,7 @@ class ThinkingSteps(Protocol):
 
 
 class CueSteps(Protocol):
-    """What reads cues: `CueMachine`, or its form over texts."""
+    """Finds cues: `CueAutomaton`, or its form over texts."""
 
     start: int
 
@@ -69,14 +69,14 @@ class CueSteps(Protocol):
 
 
 class Reader:
-    """How the two machines read a stream together; see `Watch`."""
+    """Both automata reading one stream; see `Watch`."""
 
     __slots__ = ()
 
     thinking: ThinkingSteps
     cues: CueSteps
     boundaries: Container[int]
-    _memo: dict[tuple[WatchState, int], Seen]
+    _memo: dict[tuple[WatchState, int], WatchStep]
 
     def start(self, prompt_ids: Iterable[int]) -> WatchState:
         """Read a prompt: blocks opened in it count, cues in it do not."""
@@ -89,7 +89,7 @@ class Reader:
         """Say whether a thinking block is open."""
         return self.thinking.inside(state.thinking)
 
-    def read(self, state: WatchState, token: int) -> Seen:
+    def read(self, state: WatchState, token: int) -> WatchStep:
         """Advance by one generated token, in O(1)."""
         key = (state, token)
         seen = self._memo.get(key)
@@ -99,24 +99,24 @@ class Reader:
             seen = self._memo[key] = self._read(state, token)
         return seen
 
-    def _read(self, state: WatchState, token: int) -> Seen:
+    def _read(self, state: WatchState, token: int) -> WatchStep:
         thinking = self.thinking.step(state.thinking, token)
         cue, flags = self.cues.step(state.cue, token)
         inside = self.thinking.inside(thinking)
         if inside and self.thinking.inside(state.thinking):
-            return Seen(WatchState(thinking, cue), True, *_SHOWN[flags])
-        return Seen(WatchState(thinking, self.cues.settle(cue)), inside, False, False, False)
+            return WatchStep(WatchState(thinking, cue), True, *_SHOWN[flags])
+        return WatchStep(WatchState(thinking, self.cues.settle(cue)), inside, False, False, False)
 
 
 @dataclass(frozen=True, slots=True)
 class Watch(Reader):
-    """The two token-level machines of a tokenizer, and its boundary tokens."""
+    """The two automata compiled for a tokenizer, and its boundary tokens."""
 
-    thinking: ThinkingMachine
-    cues: CueMachine
+    thinking: ThinkingAutomaton
+    cues: CueAutomaton
     boundaries: frozenset[int] = frozenset()
     """Tokens that end a sentence, a clause or a line."""
-    _memo: dict[tuple[WatchState, int], Seen] = field(
+    _memo: dict[tuple[WatchState, int], WatchStep] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -127,9 +127,9 @@ def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch
     Parameters
     ----------
     tokenizer : object
-        See `lynxstop.core.surface.token_surfaces` for the kinds that are understood.
+        See `lynxstop.core.surface.token_surfaces` for the supported kinds.
     cues : CueSet
-        What makes a cue.
+        The cues to look for.
     delimiters : Delimiters
         What opens and closes a thinking block; `lynxstop.core.thinking.detect_delimiters` finds them.
 
@@ -150,7 +150,7 @@ def check_exit(watch: Watch, exit_ids: Iterable[int]) -> None:
     Raises
     ------
     TokenizerError
-        When a thinking block is still open behind them.
+        When a thinking block is still open after them.
     """
     state = watch.thinking.opened
     for token in exit_ids:

@@ -15,7 +15,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.collect.texts import Texts
 from lynxstop.core.session import Reason
 from lynxstop.core.types import Generation, Request, Sampling
-from lynxstop.engines.transformers.loading import Loaded
+from lynxstop.engines.transformers.loading import LoadedModel
 from lynxstop.grading.grading import Grade, agrees, grade
 from lynxstop.recordings.problems import Problem
 from lynxstop.replay.outcome import Outcome
@@ -49,7 +49,12 @@ class Demonstration:
 
 
 def demonstrate(
-    loaded: Loaded, bundle: Bundle, problems: Sequence[Problem], risk: float, seed: int, progress: Progress
+    loaded: LoadedModel,
+    bundle: Bundle,
+    problems: Sequence[Problem],
+    risk: float,
+    seed: int,
+    progress: Progress,
 ) -> Demonstration:
     """Run all problems with full thinking and with early exit at a certified risk.
 
@@ -90,7 +95,7 @@ def demonstrate(
 
 
 def _every_cue(
-    loaded: Loaded,
+    loaded: LoadedModel,
     texts: Texts,
     problems: Sequence[Problem],
     requests: Sequence[Request],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,7 @@ from lynxstop.artifacts.migrations import ENGINE_IDS, META
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import ExitSide
+from lynxstop.core.types import Signals
 
 SCHEMA_VERSION = len(META) + 1
 
@@ -54,11 +56,7 @@ CUES = {
     "position": "int64",
     "thinking_at_exit": "int64",
     "word": "string",
-    "entropy": "double",
-    "top_gap": "double",
-    "end_margin": "double",
-    "min_logprob": "double",
-    "mean_logprob": "double",
+    **{field.name: "double" for field in fields(Signals)},
     "trial_text": "string",
     "trial_answer": "string",
     "trial_status": "string",

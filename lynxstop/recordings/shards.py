@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lynxstop.core.statistics import WIDTH, unknown
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.extras import need
@@ -173,7 +174,7 @@ def read_tokens(store: Store, name: str, lengths: Sequence[int], key: str) -> li
     if found != key:
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     total = sum(lengths)
-    if ids.shape != (total,) or thinking.shape != (total,) or statistics.shape != (total, 4):
+    if ids.shape != (total,) or thinking.shape != (total,) or statistics.shape != (total, WIDTH):
         raise DataError(f"{store}/{name} does not hold {total} tokens.", hint=_DAMAGED)
     ends = np.cumsum(lengths)[:-1]
     parts = (np.split(values, ends) for values in (ids, thinking.astype(bool), statistics))
@@ -196,7 +197,7 @@ def _tensors(tokens: Sequence[Tokens]) -> dict[str, NDArray[Any]]:
         "thinking": np.concatenate([np.zeros(0, bool), *(trace.thinking for trace in tokens)]).astype(
             np.uint8
         ),
-        "statistics": np.concatenate([np.zeros((0, 4), np.float32), *(trace.statistics for trace in tokens)]),
+        "statistics": np.concatenate([unknown(0), *(trace.statistics for trace in tokens)]),
     }
 
 

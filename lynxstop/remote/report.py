@@ -37,6 +37,8 @@ def report(
     }
     if taken is not None:
         found["exit"] = str(taken.reason)
+        if not taken.certified:
+            found["certificate"] = None
         found["cue"] = taken.cue if taken.cue >= 0 else None
         found["score"] = _finite(taken.score)
         found["threshold"] = _finite(taken.threshold)

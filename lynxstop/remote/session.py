@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
+from lynxstop.core.statistics import Statistics
 from lynxstop.core.stream import CLOSE, OPEN, StreamWatch
 from lynxstop.core.watch import WatchState
 from lynxstop.remote.later import MOST, Later

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import DEFINITIONS, DTYPE, LOGPROB, WIDTH, NextToken, Statistics
 from lynxstop.errors import ConfigError
 
 
@@ -183,19 +183,19 @@ def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
     tokens = [token for token, _ in seen]
     parse(tokens)
     tops = [token._likely() for token in following]
-    found = np.full((len(seen), 4), np.nan)
-    found[:, 3] = [token._logprob for token in tokens]
+    found = np.full((len(seen), WIDTH), np.nan)
+    found[:, LOGPROB] = [token._logprob for token in tokens]
     sizes = [len(top) for top in tops]
     if len(set(sizes)) == 1:
         _read_tops(tops, exits, found)
     else:
         for row, top in enumerate(tops):
             _read_tops([top], exits, found[row : row + 1])
-    return list(map(Statistics._make, found.astype(np.float32).tolist()))
+    return list(map(Statistics._make, found.astype(DTYPE).tolist()))
 
 
 def _read_tops(tops: Sequence[Sequence[_Likely]], exits: frozenset[str], found: NDArray[np.float64]) -> None:
-    """Write entropy, gap and margin of distributions that show equally many tokens into columns 0 to 2."""
+    """Write the statistics of next-token distributions that show equally many tokens into their columns."""
     size = len(tops[0])
     if size < 2:
         return
@@ -207,11 +207,11 @@ def _read_tops(tops: Sequence[Sequence[_Likely]], exits: frozenset[str], found: 
     shares *= logprobs
     entropy = -shares.sum(axis=1) - rest * np.log(rest)
     logprobs.sort(axis=1)
-    best, ends = logprobs[:, -1], logprobs[:, 0]
-    np.subtract(best, logprobs[:, -2], out=found[:, 1])
+    best, second, ends = logprobs[:, -1], logprobs[:, -2], logprobs[:, 0].copy()
     for row, top in enumerate(tops):
         said = [one.logprob for one in top if one.token in exits]
         if said:
             ends[row] = max(said)
-    np.maximum(entropy, 0.0, out=found[:, 0])
-    np.subtract(best, ends, out=found[:, 2])
+    known = NextToken(np.maximum(entropy, 0.0), best, second, ends)
+    for column, define in enumerate(DEFINITIONS.values()):
+        found[:, column] = define(known)

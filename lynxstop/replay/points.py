@@ -13,7 +13,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.rule import eligible_mask
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.core.types import Tokens
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.grading.normalise import normalise

@@ -50,7 +50,7 @@ def from_recorded(
     loss : str
         One of `LOSSES`. The loss of an exit answer that was not parsed, or timed out, is unknown.
     guards : StopPolicy, optional
-        Its minimum of tokens and cooldown decide which cues are eligible.
+        Its guards decide which cues are eligible.
     by : str, optional
         Column of the traces to group by.
     split : str, optional
@@ -108,7 +108,7 @@ def _eligible(
     asked: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Of the points asked about, those that the guards let through."""
-    if guards is None or (guards.min_tokens == 0 and guards.cooldown == 0):
+    if guards is None or not guards.guarded:
         return asked
     keep = asked.copy()
     starts = np.searchsorted(owner[asked], np.arange(1, int(owner.max(initial=0)) + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.errors import ConfigError
 from lynxstop.rules.base import Point, Rule
 from lynxstop.signals.panel import Panel

@@ -1,4 +1,4 @@
-"""EAT: variance of the entropy behind a forced end of thinking."""
+"""EAT: variance of the entropy after a forced end of thinking."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 Embedder = Callable[[Sequence[int]], NDArray[np.float32]]
 """From the token ids of a step to a vector."""
@@ -42,10 +42,10 @@ class EmbeddingRedundancy:
         """Read one thinking token."""
         self._step.append(token)
 
-    def cue(self, behind: int) -> None:
+    def cue(self, ago: int) -> None:
         """Embed the step that ended, and compare it."""
         tokens = list(self._step)
-        ended, begun = (tokens[:-1], tokens[-1:]) if behind else (tokens, [])
+        ended, begun = (tokens[:-1], tokens[-1:]) if ago else (tokens, [])
         self._step = deque(begun, maxlen=self._step.maxlen)
         if len(ended) < self._least:
             return

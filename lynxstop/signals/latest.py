@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 
 
 class Latest(Plain):
-    """One number of the last `Statistics`.
+    """One of the last token's `Statistics`.
 
     Parameters
     ----------
@@ -28,5 +28,5 @@ class Latest(Plain):
         self._value = statistics[self._place]
 
     def value(self) -> float:
-        """Return the number behind the last token."""
+        """Return the statistic after the last token."""
         return self._value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import UNKNOWN, Statistics
 
 
 class SinceCue:
@@ -30,15 +30,15 @@ class SinceCue:
         if not self._least <= self._last:
             self._least = self._last
 
-    def cue(self, behind: int) -> None:
-        """Begin anew behind the cue."""
+    def cue(self, ago: int) -> None:
+        """Start again after the cue."""
         last = self._last
         self._total, self._count, self._least = 0.0, 0, math.nan
-        if behind:
-            self.step(0, Statistics(math.nan, math.nan, math.nan, last))
+        if ago:
+            self.step(0, UNKNOWN._replace(logprob=last))
 
     def value(self) -> float:
-        """Return the lowest or the mean; NaN right behind a cue."""
+        """Return the lowest or the mean; NaN directly after a cue."""
         if self._lowest:
             return self._least
         return self._total / self._count if self._count else math.nan

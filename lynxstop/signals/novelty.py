@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 _BITS = 1 << 16
 
@@ -42,9 +42,9 @@ class Redundancy:
         self._seen += self._last
         self._count += 1
 
-    def cue(self, behind: int) -> None:
-        """Begin a step behind the cue."""
-        again = behind == 1 and self._count > 0
+    def cue(self, ago: int) -> None:
+        """Begin a step after the cue."""
+        again = ago == 1 and self._count > 0
         self._count, self._seen = int(again), int(again and self._last)
 
     def value(self) -> float:

@@ -1,10 +1,10 @@
-"""Several signals that read the same tokens."""
+"""Several signals over the same tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.table import signal
 
 
@@ -24,14 +24,14 @@ class Panel:
         self._steps = tuple(one.step for one in self._signals.values())
 
     def step(self, token: int, statistics: Statistics) -> None:
-        """Let all read one thinking token."""
+        """Pass one thinking token to all signals."""
         for step in self._steps:
             step(token, statistics)
 
-    def cue(self, behind: int) -> None:
-        """Let all hear of a cue."""
+    def cue(self, ago: int) -> None:
+        """Pass a cue to all signals."""
         for one in self._signals.values():
-            one.cue(behind)
+            one.cue(ago)
 
     def values(self) -> dict[str, float]:
         """Return all values at the last token."""

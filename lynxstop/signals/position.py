@@ -1,8 +1,8 @@
-"""Where a request stands: thinking tokens, cues, and the length of the present step."""
+"""Progress of a request: thinking tokens, cues, and the length of the current step."""
 
 from __future__ import annotations
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 
 
 class Position:
@@ -22,10 +22,10 @@ class Position:
         self._counts["tokens"] += 1
         self._counts["step"] += 1
 
-    def cue(self, behind: int) -> None:
+    def cue(self, ago: int) -> None:
         """Count a cue."""
         self._counts["cues"] += 1
-        self._counts["step"] = behind
+        self._counts["step"] = ago
 
     def value(self) -> float:
         """Return the count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 
 
@@ -12,7 +12,7 @@ class Loop(Plain):
     """Most repetitions, over all periods up to a limit, of the period that the stream now ends on.
 
     With run_p the number of last tokens that equal the token p places before them, the value is the maximum
-    over p of run_p / p: 0 without repetition, 1 when a passage stands twice in a row, 2 for three times.
+    over p of run_p / p: 0 without repetition, 1 when a passage occurs twice in a row, 2 for three times.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Loop(Plain):
         self._count = 0
 
     def step(self, token: int, statistics: Statistics) -> None:
-        """Read one thinking token; only periods at which it stood before go on."""
+        """Read one thinking token; the run of period p grows if the same token occurred p tokens before."""
         here, runs = self._count, self._runs
         places = self._places.get(token, ())
         self._runs = {here - place: runs.get(here - place, 0) + 1 for place in places}

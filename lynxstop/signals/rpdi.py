@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 
 
 class PathDeviation(Plain):
     """RPDI_i = mean entropy of the last W tokens / mean entropy of all thinking tokens so far.
 
-    Defined from token W on. Running sums: O(1) per token, W numbers of state. Tokens without a known entropy
-    count as if they had not been.
+    Defined from token W on. Running sums: O(1) per token, W numbers of state. Tokens of unknown entropy
+    are skipped.
 
     Parameters
     ----------

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 
 
 class SureRun(Plain):
-    """Length of the present run of tokens whose entropy is below a cut.
+    """Length of the current run of tokens whose entropy is below a cut.
 
     Parameters
     ----------

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 
+from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import ConfigError
 from lynxstop.signals.base import Signal
 from lynxstop.signals.latest import Latest
@@ -21,9 +22,7 @@ GROUP = "lynxstop.signals"
 """Entry-point group of other packages' signals: a name, and a callable that makes a fresh `Signal`."""
 
 SIGNALS: Mapping[str, Callable[..., Signal]] = {
-    "entropy": lambda: Latest("entropy"),
-    "top_gap": lambda: Latest("top_gap"),
-    "end_margin": lambda: Latest("end_margin"),
+    **{name: partial(Latest, name) for name in DEFINITIONS},
     "min_logprob": lambda: SinceCue(lowest=True),
     "mean_logprob": lambda: SinceCue(lowest=False),
     "rpdi": PathDeviation,

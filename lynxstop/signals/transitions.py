@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
 from lynxstop.signals.rpdi import PathDeviation
 

@@ -16,6 +16,7 @@ from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
 from lynxstop.artifacts.hub import known_files
+from lynxstop.artifacts.policy import LATER_SETTINGS
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
@@ -268,9 +269,8 @@ def served_as(policy: Policy) -> dict[str, Any]:
     """Everything a certificate of this bundle depends on, as plain JSON."""
     names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
     dumped = policy.model_dump(mode="json")
-    further = {"rule": None, "cut": "after"}
     return {name: dumped[name] for name in names} | {
-        name: dumped[name] for name, usual in further.items() if dumped[name] != usual
+        name: dumped[name] for name, usual in LATER_SETTINGS.items() if dumped[name] != usual
     }
 
 

@@ -33,6 +33,8 @@ def make_bundle(
     *,
     min_tokens: int = 0,
     cooldown: int = 0,
+    stride: int = 1,
+    max_points: int | None = None,
     rule: Rule | None = None,
 ) -> Bundle:
     """Write a bundle that is not calibrated yet.
@@ -47,7 +49,7 @@ def make_bundle(
         Folder to write; an existing bundle there is replaced.
     name : str
         Title of the card.
-    min_tokens, cooldown : int
+    min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`. Those that a rule was trained under.
     rule : Rule, optional
         Makes the score beside the trained probe; it is fitted here. None serves the probe's logit at cues.
@@ -79,6 +81,8 @@ def make_bundle(
         cut=meta.cut,
         min_tokens=min_tokens,
         cooldown=cooldown,
+        stride=stride,
+        max_points=max_points,
         budget=meta.budget,
         target=trained.target,
         probe_sha256=None,
@@ -92,7 +96,14 @@ def make_bundle(
         from lynxstop.replay.serving import fit_rule
 
         guards = StopPolicy(
-            meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+            meta.exit_ids,
+            min_tokens=min_tokens,
+            cooldown=cooldown,
+            budget=meta.budget,
+            points=meta.points,
+            every=meta.every,
+            stride=stride,
+            max_points=max_points,
         )
         served, found = fit_rule(rule, data, trained.scores, guards)
     if served is not None:

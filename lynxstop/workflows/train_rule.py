@@ -52,6 +52,8 @@ def train_rule(
     target: Target = "agrees",
     min_tokens: int = 0,
     cooldown: int = 0,
+    stride: int = 1,
+    max_points: int | None = None,
     folds: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -66,7 +68,7 @@ def train_rule(
         One that needs neither hidden states nor trial answers.
     target : {"agrees", "right"}
         Foresee that the answer forced at the point equals the full trace's, or that it equals gold.
-    min_tokens, cooldown : int
+    min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
     folds : int
         Parts of the cross-validation, made of whole problems.
@@ -92,7 +94,14 @@ def train_rule(
         )
     meta, cues = data.meta, data.cues()
     guards = StopPolicy(
-        meta.exit_ids, (), min_tokens, cooldown, meta.budget, points=meta.points, every=meta.every
+        meta.exit_ids,
+        min_tokens=min_tokens,
+        cooldown=cooldown,
+        budget=meta.budget,
+        points=meta.points,
+        every=meta.every,
+        stride=stride,
+        max_points=max_points,
     )
     steps, done, budget = folds + 2, 0, meta.budget or meta.max_tokens
 

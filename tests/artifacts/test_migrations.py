@@ -24,6 +24,7 @@ def test_a_policy_of_the_first_version_loads(tmp_path: Path) -> None:
 
     assert policy.schema_version == len(POLICY) + 1
     assert (policy.cut, policy.files) == ("after", {})
+    assert not policy.stop_policy().thinned
     assert [level.risk for level in policy.levels] == [0.01, 0.02, 0.05, 0.1]
     assert policy.engine == "transformers"
 

@@ -1,4 +1,4 @@
-"""The token machine finds the cues that the reference finds in the text, in any tokenization."""
+"""The token automaton finds the cues that the reference finds in the text, in any tokenization."""
 
 import string
 from itertools import chain, pairwise
@@ -85,11 +85,11 @@ def expected(surfaces, tokens, cues):
     return {owner[ends[end - 1] - 1] for end in find_cues(text, cues)}
 
 
-def found(machine, tokens):
-    """The same by the machine; a cue left pending at the end counts."""
-    state, events, pending = machine.start, set(), False
+def found(automaton, tokens):
+    """The same by the automaton; a cue left pending at the end counts."""
+    state, events, pending = automaton.start, set(), False
     for index, token in enumerate(tokens):
-        state, flags = machine.step(state, token)
+        state, flags = automaton.step(state, token)
         assert pending or not flags & CONFIRMED
         if flags & CONFIRMED:
             events.add(index - 1)
@@ -121,35 +121,35 @@ def part(tokens):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_machine_agrees_with_the_reference_on_random_tokens(compiled, cue_tokens, kind, data):
-    surfaces, machine = compiled[kind]
+def test_automaton_agrees_with_the_reference_on_random_tokens(compiled, cue_tokens, kind, data):
+    surfaces, automaton = compiled[kind]
     cue = st.sampled_from(cue_tokens[kind])
     anything = st.lists(st.integers(0, len(surfaces) + 2), max_size=2)
     runs = data.draw(st.lists(cue | cue.flatmap(part) | anything, max_size=12))
     tokens = list(chain.from_iterable(runs))
-    assert found(machine, tokens) == expected(surfaces, tokens, WORDS[kind])
+    assert found(automaton, tokens) == expected(surfaces, tokens, WORDS[kind])
 
 
 @settings(max_examples=300, deadline=None)
 @given(parts=st.lists(st.sampled_from(FORMS), max_size=8), seed=st.integers(0, 2**32 - 1))
-def test_machine_agrees_with_the_reference_however_the_text_is_cut(parts, seed):
+def test_automaton_agrees_with_the_reference_however_the_text_is_cut(parts, seed):
     """Cut the bytes of a text anywhere, even inside characters."""
     data, rng = "".join(parts).encode(), np.random.default_rng(seed)
     cuts = [0, *np.flatnonzero(rng.random(len(data)) < 0.4).tolist(), len(data)]
     pieces = [data[a:b] for a, b in pairwise(cuts) if a < b]
     surfaces = Surfaces.of([*pieces, *(bytes([byte]) for byte in range(256))], {})
-    machine = compile_cues(WORDS["byte-level"], surfaces)
+    automaton = compile_cues(WORDS["byte-level"], surfaces)
     tokens = list(range(len(pieces)))
-    assert found(machine, tokens) == expected(surfaces, tokens, WORDS["byte-level"])
+    assert found(automaton, tokens) == expected(surfaces, tokens, WORDS["byte-level"])
 
 
 def test_ids_beyond_the_vocabulary_are_boundaries(words):
-    machine, size = words.watch.cues, len(words.surfaces)
-    pending, _ = machine.step(machine.start, *words.ids(" wait"))
+    automaton, size = words.watch.cues, len(words.surfaces)
+    pending, _ = automaton.step(automaton.start, *words.ids(" wait"))
     for token in range(size, 2 * size):
-        assert machine.step(pending, token) == (machine.start, CONFIRMED)
-        following, flags = machine.step_many(np.array([pending], dtype=np.int32), np.array([token]))
-        assert (following.tolist(), flags.tolist()) == ([machine.start], [CONFIRMED])
+        assert automaton.step(pending, token) == (automaton.start, CONFIRMED)
+        following, flags = automaton.step_many(np.array([pending], dtype=np.int32), np.array([token]))
+        assert (following.tolist(), flags.tolist()) == ([automaton.start], [CONFIRMED])
 
 
 def test_case_beyond_ascii_may_change_the_length():
@@ -158,12 +158,12 @@ def test_case_beyond_ascii_may_change_the_length():
 
 @given(data=st.data())
 def test_batched_step_equals_the_scalar_one(compiled, kind, data):
-    surfaces, machine = compiled[kind]
-    states = data.draw(st.lists(st.integers(0, len(machine.settled) - 1), min_size=1, max_size=5))
+    surfaces, automaton = compiled[kind]
+    states = data.draw(st.lists(st.integers(0, len(automaton.settled) - 1), min_size=1, max_size=5))
     tokens = [data.draw(st.integers(0, len(surfaces) + 5)) for _ in states]
-    following, flags = machine.step_many(np.array(states, dtype=np.int32), np.array(tokens))
+    following, flags = automaton.step_many(np.array(states, dtype=np.int32), np.array(tokens))
     assert list(zip(following, flags, strict=True)) == [
-        machine.step(s, t) for s, t in zip(states, tokens, strict=True)
+        automaton.step(s, t) for s, t in zip(states, tokens, strict=True)
     ]
 
 
@@ -189,9 +189,9 @@ def test_reference_reads_words_phrases_and_paragraphs(text, ends):
 
 
 def steps(words, *texts):
-    machine, state, shown = words.watch.cues, words.watch.cues.start, []
+    automaton, state, shown = words.watch.cues, words.watch.cues.start, []
     for token in words.ids(*texts):
-        state, flags = machine.step(state, token)
+        state, flags = automaton.step(state, token)
         shown.append(flags)
     return shown
 
@@ -218,12 +218,12 @@ def test_a_word_inside_another_is_no_cue(words):
 
 
 def test_settling_forgets_the_match_but_not_the_boundary(words):
-    machine = words.watch.cues
-    wait, comma, start = *words.ids("wait", ","), machine.start
-    pending = machine.settle(machine.step(start, wait)[0])
-    assert machine.step(pending, comma)[1] == 0
-    assert machine.step(pending, wait)[1] == 0
-    assert machine.step(machine.settle(machine.step(start, comma)[0]), wait)[1] == PENDING
+    automaton = words.watch.cues
+    wait, comma, start = *words.ids("wait", ","), automaton.start
+    pending = automaton.settle(automaton.step(start, wait)[0])
+    assert automaton.step(pending, comma)[1] == 0
+    assert automaton.step(pending, wait)[1] == 0
+    assert automaton.step(automaton.settle(automaton.step(start, comma)[0]), wait)[1] == PENDING
 
 
 def test_a_word_that_no_token_can_write_is_named():

@@ -8,23 +8,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import eligible, eligible_mask, first_exit, passes
+from lynxstop.core.rule import eligible_mask, first_exit, passes
+from lynxstop.errors import ConfigError
 
 cues = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([-1.0, 0.0, 0.1, 2.0, math.nan])), max_size=12)
 
 
-@given(cues, st.integers(0, 10), st.integers(0, 6), st.sampled_from([-2.0, 0.0, 0.1, math.inf]))
-def test_array_form_equals_a_loop_over_the_scalar_form(gaps, min_tokens, cooldown, threshold):
-    policy = StopPolicy(exit_ids=(0,), min_tokens=min_tokens, cooldown=cooldown)
+thinning = st.fixed_dictionaries({"stride": st.integers(1, 4), "max_points": st.none() | st.integers(1, 4)})
+
+
+def allowed(policy, positions):
+    """Eligible decision points by their definition, each looked at with all before it."""
+    found = []
+    for number, position in enumerate(positions, start=1):
+        before = [place for place, ready in zip(positions, found, strict=False) if ready]
+        found.append(
+            position >= policy.min_tokens
+            and all(position - place >= policy.cooldown for place in before)
+            and number % policy.stride == 0
+            and (policy.max_points is None or len(before) < policy.max_points)
+        )
+    return found
+
+
+@given(cues, st.integers(0, 10), st.integers(0, 6), thinning, st.sampled_from([-2.0, 0.0, 0.1, math.inf]))
+def test_array_form_equals_the_definition_point_by_point(gaps, min_tokens, cooldown, thinned, threshold):
+    policy = StopPolicy(exit_ids=(0,), min_tokens=min_tokens, cooldown=cooldown, **thinned)
     positions = np.cumsum([gap for gap, _ in gaps], dtype=np.int64)
     scores = np.array([score for _, score in gaps], dtype=np.float32)
-    last, exit_at, mask = None, -1, []
-    for i, position in enumerate(positions.tolist()):
-        mask.append(eligible(policy, position, last))
-        if mask[-1]:
-            last = position
-            if exit_at < 0 and passes(float(scores[i]), threshold):
-                exit_at = i
+    mask = allowed(policy, positions.tolist())
+    hits = [i for i, ready in enumerate(mask) if ready and passes(float(scores[i]), threshold)]
+    exit_at = hits[0] if hits else -1
     assert eligible_mask(policy, positions).tolist() == mask
     assert first_exit(scores, eligible_mask(policy, positions), threshold) == exit_at
 
@@ -46,3 +60,19 @@ def test_a_score_passes_when_its_float32_is_strictly_greater(score, threshold, o
 def test_guards_count_from_the_last_eligible_cue():
     policy = StopPolicy(exit_ids=(0,), min_tokens=3, cooldown=5)
     assert eligible_mask(policy, np.array([2, 3, 7, 8, 12, 13])).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_thinning_takes_every_kth_point_and_no_more_than_m():
+    positions = np.arange(1, 10)
+    assert eligible_mask(StopPolicy((0,), stride=3), positions).nonzero()[0].tolist() == [2, 5, 8]
+    assert eligible_mask(StopPolicy((0,), stride=3, max_points=2), positions).nonzero()[0].tolist() == [2, 5]
+    assert eligible_mask(StopPolicy((0,), max_points=2, cooldown=4), positions).nonzero()[0].tolist() == [
+        0,
+        4,
+    ]
+
+
+@pytest.mark.parametrize("guards", [{"stride": 0}, {"max_points": 0}])
+def test_impossible_thinning_is_refused(guards):
+    with pytest.raises(ConfigError, match="1 or more"):
+        StopPolicy((0,), **guards)

@@ -155,7 +155,14 @@ def test_an_uncertified_risk_is_refused(words):
 texts = st.lists(
     st.sampled_from([" a", " wait", ",", "er", " hmm.", "\n\n", "</think>", "<think>"]), max_size=30
 )
-guards = st.fixed_dictionaries({"min_tokens": st.integers(0, 5), "cooldown": st.integers(0, 5)})
+guards = st.fixed_dictionaries(
+    {
+        "min_tokens": st.integers(0, 5),
+        "cooldown": st.integers(0, 5),
+        "stride": st.integers(1, 3),
+        "max_points": st.none() | st.integers(1, 3),
+    }
+)
 
 
 @given(texts, guards, st.lists(st.sampled_from([0.0, 1.0, 1.5, 3.0]), min_size=30, max_size=30))
@@ -176,3 +183,32 @@ def test_a_stopped_run_is_the_full_run_cut_at_the_replayed_exit(words, texts, gu
         seen_at = full.events[replayed].seen_at
         assert out[: seen_at + 1] == ids[: seen_at + 1]
         assert out[seen_at + 1 : seen_at + 4] == list(stop.exit_ids)[: len(out) - seen_at - 1]
+
+
+def test_an_end_inside_thinking_is_closed_once(words):
+    # given thinking, then an answer
+    session = Session(words.watch, policy(words), words.ids("<think>"))
+    run(session, words.ids(" a", " wait"))
+    # when the model ends its text
+    out = [session.close_thinking()]
+    while out[-1] is not None:
+        session.read(out[-1])
+        out.append(session.decide())
+    # then the exit is forced, and a second end is one
+    assert out == [*policy(words).exit_ids, None]
+    assert (session.exit.reason, session.exit.thinking_tokens, session.phase) == (
+        Reason.END,
+        2,
+        Phase.ANSWERING,
+    )
+    assert session.close_thinking() is None
+    run(session, words.ids("<think>", " a"))
+    assert session.close_thinking() is None
+    assert not session.exit.certified
+
+
+@pytest.mark.parametrize("prompt", [[], ["<think>", "</think>"]])
+def test_an_end_outside_of_thinking_is_the_end(words, prompt):
+    session = Session(words.watch, policy(words), words.ids(*prompt))
+    assert session.close_thinking() is None
+    assert session.exit is None

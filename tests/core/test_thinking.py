@@ -21,11 +21,13 @@ def vocabulary(texts, special=()):
 
 def trail(delimiters, special, *texts):
     """Whether a block is open after each of these tokens."""
-    machine = compile_thinking(delimiters, vocabulary([*texts, *delimiters.open, *delimiters.close], special))
-    state, inside = machine.start, ""
+    automaton = compile_thinking(
+        delimiters, vocabulary([*texts, *delimiters.open, *delimiters.close], special)
+    )
+    state, inside = automaton.start, ""
     for token in range(len(texts)):
-        state = machine.step(state, token)
-        inside += ".x"[machine.inside(state)]
+        state = automaton.step(state, token)
+        inside += ".x"[automaton.inside(state)]
     return inside
 
 
@@ -66,7 +68,7 @@ def test_every_family_opens_and_closes_in_bytes(family):
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "x", "<", "/think>", "<think"]), max_size=12))
-def test_machine_agrees_with_a_walk_over_the_tokens(texts):
+def test_automaton_agrees_with_a_walk_over_the_tokens(texts):
     inside, expected = False, ""
     for text in texts:
         inside = text == "<think>" if not inside else text != "</think>"
@@ -75,8 +77,8 @@ def test_machine_agrees_with_a_walk_over_the_tokens(texts):
 
 
 def test_ids_beyond_the_vocabulary_change_nothing():
-    machine = compile_thinking(THINK, vocabulary(SPECIAL, SPECIAL))
-    assert machine.inside(machine.step(machine.opened, 10**6))
+    automaton = compile_thinking(THINK, vocabulary(SPECIAL, SPECIAL))
+    assert automaton.inside(automaton.step(automaton.opened, 10**6))
 
 
 def test_a_delimiter_that_no_token_can_write_is_refused():
@@ -89,10 +91,10 @@ def test_a_delimiter_that_no_token_can_write_is_refused():
 def test_delimiters_are_found_in_the_special_tokens(tokenizer, kind):
     assert detect_delimiters(tokenizer) == THINK
     special = {text: i for i, text in added_tokens(tokenizer).items()}
-    machine = compile_thinking(THINK, token_surfaces(tokenizer))
-    opened = machine.step(machine.start, special["<think>"])
-    assert machine.inside(opened)
-    assert not machine.inside(machine.step(opened, special["</think>"]))
+    automaton = compile_thinking(THINK, token_surfaces(tokenizer))
+    opened = automaton.step(automaton.start, special["<think>"])
+    assert automaton.inside(opened)
+    assert not automaton.inside(automaton.step(opened, special["</think>"]))
 
 
 class Templated:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.batch import PaddedBatch, survivors
 from lynxstop.engines.transformers.cache import GrowingLayer
 
 Tiny = Callable[..., torch.nn.Module]
@@ -26,7 +26,7 @@ def alone(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 def test_rows_equal_runs_alone_while_others_leave(kind: str, tiny: Tiny) -> None:
     # given a batch of prompts of different length
     model = tiny(kind)
-    batch = Batch(model, CPU)
+    batch = PaddedBatch(model, CPU)
     rows = [list(prompt) for prompt in PROMPTS]
     logits = batch.prefill(PROMPTS)
     # when it grows beyond the window, and rows leave on the way
@@ -46,7 +46,7 @@ def test_rows_equal_runs_alone_while_others_leave(kind: str, tiny: Tiny) -> None
 @torch.inference_mode()
 def test_a_prefix_is_shared_by_rows_that_forget_different_ends(tiny: Tiny) -> None:
     model = tiny().double()
-    batch = Batch(model, CPU)
+    batch = PaddedBatch(model, CPU)
     batch.prefill(PROMPTS)
     batch.keep([1, 1, 3])
     batch.forget([3, 0, 1])

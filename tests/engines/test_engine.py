@@ -251,3 +251,45 @@ def test_an_abandoned_run_leaves_no_hooks(engine: Make, tiny: Tiny, requests: li
     stream.close()
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
     assert not torch.is_inference_mode_enabled()
+
+
+@BOTH
+def test_a_text_that_ends_inside_its_thinking_is_closed_and_answered_when_asked_for(
+    sampling: Sampling, engine: Make, tiny: Tiny, requests: list[Request]
+) -> None:
+    # given a model that often ends its text while it is thinking
+    model = tiny(bias={2: 1.0, 1: -9.0})
+    plain = run(engine(model), requests, sampling, record=True)
+    closing = run(engine(model, close_open_thinking=True), requests, sampling, record=True)
+    # then exactly these texts go on, with the exit tokens in place of the end
+    cut = [
+        name
+        for name, made in plain.items()
+        if made.finish == "stop" and made.thinking_tokens == len(made.output_ids)
+    ]
+    assert len(cut) >= 2
+    for name, made in plain.items():
+        other = closing[name]
+        if name not in cut:
+            assert (other.output_ids, other.exit) == (made.output_ids, None)
+            continue
+        assert other.exit is not None
+        assert (other.exit.reason, other.exit.certified) == (Reason.END, False)
+        end = len(made.output_ids)
+        assert other.exit.thinking_tokens == other.thinking_tokens == end
+        assert other.output_ids[:end] == made.output_ids
+        assert other.output_ids[end : end + 2] == [1, 16]
+        assert len(other.logprobs) == len(other.output_ids)
+        assert other.tokens is not None
+        assert np.isfinite(other.tokens.statistics[:end, :3]).all()
+
+
+def test_an_end_inside_thinking_is_only_recorded_in_shadow(
+    engine: Make, tiny: Tiny, requests: list[Request]
+) -> None:
+    model = tiny(bias={2: 1.0, 1: -9.0})
+    shadowed = [replace(request, mode=Mode.SHADOW) for request in requests]
+    plain = run(engine(model), requests, SAMPLED)
+    made = run(engine(model, close_open_thinking=True), shadowed, SAMPLED)
+    assert {n: g.output_ids for n, g in made.items()} == {n: g.output_ids for n, g in plain.items()}
+    assert Reason.END in [g.exit.reason for g in made.values() if g.exit is not None]

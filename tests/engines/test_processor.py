@@ -14,7 +14,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode, Reason
 from lynxstop.core.types import Request, Sampling
 from lynxstop.core.watch import Watch
-from lynxstop.engines.transformers import LynxStopProcessor, TransformersEngine
+from lynxstop.engines.transformers import EarlyExitProcessor, TransformersEngine
 from lynxstop.errors import ConfigError, ModelError
 
 Tiny = Callable[..., torch.nn.Module]
@@ -34,7 +34,7 @@ def padded(requests: list[Request]) -> dict[str, torch.Tensor]:
 
 
 def outputs(
-    model: Any, requests: list[Request], processor: LynxStopProcessor, **options: Any
+    model: Any, requests: list[Request], processor: EarlyExitProcessor, **options: Any
 ) -> list[list[int]]:
     inputs = padded(requests)
     options = {"do_sample": False, "max_new_tokens": LENGTH, **options}
@@ -59,7 +59,7 @@ def test_greedy_tokens_and_exits_equal_the_engines(
     sampling = Sampling(max_tokens=LENGTH, answer_tokens=LENGTH)
     expected = {made.request.id: made for made in engine(model).generate(asked, sampling)}
     # when people's own generate runs with the processor, twice
-    with LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
+    with EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
         for group in (requests, requests[:3]):
             tokens = outputs(model, group, processor)
             # then tokens and exits are the engine's
@@ -75,7 +75,7 @@ def test_sampling_is_cut_where_a_score_passes(
     tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes, requests: list[Request]
 ) -> None:
     model = tiny()
-    with LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
+    with EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
         torch.manual_seed(3)
         tokens = outputs(model, requests, processor, do_sample=True, num_return_sequences=2)
     exits = processor.exits
@@ -93,7 +93,7 @@ def test_the_budget_holds_without_a_probe(
     cached: bool, tiny: Tiny, watch: Watch, requests: list[Request]
 ) -> None:
     model = tiny()
-    with LynxStopProcessor(model, watch, StopPolicy((1, 16), budget=7)) as processor:
+    with EarlyExitProcessor(model, watch, StopPolicy((1, 16), budget=7)) as processor:
         tokens = outputs(model, requests, processor, use_cache=cached)
     assert [row[7:9] for row in tokens].count([1, 16]) >= 6
     assert {found.reason for found in processor.exits if found is not None} == {Reason.BUDGET}
@@ -105,7 +105,7 @@ def test_a_mask_that_is_missing_is_inferred(
     model = tiny()
     inputs = padded(requests)
     seen = []
-    with LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
+    with EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
         for mask in (inputs["attention_mask"], None):
             processor.reset()
             with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_shadow_mode_changes_no_token(
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=LENGTH)[
         :, inputs["input_ids"].shape[1] :
     ]
-    with LynxStopProcessor(
+    with EarlyExitProcessor(
         model, watch, policy, probe=linear_probe(), risk=0.2, mode=Mode.SHADOW
     ) as processor:
         tokens = outputs(model, requests, processor)
@@ -137,7 +137,7 @@ def test_beams_are_refused(
 ) -> None:
     model = tiny()
     with (
-        LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
+        EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
         pytest.raises(ModelError, match="Beam search"),
     ):
         outputs(model, requests, processor, num_beams=2, do_sample=sampled)
@@ -148,7 +148,7 @@ def test_assisted_generation_is_refused(
 ) -> None:
     model = tiny()
     with (
-        LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
+        EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
         pytest.raises(ModelError, match="assisted"),
     ):
         outputs(model, requests[:1], processor, assistant_model=tiny(seed=1))
@@ -156,13 +156,19 @@ def test_assisted_generation_is_refused(
 
 def test_an_uncertified_risk_is_refused(tiny: Tiny, watch: Watch, policy: StopPolicy) -> None:
     with pytest.raises(ConfigError, match="not certified"):
-        LynxStopProcessor(tiny(), watch, policy, risk=0.5)
+        EarlyExitProcessor(tiny(), watch, policy, risk=0.5)
     with pytest.raises(ConfigError, match="needs a probe"):
-        LynxStopProcessor(tiny(), watch, policy, risk=0.2)
+        EarlyExitProcessor(tiny(), watch, policy, risk=0.2)
 
 
 def test_closing_frees_the_model(tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes) -> None:
     model = tiny()
-    LynxStopProcessor(model, watch, policy, probe=linear_probe(), risk=0.2).close()
+    EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2).close()
     assert not model._forward_pre_hooks
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+
+
+def test_the_former_name_still_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="EarlyExitProcessor"):
+        from lynxstop.engines.transformers import LynxStopProcessor
+    assert LynxStopProcessor is EarlyExitProcessor

@@ -10,8 +10,8 @@ from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.types import Request, Sampling
-from lynxstop.engines.transformers import LynxStopProcessor, TransformersEngine
-from lynxstop.engines.transformers.loading import Loaded, load_engine
+from lynxstop.engines.transformers import EarlyExitProcessor, TransformersEngine
+from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.errors import ConfigError
 from lynxstop.recordings.storage import DataSet
 from lynxstop.rules.served import serve
@@ -30,18 +30,23 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def loaded(bundle: Bundle) -> Loaded:
+def loaded(bundle: Bundle) -> LoadedModel:
     return load_engine(shipped.MODEL, bundle, batch_size=5)
 
 
 @pytest.fixture(scope="module")
-def asked(loaded: Loaded) -> list[tuple[int, ...]]:
+def asked(loaded: LoadedModel) -> list[tuple[int, ...]]:
     return prompts(Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues))
 
 
 @pytest.mark.parametrize(("name", "points"), CASES)
 def test_the_engine_decides_as_replayed(
-    recorded: DataSet, loaded: Loaded, bundle: Bundle, asked: list[tuple[int, ...]], name: str, points: int
+    recorded: DataSet,
+    loaded: LoadedModel,
+    bundle: Bundle,
+    asked: list[tuple[int, ...]],
+    name: str,
+    points: int,
 ) -> None:
     # given what a rule would have decided on recorded traces
     policy, traces, expected = prepared(recorded, bundle, name, points)
@@ -68,13 +73,13 @@ def test_the_engine_decides_as_replayed(
 
 @pytest.mark.parametrize("name", ["combined", "logprob-probe"])
 def test_generate_decides_as_replayed(
-    recorded: DataSet, loaded: Loaded, bundle: Bundle, asked: list[tuple[int, ...]], name: str
+    recorded: DataSet, loaded: LoadedModel, bundle: Bundle, asked: list[tuple[int, ...]], name: str
 ) -> None:
     policy, _, expected = prepared(recorded, bundle, name, CUE | BOUNDARY)
     probe = bundle.probe if policy.needs_probe else None
     model = loaded.engine.model
     for decided, ids in list(zip(expected, asked, strict=True))[:3]:
-        with LynxStopProcessor(model, loaded.setup.watch, policy, probe=probe, risk=0.05) as stopper:
+        with EarlyExitProcessor(model, loaded.setup.watch, policy, probe=probe, risk=0.05) as stopper:
             model.generate(
                 input_ids=torch.tensor([ids]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -93,13 +98,15 @@ def test_generate_decides_as_replayed(
             assert stop.thinking_tokens == decided.thinking_tokens
 
 
-def test_without_hidden_states_only_rules_that_read_none_are_served(loaded: Loaded, bundle: Bundle) -> None:
+def test_without_hidden_states_only_rules_that_read_none_are_served(
+    loaded: LoadedModel, bundle: Bundle
+) -> None:
     policy = StopPolicy(bundle.policy.exit_ids, (Level(0.05, 0.0),), rule=serve(rule_named("combined")))
     engine = TransformersEngine(loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy)
     with pytest.raises(ConfigError, match="needs a probe"):
         engine.generate([Request("a", (1,), risk=0.05)], Sampling())
     with pytest.raises(ConfigError, match="needs a probe"):
-        LynxStopProcessor(loaded.engine.model, loaded.setup.watch, policy, risk=0.05)
+        EarlyExitProcessor(loaded.engine.model, loaded.setup.watch, policy, risk=0.05)
 
 
 def test_an_engine_that_keeps_its_tokens_refuses_to_cut_before_the_cue() -> None:

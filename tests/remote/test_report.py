@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lynxstop.core.session import Exit, Reason
 from lynxstop.remote.report import report
 from lynxstop.remote.session import Cut
 
@@ -18,7 +19,8 @@ def session(exit: Any = None, cut: Cut | None = None) -> Any:
 
 
 def taken(**more: Any) -> Any:
-    return SimpleNamespace(**{"reason": "score", "cue": 2, "score": 1.5, "threshold": 0.5, **more})
+    made = {"reason": "score", "cue": 2, "score": 1.5, "threshold": 0.5, **more}
+    return Exit(Reason(made.pop("reason")), seen_at=39, thinking_tokens=38, **made)
 
 
 def told(made: Any, *, stopped: bool = True, share: float | None = None) -> dict[str, Any]:
@@ -51,3 +53,8 @@ def test_what_was_saved_stands_to_what_was_thought_as_when_it_was_certified(
 def test_what_json_cannot_say_is_null_and_a_guard_has_no_cue() -> None:
     found = told(session(taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), Cut(40, 0, 38)))
     assert (found["exit"], found["cue"], found["score"], found["threshold"]) == ("budget", None, None, None)
+
+
+def test_an_exit_from_a_loop_has_no_certificate() -> None:
+    found = told(session(taken(reason="loop", cue=-1, score=math.nan), Cut(40, 0, 38)))
+    assert (found["exit"], found["certificate"], found["cue"]) == ("loop", None, None)

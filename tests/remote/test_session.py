@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.scorer import Statistics
 from lynxstop.core.session import Mode, Reason, Session
+from lynxstop.core.statistics import Statistics
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.dialects.base import Delta
 from lynxstop.remote.follow import follow
@@ -116,6 +116,16 @@ def test_a_budget_cuts_behind_the_token_that_spent_it(make_terms):
     assert session.session.exit.reason is Reason.BUDGET
 
 
+def test_a_loop_cuts_after_the_token_that_completes_it(make_terms):
+    session = StreamSession(make_terms(math.inf, loop_guard=4), risk=0.05)
+    session.mark(opens=True)
+    texts = [b" a", b" so", *[b" a"] * 6] * 10
+    cuts = [session.read(StreamToken(text)) for text in texts]
+    assert next(place for place, cut in enumerate(cuts) if cut is not None) == 64
+    assert cuts[64].thinking_tokens == 64
+    assert session.session.exit.reason is Reason.LOOP
+
+
 def test_decisions_see_what_is_recorded():
     following = StreamToken(b"a", top=Top(["a", "b"], [-0.1, -2.5]))
     [known] = behind([Seen(StreamToken(b"a", -0.3), following)], EXITS)
@@ -198,7 +208,14 @@ def entry_of(token):
     st.sampled_from(["thinkbrake", "rpdi", "loop"]),
     st.none() | st.integers(1, 30),
     st.sampled_from(
-        [{}, {"points": CUE | BOUNDARY}, {"points": CUE | INTERVAL, "every": 5}, {"min_tokens": 6}]
+        [
+            {},
+            {"points": CUE | BOUNDARY},
+            {"points": CUE | INTERVAL, "every": 5},
+            {"min_tokens": 6},
+            {"stride": 2, "max_points": 2},
+            {"loop_guard": 2},
+        ]
     ),
 )
 def test_what_is_skimmed_is_read_as_all_else(

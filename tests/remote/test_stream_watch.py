@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lynxstop.core import stream
 from lynxstop.core.cues import CueSet, compile_cues
 from lynxstop.core.points import boundary_tokens
-from lynxstop.core.stream import CLOSE, OPEN, StreamWatch, Vocabulary
+from lynxstop.core.stream import CLOSE, OPEN, StreamWatch, TextVocabulary
 from lynxstop.core.surface import Surfaces
 from lynxstop.core.thinking import Delimiters, compile_thinking
 from lynxstop.core.watch import Watch
@@ -55,7 +55,7 @@ def test_a_change_of_field_opens_and_closes_a_block():
 
 @given(st.lists(st.binary(min_size=1, max_size=6), min_size=1, max_size=60, unique=True))
 def test_numbers_are_distinct_and_follow_from_the_bytes(texts):
-    one, other = Vocabulary(), Vocabulary()
+    one, other = TextVocabulary(), TextVocabulary()
     numbers = [one.number(text) for text in texts]
     assert len(set(numbers)) == len(texts)
     assert all(CLOSE < number < 2**31 for number in numbers)
@@ -67,7 +67,7 @@ def test_texts_of_one_checksum_have_numbers_of_their_own():
     # given texts whose numbers would be the same, at the upper end too, and one whose number is taken
     for one, other in ((b"wait", b"\xa4\xee\\/"), (b",p\xca\xa4", b"\xff\xff\xff\xff")):
         assert (zlib.crc32(one) ^ zlib.crc32(other)) == 1 << 31
-        made = Vocabulary()
+        made = TextVocabulary()
         numbers = [made.number(text) for text in (one, other, b"")]
         assert len({OPEN, CLOSE, *numbers}) == 5
         assert all(number < 2**31 for number in numbers)
@@ -76,9 +76,9 @@ def test_texts_of_one_checksum_have_numbers_of_their_own():
 
 def test_pieces_that_are_no_tokens_are_refused_before_they_fill_the_memory(monkeypatch):
     monkeypatch.setattr(stream, "_MOST", 3)
-    made = Vocabulary()
+    made = TextVocabulary()
     numbers = [made.number(text) for text in (b"a", b"b", b"c")]
-    with pytest.raises(ConfigError, match="no tokens"):
+    with pytest.raises(ConfigError, match="not tokens"):
         made.number(b"d")
     assert [made.number(text) for text in (b"a", b"b", b"c")] == numbers
 

@@ -56,6 +56,9 @@ def test_the_margin_of_an_end_that_is_not_shown_is_that_of_the_last_shown():
     assert alone(top, -0.5, exits).end_margin == pytest.approx(2.0)
     assert alone(Top(["a", "\n", "c"], top.values), -0.5, exits).end_margin == pytest.approx(1.0)
     assert alone(Top(["a", "\n", "\n<"], top.values), -0.5, exits).end_margin == pytest.approx(1.0)
+    end_first = alone(Top(["\n", "b"], [-0.5, -1.5]), -0.5, exits)
+    assert end_first.top_gap == pytest.approx(1.0)
+    assert end_first.end_margin == 0.0
     assert alone(Top(["c", "b", "a"], [-2.5, -1.5, -0.5]), -0.5, exits).top_gap == pytest.approx(1.0)
 
 

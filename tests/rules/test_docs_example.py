@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.errors import ConfigError
 from lynxstop.rules import table as rules
 from lynxstop.rules.served import serve

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.core.scorer import Statistics
+from lynxstop.core.statistics import Statistics
 from lynxstop.errors import ConfigError
 from lynxstop.signals.eat import SmoothedVariance
 from lynxstop.signals.embedding import EmbeddingRedundancy

@@ -17,7 +17,7 @@ from lynxstop.collect.texts import Texts
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import TransformersEngine
-from lynxstop.engines.transformers.loading import Loaded, load_engine
+from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.recordings.storage import DataSet
 from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
@@ -33,7 +33,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def loaded(bundle: Bundle) -> Loaded:
+def loaded(bundle: Bundle) -> LoadedModel:
     return load_engine(shipped.MODEL, bundle, batch_size=5)
 
 
@@ -59,8 +59,8 @@ def serve_in(llm: Any, adapter: Any, policy: StopPolicy) -> None:
 
 @pytest.mark.parametrize(("name", "points"), CASES)
 def test_vllm_decides_as_replayed_and_as_transformers(
-    recorded: DataSet, bundle: Bundle, loaded: Loaded, llm: Any, adapter_of: Any, generate: Any, name: str,
-    points: int,
+    recorded: DataSet, bundle: Bundle, loaded: LoadedModel, llm: Any, adapter_of: Any, generate: Any,
+    name: str, points: int,
 ) -> None:  # fmt: skip
     # given what a rule would have decided on recorded traces, and what the transformers engine makes of it
     policy, traces, expected = prepared(recorded, bundle, name, points)

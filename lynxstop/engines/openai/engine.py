@@ -14,6 +14,7 @@ import numpy as np
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import CueEvent
+from lynxstop.core.statistics import DTYPE, NEXT, WIDTH, unknown
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.errors import DataError, UpstreamError
@@ -292,9 +293,9 @@ class OpenAIEngine:
         read = session.tokens if cut is None else session.tokens[: cut.index]
         forced = [] if cut is None else [StreamToken(self._terms.exit_text.encode())]
         tokens = [*(closed if token is CLOSED else token for token in read), *forced, *rest]
-        statistics = np.full((len(tokens), 4), np.nan, np.float32)
+        statistics = unknown(len(tokens))
         known = session.statistics()[: len(read)]
-        statistics[: len(known)] = np.array(known, np.float32).reshape(-1, 4)
+        statistics[: len(known)] = np.array(known, DTYPE).reshape(-1, WIDTH)
         flags = np.zeros(len(tokens), bool)
         flags[: len(read)] = session.thinking[: len(read)]
         events = core.events
@@ -304,7 +305,7 @@ class OpenAIEngine:
         generation.features = np.zeros((len(events), 0), np.float32)
         generation.tokens = Tokens(np.array(ids, np.int32), flags, statistics)
         generation.signals = [
-            Signals.at(events, number, statistics[event.index, :3].tolist(), logprobs)
+            Signals.at(events, number, statistics[event.index, :NEXT].tolist(), logprobs)
             for number, event in enumerate(events)
         ]
         generation.exit_positions = [session.cut_at(event).thinking_tokens for event in events]

@@ -102,6 +102,8 @@ def load_openai(
         exit_ids=(watch.vocabulary.number(exit_text.encode()),),
         min_tokens=recipe.guards.min_tokens,
         cooldown=recipe.guards.cooldown,
+        stride=recipe.guards.stride,
+        max_points=recipe.guards.max_points,
         budget=recipe.guards.budget,
         points=points,
         every=recipe.points.every,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from lynxstop.core.stream import Vocabulary
+from lynxstop.core.stream import TextVocabulary
 
 
 class StreamTokenizer:
@@ -14,13 +14,13 @@ class StreamTokenizer:
 
     Parameters
     ----------
-    vocabulary : Vocabulary
+    vocabulary : TextVocabulary
         Of the streams.
     """
 
     chat_template = "the server's"
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TextVocabulary) -> None:
         self._vocabulary = vocabulary
         self._prompts: dict[int, str] = {}
         self._next = count()

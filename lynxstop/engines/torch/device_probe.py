@@ -16,7 +16,7 @@ class DeviceProbe:
     probe : Probe
         The probe to copy.
     device : torch.device
-        Where features will be.
+        Device of the features.
     """
 
     def __init__(self, probe: Probe, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a request: the same in any batch, order or engine run."""
+"""Random numbers keyed by the request: the same in any batch, order or engine run."""
 
 from __future__ import annotations
 

@@ -5,17 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lynxstop.core.statistics import DEFINITIONS, NextToken
+
 _LEAST = -1e30
 
 
 def statistics(logprobs: Tensor, end_token: int) -> Tensor:
-    """Entropy, top gap and end margin, in nats, of log-probabilities (cues, vocabulary); shape (cues, 3)."""
+    """Compute the statistics of next-token distributions.
+
+    Parameters
+    ----------
+    logprobs : Tensor, float32, shape (tokens, vocabulary)
+        Log-probabilities in nats.
+    end_token : int
+        Id of the first exit token.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (tokens, NEXT), in nats: the columns of `lynxstop.core.statistics.DEFINITIONS`.
+    """
     top = logprobs.topk(2, dim=-1).values
-    # A token that cannot come counts nothing: zero times any finite number.
+    # An impossible token contributes nothing: zero times any finite number.
     entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp(min=_LEAST))
-    return torch.stack([entropy, top[:, 0] - top[:, 1], top[:, 0] - logprobs[:, end_token]], dim=1)
+    seen = NextToken(entropy, top[:, 0], top[:, 1], logprobs[:, end_token])
+    return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1)
 
 
 def bits(values: Tensor) -> Tensor:
-    """Flatten float32 numbers to int32 of the same bits, to travel beside token ids."""
+    """Flatten float32 numbers to int32 of the same bits, to be copied together with token ids."""
     return values.contiguous().view(torch.int32).flatten()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lynxstop.engines.transformers.cache import growing_cache, is_windowed
 
 
-class Batch:
+class PaddedBatch:
     """A left-padded batch; rows can leave it or be repeated.
 
     Parameters
@@ -39,7 +39,7 @@ class Batch:
         return is_windowed(self._cache)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read whole prompts; return the logits behind them, shape (rows, vocabulary)."""
+        """Read whole prompts; return the logits after them, shape (rows, vocabulary)."""
         width = max(map(len, prompts))
         ids = torch.tensor(
             [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], dtype=torch.long
@@ -51,7 +51,7 @@ class Batch:
         return self._forward(ids.to(self._device), (self._mask.cumsum(dim=1) - 1).clamp(min=0))
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Read tokens of shape (rows, count); return the logits behind the last, shape (rows, vocabulary)."""
+        """Read tokens of shape (rows, count); return the logits after the last, shape (rows, vocabulary)."""
         count = tokens.shape[1]
         self._length += count
         if self._mask.shape[1] < self._length:

@@ -74,5 +74,5 @@ def growing_cache(model: nn.Module) -> DynamicCache:
 
 
 def is_windowed(cache: DynamicCache) -> bool:
-    """Say whether some layer forgets: its rows cannot share a prefix with gaps."""
+    """Whether some layer keeps only a sliding window: its rows cannot share a prefix with gaps."""
     return any(type(layer) is not GrowingLayer for layer in cache.layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import UNKNOWN, Session
+from lynxstop.core.session import Session
+from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.types import Answer, Generation, Request, Sampling
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import exact_dtype
-from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.engines.transformers.batch import PaddedBatch, survivors
 from lynxstop.engines.transformers.eos import end_tokens
-from lynxstop.engines.transformers.exits import force_exits
+from lynxstop.engines.transformers.exits import ForcedExitInputs, force_exits
 from lynxstop.engines.transformers.observe import Observation, Observer
 from lynxstop.engines.transformers.row import Row
-from lynxstop.engines.transformers.scoring import Scorer
+from lynxstop.engines.transformers.scoring import ProbeScorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError
 
@@ -30,20 +31,20 @@ OnToken = Callable[[Request, int], None]
 Progress = Callable[[int, int], None]
 
 DEFAULT_BATCH = 128
-"""Rows that run at once, unless told otherwise."""
+"""Default number of rows that run at once."""
 
 
 class TransformersEngine:
-    """Runs requests through a model, stopping each where its session says so.
+    """Generates requests in batches, each stopped where its session decides.
 
     Parameters
     ----------
     model : torch.nn.Module
         A ``*ForCausalLM`` of transformers; it is put into evaluation mode.
     tokenizer : object
-        Its tokenizer; asked only for the end-of-sequence token.
+        Its tokenizer; only its end-of-sequence token is used.
     watch : Watch
-        Machines compiled for the tokenizer.
+        Cue and thinking automata compiled for the tokenizer.
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
@@ -54,11 +55,14 @@ class TransformersEngine:
         Where to run; where the model is when None.
     batch_size : int
         Rows that run at once.
+    close_open_thinking : bool
+        When the model ends its text inside a thinking block, force the policy's exit tokens and let it
+        answer. Such an exit has the reason `end_of_text`, and no certificate covers it.
 
     Attributes
     ----------
     failures : int
-        Cues whose scoring failed or was not finite; their requests went on as if unwatched.
+        Cues whose scoring failed or was not finite; their requests continue without being stopped there.
 
     Raises
     ------
@@ -81,6 +85,7 @@ class TransformersEngine:
         layers: Sequence[int] | None = None,
         device: str | torch.device | None = None,
         batch_size: int = DEFAULT_BATCH,
+        close_open_thinking: bool = False,
     ) -> None:
         if probe is not None and layers is not None and tuple(layers) != probe.layers:
             raise ConfigError(f"The probe reads layers {probe.layers}, not {tuple(layers)}.")
@@ -93,6 +98,7 @@ class TransformersEngine:
         self.probe = probe
         self.layers = probe.layers if probe is not None else tuple(layers or ())
         self.batch_size = batch_size
+        self.close_open_thinking = close_open_thinking
         self.failures = 0
         self.eos_ids = end_tokens(model, tokenizer)
         config = model.config.get_text_config()
@@ -150,7 +156,7 @@ class TransformersEngine:
         sampling: Sampling,
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
-        """Decode, for recorded traces, the answers of exits forced behind given tokens.
+        """Decode, for recorded traces, the answers of exits forced after given tokens.
 
         An answer is the one a live exit would have given: same exit tokens, uniform numbers and limits.
 
@@ -161,7 +167,7 @@ class TransformersEngine:
         sampling : Sampling
             As they were generated with.
         cuts : sequence of sequence of int, optional
-            For each trace the indices of the tokens behind which to exit; `seen_at` of its events when None.
+            For each trace the indices of the tokens after which to exit; `seen_at` of its events when None.
 
         Returns
         -------
@@ -174,7 +180,10 @@ class TransformersEngine:
             When a cut lies outside its trace.
         """
         places = [[event.seen_at for event in g.events] for g in generations] if cuts is None else cuts
-        return force_exits(self, generations, places, sampling)
+        inputs = ForcedExitInputs(
+            self.model, self.device, self.policy.exit_ids, self.eos_ids, self.batch_size, self.uniforms
+        )
+        return force_exits(inputs, generations, places, sampling)
 
     @torch.inference_mode()
     def _generate(
@@ -210,18 +219,20 @@ class TransformersEngine:
     ) -> Iterator[Generation]:
         rows = [Row(request, self._session(request), sampling) for request in requests]
         numbers = self.uniforms(requests, sampling)
-        batch = Batch(self.model, self.device)
+        batch = PaddedBatch(self.model, self.device)
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
-        scorer = None if taps is None else Scorer(taps, self._probe)
+        scorer = None if taps is None else ProbeScorer(taps, self._probe)
         end_token = self.policy.exit_ids[0]
         watch = record or (self.policy.rule is not None and self.policy.rule.statistics)
         observer = Observer(scorer, width=self.width, end_token=end_token, record=record, watch=watch)
         try:
             logits = batch.prefill([request.prompt_ids for request in requests])
             while True:
-                asked = [place for place, row in enumerate(rows) if row.wanted]
-                seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, asked)
-                forced = _decide(rows, asked, seen, record, watch)
+                scored = [place for place, row in enumerate(rows) if row.wanted]
+                seen = observer.look(logits, numbers[:, len(rows[0].ids)], sampling, scored)
+                forced = _decide(rows, scored, seen, record, watch)
+                if self.close_open_thinking:
+                    forced |= _close_thinking(rows, seen.tokens, forced, self.eos_ids)
                 logprobs = observer.logprobs(seen, forced)
                 leaving: set[int] = set()
                 for place, row in enumerate(rows):
@@ -259,12 +270,12 @@ class TransformersEngine:
 
 
 def _decide(
-    rows: Sequence[Row], asked: Sequence[int], seen: Observation, record: bool, watch: bool
+    rows: Sequence[Row], scored: Sequence[int], seen: Observation, record: bool, watch: bool
 ) -> dict[int, int]:
     """Let every session decide on the token it read last; return the tokens forced next, by row."""
-    scores = dict(zip(asked, seen.scores, strict=True))
+    scores = dict(zip(scored, seen.scores, strict=True))
     if record:
-        for rank, place in enumerate(asked):
+        for rank, place in enumerate(scored):
             rows[place].hold(seen.features[rank], seen.statistics[place])
     forced: dict[int, int] = {}
     for place, row in enumerate(rows):
@@ -275,3 +286,12 @@ def _decide(
         if record:
             row.settle()
     return forced
+
+
+def _close_thinking(
+    rows: Sequence[Row], tokens: Sequence[int], forced: Mapping[int, int], eos_ids: Container[int]
+) -> dict[int, int]:
+    """Tokens to force, by row, where a text is about to end inside a thinking block."""
+    ending = (place for place, token in enumerate(tokens) if token in eos_ids and place not in forced)
+    found = {place: rows[place].session.close_thinking() for place in ending}
+    return {place: token for place, token in found.items() if token is not None}

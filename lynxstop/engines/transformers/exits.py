@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lynxstop.core.types import Answer, Generation, Sampling
-from lynxstop.engines.transformers.batch import Batch, survivors
+from lynxstop.core.types import Answer, Generation, Request, Sampling
+from lynxstop.engines.transformers.batch import PaddedBatch, survivors
 from lynxstop.engines.transformers.observe import Observer
 from lynxstop.errors import ConfigError
 
-if TYPE_CHECKING:
-    from lynxstop.engines.transformers.engine import TransformersEngine
+
+@dataclass(frozen=True, slots=True)
+class ForcedExitInputs:
+    """What forced exits need of an engine.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    device : torch.device
+        Where its inputs go.
+    exit_ids : tuple of int
+        Tokens forced at an exit.
+    eos_ids : frozenset of int
+        Tokens that end a sequence.
+    batch_size : int
+        Exits decoded at once.
+    uniforms : callable
+        Maps requests and sampling to the uniform numbers of all their output positions, on the device: shape
+        (requests, max_tokens + 1).
+    """
+
+    model: nn.Module
+    device: torch.device
+    exit_ids: tuple[int, ...]
+    eos_ids: frozenset[int]
+    batch_size: int
+    uniforms: Callable[[Sequence[Request], Sampling], Tensor]
 
 
 @dataclass(slots=True)
@@ -32,7 +56,7 @@ class _Exit:
 
 @torch.inference_mode()
 def force_exits(
-    engine: TransformersEngine,
+    inputs: ForcedExitInputs,
     generations: Sequence[Generation],
     cuts: Sequence[Sequence[int]],
     sampling: Sampling,
@@ -42,8 +66,8 @@ def force_exits(
     for generation, places in zip(generations, cuts, strict=True):
         if places and not 0 <= min(places) <= max(places) < len(generation.output_ids):
             raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
-    for group in _groups(engine, generations, cuts, sampling):
-        for exit, finish in _decode(engine, generations, group, sampling):
+    for group in _groups(inputs, generations, cuts, sampling):
+        for exit, finish in _decode(inputs, generations, group, sampling):
             answers[exit.trace][exit.ordinal] = Answer(
                 tuple(exit.ids), tuple(exit.logprobs), finish, exit.first_entropy
             )
@@ -51,13 +75,13 @@ def force_exits(
 
 
 def _groups(
-    engine: TransformersEngine,
+    inputs: ForcedExitInputs,
     generations: Sequence[Generation],
     cuts: Sequence[Sequence[int]],
     sampling: Sampling,
 ) -> Iterator[list[_Exit]]:
     """Group traces of similar length, a batch of cuts at a time; leave out cuts without room to answer."""
-    forced = len(engine.policy.exit_ids)
+    forced = len(inputs.exit_ids)
     group: list[_Exit] = []
     lengths = [
         len(g.request.prompt_ids) + max(places, default=0)
@@ -68,7 +92,7 @@ def _groups(
             room = min(sampling.answer_tokens, sampling.max_tokens - (cut + 1 + forced))
             if room > 0:
                 group.append(_Exit(trace, ordinal, cut, room))
-        if len(group) >= engine.batch_size:
+        if len(group) >= inputs.batch_size:
             yield group
             group = []
     if group:
@@ -76,11 +100,11 @@ def _groups(
 
 
 def _prefill(
-    engine: TransformersEngine, generations: Sequence[Generation], exits: Sequence[_Exit]
-) -> tuple[Batch, Tensor]:
-    """Read the prefixes of all exits and the exit tokens behind them; return the logits behind those."""
-    batch = Batch(engine.model, engine.device)
-    forced = list(engine.policy.exit_ids)
+    inputs: ForcedExitInputs, generations: Sequence[Generation], exits: Sequence[_Exit]
+) -> tuple[PaddedBatch, Tensor]:
+    """Read the prefixes of all exits and the exit tokens after them; return the logits after those."""
+    batch = PaddedBatch(inputs.model, inputs.device)
+    forced = list(inputs.exit_ids)
 
     def prefix(exit: _Exit) -> list[int]:
         generation = generations[exit.trace]
@@ -96,26 +120,26 @@ def _prefill(
     place = {trace: row for row, trace in enumerate(longest)}
     batch.keep([place[exit.trace] for exit in exits])
     batch.forget([longest[exit.trace].cut - exit.cut for exit in exits])
-    return batch, batch.advance(torch.tensor([forced] * len(exits), device=engine.device))
+    return batch, batch.advance(torch.tensor([forced] * len(exits), device=inputs.device))
 
 
 def _decode(
-    engine: TransformersEngine, generations: Sequence[Generation], exits: list[_Exit], sampling: Sampling
+    inputs: ForcedExitInputs, generations: Sequence[Generation], exits: list[_Exit], sampling: Sampling
 ) -> Iterator[tuple[_Exit, str]]:
-    start = 1 + len(engine.policy.exit_ids)
+    start = 1 + len(inputs.exit_ids)
     steps = torch.arange(sampling.answer_tokens)
     positions = torch.tensor([exit.cut + start for exit in exits]).unsqueeze(1) + steps
-    numbers = engine.uniforms([generations[exit.trace].request for exit in exits], sampling)
-    numbers = numbers.gather(1, positions.clamp(max=sampling.max_tokens).to(engine.device))
+    numbers = inputs.uniforms([generations[exit.trace].request for exit in exits], sampling)
+    numbers = numbers.gather(1, positions.clamp(max=sampling.max_tokens).to(inputs.device))
     observer = Observer(None, width=0, end_token=0, record=True)
-    batch, logits = _prefill(engine, generations, exits)
+    batch, logits = _prefill(inputs, generations, exits)
     while True:
         seen = observer.look(logits, numbers[:, len(exits[0].ids)], sampling, ())
         leaving: set[int] = set()
         for place, exit in enumerate(exits):
             if not exit.ids:
                 exit.first_entropy = float(seen.statistics[place][0])
-            if seen.tokens[place] in engine.eos_ids:
+            if seen.tokens[place] in inputs.eos_ids:
                 leaving.add(place)
                 yield exit, "stop"
                 continue
@@ -131,4 +155,4 @@ def _decode(
             exits = [exits[place] for place in order]
             numbers = numbers[order]
             batch.keep(order)
-        logits = batch.advance(torch.tensor([[exit.ids[-1]] for exit in exits], device=engine.device))
+        logits = batch.advance(torch.tensor([[exit.ids[-1]] for exit in exits], device=inputs.device))

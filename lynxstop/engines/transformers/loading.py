@@ -1,4 +1,4 @@
-"""Load a model folder into an engine, with a bundle to serve or a recipe to record by."""
+"""Load a model folder into an engine, with a bundle to serve or a recipe to record with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lynxstop.extras import need
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """An engine and what it was made from."""
+class LoadedModel:
+    """An engine, and the tokenizer, setup and fingerprint of its model."""
 
     engine: TransformersEngine
     tokenizer: Any
@@ -36,7 +36,8 @@ def load_engine(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
-) -> Loaded:
+    close_open_thinking: bool = False,
+) -> LoadedModel:
     """Load a model folder.
 
     Parameters
@@ -50,11 +51,13 @@ def load_engine(
         As PyTorch names them; a GPU where there is one, and float32 on CPU, bfloat16 elsewhere.
     batch_size : int, optional
         Rows generated at once.
+    close_open_thinking : bool
+        See `TransformersEngine`.
 
     Raises
     ------
     ModelError
-        When the folder cannot be loaded or the model cannot be watched.
+        When the folder cannot be loaded, or the hidden states of the model cannot be read.
     FingerprintError
         When the bundle belongs to another model.
     ConfigError
@@ -90,8 +93,9 @@ def load_engine(
         probe=probe,
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
+        close_open_thinking=close_open_thinking,
     )
-    return Loaded(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
+    return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
 
 
 def _layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -12,18 +12,18 @@ from transformers import LogitsProcessor
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, CueEvent, Exit, Mode, Session
+from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.statistics import UNKNOWN, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import statistics
 from lynxstop.engines.transformers.eos import end_tokens
-from lynxstop.engines.transformers.scoring import Scorer
+from lynxstop.engines.transformers.scoring import ProbeScorer
 from lynxstop.engines.transformers.taps import Taps
 from lynxstop.errors import ConfigError, ModelError
 
 
-class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
+class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     """A logits processor that stops thinking, for ``model.generate(..., logits_processor=[processor])``.
 
     Greedy decoding and sampling, left-padded batches and several returned sequences are served; every call of
@@ -34,7 +34,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
     model : torch.nn.Module
         The model whose `generate` is called.
     watch : Watch
-        Machines compiled for its tokenizer.
+        Cue and thinking automata compiled for its tokenizer.
     policy : StopPolicy
         Guards, certified levels and exit tokens.
     probe : Probe, optional
@@ -71,7 +71,9 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         self._taps = None if probe is None else Taps(model, probe.layers)
         device = next(model.parameters()).device
         self._scorer = (
-            None if probe is None or self._taps is None else Scorer(self._taps, DeviceProbe(probe, device))
+            None
+            if probe is None or self._taps is None
+            else ProbeScorer(self._taps, DeviceProbe(probe, device))
         )
         self._hook = model.register_forward_pre_hook(self._before_pass, with_kwargs=True)
         self.reset()
@@ -88,7 +90,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
 
     @property
     def failures(self) -> int:
-        """Cues whose scoring failed; their requests went on as if unwatched."""
+        """Cues whose scoring failed; their requests continue without being stopped there."""
         return 0 if self._scorer is None else self._scorer.failures
 
     def reset(self) -> None:
@@ -106,7 +108,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         if self._taps is not None:
             self._taps.close()
 
-    def __enter__(self) -> LynxStopProcessor:
+    def __enter__(self) -> EarlyExitProcessor:
         return self
 
     def __exit__(
@@ -124,12 +126,12 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         if self._fresh or input_ids.shape != (len(self._sessions), self._width + 1):
             _refuse_beams(scores)
             self._start(input_ids)
-            asked: list[int] = []
+            scored: list[int] = []
         else:
-            asked = self._read(input_ids[:, -1].tolist())
+            scored = self._read(input_ids[:, -1].tolist())
         self._width = input_ids.shape[1]
         self._fresh = self._passed = False
-        values = self._score(asked)
+        values = self._score(scored)
         known = self._know(input_ids, scores)
         forced = {}
         for row, session in enumerate(self._sessions):
@@ -139,7 +141,7 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         return _force(scores, forced) if forced else scores
 
     def _know(self, input_ids: Tensor, scores: Tensor) -> list[Statistics]:
-        """Statistics behind the last tokens, when the policy's rule wants them."""
+        """Statistics of the last tokens, when the policy's rule needs them."""
         if self._policy.rule is None or not self._policy.rule.statistics:
             return []
         before, self._logprobs = self._logprobs, scores.float().log_softmax(dim=-1)
@@ -178,23 +180,23 @@ class LynxStopProcessor(LogitsProcessor):  # type: ignore[misc]
         ]
 
     def _read(self, tokens: list[int]) -> list[int]:
-        asked = []
+        scored = []
         for row, (session, token) in enumerate(zip(self._sessions, tokens, strict=True)):
             if token in self._eos_ids:
                 session.finish()
             elif session.read(token):
-                asked.append(row)
-        return asked
+                scored.append(row)
+        return scored
 
-    def _score(self, asked: list[int]) -> dict[int, float]:
-        if not asked or self._scorer is None:
+    def _score(self, scored: list[int]) -> dict[int, float]:
+        if not scored or self._scorer is None:
             return {}
-        _, scores = self._scorer.score(torch.tensor(asked))
+        _, scores = self._scorer.score(torch.tensor(scored))
         if scores is None:
             return {}
         values: list[float] = scores.tolist()
         self._scorer.check(values)
-        return dict(zip(asked, values, strict=True))
+        return dict(zip(scored, values, strict=True))
 
 
 def _force(scores: Tensor, forced: dict[int, int]) -> Tensor:
@@ -215,6 +217,6 @@ def _refuse_beams(scores: Tensor) -> None:
 
 
 def _without_padding(prompt: list[int], pad_id: int | None) -> list[bool]:
-    """True behind the padding on the left."""
+    """Mask of a left-padded prompt: True from the first token that is not padding."""
     start = next((place for place, token in enumerate(prompt) if token != pad_id), len(prompt))
     return [place >= start for place in range(len(prompt))]

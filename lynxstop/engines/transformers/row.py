@@ -1,12 +1,12 @@
-"""One request on its way through a batch: its session, its tokens and what was recorded of it."""
+"""One request in a batch: its session, its tokens and its recording."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, Phase, Session
+from lynxstop.core.session import Phase, Session
+from lynxstop.core.statistics import LOGPROB, UNKNOWN, Statistics, unknown
 from lynxstop.core.types import Generation, Request, Sampling, Signals, Tokens
 
 
@@ -18,14 +18,14 @@ class Row:
     request : Request
     session : Session
     sampling : Sampling
-        Gives the limits of tokens.
+        Its token limits are used.
 
     Attributes
     ----------
     ids, logprobs : list
-        Tokens of the output, and their log-probabilities where they are watched.
+        Tokens of the output, and their log-probabilities where statistics are taken.
     wanted : bool
-        Whether the score at the last token is wanted.
+        Whether the score at the last token is needed.
     end : int
         Number of tokens at which the output is cut.
     """
@@ -50,7 +50,7 @@ class Row:
         self._thinking: list[bool] = []
 
     def read(self, token: int) -> None:
-        """Take one generated token; `wanted` then says whether its score is."""
+        """Read one generated token; `wanted` then says whether its score is needed."""
         self.ids.append(token)
         self.wanted = self.session.read(token)
         self._thinking.append(self.session.was_thinking)
@@ -58,32 +58,31 @@ class Row:
             self.end = min(self.end, len(self.ids) + self._answer_tokens)
             self._answer_tokens = None
 
-    def known(self, behind: NDArray[np.float32]) -> Statistics:
-        """Statistics of the last token, from the entropy, top gap and end margin behind it."""
+    def known(self, after: NDArray[np.float32]) -> Statistics:
+        """Statistics of the last token, given those of the distribution after it, shape (NEXT,)."""
         if not self.ids:
             return UNKNOWN
-        entropy, gap, margin = behind.tolist()
-        found = Statistics(entropy, gap, margin, self.logprobs[-1])
+        found = Statistics._make([*after.tolist(), self.logprobs[-1]])
         self._statistics.append(found)
         return found
 
     def hold(self, features: NDArray[np.float32], statistics: NDArray[np.float32]) -> None:
-        """Keep what was seen at the last token, until it is known whether it is a cue."""
+        """Keep features and statistics of the last token until it is known whether it completes a cue."""
         self._held[len(self.ids) - 1] = (features, statistics)
 
     def settle(self) -> None:
-        """Record the held rows that the session has made events of; forget those that cannot become any."""
+        """Record the held tokens that became events; drop those that no longer can."""
         if not self._held:
             return
         events = self.session.events
         for number in range(len(self._signals), len(events)):
-            features, behind = self._held[events[number].index]
+            features, after = self._held[events[number].index]
             self._features.append(features)
-            self._signals.append(Signals.at(events, number, behind.tolist(), self.logprobs))
+            self._signals.append(Signals.at(events, number, after.tolist(), self.logprobs))
         self._held = {index: held for index, held in self._held.items() if index == len(self.ids) - 1}
 
     def close(self, finish: str, record: bool, width: int) -> Generation:
-        """End the request and say what came of it."""
+        """End the request and return its result."""
         self.session.finish()
         generation = Generation(
             request=self.request,
@@ -103,9 +102,9 @@ class Row:
         return generation
 
     def _tokens(self) -> Tokens:
-        """All tokens; nothing is known behind the last one when a limit cut the output."""
-        found = np.full((len(self.ids), 4), np.nan, np.float32)
-        found[:, 3] = self.logprobs
+        """All tokens; the last one has no statistics of its next token when a limit cut the output."""
+        found = unknown(len(self.ids))
+        found[:, LOGPROB] = self.logprobs
         if self._statistics:
             found[: len(self._statistics)] = self._statistics
         return Tokens(np.array(self.ids, np.int32), np.array(self._thinking, bool), found)

@@ -1,4 +1,4 @@
-"""Scores on the model's device, and the promise that scoring never harms a request."""
+"""Scores on the model's device; a failure to score never fails a request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lynxstop.engines.transformers.taps import Taps
 logger = logging.getLogger(__name__)
 
 
-class Scorer:
-    """Taps and probe together; what fails is counted and logged once, never raised.
+class ProbeScorer:
+    """Scores rows by taps and probe; failures are counted and logged once, never raised.
 
     Parameters
     ----------
     taps : Taps
-        Where features come from.
+        Source of the features.
     probe : DeviceProbe, optional
-        What scores them; None only reads features.
+        Scores them; None only reads features.
 
     Attributes
     ----------

@@ -110,7 +110,7 @@ class Taps:
 
 
 def _last(state: object) -> Tensor | None:
-    """Last position of (rows, length, hidden); a long pass is copied, so that the rest of it is freed."""
+    """Last position of (rows, length, hidden); copied from a longer pass, so that the rest can be freed."""
     if not isinstance(state, Tensor) or state.dim() != 3:
         return None
     last = state[:, -1]

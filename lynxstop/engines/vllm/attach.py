@@ -128,7 +128,8 @@ def make_sessions(served: Any, device: Any, slots: int) -> Any:
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
-    if policy.rule is None and policy.points == CUE:
+    plain = not policy.thinned and policy.loop_guard is None
+    if policy.rule is None and policy.points == CUE and plain:
         return DeviceSessions(served.automaton, policy, served.probe, device, slots, served.closed)
     record = served.settings.record is not None
     return PerRequestSessions(

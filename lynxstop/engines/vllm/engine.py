@@ -6,7 +6,6 @@ vLLM's prefix cache mostly still holds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from lynxstop.artifacts.setup import Setup
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
+from lynxstop.core.statistics import LOGPROB, NEXT, unknown
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.vllm.row_files import RecordedRow, unpack
 from lynxstop.engines.vllm.tool_calls import guard_tool_calls
@@ -249,8 +249,8 @@ class VllmEngine:
         the last token of an output that a limit cut."""
         count = len(generation.output_ids)
         known = count if generation.finish == "stop" else count - 1
-        found = np.full((count, 4), math.nan, np.float32)
-        found[:, 3] = generation.logprobs
+        found = unknown(count)
+        found[:, LOGPROB] = generation.logprobs
         missing = [index for index in range(known) if index not in rows]
         seen = [rows[event.index].features for event in generation.events if event.index in rows]
         states = [state for state in seen if state is not None]
@@ -260,7 +260,7 @@ class VllmEngine:
                 hint="Look for lynxstop's errors in its log.",
             )
         for index in range(known):
-            found[index, :3] = rows[index].statistics[1:]
+            found[index, :NEXT] = rows[index].statistics[1:]
         generation.tokens = Tokens(np.array(generation.output_ids, np.int32), thinking, found)
         generation.features = np.stack(states) if states else np.zeros((0, self.width), np.float32)
         generation.signals = [

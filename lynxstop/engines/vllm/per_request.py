@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.scorer import Statistics
-from lynxstop.core.session import UNKNOWN, Mode, Phase, Reason, Session
+from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import bits
@@ -159,7 +159,7 @@ class PerRequestSessions:
             if watched is None:
                 continue
             if not reads[row]:
-                if (token := watched.session.decide() if watched.session.stopped else None) is not None:
+                if (token := watched.session.forced_token) is not None:
                     self._forced[row] = token
             elif self._read(row, watched, known):
                 self._follow(row, slots[row], watched, row in known.statistics, logits)
@@ -218,17 +218,17 @@ class PerRequestSessions:
             parts.append(bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
         tokens, numbers = host[: len(reads)].tolist(), host[len(reads) :].view(np.float32)
-        lines = numbers[: 4 * len(looked)].reshape(-1, 4).tolist()
+        lines = numbers[: WIDTH * len(looked)].reshape(-1, WIDTH).tolist()
         return _Known(
             tokens,
             {row: Statistics(*line) for row, line in zip(looked, lines, strict=True)},
-            dict(zip(scored, numbers[4 * len(looked) :].tolist(), strict=True)),
+            dict(zip(scored, numbers[WIDTH * len(looked) :].tolist(), strict=True)),
         )
 
     def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
         session, token = watched.session, known.tokens[row]
-        wanted = session.decide() if session.phase is _FORCING else None
+        wanted = session.forced_token
         points, stopped = len(session.events), session.exit
         watched.fresh = False
         asked = session.read(token)

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.core.statistics import NEXT
 from lynxstop.engines.vllm.row_files import RecordedRow, RowBuffer, RowFiles
 from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
 from lynxstop.engines.vllm.slots import SlotTable
 from lynxstop.engines.vllm.statistics import PART, by_parts
 
-_SHOWN = 4
+_SHOWN = 1 + NEXT
 """Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lynxstop.artifacts.atomic import write_bytes
+from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import DataError
 
 FORMAT = "lynxstop-spool-2"
@@ -27,7 +28,7 @@ MEMORY = ":memory:"
 """In place of a folder: keep rows in memory for `RowBuffer.take`."""
 _BYTES = 32
 """Of a row without features, about."""
-STATISTICS = ("score", "entropy", "top_gap", "end_margin")
+STATISTICS = ("score", *DEFINITIONS)
 
 
 class RecordedRow(NamedTuple):
@@ -44,8 +45,8 @@ class RecordedRow(NamedTuple):
         Index of the token among the generated ones; -1 for the last one of the prompt.
     position : int
         Thinking tokens up to and including it.
-    statistics : float32 array of shape (4,)
-        Score (logit; NaN but at cues), and entropy, top gap and end margin of the next token, in nats.
+    statistics : float32 array of shape (1 + NEXT,)
+        Score (logit; NaN except at cues), and the statistics of the next token, in nats.
     features : float32 array of shape (width,), or None
         At tokens that complete a cue.
     """

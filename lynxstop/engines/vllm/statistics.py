@@ -22,7 +22,7 @@ PART = 32
 
 
 def by_parts(parts: Iterable[Tensor], end_token: int) -> Tensor:
-    """Entropy, top gap and end margin of log-probabilities that come in parts: shape (rows, 3)."""
+    """Statistics of the next token from log-probabilities that come in parts: shape (rows, NEXT)."""
     found = [statistics(part, end_token) for part in parts]
     return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -66,9 +66,9 @@ class TokenStatistics:
         Returns
         -------
         Tensor
-            float32, shape (count, 4), on the device of `logits`: fields of
-            `lynxstop.core.scorer.Statistics`. The log-probability is NaN where a row's slot was not looked
-            at after the token before.
+            float32, shape (count, WIDTH), on the device of `logits`: fields of
+            `lynxstop.core.statistics.Statistics`. The log-probability is NaN where a row's slot was not
+            looked at after the token before.
         """
         self._set_aside(slots)
         places, order = self._place[slots], np.arange(len(slots))

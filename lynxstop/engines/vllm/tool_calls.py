@@ -13,7 +13,7 @@ import numpy as np
 
 from lynxstop.core.automaton import TokenAutomaton
 from lynxstop.core.surface import added_tokens, token_surfaces
-from lynxstop.core.thinking import Delimiters, ThinkingMachine, compile_thinking
+from lynxstop.core.thinking import Delimiters, ThinkingAutomaton, compile_thinking
 from lynxstop.core.watch import Watch
 
 MARKS = (
@@ -39,7 +39,7 @@ def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
     )
 
 
-def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachine:
+def without(thinking: ThinkingAutomaton, calls: ThinkingAutomaton) -> ThinkingAutomaton:
     """Take calls out of thinking blocks: the product of both automata, the first state of `calls` being
     outside."""
     outer, inner = thinking.automaton, calls.automaton
@@ -53,4 +53,4 @@ def without(thinking: ThinkingMachine, calls: ThinkingMachine) -> ThinkingMachin
     automaton = TokenAutomaton(
         classes.astype(np.int32), following.astype(np.int32), np.zeros(following.shape, dtype=np.uint8)
     )
-    return ThinkingMachine(automaton, thinking.within[outside] & ~calls.within[calling])
+    return ThinkingAutomaton(automaton, thinking.within[outside] & ~calls.within[calling])
