@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +30,32 @@ def expired(expires: datetime | None, *, grace: timedelta = NO_GRACE, now: datet
     return expires is not None and (now or datetime.now(UTC)) > expires + grace
 
 
+@dataclass(frozen=True, slots=True)
+class ExpiryDates:
+    """When the levels of a bundle expire.
+
+    Parameters
+    ----------
+    dates : mapping of (risk, group) to datetime
+        Levels that never expire are left out.
+    grace : timedelta
+        How long after its expiry a level may still be used.
+    """
+
+    dates: Mapping[tuple[float, str | None], datetime] = field(default_factory=dict)
+    grace: timedelta = NO_GRACE
+
+    def expired(self, risk: float, group: str | None = None, now: datetime | None = None) -> bool:
+        """Whether a certified level, named by its risk and its group, has expired."""
+        return expired(self.dates.get((risk, group)), grace=self.grace, now=now)
+
+
+def expiry_dates(folder: Path, policy: Policy, grace: timedelta = NO_GRACE) -> ExpiryDates:
+    """Read when the levels of a bundle expire; parameters and errors as of `expired_levels`."""
+    found = {(level.risk, level.group): _expires(folder / level.certificate) for level in policy.levels}
+    return ExpiryDates({key: date for key, date in found.items() if date is not None}, grace)
+
+
 def expired_levels(
     folder: Path, policy: Policy, *, grace: timedelta = NO_GRACE, now: datetime | None = None
 ) -> tuple[CertifiedLevel, ...]:
@@ -46,11 +74,8 @@ def expired_levels(
     BundleError
         When a certificate cannot be read, or its date is none.
     """
-    return tuple(
-        level
-        for level in policy.levels
-        if expired(_expires(folder / level.certificate), grace=grace, now=now)
-    )
+    dates = expiry_dates(folder, policy, grace)
+    return tuple(level for level in policy.levels if dates.expired(level.risk, level.group, now))
 
 
 def _expires(path: Path) -> datetime | None:

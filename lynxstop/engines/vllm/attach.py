@@ -128,8 +128,7 @@ def make_sessions(served: Any, device: Any, slots: int) -> Any:
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
-    plain = not policy.thinned and policy.loop_guard is None
-    if policy.rule is None and policy.points == CUE and plain:
+    if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         return DeviceSessions(served.automaton, policy, served.probe, device, slots, served.closed)
     record = served.settings.record is not None
     return PerRequestSessions(

@@ -27,12 +27,13 @@ from lynxstop.engines.vllm.product_automaton import (
 from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
 
-STATE, SEEN, LAST, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(9)
-"""Rows of the state: automaton state, thinking tokens, position of the last eligible cue, exit token being
-forced
-(-1: none), exit tokens to force, whether stops are forced, and three numbers (the last two float32)."""
+STATE, SEEN, LAST, NUMBER, ADMITTED, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(11)
+"""Rows of the state: automaton state, thinking tokens, position of the last eligible cue, cues and eligible cues
+so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, and three numbers
+(the last two float32)."""
+_REFUSED = COUNTERS.index("refused")
 MASK = (1 << SHIFT) - 1
-_FIELDS = 9
+_FIELDS = 11
 _NONE = -(2**30)
 ENDLESS = 2**30
 
@@ -73,7 +74,6 @@ class DeviceSessions:
         self.device = device
         self.policy = policy
         self._automaton = automaton
-        self._guarded = policy.min_tokens > 0 or policy.cooldown > 0
         self._closed = closed
         self._affines = probe.affines
         self._probe = DeviceProbe(probe, device)
@@ -145,9 +145,8 @@ class DeviceSessions:
         self._index = torch.from_numpy(self._loaded).to(self.device, non_blocking=True)
         self._rows = self._slots.index_select(1, self._index)
         rows = self._rows.unbind(0)
-        self._state, self._seen, self._last, self._forced, self._length, self._stops, self._budget = rows[
-            :THRESHOLD
-        ]
+        self._state, self._seen, self._last, self._number, self._admitted = rows[:FORCED]
+        self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
 
@@ -205,7 +204,7 @@ class DeviceSessions:
         following = self._forced + 1
         following = torch.where(obeyed & (following < self._length), following, -1)
         self._forced.copy_(torch.where(active, following, self._forced))
-        self.counters[-1] += (active & ~obeyed).sum()
+        self.counters[_REFUSED] += (active & ~obeyed).sum()
 
     def _decide(self, features: Features, read: Tensor | None) -> None:
         candidate = (self._flags & CANDIDATE) != 0
@@ -213,11 +212,9 @@ class DeviceSessions:
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         now, before = whole, settled
-        if self._guarded:
-            before = settled & self._eligible(self._seen - 1)
-            torch.where(before, self._seen - 1, self._last, out=self._last)
-            now = whole & self._eligible(self._seen)
-            torch.where(now, self._seen, self._last, out=self._last)
+        if self.policy.guarded:
+            before = self._admit(settled, self._seen - 1)
+            now = self._admit(whole, self._seen)
         hit = (before & (self._pending > self._threshold)) | (now & (scores > self._threshold))
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
@@ -232,14 +229,23 @@ class DeviceSessions:
         counts[-1] *= self._seen
         counts = counts.sum(dim=1)
         self.counters[0] += counts[0]
-        self.counters[:-1] += counts[1:]
+        self.counters[:_REFUSED] += counts[1:]
 
     def _score(self, features: Features) -> Tensor:
         return self._probe.score(features(None))
 
-    def _eligible(self, positions: Tensor) -> Tensor:
-        distant = positions - self._last >= self.policy.cooldown
-        return distant & (positions >= self.policy.min_tokens)
+    def _admit(self, cues: Tensor, positions: Tensor) -> Tensor:
+        """Apply the guards to cues, as `lynxstop.core.rule.Eligibility` does; all of shape (rows,)."""
+        policy = self.policy
+        self._number += cues
+        admitted = cues & (positions - self._last >= policy.cooldown) & (positions >= policy.min_tokens)
+        if policy.stride > 1:
+            admitted &= self._number % policy.stride == 0
+        if policy.max_points is not None:
+            admitted &= self._admitted < policy.max_points
+        self._admitted += admitted
+        torch.where(admitted, positions, self._last, out=self._last)
+        return admitted
 
     def _write_back(self) -> None:
         """Copy the rows of the last step back to their slots."""

@@ -21,6 +21,7 @@ _HELP = {
     "not_finite": "Scores that were not finite; their cues are never acted on.",
     "exits_score": "Stops decided by a score, forced or in shadow.",
     "exits_budget": "Stops decided by the thinking budget, forced or in shadow.",
+    "exits_loop": "Stops because the thinking repeated itself, forced or in shadow.",
     "exit_tokens": "Thinking tokens of stopped requests at their stop.",
     "refused": "Forced sequences the engine did not follow.",
     "errors": "Errors inside lynxstop; their requests went on untouched.",

@@ -32,6 +32,9 @@ _RISK = 0.5
 """Stands for the level of a request, whose threshold its options name."""
 
 
+_COUNTED = {Reason.SCORE: "exits_score", Reason.BUDGET: "exits_budget", Reason.LOOP: "exits_loop"}
+
+
 class _Watched:
     """A watched request: its session, whether it may exit by a score, and whether it has read nothing yet."""
 
@@ -247,7 +250,7 @@ class PerRequestSessions:
             self._count("scored", asked)
             self._count("not_finite", score is not None and math.isnan(score))
         if session.exit is not None and stopped is None:
-            self._count("exits_score" if session.exit.reason is Reason.SCORE else "exits_budget")
+            self._count(_COUNTED[session.exit.reason])
             self._count("exit_tokens", session.exit.thinking_tokens)
         if wanted is not None and token != wanted:
             self._count("refused")

@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.artifacts.expiry import ExpiryDates
 from lynxstop.core.conditions import Conditions, Uncertified
-from lynxstop.core.policy import StopPolicy
+from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
@@ -109,6 +110,8 @@ class RequestOptionsReader:
         Conditions that the levels were certified under; requests are not compared where None.
     departures : tuple of str
         What departs from them in every request: the engine's own settings.
+    dates : ExpiryDates, optional
+        When the levels expire.
 
     Raises
     ------
@@ -123,10 +126,12 @@ class RequestOptionsReader:
         default_risk: float | None,
         certified: Conditions | None = None,
         departures: tuple[str, ...] = (),
+        dates: ExpiryDates | None = None,
     ) -> None:
         self._policy = policy
         self._certified = certified
         self._departures = departures
+        self._dates = dates or ExpiryDates()
         self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
         self._mode = settings.mode
@@ -164,19 +169,19 @@ class RequestOptionsReader:
             raise ConfigError(
                 f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}."
             )
-        options = self._default
-        mode = self._mode
+        options, risk, group, mode = self._default, self.default_risk, None, self._mode
         if given:
-            risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else self.default_risk
+            risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else risk
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else mode
             record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else options.record
-            options = self._options(risk, mode, record, _group(given.get("lynxstop_group")))
+            group = _group(given.get("lynxstop_group"))
+            options = self._options(risk, mode, record, group)
             options = _collecting(options, given)
-        if served is not None and options.threshold < math.inf:
-            options = self._compare(options, served)
+        if served is not None and isinstance(risk, float) and options.watched:
+            options = self._compare(options, served, self._policy.level(risk, group))
         return replace(options, structured=structured) if structured and options.watched else options
 
-    def _compare(self, options: RequestOptions, served: Conditions) -> RequestOptions:
+    def _compare(self, options: RequestOptions, served: Conditions, level: Level) -> RequestOptions:
         """Do what the operator chose where a request lies outside the certified conditions."""
         if self._certified is None:
             return options
@@ -184,6 +189,7 @@ class RequestOptionsReader:
             sampling = how.sampling
             served = Conditions(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
         departures = self._departures + self._certified.departures(served)
+        departures += ("expired",) * self._dates.expired(level.risk, level.group)
         if not departures:
             return options
         if not self._thinks:

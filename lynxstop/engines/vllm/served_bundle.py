@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.bundle import Bundle, Policy
+from lynxstop.artifacts.expiry import expired_levels, expiry_dates
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
+from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
@@ -116,6 +118,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
         default_risk, certified = bundle.policy.default_risk, bundle.policy.sampling.conditions
+        dates = expiry_dates(settings.bundle, bundle.policy, settings.grace)
+        _warn_expired(settings.bundle, bundle.policy, settings)
         departures = _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
     else:
         assert settings.recipe is not None
@@ -131,7 +135,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             _silent(layers, width),
             setup_from_recipe(recipe, tokenizer),
         )
-        default_risk, certified, departures = None, None, ()
+        default_risk, certified, departures, dates = None, None, (), None
     setup.require_cut_after()
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
@@ -144,7 +148,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, departures)
+    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, departures, dates)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
     return ServedBundle(settings, name, probe, setup, automaton, options, closing(setup), depth)
 
@@ -152,6 +156,16 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
 def _silent(layers: tuple[int, ...], width: int) -> Probe:
     """Return a probe that gives 0 everywhere: for recipes, and for rules that read no hidden states."""
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
+
+
+def _warn_expired(folder: Path, policy: Policy, settings: PluginSettings) -> None:
+    """Say once which levels have expired."""
+    if gone := [level.risk for level in expired_levels(folder, policy, grace=settings.grace)]:
+        logger.warning(
+            "lynxstop: the certificates of risk %s have expired: their requests %s. Calibrate again.",
+            ", ".join(f"{risk:g}" for risk in gone),
+            "think to the end" if settings.uncertified is Uncertified.THINK else "stop uncertified",
+        )
 
 
 def _check_dtype(certified: str, served: str) -> tuple[str, ...]:

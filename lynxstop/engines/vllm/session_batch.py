@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lynxstop.engines.vllm.request_options import RequestOptions
 
-COUNTERS = ("cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused")
+COUNTERS = (
+    "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop"
+)  # fmt: skip
 """What sessions count; see `lynxstop.engines.vllm.metrics`."""
 
 BOOST = 1e9

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
@@ -25,6 +27,7 @@ _VARIABLES = {
     "mode": "LYNXSTOP_MODE",
     "record": "LYNXSTOP_RECORD",
     "uncertified": "LYNXSTOP_UNCERTIFIED",
+    "grace_days": "LYNXSTOP_GRACE_DAYS",
 }
 
 
@@ -45,7 +48,9 @@ class PluginSettings:
     record : Path, optional
         Folder to record to, or ":memory:" for what the collector fetches; None keeps recording off.
     uncertified : Uncertified
-        What is done with requests outside the certified conditions.
+        What is done with requests outside the certified conditions, or at a level that has expired.
+    grace : timedelta
+        How long after its expiry a level is still used.
     """
 
     bundle: Path | None = None
@@ -54,6 +59,7 @@ class PluginSettings:
     mode: Mode = Mode.STOP
     record: Path | None = None
     uncertified: Uncertified = Uncertified.THINK
+    grace: timedelta = NO_GRACE
 
 
 def read_settings(
@@ -66,8 +72,8 @@ def read_settings(
     additional_config : object
         vLLM's ``additional_config``; only a mapping with a "lynxstop" key matters.
     environment : mapping
-        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE, LYNXSTOP_RECORD and
-        LYNXSTOP_UNCERTIFIED.
+        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE, LYNXSTOP_RECORD,
+        LYNXSTOP_UNCERTIFIED and LYNXSTOP_GRACE_DAYS.
 
     Returns
     -------
@@ -111,6 +117,7 @@ def read_settings(
         mode=parse_mode(found.get("mode", Mode.STOP)),
         record=_path(found["record"], "record") if "record" in found else None,
         uncertified=parse_uncertified(found.get("uncertified", Uncertified.THINK)),
+        grace=_days(found.get("grace_days", 0)),
     )
 
 
@@ -163,6 +170,15 @@ def parse_uncertified(value: object) -> Uncertified:
         return Uncertified(str(value))
     except ValueError:
         raise ConfigError(f"uncertified is one of {', '.join(Uncertified)}, not {value!r}.") from None
+
+
+def _days(value: object) -> timedelta:
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not float(value) >= 0:
+            raise ValueError
+        return timedelta(days=float(value))
+    except (ValueError, OverflowError):
+        raise ConfigError(f"grace_days is a number of days, 0 or more, not {value!r}.") from None
 
 
 def _path(value: object, key: str) -> Path:

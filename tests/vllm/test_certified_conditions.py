@@ -1,0 +1,97 @@
+"""Requests outside the certified conditions, and expired levels: no engine needed."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lynxstop.artifacts.expiry import ExpiryDates
+from lynxstop.core.conditions import Conditions, Uncertified
+from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.engines.vllm.request_options import RequestOptions, RequestOptionsReader
+from lynxstop.engines.vllm.settings import PluginSettings, read_settings
+from lynxstop.errors import ConfigError
+
+CERTIFIED = Conditions(0.9, 1.0, 0, 512)
+POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.1, 1.0), Level(0.1, 0.5, "easy")))
+DAY = timedelta(days=1)
+
+
+def read(
+    served: Conditions,
+    args: dict[str, Any] | None = None,
+    *,
+    uncertified: Uncertified = Uncertified.THINK,
+    departures: tuple[str, ...] = (),
+    dates: ExpiryDates | None = None,
+) -> RequestOptions:
+    settings = PluginSettings(uncertified=uncertified)
+    reader = RequestOptionsReader(settings, POLICY, 0.05, CERTIFIED, departures, dates)
+    return reader.read(args, served=served)
+
+
+def test_a_request_inside_is_stopped() -> None:
+    assert read(CERTIFIED) == RequestOptions(True, 2.0)
+
+
+@pytest.mark.parametrize("args", [None, {"lynxstop_risk": 0.1}, {"lynxstop_mode": "shadow"}])
+def test_a_request_outside_thinks(args: dict[str, Any] | None) -> None:
+    found = read(Conditions(1.3), args)
+    assert (found.watched, found.threshold, found.departures) == (False, math.inf, ("temperature",))
+
+
+def test_a_request_outside_is_stopped_where_the_operator_says_so() -> None:
+    found = read(Conditions(1.3, max_tokens=100), uncertified=Uncertified.STOP)
+    assert (found.watched, found.threshold) == (True, 2.0)
+    assert found.departures == ("temperature", "max_tokens")
+
+
+def test_a_request_that_asks_for_no_level_departs_from_nothing() -> None:
+    assert read(Conditions(1.3), {"lynxstop_risk": "off"}).departures == ()
+
+
+def test_what_the_engine_itself_changes_departs_in_every_request() -> None:
+    assert read(CERTIFIED, departures=("dtype",)).departures == ("dtype",)
+
+
+@pytest.mark.parametrize(
+    ("ago", "grace", "gone"),
+    [(-1, 0, False), (1, 0, True), (1, 2, False), (3, 2, True)],
+)
+def test_an_expired_level_stops_nothing(ago: int, grace: int, gone: bool) -> None:
+    # given a level for a group that expires, and one for all requests that does not
+    dates = ExpiryDates({(0.1, "easy"): datetime.now(UTC) - ago * DAY}, grace * DAY)
+    # when requests ask for each
+    of_group = read(CERTIFIED, {"lynxstop_risk": 0.1, "lynxstop_group": "easy"}, dates=dates)
+    of_all = read(CERTIFIED, {"lynxstop_risk": 0.1, "lynxstop_group": "other"}, dates=dates)
+    # then the one thinks to the end after its grace, and the other is stopped
+    assert of_group.departures == (("expired",) if gone else ())
+    assert of_group.watched is not gone
+    assert of_all == RequestOptions(True, 1.0)
+
+
+def test_settings_name_what_is_done() -> None:
+    found = read_settings({"lynxstop": {"bundle": "b", "uncertified": "stop", "grace_days": 1.5}}, {})
+    assert found is not None
+    assert (found.uncertified, found.grace) == (Uncertified.STOP, 1.5 * DAY)
+    found = read_settings(None, {"LYNXSTOP_BUNDLE": "b", "LYNXSTOP_GRACE_DAYS": "2"})
+    assert found is not None
+    assert (found.uncertified, found.grace) == (Uncertified.THINK, 2 * DAY)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uncertified": "maybe"},
+        {"grace_days": -1},
+        {"grace_days": "soon"},
+        {"grace_days": 1e300},
+        {"grace_days": True},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        read_settings({"lynxstop": {"bundle": "b"} | wrong}, {})
