@@ -125,6 +125,17 @@ def test_shadow_mode_reports_but_never_stops(work: Path) -> None:
     assert shadow["answers"][0]["text"] == full["answers"][0]["text"]
 
 
+def test_another_temperature_is_outside_the_certificate(work: Path) -> None:
+    prompt = held_out()[0]["prompt"]
+    asked = ("run", shipped.MODEL, work / "bundle", prompt, "--risk", 0.1, "--temperature", 0.5, "--json")
+
+    thinks, stops = call(*asked), call(*asked, "--uncertified", "stop")
+
+    assert thinks["departures"] == stops["departures"] == ["temperature"]
+    assert thinks["answers"][0]["exit"] is None
+    assert stops["answers"][0]["exit"]["reason"] == "score"
+
+
 def test_an_uncertified_risk_lists_the_certified_ones(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"certified levels: 0\.001, 0\.1"):
         call("run", shipped.MODEL, work / "bundle", "1 + 1", "--risk", 0.2)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.core.conditions import Uncertified
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,8 +33,15 @@ def run(
     ] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="Instead of the certified sampling; the promise is void then.")
+        float | None, typer.Option(min=0, help="Instead of the certified temperature; see --uncertified.")
     ] = None,
+    uncertified: Annotated[
+        Uncertified,
+        typer.Option(
+            help="Prompts outside the certified conditions (temperature, data type, expired level): "
+            "think, to the end; or stop, without a certificate."
+        ),
+    ] = Uncertified.THINK,
     group: Annotated[
         str | None,
         typer.Option(help="Group of the prompts; --problems are grouped by the column that was certified."),
@@ -69,12 +77,11 @@ def run(
     policy.stop_policy().level(level)
     asked = [Problem("prompt", prompt)] if prompt is not None else load_problems(problems or Path())
     served = policy.sampling.model_dump()
-    if temperature is not None and temperature != served["temperature"]:
+    if temperature is not None:
         served["temperature"] = temperature
-        _output.console.print(
-            "This is not the sampling that was certified: the promise is void.", style="yellow"
-        )
-    loaded = load_engine(model, found, device=device, dtype=dtype, batch_size=batch_size)
+    loaded = load_engine(
+        model, found, device=device, dtype=dtype, batch_size=batch_size, uncertified=uncertified
+    )
     texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
     mode = Mode.SHADOW if shadow else Mode.STOP
     column = next((v.column for v in policy.levels if v.column), None)
@@ -85,6 +92,7 @@ def run(
     sampling = Sampling(**served, seed=seed)
     if prompt is not None and not json:
         _stream(loaded, requests[0], sampling)
+        _tell_departures(loaded, uncertified)
         return
     rows = {}
     with _output.progress() as bar:
@@ -94,11 +102,22 @@ def run(
             bar.advance(task)
     answers = [rows[request.id] for request in requests]
     if json:
-        _output.emit({"risk": level, "mode": str(mode), "answers": answers})
+        departures = sorted(loaded.engine.departures)
+        _output.emit({"risk": level, "mode": str(mode), "departures": departures, "answers": answers})
         return
+    _tell_departures(loaded, uncertified)
     for row in answers:
         note = "" if row["exit"] is None else f"  (stopped after {row['thinking_tokens']} thinking tokens)"
         typer.echo(f"{row['id']}\t{row['answer']}{note}")
+
+
+def _tell_departures(loaded: LoadedModel, uncertified: Uncertified) -> None:
+    """Say when no certificate held, why, and what was done."""
+    if causes := ", ".join(sorted(loaded.engine.departures)):
+        done = (
+            "thought to the end" if uncertified is Uncertified.THINK else "was stopped without a certificate"
+        )
+        _output.console.print(f"Outside the certified conditions ({causes}): {done}.", style="yellow")
 
 
 def _level(risk: str | None, default: float | None) -> float | None:

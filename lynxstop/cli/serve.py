@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.core.conditions import Uncertified
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ def serve(
     mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
     uncertified: Annotated[
-        str,
+        Uncertified,
         typer.Option(
             help="Requests outside the certified conditions (sampling, penalties, budget, data type): "
             "think, to the end; or stop, without a certificate."
         ),
-    ] = "think",
+    ] = Uncertified.THINK,
 ) -> None:
     """Serve a model with vLLM, stopping each request when its answer is known.
 
@@ -66,7 +67,7 @@ def serve(
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.fingerprint import fingerprint, require_same
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
-    from lynxstop.engines.vllm.settings import parse_mode, parse_risk, parse_uncertified
+    from lynxstop.engines.vllm.settings import parse_mode, parse_risk
     from lynxstop.errors import MissingExtraError
 
     if find_spec("vllm") is None:
@@ -76,7 +77,7 @@ def serve(
     settings: dict[str, Any] = {
         "bundle": str(bundle.resolve()),
         "mode": str(parse_mode(mode)),
-        "uncertified": str(parse_uncertified(uncertified)),
+        "uncertified": str(uncertified),
     }
     if risk is not None:
         settings["risk"] = parse_risk(risk)

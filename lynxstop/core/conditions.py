@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from lynxstop.core.types import Sampling
 
 _NEUTRAL = {
     "min_p": 0.0,
@@ -86,6 +89,11 @@ class Conditions:
                 if given.get(name, value) not in (value, None, {}, [])
             ),
         )
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> Self:
+        """Take the sampling of an engine of ours."""
+        return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
 
     def departures(self, served: Conditions) -> tuple[str, ...]:
         """Name the settings in which a request departs from these, the certified conditions.

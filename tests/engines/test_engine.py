@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode, Reason
 from lynxstop.core.types import Generation, Request, Sampling
@@ -293,3 +295,25 @@ def test_an_end_inside_thinking_is_only_recorded_in_shadow(
     made = run(engine(model, close_open_thinking=True), shadowed, SAMPLED)
     assert {n: g.output_ids for n, g in made.items()} == {n: g.output_ids for n, g in plain.items()}
     assert Reason.END in [g.exit.reason for g in made.values() if g.exit is not None]
+
+
+@pytest.mark.parametrize("uncertified", Uncertified)
+def test_requests_outside_the_certified_conditions_think_or_stop_uncertified(
+    uncertified: Uncertified, engine: Make, requests: list[Request]
+) -> None:
+    # given an engine whose levels were certified for greedy requests
+    certified = Certified(Conditions(0.0, max_tokens=60))
+    free = run(engine(), at_risk(requests, 0.05), SAMPLED)
+    full = run(engine(), requests, SAMPLED)
+    armed = engine(certified=certified, uncertified=uncertified)
+    # when greedy and sampled requests run
+    inside = run(armed, at_risk(requests, 0.05), GREEDY)
+    assert not armed.departures
+    outside = run(armed, at_risk(requests, 0.05), SAMPLED)
+    # then those inside stop, and those outside do what was chosen, and are counted
+    assert any(made.exit is not None for made in inside.values())
+    expected = full if uncertified is Uncertified.THINK else free
+    assert {name: made.output_ids for name, made in outside.items()} == {
+        name: made.output_ids for name, made in expected.items()
+    }
+    assert armed.departures == {"temperature": len(requests)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.expiry import ExpiryDates
 from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import Level, StopPolicy
@@ -29,7 +30,8 @@ def read(
     dates: ExpiryDates | None = None,
 ) -> RequestOptions:
     settings = PluginSettings(uncertified=uncertified)
-    reader = RequestOptionsReader(settings, POLICY, 0.05, CERTIFIED, departures, dates)
+    certified = Certified(CERTIFIED, departures, dates or ExpiryDates())
+    reader = RequestOptionsReader(settings, POLICY, 0.05, certified)
     return reader.read(args, served=served)
 
 

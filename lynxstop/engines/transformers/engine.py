@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Session
 from lynxstop.core.statistics import UNKNOWN
@@ -58,9 +62,15 @@ class TransformersEngine:
     close_open_thinking : bool
         When the model ends its text inside a thinking block, force the policy's exit tokens and let it
         answer. Such an exit has the reason `end_of_text`, and no certificate covers it.
+    certified : Certified, optional
+        What the levels were certified for; the sampling of requests is not compared with it where None.
+    uncertified : Uncertified
+        What is done with requests at a risk level that depart from it.
 
     Attributes
     ----------
+    departures : Counter of str
+        Requests outside the certified conditions, by what departs.
     failures : int
         Cues whose scoring failed or was not finite; their requests continue without being stopped there.
 
@@ -86,6 +96,8 @@ class TransformersEngine:
         device: str | torch.device | None = None,
         batch_size: int = DEFAULT_BATCH,
         close_open_thinking: bool = False,
+        certified: Certified | None = None,
+        uncertified: Uncertified = Uncertified.THINK,
     ) -> None:
         if probe is not None and layers is not None and tuple(layers) != probe.layers:
             raise ConfigError(f"The probe reads layers {probe.layers}, not {tuple(layers)}.")
@@ -99,6 +111,9 @@ class TransformersEngine:
         self.layers = probe.layers if probe is not None else tuple(layers or ())
         self.batch_size = batch_size
         self.close_open_thinking = close_open_thinking
+        self.certified = certified
+        self.uncertified = uncertified
+        self.departures: Counter[str] = Counter()
         self.failures = 0
         self.eos_ids = end_tokens(model, tokenizer)
         config = model.config.get_text_config()
@@ -148,7 +163,18 @@ class TransformersEngine:
                 raise ConfigError(f"The prompt of request {request.id!r} is empty.")
             if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocabulary:
                 raise ConfigError(f"The prompt of request {request.id!r} has tokens outside the vocabulary.")
-        return self._generate(requests, sampling, record, on_token, progress)
+        asked = [self._compare(request, sampling) for request in requests]
+        return self._generate(asked, sampling, record, on_token, progress)
+
+    def _compare(self, request: Request, sampling: Sampling) -> Request:
+        """Let a request outside the certified conditions think, unless it is to be stopped all the same."""
+        if self.certified is None or request.risk is None:
+            return request
+        level = self.policy.level(request.risk, request.group)
+        departures = self.certified.departures(Conditions.of(sampling), level)
+        self.departures.update(departures)
+        thinks = departures and self.uncertified is Uncertified.THINK
+        return replace(request, risk=None) if thinks else request
 
     def force_exits(
         self,

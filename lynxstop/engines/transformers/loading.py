@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint, require_same
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
+from lynxstop.core.conditions import Uncertified
 from lynxstop.engines.transformers.engine import DEFAULT_BATCH, TransformersEngine
 from lynxstop.errors import ModelError
 from lynxstop.extras import need
@@ -37,6 +39,7 @@ def load_engine(
     dtype: str | None = None,
     batch_size: int | None = None,
     close_open_thinking: bool = False,
+    uncertified: Uncertified = Uncertified.THINK,
 ) -> LoadedModel:
     """Load a model folder.
 
@@ -51,7 +54,7 @@ def load_engine(
         As PyTorch names them; a GPU where there is one, and float32 on CPU, bfloat16 elsewhere.
     batch_size : int, optional
         Rows generated at once.
-    close_open_thinking : bool
+    close_open_thinking, uncertified
         See `TransformersEngine`.
 
     Raises
@@ -94,6 +97,8 @@ def load_engine(
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
         close_open_thinking=close_open_thinking,
+        certified=Certified.of(made_by, dtype=kind) if isinstance(made_by, Bundle) else None,
+        uncertified=uncertified,
     )
     return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
 

@@ -29,8 +29,8 @@ from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Feat
 
 STATE, SEEN, LAST, NUMBER, ADMITTED, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(11)
 """Rows of the state: automaton state, thinking tokens, position of the last eligible cue, cues and eligible
-cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, and three numbers
-(the last two float32)."""
+cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, and three
+numbers (the last two float32)."""
 _REFUSED = COUNTERS.index("refused")
 MASK = (1 << SHIFT) - 1
 _FIELDS = 11

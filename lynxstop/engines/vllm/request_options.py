@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.artifacts.expiry import ExpiryDates
+from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode
@@ -106,12 +106,8 @@ class RequestOptionsReader:
         Knows the certified levels.
     default_risk : float, optional
         The bundle's own default.
-    certified : Conditions, optional
-        Conditions that the levels were certified under; requests are not compared where None.
-    departures : tuple of str
-        What departs from them in every request: the engine's own settings.
-    dates : ExpiryDates, optional
-        When the levels expire.
+    certified : Certified, optional
+        What the levels were certified for; requests are not compared with it where None.
 
     Raises
     ------
@@ -124,14 +120,10 @@ class RequestOptionsReader:
         settings: PluginSettings,
         policy: StopPolicy,
         default_risk: float | None,
-        certified: Conditions | None = None,
-        departures: tuple[str, ...] = (),
-        dates: ExpiryDates | None = None,
+        certified: Certified | None = None,
     ) -> None:
         self._policy = policy
         self._certified = certified
-        self._departures = departures
-        self._dates = dates or ExpiryDates()
         self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
         self._mode = settings.mode
@@ -186,10 +178,8 @@ class RequestOptionsReader:
         if self._certified is None:
             return options
         if (how := options.draw) is not None:
-            sampling = how.sampling
-            served = Conditions(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
-        departures = self._departures + self._certified.departures(served)
-        departures += ("expired",) * self._dates.expired(level.risk, level.group)
+            served = Conditions.of(how.sampling)
+        departures = self._certified.departures(served, level)
         if not departures:
             return options
         if not self._thinks:

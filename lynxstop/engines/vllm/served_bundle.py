@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop.artifacts.bundle import Bundle, Policy
-from lynxstop.artifacts.expiry import expired_levels, expiry_dates
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.certified import Certified
+from lynxstop.artifacts.expiry import expired_levels
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
@@ -80,9 +81,7 @@ def read_request_options(settings: PluginSettings) -> RequestOptionsReader:
     if settings.bundle is None:
         return RequestOptionsReader(settings, StopPolicy(exit_ids=(0,)), None)
     policy = Bundle.load(settings.bundle).policy
-    return RequestOptionsReader(
-        settings, policy.stop_policy(), policy.default_risk, policy.sampling.conditions
-    )
+    return RequestOptionsReader(settings, policy.stop_policy(), policy.default_risk)
 
 
 def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
@@ -117,10 +116,9 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
-        default_risk, certified = bundle.policy.default_risk, bundle.policy.sampling.conditions
-        dates = expiry_dates(settings.bundle, bundle.policy, settings.grace)
-        _warn_expired(settings.bundle, bundle.policy, settings)
-        departures = _check_dtype(bundle.policy.dtype, str(model.dtype).removeprefix("torch."))
+        default_risk = bundle.policy.default_risk
+        certified = Certified.of(bundle, dtype=str(model.dtype).removeprefix("torch."), grace=settings.grace)
+        _warn(bundle, certified, settings)
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
@@ -135,7 +133,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             _silent(layers, width),
             setup_from_recipe(recipe, tokenizer),
         )
-        default_risk, certified, departures, dates = None, None, (), None
+        default_risk = certified = None
     setup.require_cut_after()
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
@@ -148,7 +146,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, departures, dates)
+    options = RequestOptionsReader(settings, setup.policy, default_risk, certified)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
     return ServedBundle(settings, name, probe, setup, automaton, options, closing(setup), depth)
 
@@ -158,28 +156,25 @@ def _silent(layers: tuple[int, ...], width: int) -> Probe:
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 
-def _warn_expired(folder: Path, policy: Policy, settings: PluginSettings) -> None:
-    """Say once which levels have expired."""
-    if gone := [level.risk for level in expired_levels(folder, policy, grace=settings.grace)]:
+def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> None:
+    """Say once what keeps requests from being stopped under a certificate."""
+    policy = bundle.policy
+    what = "think to the end" if settings.uncertified is Uncertified.THINK else "are stopped uncertified"
+    if certified.always:
         logger.warning(
-            "lynxstop: the certificates of risk %s have expired: their requests %s. Calibrate again.",
-            ", ".join(f"{risk:g}" for risk in gone),
-            "think to the end" if settings.uncertified is Uncertified.THINK else "stop uncertified",
+            "lynxstop: the bundle was certified in %s, and this engine computes in another data type: all "
+            "requests %s. Serve in %s, or calibrate again here.",
+            policy.dtype,
+            what,
+            policy.dtype,
         )
-
-
-def _check_dtype(certified: str, served: str) -> tuple[str, ...]:
-    """Name the data type among what departs from the certified conditions, and say so once."""
-    if served == certified:
-        return ()
-    logger.warning(
-        "lynxstop: the bundle was certified in %s, this engine computes in %s: no request is inside the "
-        "certified conditions. Serve in %s, or certify it again here.",
-        certified,
-        served,
-        certified,
-    )
-    return ("dtype",)
+    if gone := expired_levels(bundle.path, policy, grace=settings.grace):
+        names = ", ".join(f"{level.risk:g}" for level in gone)
+        logger.warning(
+            "lynxstop: the certificates of risk %s have expired: requests at them %s. Calibrate again.",
+            names,
+            what,
+        )
 
 
 def closing(setup: Setup) -> int:
