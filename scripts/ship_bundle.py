@@ -18,13 +18,14 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.sums import SUMS, write_sums
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.collect.recording import record
 from lynxstop.demo.rebuild import SEED
 from lynxstop.recordings.problems import load_problems
 from lynxstop.recordings.storage import DataSet
-from lynxstop.workflows.calibrate_bundle import measured, scored
+from lynxstop.workflows.calibrate_bundle import measured, scored, write_bundle_sums
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "probes" / "reasoner"
@@ -52,6 +53,8 @@ def main(work: Path) -> None:
     atomic.write_text(
         BUNDLE / "README.md", card(made.policy, made.training(), measured(made), license="apache-2.0")
     )
+    write_bundle_sums(BUNDLE)
+    write_sums(EVIDENCE, [path.name for path in EVIDENCE.iterdir() if path.name != SUMS])
 
 
 def join(tables: list[TraceTable]) -> TraceTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,15 @@ from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import CalibrationError
 
 _MAX_BYTES = 64 << 20
+
+
+def share(risk: float, levels: Sequence[float]) -> float:
+    """Share of the error that one of several levels gets, in inverse proportion to its risk.
+
+    A strict level rests on few losses, so that a smaller error costs it many exits; a lenient one hardly
+    notices. Any shares that were fixed beforehand and sum to 1 are valid.
+    """
+    return (1.0 / risk) / sum(1.0 / level for level in levels)
 
 
 class _Strict(BaseModel):
@@ -58,7 +68,9 @@ class Settings(_Strict):
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""
     tests: int = Field(ge=1)
-    """Promises that hold together; each was tested at delta / (tests * tried)."""
+    """Promises that hold together; each was tested at delta / (tests * tried), on average over the levels."""
+    levels: tuple[float, ...] | None = None
+    """Levels that share the error in inverse proportion to their risk; None: in equal parts."""
     tried: int = Field(default=1, ge=1)
     """Rules, seeds, losses or methods that the certified one was chosen among, on these data."""
     grid: tuple[float, ...] | None
@@ -78,6 +90,8 @@ class Settings(_Strict):
                 raise ValueError("the grid holds other numbers than thresholds of float32")
             if not (np.isfinite(as_scores).all() and (np.diff(as_scores) < 0).all()):
                 raise ValueError("the grid does not fall strictly, so it is no sequence that was fixed")
+        if self.levels is not None and len(set(self.levels)) != len(self.levels):
+            raise ValueError("the levels are not distinct")
         if self.start is not None and not 0 <= self.start < len(self.grid or ()):
             raise ValueError("the start lies outside the grid")
         return self
@@ -104,7 +118,11 @@ class Claim(_Strict):
     @property
     def delta(self) -> float:
         """Error level of this claim's own test."""
-        return (1.0 - self.confidence) / (self.settings.tests * self.settings.tried)
+        settings = self.settings
+        whole = (1.0 - self.confidence) / (settings.tests * settings.tried)
+        if settings.levels is None:
+            return whole
+        return whole * len(settings.levels) * share(self.risk, settings.levels)
 
 
 class Certificate(Claim):

@@ -131,6 +131,7 @@ def calibrate(
         seed=options.seed,
         unknown_loss=options.unknown_loss,
         tests=options.tests(len(parts)),
+        levels=None if options.together == "none" else tuple(sorted(options.risks)),
         tried=options.tried,
         grid=None if train_scores is None else tuple(quantile_grid(train_scores).tolist()),
         importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
@@ -153,16 +154,10 @@ def calibrate(
     for group in parts:
         case = case_for(table, claim.model_copy(update={"group": group}))
         for risk in sorted(options.risks):
-            start = None
+            asked = claim.model_copy(update={"group": group, "risk": risk})
             if chosen.selective and isinstance(train_scores, TraceTable) and case.grid is not None:
-                start = start_index(train_scores, case.grid, case.units.count, risk, claim.delta)
-            asked = claim.model_copy(
-                update={
-                    "group": group,
-                    "risk": risk,
-                    "settings": settings.model_copy(update={"start": start}),
-                }
-            )
+                start = start_index(train_scores, case.grid, case.units.count, risk, asked.delta)
+                asked = asked.model_copy(update={"settings": settings.model_copy(update={"start": start})})
             certificates.append(certify(case, asked, evidence))
     return Calibration(tuple(certificates), table)
 

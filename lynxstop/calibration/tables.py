@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import DataError
 from lynxstop.extras import need
@@ -35,7 +36,7 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     by : str, optional
         Column to group by.
     loss : str
-        Column that holds the loss; the column `loss` when there is none of this name.
+        Column that holds the loss; for one of `LOSSES`, the column `loss` when there is none of this name.
 
     Raises
     ------
@@ -126,6 +127,11 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
 def _load(path: Path, by: str | None, loss: str) -> Any:
     arrow = need("pyarrow", "calibrate")
     table = _open(path, by)
+    if loss not in table.column_names and loss not in (*LOSSES, "loss"):
+        raise DataError(
+            f"There is no loss {loss!r}, and {path} has no such column.",
+            hint=f"Its columns are {', '.join(table.column_names)}; the losses are {', '.join(LOSSES)}.",
+        )
     if loss in table.column_names and loss not in _NUMBERS:
         table = table.drop_columns([n for n in ("loss",) if n in table.column_names])
         table = table.rename_columns(["loss" if n == loss else n for n in table.column_names])

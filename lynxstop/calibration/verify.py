@@ -64,6 +64,10 @@ def _unused(certificate: Certificate) -> list[str]:
     """Settings that the method does not read, and that nothing would therefore confirm."""
     settings = certificate.settings
     found = []
+    if settings.levels is not None and certificate.risk not in settings.levels:
+        found.append("settings.levels does not name its own level.")
+    if settings.levels is not None and settings.tests % len(settings.levels):
+        found.append("settings.tests is no multiple of its levels.")
     if settings.start is not None and not method_named(certificate.method).selective:
         found.append("settings.start is given, and its method starts nowhere.")
     if settings.importance_limit is not None and settings.importance is None:

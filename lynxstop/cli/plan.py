@@ -25,7 +25,8 @@ def plan(
 ) -> None:
     """Say how many problems a calibration needs, before any are collected.
 
-    Several levels are certified together, so each is sized at its share of the error.
+    Several levels are certified together, so each is sized at its share of the error, which is larger for
+    stricter levels.
 
     **Examples**
 
@@ -33,11 +34,17 @@ def plan(
 
     - `lynxstop plan --risk 0.02 --risk 0.05 --groups 4 --json`
     """
+    from lynxstop.calibration.certificate import share
     from lynxstop.calibration.plan import plan as size
 
-    own = 1.0 - (1.0 - confidence) / len(risk)
     plans = [
-        size(level, own, expected_loss=expected_loss, power=power, exit_share=exit_share)
+        size(
+            level,
+            1.0 - (1.0 - confidence) * share(level, risk),
+            expected_loss=expected_loss,
+            power=power,
+            exit_share=exit_share,
+        )
         for level in sorted(risk)
     ]
     needed = groups * max(made.problems for made in plans)

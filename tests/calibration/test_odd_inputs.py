@@ -179,3 +179,14 @@ def test_a_column_that_is_there_twice_is_an_error(tmp_path, suffix):
     good = write(tmp_path / "good.csv", [("t", "p", 0, 1, 0)])
     failed = command("--scores", good, "--method", "weighted", "--weights", weights)
     assert "several columns 'weight'" in str(failed.exception)
+
+
+def test_a_misspelt_loss_is_an_error(tmp_path):
+    path = write(
+        tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, 0, 1) for i in range(99)], (*HEAD, "toxicity")
+    )
+    failed = command("--scores", path, "--loss", "toxicty")
+    assert "no loss 'toxicty'" in str(failed.exception)
+    assert "toxicity" in failed.exception.hint
+    assert level("--scores", path, "--loss", "toxicity")["refused"]
+    assert not level("--scores", path, "--loss", "harm")["refused"]

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lynxstop.calibration.anytime import betting_p
+from lynxstop.calibration.bounds import binomial_p
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.select import calibrate_best
@@ -15,30 +17,38 @@ ALPHA, DELTA = 0.1, 0.05
 LOOKS = range(100, 1001, 100)
 
 
-def looked(method, repeats):
-    """Count streams of requests, whose risk is just above the level, that some look certifies."""
-    asked, wrong = CalibrationOptions(risks=[ALPHA], method=method), 0
-    for seed in range(repeats):
-        n = max(LOOKS)
-        whole = TraceTable.from_arrays(
+def looked(p_value, repeats):
+    """Count streams of requests, whose risk is just above the level, that some look would certify."""
+    rng = np.random.default_rng(3)
+    streams = (rng.random((repeats, max(LOOKS))) < ALPHA + 1e-4).astype(float)
+    return sum(any(p_value(stream[:n]) <= DELTA for n in LOOKS) for stream in streams)
+
+
+def test_looking_until_satisfied():
+    # given looks after every 100 problems, which stop at the first that certifies
+    assert exceeds(looked(lambda losses: betting_p(losses, ALPHA), 500), 500, DELTA) > 1e-3
+    # then the test for one look breaks its promise
+    once = looked(lambda losses: binomial_p(losses.sum(), len(losses), ALPHA), 500)
+    assert exceeds(once, 500, DELTA) < 1e-6
+
+
+def test_the_method_decides_by_that_test():
+    # given losses at one threshold, fractions among them
+    rng = np.random.default_rng(4)
+    for n in (50, 200):
+        losses = np.where(rng.random(n) < 0.1, rng.choice([0.25, 0.5, 1.0], n), 0.0)
+        table = TraceTable.from_arrays(
             problem_ids=[f"p{i:04d}" for i in range(n)],
             lengths=np.ones(n, int),
             scores=np.ones(n),
-            losses=np.random.default_rng(seed).random(n) < ALPHA + 1e-4,
+            losses=losses,
         )
-        looks = (calibrate(whole.select(np.arange(k)), asked).certificates[0] for k in LOOKS)
-        wrong += any(not certificate.refused for certificate in looks)
-    return wrong
-
-
-@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_looking_until_satisfied(repeats):
-    # given looks after every 100 problems, which stop at the first that saves enough
-    assert exceeds(looked("anytime", repeats), repeats, DELTA) > 1e-3
-
-
-def test_looking_until_satisfied_breaks_a_promise_for_one_look():
-    assert exceeds(looked("ltt", 150), 150, DELTA) < 1e-2
+        for alpha in (0.05, 0.1, 0.2, 0.3):
+            made = calibrate(table, CalibrationOptions(risks=[alpha], method="anytime")).certificates[0]
+            assert made.refused == (betting_p(losses, alpha) > DELTA)
+            if not made.refused:
+                assert made.p_value == pytest.approx(betting_p(losses, alpha))
+                assert betting_p(losses, made.bound) == pytest.approx(DELTA, rel=1e-3)
 
 
 @pytest.mark.parametrize("repeats", [60, pytest.param(400, marks=pytest.mark.slow)])
@@ -79,19 +89,19 @@ def broken(certificate):
 @pytest.mark.parametrize("by", ["correction", "split"])
 def test_the_best_of_many_keeps_its_promise(by):
     asked = CalibrationOptions(risks=[ALPHA])
-    wrong = sum(broken(calibrate_best(candidates(s), asked, by=by)[1].certificates[0]) for s in range(40))
-    assert exceeds(wrong, 40, DELTA) > 1e-3
+    wrong = sum(broken(calibrate_best(candidates(s), asked, by=by)[1].certificates[0]) for s in range(30))
+    assert exceeds(wrong, 30, DELTA) > 1e-3
 
 
 def test_the_best_of_many_without_correction_is_caught():
     wrong = 0
-    for seed in range(40):
+    for seed in range(30):
         found = [
             calibrate(table, CalibrationOptions(risks=[ALPHA])).certificates[0]
             for table in candidates(seed).values()
         ]
         wrong += broken(max(found, key=lambda one: one.exits))
-    assert exceeds(wrong, 40, DELTA) < 1e-2
+    assert exceeds(wrong, 30, DELTA) < 1e-2
 
 
 def test_tried_shares_the_error_and_says_so():
