@@ -146,9 +146,9 @@ def relay_app(upstream: str) -> Any:
 def mock_app() -> Any:
     """The toy server, at 20 ms per token; it counts what it has generated."""
     from lynxstop.testing.server import MockServer
-    from lynxstop.testing.settings import Knobs
+    from lynxstop.testing.settings import MockSettings
 
-    return MockServer(Knobs(delay=0.02, opened=True))
+    return MockServer(MockSettings(delay=0.02, opened=True))
 
 
 def stopping_app(upstream: str) -> Any:
@@ -169,7 +169,7 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     from lynxstop.proxy.service import Service, Services
     from lynxstop.remote.dialects.vllm import Vllm
     from lynxstop.remote.http.upstream import Upstream
-    from lynxstop.remote.session import Terms
+    from lynxstop.remote.stream_config import StreamConfig
     from lynxstop.rules.learned import LogprobProbe
     from lynxstop.rules.served import serve
 
@@ -183,7 +183,7 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     watch = StreamWatch(CueSet(("wait", "hmm", "alternatively")), Delimiters(("<think>",), ("</think>",)))
     policy = StopPolicy((0,), (Level(0.05, threshold),), rule=serve(rule))
     served = Service(
-        Vllm(), Terms(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=exit_ids)
+        Vllm(), StreamConfig(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=exit_ids)
     )
     services = Fixed(None)
     services.policy = policy

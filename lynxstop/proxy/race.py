@@ -8,9 +8,9 @@ from contextlib import aclosing
 from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
-from lynxstop.proxy.sample import Source
+from lynxstop.proxy.sample import AnswerSource
 from lynxstop.remote.http.upstream import LOST
-from lynxstop.remote.stream import Shown, as_json
+from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
@@ -23,7 +23,7 @@ class Race:
 
     Parameters
     ----------
-    sources : sequence of Source
+    sources : sequence of AnswerSource
         Not begun yet.
 
     Attributes
@@ -31,7 +31,7 @@ class Race:
     winner : int or None
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[AnswerSource]) -> None:
         self._sources = sources
         self.winner: int | None = None
 
@@ -45,7 +45,7 @@ class Race:
         """Tokens of all samples."""
         return sum(source.upstream_tokens for source in self._sources)
 
-    async def bursts(self) -> AsyncGenerator[list[Shown]]:
+    async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Give the winner's events in one burst, the report of the race in the last.
 
         Raises
@@ -104,7 +104,7 @@ def check(body: Mapping[str, Any], race: int) -> None:
         )
 
 
-async def _collect(source: Source) -> list[Json]:
+async def _collect(source: AnswerSource) -> list[Json]:
     async with aclosing(source.bursts()) as bursts:
         return [as_json(event) async for burst in bursts for event in burst]
 

@@ -12,12 +12,12 @@ from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.core.stream import StreamWatch
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
+from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.server import Server
-from lynxstop.remote.session import Terms
-from lynxstop.remote.settling import UncontinuedError, settle
+from lynxstop.remote.stream_config import StreamConfig
 
 ENGINE = "openai"
 """Engine of the bundles whose traces were recorded through a server's stream."""
@@ -41,7 +41,7 @@ class Service:
     Parameters
     ----------
     dialect : Dialect or None
-    terms : Terms or None
+    stream_config : StreamConfig or None
         What is watched and what may stop a request; None when nothing is decided here.
     cause : str or None
         Why not: requests are then passed through, and counted by it.
@@ -50,7 +50,7 @@ class Service:
     """
 
     dialect: Dialect | None = None
-    terms: Terms | None = None
+    stream_config: StreamConfig | None = None
     cause: str | None = None
     trouble: str | None = None
 
@@ -75,7 +75,9 @@ class Services:
         self.bundle = bundle
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._saved = {} if bundle is None else _saved(bundle)
-        self._terms = terms_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
+        self._stream_config = (
+            stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
+        )
         self._name = dialect
         self._dialect: Dialect | None = None
         self._found: dict[str, Service] = {}
@@ -168,7 +170,7 @@ class Services:
         if self._dialect is None:
             self._dialect = await choose(self._name, server)
         dialect, policy = self._dialect, self.bundle.policy
-        if self._terms is None:
+        if self._stream_config is None:
             if await dialect.has_plugin(server):
                 return Service(dialect, cause="plugin")
             return Service(
@@ -177,7 +179,7 @@ class Services:
                 trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
             )
         try:
-            settled = await settle(
+            checked = await check_continuation(
                 server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
             )
         except UncontinuedError as error:
@@ -189,17 +191,17 @@ class Services:
                 cause="fingerprint",
                 trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
             )
-        exit_ids = await settled.dialect.tokenize(server, model, policy.exit_text)
-        terms = replace(
-            self._terms, exit_ids=exit_ids, exit_tokens=settled.exit_tokens, opened=settled.opened
+        exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
+        stream_config = replace(
+            self._stream_config, exit_ids=exit_ids, exit_tokens=checked.exit_tokens, opened=checked.opened
         )
-        return Service(settled.dialect, terms)
+        return Service(checked.dialect, stream_config)
 
 
-def terms_of(bundle: Bundle) -> Terms:
+def stream_config_of(bundle: Bundle) -> StreamConfig:
     """What a bundle watches for in a stream."""
     policy = bundle.policy
-    return Terms(
+    return StreamConfig(
         StreamWatch(policy.cues, policy.delimiters),
         policy.stop_policy(),
         policy.exit_text,

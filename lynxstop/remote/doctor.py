@@ -9,10 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lynxstop.errors import ModelError, UpstreamError
+from lynxstop.remote.continuation_check import (
+    CheckedContinuation,
+    SampleAnswer,
+    UncontinuedError,
+    check_continuation,
+    sample_answer,
+)
 from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.dialects.table import choose, version
 from lynxstop.remote.server import Server
-from lynxstop.remote.settling import Settled, Shown, UncontinuedError, settle, show
 
 _LONG = 256
 _READ = 4
@@ -115,37 +121,37 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         raise ModelError("The server lists no models.", hint="Name one with --model.")
     model = models[0] if model is None else model
     plugin = await spoken.has_plugin(server)
-    settled: Settled | None = None
+    checked: CheckedContinuation | None = None
     trouble: str | None = None
     try:
-        settled = await settle(server, spoken, model)
-        shown = settled.shown
+        checked = await check_continuation(server, spoken, model)
+        shown = checked.shown
     except UncontinuedError as error:
-        trouble, shown = str(error), await show(server, spoken, model)
+        trouble, shown = str(error), await sample_answer(server, spoken, model)
     return Examination(
         kind=spoken.name,
         version=await version(server, spoken.name),
         models=models,
         model=model,
-        thinking=_thinking(shown, settled),
+        thinking=_thinking(shown, checked),
         logprobs=max((len(token.top.values) for token in shown.tokens), default=0),
         per_token=bool(shown.tokens) and shown.most <= 1,
         in_thinking=shown.covered if shown.thought else None,
         token_ids=any(token.id is not None for token in shown.tokens),
         usage="completion_tokens" in shown.usage,
         reasoning_tokens="reasoning_tokens" in (shown.usage.get("completion_tokens_details") or {}),
-        continuation=None if settled is None else settled.dialect.describes,
-        verified=settled is not None and settled.verified,
+        continuation=None if checked is None else checked.dialect.describes,
+        verified=checked is not None and checked.verified,
         plugin=plugin,
         overshoot=await overshoot(server, spoken, model),
         trouble=trouble,
     )
 
 
-def _thinking(shown: Shown, settled: Settled | None) -> str:
+def _thinking(shown: SampleAnswer, checked: CheckedContinuation | None) -> str:
     if shown.field is not None:
         return shown.field
-    if settled is not None and settled.opened:
+    if checked is not None and checked.opened:
         return "raw, opened by the template"
     return "raw" if shown.content.lstrip().startswith("<think>") else "none seen"
 

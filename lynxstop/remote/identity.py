@@ -8,9 +8,9 @@ from typing import Any
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
+from lynxstop.remote.continuation_check import sample_answer
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.server import Server
-from lynxstop.remote.settling import show
 
 _TOKENS = 8
 
@@ -29,7 +29,7 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     UpstreamError
         When the server fails.
     """
-    shown = await show(server, dialect, model, _TOKENS)
+    shown = await sample_answer(server, dialect, model, _TOKENS)
     if not shown.tokens:
         raise ModelError(
             f"The server shows no tokens of {model}.",

@@ -27,8 +27,8 @@ def report(
     certificate : str or None
         Name of the certificate that the level has.
     """
-    taken, cut = session.session.exit, session.cut
-    thinking = sum(session.thinking) if cut is None else cut.thinking_tokens
+    taken, truncation = session.session.exit, session.truncation
+    thinking = sum(session.thinking) if truncation is None else truncation.thinking_tokens
     found: dict[str, Any] = {
         "exit": None,
         "stopped": stopped,

@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 import orjson
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Opening
-from lynxstop.remote.entries import parsed, without_entries
-from lynxstop.remote.server import Bursts, Server
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Dialect, Opening
+from lynxstop.remote.fast_path import parse_json, parse_without_logprobs
+from lynxstop.remote.http.sse import DONE, Bursts
+from lynxstop.remote.server import Server
 
 Deltas = AsyncIterator[tuple[Json, Delta]]
 """Events, as they came and as they read."""
 
-Shown = Json | bytes
+ClientEvent = Json | bytes
 """An event for a client: parsed, or written already."""
 
-DONE = b"[DONE]"
 
-
-def as_json(event: Shown) -> Json:
+def as_json(event: ClientEvent) -> Json:
     """Return an event parsed."""
     return orjson.loads(event) if isinstance(event, bytes) else event
 
@@ -37,7 +37,7 @@ class Reading:
         Learns the prompt's tokens when the server tells them.
     whole : bool
         Whether log-probabilities are parsed as they come, so that they can be shown; else they are
-        `lynxstop.remote.entries.Entries` where that can be.
+        `lynxstop.remote.fast_path.raw_logprobs.Entries` where that can be.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Reading:
         if data == DONE:
             self._ended = True
             return None
-        event = (None if self._whole else without_entries(data)) or parsed(data)
+        event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
         if not isinstance(event, dict):
             raise _nonsense()
         if event.get("error"):

@@ -8,8 +8,9 @@ from typing import Any
 
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.chat import Asked
-from lynxstop.remote.dialects.base import TOP, Call, Delta, Dialect, Json, Kept, Limits, Opening
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import TOP, Call, Dialect, Kept, Limits, Opening
 from lynxstop.remote.dialects.reading import entry_tokens, listed, read_completion, said
 from lynxstop.remote.server import Server
 
@@ -24,7 +25,7 @@ _TEXTS = ("prompt", "content", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class AskedText(Asked):
+class TextRequest(ClientRequest):
     """What a client of completions asked for.
 
     Parameters

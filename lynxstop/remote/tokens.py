@@ -150,14 +150,14 @@ def beginnings(text: str) -> frozenset[str]:
     return frozenset(text[:end] for end in range(1, len(text) + 1))
 
 
-class Seen(NamedTuple):
+class TokenPair(NamedTuple):
     """What statistics behind a token are made of: the token, and the one that followed it."""
 
     token: StreamToken
     following: StreamToken
 
 
-def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
+def statistics_of_top_k(seen: Sequence[TokenPair], exits: frozenset[str]) -> list[Statistics]:
     """Statistics behind tokens, from the most likely tokens where the next ones were drawn.
 
     The mass outside the top k counts as one token: the entropy is then a lower bound of the true one. The end
@@ -168,7 +168,7 @@ def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
 
     Parameters
     ----------
-    seen : sequence of Seen
+    seen : sequence of TokenPair
         Where the following token shows less than 2 likely ones, all but `logprob` are NaN.
     exits : frozenset of str
         The `beginnings` of the exit text.

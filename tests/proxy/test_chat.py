@@ -230,7 +230,7 @@ def test_the_limit_holds_for_thinking_and_answer_together(mock, proxy):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [
         "split=1",
         "framing=crlf",
@@ -240,7 +240,7 @@ def test_the_limit_holds_for_thinking_and_answer_together(mock, proxy):
         "reasoning=reasoning_content",
     ],
 )
-def test_framing_changes_nothing(proxy, knobs):
+def test_framing_changes_nothing(proxy, settings):
     def said(events):
         return [
             "".join(str((choice["delta"]).get(name) or "") for event in events for choice in event["choices"])
@@ -248,7 +248,7 @@ def test_framing_changes_nothing(proxy, knobs):
         ]
 
     plain = said(stream(proxy.url)[0])
-    seen = said(stream(proxy.url, {"x-mock": knobs})[0])
+    seen = said(stream(proxy.url, {"x-mock": settings})[0])
     assert plain[0] + plain[1] == seen[0] + seen[1]
     assert plain[2] == seen[2]
 

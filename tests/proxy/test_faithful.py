@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
 from tests.support.servers import eventually, proxied, serving
 from tests.support.watching import watching
@@ -25,7 +25,7 @@ STREAM = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"r1"), (b"
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
+    server = MockServer(MockSettings(opened=True))
     with serving(server) as url:
         yield url, server
 

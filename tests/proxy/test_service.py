@@ -12,7 +12,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
 from lynxstop.proxy.service import Service, Services
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT
 from tests.support.servers import serving
 from tests.support.watching import watching
@@ -64,7 +64,7 @@ def test_a_server_that_was_away_is_looked_at_anew() -> None:
 
 
 def test_it_is_forgotten_when_a_request_does_not_reach_it() -> None:
-    with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url) as proxy:
         services = proxy.app.handlers["POST", CHAT]._services
         body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
         assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200

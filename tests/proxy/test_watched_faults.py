@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import (
     ANSWER,
     CHAT,
@@ -63,7 +63,7 @@ def test_a_slow_reader_slows_the_server_down(transport: str, logprobs: bool) -> 
 
 @pytest.mark.parametrize("threshold", [math.inf, -math.inf])
 def test_a_line_of_a_megabyte_is_an_event_like_others(threshold: float) -> None:
-    with serving(MockServer(Knobs(opened=True))) as url, watching(url, threshold) as proxy:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url, threshold) as proxy:
         plain, huge = (
             events_of(httpx.post(proxy.url + CHAT, json=BODY, headers={"x-mock": fault}, timeout=60).content)
             for fault in ("", "fault=huge-line")
@@ -76,7 +76,7 @@ def test_a_line_of_a_megabyte_is_an_event_like_others(threshold: float) -> None:
 def test_an_event_beyond_the_limit_is_told() -> None:
     sections = {"limits": {"event_bytes": 2**19}}
     with (
-        serving(MockServer(Knobs(opened=True))) as url,
+        serving(MockServer(MockSettings(opened=True))) as url,
         watching(url, math.inf, sections=sections) as proxy,
     ):
         faulty = {"x-mock": "fault=huge-line"}

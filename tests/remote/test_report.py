@@ -10,12 +10,14 @@ import pytest
 
 from lynxstop.core.session import Exit, Reason
 from lynxstop.remote.report import report
-from lynxstop.remote.session import Cut
+from lynxstop.remote.session import TruncationPoint
 
 
-def session(exit: Any = None, cut: Cut | None = None) -> Any:
+def session(exit: Any = None, truncation: TruncationPoint | None = None) -> Any:
     """A session with 100 thinking tokens."""
-    return SimpleNamespace(session=SimpleNamespace(exit=exit), cut=cut, thinking=[True] * 100 + [False] * 5)
+    return SimpleNamespace(
+        session=SimpleNamespace(exit=exit), truncation=truncation, thinking=[True] * 100 + [False] * 5
+    )
 
 
 def taken(**more: Any) -> Any:
@@ -34,7 +36,7 @@ def test_a_request_without_an_exit_has_no_comparison() -> None:
 
 
 def test_an_exit_is_told_with_the_comparison_behind_it() -> None:
-    assert told(session(taken(), Cut(40, 0, 38))) == {
+    assert told(session(taken(), TruncationPoint(40, 0, 38))) == {
         "exit": "score", "stopped": True, "thinking_tokens": 38, "certificate": "certificates/a.json",
         "cue": 2, "score": 1.5, "threshold": 0.5,
     }  # fmt: skip
@@ -44,14 +46,18 @@ def test_an_exit_is_told_with_the_comparison_behind_it() -> None:
 def test_what_was_saved_stands_to_what_was_thought_as_when_it_was_certified(
     share: float | None, saved: int | None
 ) -> None:
-    found = told(session(taken(), Cut(40, 0, 38)), share=share)
+    found = told(session(taken(), TruncationPoint(40, 0, 38)), share=share)
     assert found.get("saved_estimate") == saved
     if saved is not None and share is not None:
         assert saved / (saved + 38) == pytest.approx(share)
 
 
 def test_what_json_cannot_say_is_null_and_a_guard_has_no_cue() -> None:
-    found = told(session(taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), Cut(40, 0, 38)))
+    found = told(
+        session(
+            taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), TruncationPoint(40, 0, 38)
+        )
+    )
     assert (found["exit"], found["cue"], found["score"], found["threshold"]) == ("budget", None, None, None)
 
 

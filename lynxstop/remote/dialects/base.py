@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.server import Server
 from lynxstop.remote.tokens import StreamToken
-
-Json = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
 
 TOP = 20
 """Log-probabilities asked for per token: the most that OpenAI's protocol has."""
-
-REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
-"""Where thinking arrives, in the order in which it is looked for."""
-
-
-class Delta(NamedTuple):
-    """One streamed event, read.
-
-    Parameters
-    ----------
-    thinking, content : str
-        Text that went to either field; the fields are told apart by the server.
-    tokens : sequence of StreamToken
-        The tokens behind them, as far as the server shows them.
-    finish : str or None
-        Reason, in the last event of a choice.
-    usage : dict or None
-    prompt_ids : sequence of int or None
-        Tokens of the prompt, if this event tells them.
-    opaque : bool
-        Whether the event holds something that is not understood here, such as a tool call.
-    """
-
-    thinking: str = ""
-    content: str = ""
-    tokens: Sequence[StreamToken] = ()
-    finish: str | None = None
-    usage: Json | None = None
-    prompt_ids: Sequence[int] | None = None
-    opaque: bool = False
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Json, Opening
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import TOP, Dialect, Opening
 from lynxstop.remote.dialects.reading import read_chat
 from lynxstop.remote.server import Server
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Json, Kept, Limits, Opening, joined
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
 from lynxstop.remote.server import Server

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import (
     Call,
-    Delta,
     Dialect,
-    Json,
     Kept,
     Limits,
     Opening,
@@ -42,7 +41,7 @@ class OpenAI(ChatDialect):
     route : str
         How answers are continued: completions from the prompt's token ids (as /tokenize tells them for
         messages), completions from the prompt's text (as /apply-template tells it), or the last message
-        resumed. Which of them does what it should is for `lynxstop.remote.settling` to find out.
+        resumed. Which of them does what it should is for `lynxstop.remote.continuation_check` to find out.
     lead : str
         What is missing in both the prompt and the stream, with "{open}" for the delimiter of thinking: some
         parsers take it out, and some templates write it into new messages only.

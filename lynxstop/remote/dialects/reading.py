@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Json
-from lynxstop.remote.entries import Entries
+from lynxstop.remote.delta import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.fast_path import RawLogprobs
 from lynxstop.remote.tokens import StreamToken, Top
 
 
-def listed(choice: Mapping[str, Any]) -> Entries | Sequence[Mapping[str, Any]] | None:
+def listed(choice: Mapping[str, Any]) -> RawLogprobs | Sequence[Mapping[str, Any]] | None:
     """Return the list of log-probabilities of a choice in the form of chats, if it has one."""
     logprobs = choice.get("logprobs")
-    if not logprobs or isinstance(logprobs, Entries):
+    if not logprobs or isinstance(logprobs, RawLogprobs):
         return logprobs or None
     found: Sequence[Mapping[str, Any]] | None = logprobs.get("content")
     return found
@@ -33,12 +33,14 @@ def chat_tokens(choice: Mapping[str, Any], text: str) -> list[StreamToken]:
 
 
 def entry_tokens(
-    content: Entries | Sequence[Mapping[str, Any]] | None, ids: Sequence[int] | None = None, text: str = ""
+    content: RawLogprobs | Sequence[Mapping[str, Any]] | None,
+    ids: Sequence[int] | None = None,
+    text: str = "",
 ) -> list[StreamToken]:
     """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list."""
     if not content:
         return []
-    if isinstance(content, Entries):
+    if isinstance(content, RawLogprobs):
         if (only := content.only(text, ids)) is not None:
             return [only]
         content = content.parsed()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Kept, Limits, Opening, resumed
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, resumed
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_as_answer
 from lynxstop.remote.server import Server

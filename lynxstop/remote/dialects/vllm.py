@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Json, Kept, Limits, Opening, carried
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, carried
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_completion
 from lynxstop.remote.server import Server

@@ -10,10 +10,8 @@ import orjson
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.http.headers import Headers, find, for_call
-from lynxstop.remote.http.sse import EVENT_BYTES, EventSplitter, event_data
+from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
-from lynxstop.remote.server import Bursts
-from lynxstop.remote.stream import DONE
 
 _LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 
 from lynxstop.errors import UpstreamError
+
+DONE = b"[DONE]"
+"""Data of the event that ends a stream of OpenAI's protocol."""
+
+Bursts = AsyncIterator[list[bytes]]
+"""Data of a stream's events, as they arrived together; an empty list only says that it is alive."""
 
 EVENT_BYTES = 16 * 2**20
 """Default limit of one event's size."""

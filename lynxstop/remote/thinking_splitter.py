@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lynxstop.core.thinking import FAMILIES, Delimiters
-from lynxstop.remote.dialects.base import REASONING_FIELDS
+from lynxstop.remote.delta import REASONING_FIELDS
 
 DEFAULT = FAMILIES["think"]
 
 
-class Part(NamedTuple):
+class TextPiece(NamedTuple):
     """A piece of text; never empty."""
 
     thinking: bool
     text: str
 
 
-class Parts:
+class ThinkingSplitter:
     """Splits one stream.
 
     A server that parses thinking has a field for it. One that does not writes it at the beginning of the
@@ -37,27 +37,27 @@ class Parts:
         self._state = "thinking" if opened else "start"
         self._held = ""
 
-    def read(self, delta: Mapping[str, Any]) -> list[Part]:
+    def read(self, delta: Mapping[str, Any]) -> list[TextPiece]:
         """Return what an event's delta says."""
         found = []
         thinking = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), "")
         if thinking:
             self._state, self._held = "answer", ""
-            found.append(Part(True, thinking))
+            found.append(TextPiece(True, thinking))
         if content := delta.get("content"):
             if self._state == "answer":
-                found.append(Part(False, content))
+                found.append(TextPiece(False, content))
             else:
                 self._held += content
                 found += self._settle(self._held)
         return found
 
-    def end(self) -> list[Part]:
+    def end(self) -> list[TextPiece]:
         """Return what was still held at the end of the stream."""
         held, self._held = self._held, ""
-        return [Part(self._state == "thinking", held)] if held else []
+        return [TextPiece(self._state == "thinking", held)] if held else []
 
-    def _settle(self, text: str) -> list[Part]:
+    def _settle(self, text: str) -> list[TextPiece]:
         """Say what of a text is known by now; hold the rest."""
         if self._state == "start":
             start = text.lstrip()
@@ -68,16 +68,16 @@ class Parts:
                 if mark.startswith(start):
                     return []
             self._state, self._held = "answer", ""
-            return [Part(False, text)]
+            return [TextPiece(False, text)]
         places = [(text.find(mark), mark) for mark in self._delimiters.close if mark in text]
         if places:
             place, mark = min(places)
             self._state, self._held = "answer", ""
-            said = [Part(True, text[:place]), Part(False, text[place + len(mark) :])]
+            said = [TextPiece(True, text[:place]), TextPiece(False, text[place + len(mark) :])]
             return [part for part in said if part.text]
         held = max(_overlap(text, mark) for mark in self._delimiters.close)
         self._held = text[len(text) - held :]
-        return [Part(True, text[: len(text) - held])] if len(text) > held else []
+        return [TextPiece(True, text[: len(text) - held])] if len(text) > held else []
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json
-from lynxstop.remote.stream import Shown
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.stream import ClientEvent
 from lynxstop.remote.tokens import StreamToken
-
-if TYPE_CHECKING:
-    from lynxstop.remote.chat import Asked
 
 _NAMES = ("id", "object", "created", "model", "system_fingerprint")
 
 
-class Wording:
+class EventRewriter:
     """The wording of one answer.
 
     Parameters
     ----------
     dialect : Dialect
-    asked : Asked
+    client_request : ClientRequest
 
     Attributes
     ----------
@@ -33,8 +31,8 @@ class Wording:
         The event with the finish.
     """
 
-    def __init__(self, dialect: Dialect, asked: Asked) -> None:
-        self._dialect, self._asked = dialect, asked
+    def __init__(self, dialect: Dialect, client_request: ClientRequest) -> None:
+        self._dialect, self._client_request = dialect, client_request
         self.base: Json = {}
         self.field: str | None = None
         self.finish: Json | None = None
@@ -59,7 +57,7 @@ class Wording:
                     return [(before, True), (behind, False)]
         return [(text, True)]
 
-    def shown(self, event: Shown) -> Shown | None:
+    def shown(self, event: ClientEvent) -> ClientEvent | None:
         """Return an event of the server as the client gets it.
 
         None when only we asked for it, and for the one with the finish: that comes last, see `finish`.
@@ -69,8 +67,8 @@ class Wording:
         choices = event.get("choices")
         if not choices and "error" not in event:
             return None
-        self._dialect.clean(event, self._asked.body)
-        wanted = self._asked.logprobs
+        self._dialect.clean(event, self._client_request.body)
+        wanted = self._client_request.logprobs
         for choice in choices or ():
             if wanted is None:
                 if "logprobs" in choice:
@@ -110,8 +108,10 @@ class Wording:
         for choice in (event or {}).get("choices") or ():
             if "stop_reason" in choice:
                 said["stop_reason"] = choice["stop_reason"]
-        if self._asked.logprobs is not None and delta is not None and delta.tokens:
-            said["logprobs"] = {"content": [_entry(token, self._asked.logprobs) for token in delta.tokens]}
+        if self._client_request.logprobs is not None and delta is not None and delta.tokens:
+            said["logprobs"] = {
+                "content": [_entry(token, self._client_request.logprobs) for token in delta.tokens]
+            }
         return {**self.base, "choices": [said]}
 
 

@@ -31,7 +31,7 @@ class UncontinuedError(UpstreamError):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SampleAnswer:
     """A short answer, as a server showed it.
 
     Parameters
@@ -61,7 +61,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class CheckedContinuation:
     """A dialect as it speaks with one model.
 
     Parameters
@@ -69,7 +69,7 @@ class Settled:
     dialect : Dialect
     verified : bool
         Whether continuing was tried out; a dialect that continues token ids has no need.
-    shown : Shown
+    shown : SampleAnswer
         What was tried on.
     exit_tokens : int
         Tokens of the exit text; 0 where that was not seen.
@@ -79,12 +79,12 @@ class Settled:
 
     dialect: Dialect
     verified: bool
-    shown: Shown
+    shown: SampleAnswer
     exit_tokens: int = 0
     opened: bool = False
 
 
-async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> Shown:
+async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> SampleAnswer:
     """Ask a model for the first tokens of a greedy answer.
 
     Raises
@@ -115,12 +115,12 @@ async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKE
             usage = delta.usage or usage
             most = max(most, len(delta.tokens))
             covered = covered and (bool(delta.tokens) or not delta.thinking)
-    return Shown(opening, found, thought, content, named, usage, most, covered)
+    return SampleAnswer(opening, found, thought, content, named, usage, most, covered)
 
 
-async def settle(
+async def check_continuation(
     server: Server, dialect: Dialect, model: str, *, exit_text: str = EXIT, open: str = "<think>"
-) -> Settled:
+) -> CheckedContinuation:
     """Find the first way to continue answers of a model that does what it should.
 
     Raises
@@ -130,7 +130,7 @@ async def settle(
     UpstreamError
         When the server fails.
     """
-    shown = await show(server, dialect, model)
+    shown = await sample_answer(server, dialect, model)
     if not shown.tokens:
         raise UncontinuedError(
             "The server shows no log-probabilities of a chat's tokens.",
@@ -138,7 +138,7 @@ async def settle(
             hint="Nothing can be decided on without; `lynxstop doctor` shows what it offers.",
         )
     if dialect.exact:
-        return Settled(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
+        return CheckedContinuation(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
     troubles: list[str] = []
     for way in await dialect.routes(server, model):
         try:
@@ -148,14 +148,14 @@ async def settle(
             if error.code in _PASSING or error.status_code in _BUSY:
                 raise
         else:
-            return Settled(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
+            return CheckedContinuation(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
     told = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(
         f"The server cannot continue an answer that was cut. {told}", code="no_continuation"
     )
 
 
-async def _opened(server: Server, way: Dialect, shown: Shown, open: str) -> bool:
+async def _opened(server: Server, way: Dialect, shown: SampleAnswer, open: str) -> bool:
     if shown.thought or shown.content.lstrip().startswith(open):
         return False
     try:
@@ -165,7 +165,7 @@ async def _opened(server: Server, way: Dialect, shown: Shown, open: str) -> bool
     return end is not None and end.rstrip().endswith(open)
 
 
-async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open: str) -> int:
+async def _try(server: Server, way: Dialect, shown: SampleAnswer, exit_text: str, open: str) -> int:
     """Cut and continue; return the number of tokens of the exit text.
 
     Raises
@@ -201,7 +201,7 @@ async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open:
 
 
 async def _continued(
-    server: Server, way: Dialect, shown: Shown, cut: int, exit_text: str, open: str
+    server: Server, way: Dialect, shown: SampleAnswer, cut: int, exit_text: str, open: str
 ) -> tuple[str, int | None]:
     """The continuation's text, and the number of tokens it was given to read."""
     # A token that belongs together with the exit's first would hide that they were two.

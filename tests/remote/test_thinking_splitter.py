@@ -7,11 +7,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.proxy.parts import Parts
+from lynxstop.remote.thinking_splitter import ThinkingSplitter
 
 
 def joined(deltas: list[dict], **options) -> tuple[str, str]:
-    parts = Parts(**options)
+    parts = ThinkingSplitter(**options)
     found = [part for delta in deltas for part in parts.read(delta)] + parts.end()
     assert all(part.text for part in found)
     return tuple("".join(part.text for part in found if part.thinking is kind) for kind in (True, False))

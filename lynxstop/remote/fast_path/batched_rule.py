@@ -1,7 +1,7 @@
-"""A rule that is asked once in a while: what it reads at every token is made out of many tokens at a time.
+"""Evaluate a rule in batches: its inputs are computed for up to 64 tokens at once, or when a decision is due.
 
-Parsing a server's log-probabilities and computing statistics from them costs far less in one go, and the
-results are the same. A rule hears of all tokens, in order, before it says anything.
+Parsing log-probabilities and computing statistics costs far less for many tokens together, with the same
+results. The rule reads all tokens, in order, before it scores.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lynxstop.core.scorer import RequestScorer, ScorerFactory
-from lynxstop.remote.tokens import Seen, behind
+from lynxstop.remote.tokens import TokenPair, statistics_of_top_k
 
-MOST = 64
-"""Tokens that wait at most: what a decision has to catch up with."""
+BATCH = 64
+"""Most tokens that wait: a decision has to parse them first."""
 
 
-class Later(NamedTuple):
+class BatchedRule(NamedTuple):
     """A `ScorerFactory` whose scorers read `Seen` in place of `Statistics`.
 
     Parameters
     ----------
     rule : ScorerFactory
     exits : frozenset of str
-        See `lynxstop.remote.tokens.behind`.
+        See `lynxstop.remote.tokens.statistics_of_top_k`.
     keep : bool
         Whether tokens that have been read keep their log-probabilities.
     """
@@ -43,41 +43,41 @@ class Later(NamedTuple):
 
     def start(self) -> RequestScorer:
         """Begin a request."""
-        return _Judge(self.rule.start(), self.exits, self.keep)
+        return _BatchedScorer(self.rule.start(), self.exits, self.keep)
 
 
-class _Judge:
-    __slots__ = ("_exits", "_keep", "_numbers", "_scorer", "_seen")
+class _BatchedScorer:
+    __slots__ = ("_exits", "_keep", "_numbers", "_pairs", "_scorer")
 
     def __init__(self, scorer: RequestScorer, exits: frozenset[str], keep: bool) -> None:
         self._scorer, self._exits, self._keep = scorer, exits, keep
         self._numbers: list[int] = []
-        self._seen: list[Seen] = []
+        self._pairs: list[TokenPair] = []
 
-    def step(self, token: int, statistics: Seen) -> None:
+    def step(self, token: int, statistics: TokenPair) -> None:
         self._numbers.append(token)
-        self._seen.append(statistics)
-        if len(self._seen) >= MOST:
-            self._catch_up()
+        self._pairs.append(statistics)
+        if len(self._pairs) >= BATCH:
+            self._drain()
 
-    def cue(self, behind: int) -> None:
-        self._catch_up()
-        self._scorer.cue(behind)
+    def cue(self, ago: int) -> None:
+        self._drain()
+        self._scorer.cue(ago)
 
     def snapshot(self, logit: float) -> Any:
-        self._catch_up()
+        self._drain()
         return self._scorer.snapshot(logit)
 
     def score(self, seen: Any) -> float:
         return self._scorer.score(seen)
 
-    def _catch_up(self) -> None:
-        numbers, seen = self._numbers, self._seen
-        if not seen:
+    def _drain(self) -> None:
+        numbers, pairs = self._numbers, self._pairs
+        if not pairs:
             return
-        self._numbers, self._seen = [], []
-        for number, known in zip(numbers, behind(seen, self._exits), strict=True):
+        self._numbers, self._pairs = [], []
+        for number, known in zip(numbers, statistics_of_top_k(pairs, self._exits), strict=True):
             self._scorer.step(number, known)
         if not self._keep:
-            for token, _ in seen:
+            for token, _ in pairs:
                 token.forget()
