@@ -15,7 +15,6 @@ from lynxstop.remote.text import (
     COMPLETIONS,
     TextDialect,
     TextRequest,
-    default_limit,
     leaves_open,
     one_prompt,
     text_of,
@@ -53,7 +52,7 @@ class CompletionsHandler(ChatHandler):
         assert service.stream_config is not None
         opened = leaves_open(str(request.known["text"]), service.stream_config.watch.delimiters)
         client_request = TextRequest(
-            body, options.risk, options.mode, options.group, default_limit(service.dialect)
+            body, options.risk, options.mode, options.group, service.dialect.facts.completion_limit
         )
         return Chat(
             request.server,

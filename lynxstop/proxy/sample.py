@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lynxstop.remote.client_request import ClientRequest
-from lynxstop.remote.delta import REASONING_FIELDS
+from lynxstop.remote.delta import reasoning_field
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.dialects.reading import read_chat, read_completion
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import ClientEvent, Reading
 
 Json = dict[str, Any]
-
-_SAID = (*REASONING_FIELDS, "content")
 
 
 class AnswerSource(Protocol):
@@ -92,6 +90,7 @@ def _streamed(body: Mapping[str, Any]) -> Json:
 def _says(event: Json) -> bool:
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or choice
-        if choice.get("text") or any(delta.get(name) for name in _SAID) or delta.get("tool_calls"):
+        texts = choice.get("text") or delta.get("content") or reasoning_field(delta)
+        if texts or delta.get("tool_calls"):
             return True
     return False

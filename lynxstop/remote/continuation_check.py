@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.delta import reasoning_field
 from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import chat_stream, continued_stream
@@ -107,9 +108,7 @@ async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: in
     async with chat_stream(server, dialect, opening) as deltas:
         async for event, delta in deltas:
             if delta.thinking and named is None:
-                named = next(
-                    name for name, text in event["choices"][0]["delta"].items() if text == delta.thinking
-                )
+                named = reasoning_field(event["choices"][0]["delta"])
             thought, content = thought + delta.thinking, content + delta.content
             found += delta.tokens
             usage = delta.usage or usage

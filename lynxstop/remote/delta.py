@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lynxstop.remote.tokens import StreamToken
@@ -38,3 +38,8 @@ class Delta(NamedTuple):
     usage: Json | None = None
     prompt_ids: Sequence[int] | None = None
     opaque: bool = False
+
+
+def reasoning_field(said: Mapping[str, Any]) -> str | None:
+    """Return the field of an event's `delta` that has thinking; None when no field has any."""
+    return next((name for name in REASONING_FIELDS if said.get(name)), None)

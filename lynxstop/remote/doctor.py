@@ -23,12 +23,6 @@ from lynxstop.remote.server import Server
 _LONG = 256
 _READ = 4
 _SECONDS = 5.0
-_COUNTERS = {
-    "vllm": ("vllm:num_requests_running", "vllm:generation_tokens_total"),
-    "sglang": ("sglang:num_running_reqs", "sglang:generation_tokens_total"),
-    "llamacpp": ("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
-}
-"""Metrics of what runs, and of the tokens generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +124,7 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         trouble, shown = str(error), await sample_answer(server, spoken, model)
     return Examination(
         kind=spoken.name,
-        version=await version(server, spoken.name),
+        version=await version(server, spoken),
         models=models,
         model=model,
         thinking=_thinking(shown, checked),
@@ -164,7 +158,7 @@ async def overshoot(server: Server, dialect: Dialect, model: str) -> int | None:
     int or None
         Tokens; None where the server counts none, or was busy.
     """
-    names = _COUNTERS.get(dialect.name)
+    names = dialect.facts.counters
     if names is None:
         return None
     before = await _counts(server, names)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lynxstop.remote.client_request import ClientRequest
-from lynxstop.remote.delta import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.delta import Delta, Json, reasoning_field
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.stream import ClientEvent
+from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
 
 _NAMES = ("id", "object", "created", "model", "system_fingerprint")
@@ -42,20 +43,15 @@ class EventRewriter:
         if not self.base and event.get("id"):
             self.base = {name: event[name] for name in _NAMES if name in event}
         if delta.thinking and self.field is None:
-            given = event["choices"][0]["delta"]
-            self.field = next(name for name in REASONING_FIELDS if given.get(name))
+            self.field = reasoning_field(event["choices"][0]["delta"])
 
     def split(self, text: str, close: Sequence[str]) -> list[tuple[str, bool]]:
-        """Split an exit text into what is inside the block and what is behind it; True for the first.
+        """Split an exit text into pieces of thinking, marked True, and pieces of the answer.
 
-        The delimiter itself is left out if the server parses thinking.
+        A server that has a field for thinking does not write the delimiter: it is left out then.
         """
-        if self.field is not None:
-            for mark in close:
-                before, found, behind = text.partition(mark)
-                if found:
-                    return [(before, True), (behind, False)]
-        return [(text, True)]
+        found = None if self.field is None else split_at_close(text, close)
+        return [(text, True)] if found is None else [(found[0], True), (found[1], False)]
 
     def shown(self, event: ClientEvent) -> ClientEvent | None:
         """Return an event of the server as the client gets it.

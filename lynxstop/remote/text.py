@@ -16,11 +16,7 @@ from lynxstop.remote.server import Server
 
 COMPLETIONS = "/v1/completions"
 
-LIMIT = 16
-"""Tokens that the protocol generates when a request names no limit."""
-
 _END = 256
-_UNLIMITED = frozenset({"llamacpp", "ollama"})
 _TEXTS = ("prompt", "content", "text")
 
 
@@ -31,10 +27,10 @@ class TextRequest(ClientRequest):
     Parameters
     ----------
     limit : int or None
-        Tokens when the request names no limit; None for a server without one.
+        The server's own, for a request that names none.
     """
 
-    limit: int | None = LIMIT
+    limit: int | None = None
 
     @property
     def logprobs(self) -> int | None:
@@ -47,11 +43,6 @@ class TextRequest(ClientRequest):
         """Limit of tokens."""
         found = self.body.get("max_tokens")
         return self.limit if found is None else int(found)
-
-
-def default_limit(dialect: Dialect) -> int | None:
-    """Tokens that a server generates when a request for completions names no limit."""
-    return None if dialect.name in _UNLIMITED else LIMIT
 
 
 def one_prompt(body: Mapping[str, Any]) -> str | list[int] | None:
@@ -98,7 +89,8 @@ class TextDialect:
     describes = "the prompt and what was written, by /v1/completions"
 
     def __init__(self, dialect: Dialect) -> None:
-        self.name, self.exact, self.neutral = dialect.name, dialect.exact, dialect.neutral
+        self.name, self.facts, self.exact = dialect.name, dialect.facts, dialect.exact
+        self.neutral = dialect.neutral
         self._dialect = dialect
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:

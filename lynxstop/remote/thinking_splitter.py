@@ -1,12 +1,12 @@
-"""What a chat's stream says, told apart: thinking and answer, wherever the server puts the thinking."""
+"""Split the text of a chat's stream into thinking and answer, wherever the server puts the thinking."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lynxstop.core.thinking import FAMILIES, Delimiters
-from lynxstop.remote.delta import REASONING_FIELDS
+from lynxstop.remote.delta import reasoning_field
 
 DEFAULT = FAMILIES["think"]
 
@@ -21,15 +21,15 @@ class TextPiece(NamedTuple):
 class ThinkingSplitter:
     """Splits one stream.
 
-    A server that parses thinking has a field for it. One that does not writes it at the beginning of the
-    answer, between delimiters: those are taken out, and what might be the beginning of one is held until it
-    is known.
+    A server with a reasoning parser sends thinking in a field of its own. Without one, thinking is at the
+    beginning of the content, between delimiters: these are removed, and text that may be the beginning of a
+    delimiter is held until that is known.
 
     Parameters
     ----------
     delimiters : Delimiters
     opened : bool
-        Whether the prompt has opened the thinking, and the server does not say so.
+        Whether the prompt has opened the thinking, which the stream does not show.
     """
 
     def __init__(self, delimiters: Delimiters = DEFAULT, *, opened: bool = False) -> None:
@@ -38,12 +38,11 @@ class ThinkingSplitter:
         self._held = ""
 
     def read(self, delta: Mapping[str, Any]) -> list[TextPiece]:
-        """Return what an event's delta says."""
+        """Return the pieces of text of an event's `delta`."""
         found = []
-        thinking = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), "")
-        if thinking:
+        if (field := reasoning_field(delta)) is not None:
             self._state, self._held = "answer", ""
-            found.append(TextPiece(True, thinking))
+            found.append(TextPiece(True, delta[field]))
         if content := delta.get("content"):
             if self._state == "answer":
                 found.append(TextPiece(False, content))
@@ -58,7 +57,7 @@ class ThinkingSplitter:
         return [TextPiece(self._state == "thinking", held)] if held else []
 
     def _settle(self, text: str) -> list[TextPiece]:
-        """Say what of a text is known by now; hold the rest."""
+        """Return what of a text is known by now; hold the rest."""
         if self._state == "start":
             start = text.lstrip()
             for mark in self._delimiters.open:
@@ -69,15 +68,24 @@ class ThinkingSplitter:
                     return []
             self._state, self._held = "answer", ""
             return [TextPiece(False, text)]
-        places = [(text.find(mark), mark) for mark in self._delimiters.close if mark in text]
-        if places:
-            place, mark = min(places)
+        found = split_at_close(text, self._delimiters.close)
+        if found is not None:
             self._state, self._held = "answer", ""
-            said = [TextPiece(True, text[:place]), TextPiece(False, text[place + len(mark) :])]
-            return [part for part in said if part.text]
+            return [
+                TextPiece(thinking, said) for thinking, said in zip((True, False), found, strict=True) if said
+            ]
         held = max(_overlap(text, mark) for mark in self._delimiters.close)
         self._held = text[len(text) - held :]
         return [TextPiece(True, text[: len(text) - held])] if len(text) > held else []
+
+
+def split_at_close(text: str, close: Sequence[str]) -> tuple[str, str] | None:
+    """Split a text at the first delimiter that closes thinking; None when it has none."""
+    places = [(text.find(mark), mark) for mark in close if mark in text]
+    if not places:
+        return None
+    place, mark = min(places)
+    return text[:place], text[place + len(mark) :]
 
 
 def _overlap(text: str, mark: str) -> int:

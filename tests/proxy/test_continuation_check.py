@@ -13,7 +13,7 @@ from lynxstop.remote.continuation_check import CheckedContinuation, UncontinuedE
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.testing import server as mocked
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def asking(url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     async def run() -> T:
-        upstream = Upstream(UpstreamConfig(url=url))
+        upstream = Upstream(ConnectionConfig(url=url))
         try:
             return await work(Connection(upstream))
         finally:

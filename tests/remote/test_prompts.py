@@ -12,7 +12,7 @@ from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.text import TextRequest, default_limit, leaves_open, one_prompt
+from lynxstop.remote.text import TextRequest, leaves_open, one_prompt
 
 THINK = Delimiters(("<think>", "[THINK]"), ("</think>", "[/THINK]"))
 
@@ -57,7 +57,7 @@ def test_a_limit_that_is_not_named_is_the_protocols(
     ("dialect", "limit"), [(Vllm(), 16), (OpenAI(), 16), (LlamaCpp(), None), (Ollama(), None)]
 )
 def test_some_servers_have_no_limit_of_their_own(dialect: Dialect, limit: int | None) -> None:
-    assert default_limit(dialect) == limit
+    assert dialect.facts.completion_limit == limit
 
 
 @pytest.mark.parametrize(("asked", "found"), [(None, None), (False, None), (0, 0), (3, 3), (True, 1)])

@@ -87,7 +87,7 @@ def load_openai(
     ConfigError
         When the recipe asks for what a stream cannot give, or the dialect is unknown.
     """
-    from lynxstop.remote.http.config import UpstreamConfig
+    from lynxstop.remote.http.config import ConnectionConfig
     from lynxstop.remote.http.connection import Connection
     from lynxstop.remote.http.upstream import Upstream
 
@@ -108,7 +108,7 @@ def load_openai(
         points=points,
         every=recipe.points.every,
     )
-    upstream = Upstream(UpstreamConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
+    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
     server = Connection(upstream)
     runner = asyncio.Runner()
 

@@ -109,12 +109,42 @@ class Limits:
     logprobs: int | None = None
 
 
+Place = tuple[str, str]
+"""A path that answers GET with a JSON object, and a key of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What is fixed for a kind of server.
+
+    Parameters
+    ----------
+    owner : str, optional
+        `owned_by` of the models that it lists.
+    sign : Place, optional
+        A place that only this kind of server has.
+    version : Place, optional
+        Where it says its version.
+    counters : (str, str), optional
+        Metrics of the requests that run, and of the tokens generated.
+    completion_limit : int, optional
+        Tokens that it generates when a request for completions names no limit; None for no limit.
+    """
+
+    owner: str | None = None
+    sign: Place | None = None
+    version: Place | None = None
+    counters: tuple[str, str] | None = None
+    completion_limit: int | None = 16
+
+
 class Dialect(Protocol):
     """How one kind of server speaks; stateless.
 
     Attributes
     ----------
     name : str
+    facts : ServerFacts
     describes : str
         How answers are continued, in a few words.
     exact : bool
@@ -124,6 +154,7 @@ class Dialect(Protocol):
     """
 
     name: str
+    facts: ServerFacts
     describes: str
     exact: bool
     neutral: Mapping[str, Any]

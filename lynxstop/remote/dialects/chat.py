@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import TOP, Dialect, Opening
+from lynxstop.remote.dialects.base import TOP, Dialect, Opening, ServerFacts
 from lynxstop.remote.dialects.reading import read_chat
 from lynxstop.remote.server import Server
 
@@ -15,6 +15,7 @@ from lynxstop.remote.server import Server
 class ChatDialect(Dialect):
     """Log-probabilities are asked for, the tokens read as they come, and nothing else is known."""
 
+    facts = ServerFacts()
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, joined
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
 from lynxstop.remote.server import Server
@@ -35,6 +35,13 @@ class LlamaCpp(ChatDialect):
     """
 
     name = "llamacpp"
+    facts = ServerFacts(
+        owner="llamacpp",
+        sign=("/props", "default_generation_settings"),
+        version=("/props", "build_info"),
+        counters=("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
+        completion_limit=None,
+    )
     describes = "/v1/completions from text"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lynxstop.remote.delta import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.delta import Delta, Json, reasoning_field
 from lynxstop.remote.fast_path import RawLogprobs
 from lynxstop.remote.tokens import StreamToken, Top
 
@@ -83,7 +83,8 @@ def read_chat(event: Json) -> Delta:
         return Delta(usage=event.get("usage"), opaque="error" in event)
     choice = choices[0]
     delta = choice.get("delta") or {}
-    thinking = _thinking(delta)
+    field = reasoning_field(delta)
+    thinking = "" if field is None else str(delta[field])
     content, finish = delta.get("content") or "", choice.get("finish_reason")
     return Delta(
         thinking,
@@ -137,13 +138,6 @@ def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequen
         if b"".join(token.text for token in tokens[:count]).endswith(end):
             return tokens[:count]
     return tokens if end else ()
-
-
-def _thinking(delta: Mapping[str, Any]) -> str:
-    for name in REASONING_FIELDS:
-        if text := delta.get(name):
-            return str(text)
-    return ""
 
 
 def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:

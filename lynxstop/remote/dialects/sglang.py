@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, resumed
+from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, ServerFacts, resumed
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_as_answer
 from lynxstop.remote.server import Server
@@ -29,6 +29,12 @@ class SGLang(ChatDialect):
     """
 
     name = "sglang"
+    facts = ServerFacts(
+        owner="sglang",
+        sign=("/get_server_info", "version"),
+        version=("/get_server_info", "version"),
+        counters=("sglang:num_running_reqs", "sglang:generation_tokens_total"),
+    )
     describes = "continue_final_message"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 

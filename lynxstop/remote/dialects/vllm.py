@@ -8,7 +8,7 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, carried
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, carried
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_completion
 from lynxstop.remote.server import Server
@@ -22,6 +22,11 @@ class Vllm(ChatDialect):
     """
 
     name = "vllm"
+    facts = ServerFacts(
+        owner="vllm",
+        version=("/version", "version"),
+        counters=("vllm:num_requests_running", "vllm:generation_tokens_total"),
+    )
     describes = "/v1/completions from token ids"
     exact = True
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})

@@ -13,7 +13,7 @@ from lynxstop.remote.http.headers import Headers, find, without
 from lynxstop.remote.http.transport import failure, hung_up, make_transport
 
 if TYPE_CHECKING:
-    from lynxstop.remote.http.config import UpstreamConfig
+    from lynxstop.remote.http.config import ConnectionConfig
 
 LOST = "lost"
 """Message of the cancellation of a task that lost a race."""
@@ -82,7 +82,7 @@ class Upstream:
 
     Parameters
     ----------
-    config : UpstreamConfig
+    config : ConnectionConfig
         Its address, timeouts and key.
     hide_keys : bool
         Keep the client's keys from the server: they are those of the proxy.
@@ -92,7 +92,7 @@ class Upstream:
 
     def __init__(
         self,
-        config: UpstreamConfig,
+        config: ConnectionConfig,
         *,
         hide_keys: bool = False,
         on_abort: Callable[[str], None] = lambda cause: None,
