@@ -32,11 +32,11 @@ from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
-_DISLIKING = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
-"""Statuses by which a server may mean, or fail on, what we have added to a request."""
+_MAY_BE_OURS = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses of a server that may be caused by what we have added to a request."""
 
 _NAME = 200
-"""Longest name of a model that is noted."""
+"""Longest name of a model in the log."""
 
 _PING = b": ping\n\n"
 
@@ -66,7 +66,7 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request under way.
+    """A request that is being answered.
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ class ChatRequest:
     reply : Reply
     server : Connection
     body : dict
-        Without lynxstop's own key, but with what a plugin in the server is to know.
+        Without the key `lynxstop`, but with the parameters for a plugin in the server.
     content : bytes
-        The same, to be passed on.
+        The same as bytes, to be forwarded.
     options : RequestOptions
     service : Service
     known : dict
-        What a route finds out about the request before it is watched.
+        What a route finds out before the request is watched.
     """
 
     incoming: Incoming
@@ -94,7 +94,7 @@ class ChatRequest:
 
 
 class ChatHandler:
-    """Answers chat requests; those of other routes answer by its means.
+    """Answers chat requests; the base of the handlers of other routes.
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ class ChatHandler:
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
         service = await self._services.of(server, model)
-        if service.plugin and (told := self._for_plugin(body, options)):
-            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **told}}
+        if service.plugin and (xargs := self._for_plugin(body, options)):
+            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = orjson.dumps(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service)
         cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
@@ -155,7 +155,7 @@ class ChatHandler:
         except RefusedError as error:
             if reply.started:
                 raise
-            if error.status in _DISLIKING:
+            if error.status in _MAY_BE_OURS:
                 await self._refused(request, error)
             else:
                 await self._tell(request, error)
@@ -192,13 +192,12 @@ class ChatHandler:
     async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
         """Answer a request that the server has refused in the form that we gave it.
 
-        The server may dislike what we asked for on our own account: its own answer to the client's request
-        settles it.
+        What we added may be the cause, so the client's own request is forwarded.
         """
         await self._pass(request.incoming, request.reply, request.content, f"refused_{error.status}")
 
     async def _tell(self, request: ChatRequest, error: RefusedError) -> None:
-        """Answer a request that the server has refused, in its own words."""
+        """Answer with the refusal of the server, as it is."""
         await request.reply.start(error.status, for_client(error.headers))
         await request.reply.end(error.body)
 
@@ -227,7 +226,7 @@ class ChatHandler:
     # What all routes share.
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
-        """Pass the request on as it is."""
+        """Forward the request as it is."""
         self._note(incoming, cause)
         headers = for_relay(incoming.headers)
         if content is not incoming.body:
@@ -241,7 +240,7 @@ class ChatHandler:
         await reply.end()
 
     def _for_plugin(self, body: Json, options: RequestOptions) -> Json:
-        """Return what the plugin in the server is to know; nothing when nothing was said."""
+        """Return the parameters for the plugin in the server; empty when nothing is set."""
         own = self._config.policy
         if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
             return {}
@@ -290,7 +289,7 @@ class ChatHandler:
         await reply.end(content)
 
     def _announced(self, request: ChatRequest) -> Headers:
-        """What of the report is known before the answer is."""
+        """Return the headers with what is known before the answer."""
         level = self._services.level(request.options.risk, request.options.group)
         if level is None:
             return []
@@ -319,7 +318,7 @@ class ChatHandler:
         await request.reply.start(200, headers)
 
     def _passed_on(self, request: ChatRequest) -> Headers:
-        """What the server's own headers say of an answer, whatever its body."""
+        """Return the server's headers that hold whatever the body is."""
         return for_answer(request.server.answered or ())
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
@@ -356,7 +355,7 @@ class ChatHandler:
                 "thinking_tokens": session.truncation.thinking_tokens,
             }
         if chat.stopped:
-            metrics.tokens_saved.inc(chat.told.get("saved_estimate", 0))
+            metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
             metrics.continuations.labels("done" if chat.usage else "broken").inc()
 
 

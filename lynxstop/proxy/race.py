@@ -1,4 +1,4 @@
-"""The first of several samples answers; the others are aborted, and their cost is told."""
+"""The first of several samples answers; the others are aborted, and their cost is reported."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Json = dict[str, Any]
 
 
 class Race:
-    """Samples under way at the same time; nothing goes to the client before the winner is known.
+    """Samples that run at the same time; nothing goes to the client before the winner is known.
 
-    The first sample to end by itself wins. One that ends at its limit of tokens wins only when none does; one
-    that fails drops out, and the race fails when all have failed.
+    The first sample to finish with a stop wins. One that ends at its token limit wins only when none does;
+    one that fails drops out, and the race fails when all have failed.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ class Race:
         """
         events = await self._run()
         if events:
-            told = {**(events[-1].get("lynxstop") or {}), "race": self._report()}
-            if "certificate" in told:
+            report = {**(events[-1].get("lynxstop") or {}), "race": self._report()}
+            if "certificate" in report:
                 # The first to finish is not a draw like those it was calibrated on.
-                told["certificate"] = None
-            events[-1] = {**events[-1], "lynxstop": told}
+                report["certificate"] = None
+            events[-1] = {**events[-1], "lynxstop": report}
             yield list(events)
 
     async def _run(self) -> list[Json]:
@@ -110,7 +110,7 @@ async def _collect(source: AnswerSource) -> list[Json]:
 
 
 def _first(tasks: Sequence[asyncio.Task[list[Json]]], *, stopped: bool) -> int | None:
-    """Return the first task that has an answer; `stopped` asks for one that ended by itself."""
+    """Return the first task that has an answer; `stopped` wants one that did not reach its limit."""
     for place, task in enumerate(tasks):
         if not task.done() or task.cancelled():
             continue

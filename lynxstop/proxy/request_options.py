@@ -1,4 +1,4 @@
-"""What a client asks of lynxstop: by a key of the body, or by headers."""
+"""The options of a request for lynxstop: a key of the body, or headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_RACING = 16
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What one request asks for.
+    """What one request wants from lynxstop.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def read_options(
     policy: StopPolicy | None,
     default: float | None,
 ) -> RequestOptions:
-    """Read what a request asks for: by its body's key, its headers, its reasoning effort, or not at all.
+    """Read the options of a request: from its body, its headers, its reasoning effort, or the defaults.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 class AnswerSource(Protocol):
-    """What answers a request: a watched chat, one that is not watched, or a race of several.
+    """What answers a request: a watched chat, an unwatched one, or a race of several.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class AnswerSource(Protocol):
 
 @dataclass(slots=True)
 class Sample:
-    """A stream of the server as it is, but for the usage that only we asked for.
+    """A stream of the server as it is, except for usage that only we requested.
 
     Parameters
     ----------

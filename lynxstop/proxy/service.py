@@ -1,4 +1,4 @@
-"""What the proxy serves by: a bundle, the server's dialect, and whether the two belong together."""
+"""What the proxy serves: a bundle, the server's dialect, and whether the two fit together."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ENGINE = "openai"
 """Engine of the bundles whose traces were recorded through a server's stream."""
 
 RETRY_SECONDS = 10.0
-"""After a failed look at the server, requests pass through for so long before the next one."""
+"""After a failed examination of the server, requests pass through for so long before the next one."""
 
 LOOK_SECONDS = 60.0
-"""Longest look at a server; requests for the same model wait for it."""
+"""Longest examination of a server; requests for the same model wait for it."""
 
 _OF_THE_CLIENT = (401, 403)
-"""Refusals that say something of one client's key, and nothing of the server."""
+"""Refusals that concern one client's key, not the server."""
 
 _MOST_MODELS = 64
 
@@ -61,7 +61,7 @@ class Service:
 
 
 class Services:
-    """The services of all models behind one server; the server is asked when a model is first named.
+    """The services of all models of one server; the server is examined when a model is first named.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Services:
         return found
 
     def forget(self) -> None:
-        """Look at the server anew: it was away, and may have come back as another."""
+        """Examine the server again: it was unreachable, and may have been replaced."""
         self._found.clear()
         self._dialect = None
 
@@ -133,10 +133,10 @@ class Services:
         return next((found.trouble for found in self._found.values() if found.trouble), None)
 
     async def ready(self, server: Server) -> str | None:
-        """Return what keeps the bundle from being served, as far as can be told without a client's key.
+        """Return what keeps the bundle from being served, as far as is known without a client's key.
 
-        Before the first request it looks at the first model that the server lists. A look goes on when the
-        one who asked no longer waits.
+        Before the first request it examines the first model that the server lists. The examination goes on
+        when the caller no longer waits.
         """
         if self.bundle is None or self._found:
             return self.trouble
@@ -148,7 +148,7 @@ class Services:
         try:
             listed = await server.call("/v1/models")
         except UpstreamError:
-            # Another condition tells that, or clients alone have a key.
+            # Another check reports that, or only clients have a key.
             return None
         entries = listed.get("data") if isinstance(listed, dict) else None
         names = [entry["id"] for entry in entries or () if isinstance(entry, dict) and "id" in entry]
@@ -199,7 +199,7 @@ class Services:
 
 
 def stream_config_of(bundle: Bundle) -> StreamConfig:
-    """What a bundle watches for in a stream."""
+    """Return what a bundle watches for in a stream."""
     policy = bundle.policy
     return StreamConfig(
         StreamWatch(policy.cues, policy.delimiters),

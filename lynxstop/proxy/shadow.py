@@ -1,8 +1,8 @@
-"""Shadow traffic, recorded: what every exit would have answered, as a score table to certify on.
+"""Record shadow traffic: what every exit would have answered, as a score table to certify on.
 
-For a request in shadow mode the proxy knows the whole answer. Behind it, the server is asked for the answer
-at every decision point, and the table gets one row per point: the score, whether that answer differs, and the
-thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless asked for.
+For a request in shadow mode the proxy knows the whole answer. Afterwards it requests the answer at every
+decision point, and the table gets one row per point: the score, whether that answer differs, and the thinking
+tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless configured.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ShadowRecorder:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, chat: Chat) -> None:
-        """Record a finished request, beside the requests that are served."""
+        """Record a finished request in the background."""
         if len(self._tasks) >= WAITING:
             self._on_done("dropped")
             return
@@ -115,8 +115,8 @@ class ShadowRecorder:
                 chat.server, chat.dialect, chat.opening, session, truncation, Limits(self._answer_tokens)
             )
             text = session.config.exit_text + "".join(delta.content for delta in deltas)
-            behind = text[max(text.rfind(close) + len(close) for close in session.config.close) :]
-            trial = await asyncio.to_thread(grade, behind, None)
+            answer = text[max(text.rfind(close) + len(close) for close in session.config.close) :]
+            trial = await asyncio.to_thread(grade, answer, None)
             loss = 0 if agrees(trial, full.answer, full.status) else 1
             rows.append(
                 (trace, problem, ordinal, repr(event.score), loss, truncation.thinking_tokens, *shared)

@@ -1,4 +1,4 @@
-"""What the routes of other protocols share: they are answered by a chat, and its events translated back."""
+"""The base of routes of other protocols: answer by a chat, and translate its events back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lynxstop.remote.thinking_splitter import DEFAULT, ThinkingSplitter
 Json = dict[str, Any]
 
 _ABSENT = (404, 405)
-"""Statuses by which a server says that it has no such route."""
+"""Statuses of a server without such a route."""
 
 
 class Writer(Protocol):
@@ -100,7 +100,7 @@ class TranslatedHandler(ChatHandler):
         await self._answer(request, samples[0] if len(samples) == 1 else Race(samples))
 
     async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
-        """Pass the client's own request on, or tell what the server says."""
+        """Forward the client's own request, or answer with the refusal of the server."""
         if await self._has_route(request):
             await super()._refused(request, error)
         else:
@@ -133,7 +133,7 @@ class TranslatedHandler(ChatHandler):
         return writing.writer.whole()
 
     async def _has_route(self, request: ChatRequest) -> bool:
-        """Say whether the server has this route; it is asked once, by an empty request."""
+        """Whether the server has this route; found out once, by an empty request."""
         if self._offered is None:
             headers = [*for_call(request.incoming.headers), (b"content-length", b"0")]
             async with self._upstream.stream("POST", self.route, headers, b"") as response:
@@ -145,7 +145,7 @@ class TranslatedHandler(ChatHandler):
 
 
 class _Writing(Frames):
-    """The way from a chat's events to a writer."""
+    """Feeds a chat's events to a writer."""
 
     def __init__(self, writer: Writer, request: ChatRequest, source: AnswerSource) -> None:
         self.writer = writer

@@ -1,4 +1,4 @@
-"""The answer that a server gives behind an exit forced in what it wrote."""
+"""The answer that a server gives after an exit was forced into its stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lynxstop.remote.tokens import StreamToken, written
 
 
 def kept_of(session: StreamSession, truncation: TruncationPoint) -> Kept:
-    """What of a stream stays at a cut, and what is put behind it."""
+    """Return what stays of a stream that is truncated, and what is put after it."""
     tokens, config = session.tokens, session.config
     tail = tokens[truncation.index].text[: truncation.kept] if truncation.kept else b""
     return Kept(
@@ -32,7 +32,7 @@ async def answer_after(
     truncation: TruncationPoint,
     limits: Limits,
 ) -> tuple[list[Delta], list[StreamToken], str]:
-    """Let the server answer behind a cut.
+    """Let the server answer from the truncated stream and the exit text.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """A watched chat: one request to the client, one stream or two from the server.
 
-The server's stream is read as it comes. When an exit is decided, it is closed, so that the server stops
-generating; what was kept, the end of thinking and the answer that the server then continues with go to the
-client as one stream: one id, one role, one finish, one usage.
+The server's stream is read as it arrives. On an exit it is closed, so that the server stops generating. The
+kept thinking, the exit text and the answer of the continuation go to the client as one stream: one id, one
+role, one finish reason, one usage.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Frame(NamedTuple):
     first: int
     """Index of its first token, among all that the session has read."""
     end: int
-    """Index behind its last token."""
+    """Index after its last token."""
 
 
 @dataclass(slots=True)
@@ -47,23 +47,23 @@ class Chat:
     stopped : bool
         Whether an exit was forced.
     blind : str or None
-        Why nothing was decided any more: the request then goes through as it is.
+        Why decisions ended; the rest of the stream is forwarded as it is.
     prompt_tokens, completion_tokens : int or None
         What was billed to the client; known at the end.
     upstream_tokens : int
-        Tokens that came from the server, those behind the cut included.
+        Tokens that came from the server, those after the truncation included.
     refilled : int
-        Tokens that the continuation was given as its prompt.
+        Prompt tokens of the continuation.
     answer : str
-        What the server's own stream said outside the field of thinking.
-    told : dict
+        Text of the server's first stream outside the field for thinking.
+    final_report : dict
         The report that the client got.
     deciding : float
-        Seconds spent on deciding.
+        Seconds spent on decisions.
     read : int
-        Events of the server's own stream.
+        Events of the server's first stream.
     opening : Opening or None
-        What a continuation needs to know; None before the first event.
+        What a continuation needs; None before the first event.
     """
 
     server: Server
@@ -79,7 +79,7 @@ class Chat:
     refilled: int = 0
     answer: str = ""
     opening: Opening | None = None
-    told: Json = field(default_factory=dict)
+    final_report: Json = field(default_factory=dict)
     deciding: float = 0.0
     read: int = 0
     _template: EventTemplate | None = None
@@ -101,15 +101,15 @@ class Chat:
             self._template = EventTemplate()
 
     async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
-        """Give the events for the client, from the first to the last, without the final marker.
+        """Yield the events for the client, without the final `[DONE]`.
 
-        They come in the bursts in which the server sends them; an empty one is a sign of life.
+        They come in the bursts in which the server sends them; an empty burst says that it is alive.
 
         Raises
         ------
         UpstreamError
-            When the server cannot be reached, answers with an error, or dies. What was held back is given
-            before, so that nothing is lost that the server has sent.
+            When the server cannot be reached, answers with an error, or dies. Events that were held back are
+            yielded before, so that nothing that the server has sent is lost.
         """
         shown: list[ClientEvent] = []
         try:
@@ -124,7 +124,7 @@ class Chat:
                         self._take(data, reading, shown)
                         if self._truncation is not None:
                             break
-                    # At a cut, the stream is closed before the client is written to.
+                    # At an exit, the stream is closed before the client is written to.
                     if self._truncation is not None:
                         break
                     if shown:
@@ -149,11 +149,11 @@ class Chat:
             yield shown
 
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
-        """Read an event of the server's own stream; `shown` gets what can be given to the client by now."""
+        """Read an event of the server's first stream; append what the client may get by now to `shown`."""
         event: ClientEvent
-        spelled = None if self._template is None else self._template.match(data)
-        if spelled is not None:
-            line, text, number, entry = spelled
+        matched = None if self._template is None else self._template.match(data)
+        if matched is not None:
+            line, text, number, entry = matched
             thinking = self._template is not None and self._template.thinking
             if self.blind is None and (thinking or not self.session.opened_by_field):
                 begun = time.perf_counter()
@@ -198,7 +198,7 @@ class Chat:
                 self._template.learn(data, delta, given)
 
     def _release(self, held: int | None) -> list[ClientEvent]:
-        """Give what lies before the first token that an exit might still take away."""
+        """Release the held events before the first token that an exit might still remove."""
         shown = []
         while self._held and (held is None or self._held[0].end <= held):
             if event := self._rewriter.shown(self._held.popleft().event):
@@ -220,7 +220,7 @@ class Chat:
         return None
 
     def _room(self, truncation: TruncationPoint) -> bool:
-        """Whether the client's limit leaves room for an answer; without, the exit is not taken."""
+        """Whether the client's token limit leaves room for an answer; if not, the exit is not taken."""
         limit = self.client_request.max_tokens
         if limit is not None and limit - self._spent(truncation) < 1:
             self.blind = "no_room"
@@ -235,7 +235,7 @@ class Chat:
         )
 
     def _before(self, truncation: TruncationPoint, last: _Frame) -> list[ClientEvent]:
-        """What of the frames held back lies before the cut."""
+        """Return the held events up to the truncation point."""
         shown = []
         for frame in (*self._held, last):
             if frame.end <= truncation.index:
@@ -255,7 +255,7 @@ class Chat:
     async def _continue(
         self, truncation: TruncationPoint, shown: list[ClientEvent]
     ) -> AsyncGenerator[list[ClientEvent]]:
-        """Put the end of thinking behind the cut and what lies before it, and let the server answer."""
+        """Send what is kept and the exit text, then the answer of the continuation."""
         assert self.opening is not None
         limit = self.client_request.max_tokens
         limits = Limits(
@@ -299,9 +299,9 @@ class Chat:
         self._merge(truncation, call.forced or self.config.exit_tokens, usage, self.upstream_tokens - own)
 
     def _merge(self, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:
-        """Count the prompt once, and all that was written as one completion.
+        """Merge the usage of both requests: the prompt once, and everything generated as one completion.
 
-        A server that counts no tokens is taken at its events.
+        Where the server does not count tokens, events are counted.
         """
         assert self.opening is not None
         kept = len(written(self.session.tokens[: truncation.index])) + (truncation.kept > 0)
@@ -317,12 +317,12 @@ class Chat:
         }
 
     def _ending(self) -> list[Json]:
-        """The last events: the finish, and usage where it was asked for; the report goes into the last."""
+        """Return the last events: the finish, and usage if the client wants it. The report is in the last."""
         rewriter = self._rewriter
         events = [] if rewriter.finish is None else [rewriter.finish]
         if self.client_request.usage and self.usage is not None:
             events.append({**rewriter.base, "choices": [], "usage": self.usage})
         if events:
-            self.told = self.report(self)
-            events[-1] = {**events[-1], "lynxstop": self.told}
+            self.final_report = self.report(self)
+            events[-1] = {**events[-1], "lynxstop": self.final_report}
         return events

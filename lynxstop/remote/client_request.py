@@ -36,7 +36,7 @@ class ClientRequest:
 
     @property
     def logprobs(self) -> int | None:
-        """Alternatives per token the client asked for; None when it asked for no log-probabilities."""
+        """Alternatives per token the client asked for; None without log-probabilities."""
         return int(self.body.get("top_logprobs") or 0) if self.body.get("logprobs") else None
 
     @property

@@ -1,4 +1,4 @@
-"""What a server can do, found out with a few tokens."""
+"""Find out what a server can do, with a few tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found out; None where it could not be told.
+    """What was found out; None where it is unknown.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Examination:
     models : tuple of str
         What the server lists.
     model : str
-        The one that was asked.
+        The model that was tried.
     thinking : str
         Field in which it arrives; "raw" for delimiters in the content, "raw, opened by the template" where
         only the end shows, "none seen" otherwise.
@@ -51,11 +51,11 @@ class Examination:
     usage : bool
         Whether tokens are counted at the end of a stream.
     reasoning_tokens : bool
-        Whether thinking is counted apart.
+        Whether thinking tokens are counted separately.
     continuation : str or None
-        How a cut answer would be continued.
+        How a truncated answer would be continued.
     verified : bool
-        Whether a greedy answer went on as it did, when it was cut and continued.
+        Whether a greedy answer stayed the same when it was truncated and continued.
     plugin : bool
         Whether lynxstop runs inside the server.
     overshoot : int or None
@@ -83,7 +83,7 @@ class Examination:
 
     @property
     def mode(self) -> str:
-        """Which way the proxy would work in front of this server: "plugin", "stream" or "pass through"."""
+        """How the proxy would work with this server: "plugin", "stream" or "pass through"."""
         return "plugin" if self.plugin else "pass through" if self.trouble else "stream"
 
     def document(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Examination:
 
 
 async def examine(server: Server, *, model: str | None = None, dialect: str = "auto") -> Examination:
-    """Try a server out.
+    """Try what a server can do.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def rows(found: Examination) -> Mapping[str, str]:
         "usage": ("yes" if found.usage else "no") + (", thinking apart" if found.reasoning_tokens else ""),
         "continuation": f"{found.continuation}: {verified}" if found.continuation else "none",
         "plugin": "yes" if found.plugin else "no",
-        "stops when left": "not measured"
+        "on disconnect": "not measured"
         if found.overshoot is None
-        else f"after {found.overshoot} of {_LONG} tokens, {_READ} events read",
+        else f"stops after {found.overshoot} of {_LONG} tokens, {_READ} events read",
     }

@@ -1,4 +1,4 @@
-"""How the events of an answer are worded for its client: the server's, cleaned, and our own in its manner."""
+"""Rewrite the events of an answer: clean those of the server, and write our own in the same style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = ("id", "object", "created", "model", "system_fingerprint")
 
 
 class EventRewriter:
-    """The wording of one answer.
+    """Rewrites the events of one answer.
 
     Parameters
     ----------
@@ -25,11 +25,11 @@ class EventRewriter:
     Attributes
     ----------
     base : dict
-        What all events of the answer have.
+        Keys that all events of the answer share.
     field : str or None
-        Where the server puts thinking; None before it did, or where it does not parse it.
+        Field in which the server sends thinking; None before the first thinking, and without a parser.
     finish : dict or None
-        The event with the finish.
+        The event with the finish reason.
     """
 
     def __init__(self, dialect: Dialect, client_request: ClientRequest) -> None:
@@ -39,7 +39,7 @@ class EventRewriter:
         self.finish: Json | None = None
 
     def learn(self, event: Json, delta: Delta) -> None:
-        """Learn from an event how the server words its own."""
+        """Learn the common keys and the field for thinking from an event."""
         if not self.base and event.get("id"):
             self.base = {name: event[name] for name in _NAMES if name in event}
         if delta.thinking and self.field is None:
@@ -56,7 +56,7 @@ class EventRewriter:
     def shown(self, event: ClientEvent) -> ClientEvent | None:
         """Return an event of the server as the client gets it.
 
-        None when only we asked for it, and for the one with the finish: that comes last, see `finish`.
+        None when only the proxy asked for it, and for the one with the finish reason: see `finish`.
         """
         if isinstance(event, bytes):
             return event
@@ -87,14 +87,14 @@ class EventRewriter:
         delta: Delta | None = None,
         event: Json | None = None,
     ) -> Json:
-        """Return an event of our own, in the server's manner.
+        """Return an event of our own, in the style of the server.
 
         Parameters
         ----------
         text : str
         thinking : bool
         delta : Delta, optional
-            Of the server's event that it stands for: its finish and its tokens.
+            Of the server's event that it replaces: its finish reason and its tokens.
         event : dict, optional
             That event itself.
         """

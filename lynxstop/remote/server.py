@@ -1,4 +1,4 @@
-"""What is asked of a connection to a server; see `lynxstop.remote.http.upstream` for the real one."""
+"""What a session needs from a server; `lynxstop.remote.http.connection.Connection` implements it."""
 
 from __future__ import annotations
 

@@ -59,11 +59,11 @@ class StreamSession:
     session : Session
         The core's state; its token indices count what `read` and `mark` were given.
     tokens : list of StreamToken
-        What was read; marks are tokens without text. Those that `skim` took are missing until `catch_up`.
+        What was read; marks are tokens without text.
     truncation : TruncationPoint or None
         Set once an exit is decided.
     opened_by_field : bool
-        Whether the last block was opened by text in the field of thinking, not by a delimiter.
+        Whether the last block was opened by text in the field for thinking, not by a delimiter.
 
     Raises
     ------
@@ -112,11 +112,11 @@ class StreamSession:
 
     @property
     def held(self) -> int | None:
-        """Index of the first token that an exit might still take away; None when all are settled."""
+        """Index of the first token that an exit might still remove; None when there is none."""
         return self._held
 
     def mark(self, opens: bool) -> TruncationPoint | None:
-        """Take note that the server's text now goes to the field of thinking, or to that of the answer."""
+        """Note that the server switched to the field for thinking, or to that for the answer."""
         self.opened_by_field = opens or self.opened_by_field
         return self._take(OPENED, OPEN) if opens else self._take(CLOSED, CLOSE)
 
@@ -126,7 +126,7 @@ class StreamSession:
         Returns
         -------
         Cut or None
-            Where to cut, when an exit is decided; `token` lies behind the cut, and was not read.
+            Where to truncate, when an exit is decided; `token` comes after that point, and was not read.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class StreamSession:
         return None
 
     def _hold(self, open_cue: bool) -> None:
-        """Hold a cue under way, and up to the token behind it: what proves a cue is decided on one later."""
+        """Hold back a cue in progress and the token after it: a cue is decided on one token late."""
         if open_cue and self._held is None:
             self._held = len(self.tokens) - 1
         elif not open_cue and not self._open:
@@ -196,22 +196,22 @@ class StreamSession:
         self._open = open_cue
 
     def _decide(self, following: StreamToken) -> bool:
-        """Decide on the last token with what came behind it; True when the stream is to be cut."""
+        """Decide on the last token, given the following one; True when the stream is to be truncated."""
         self._judged = True
         self._following = following
         forced = self.session.decide(math.nan, TokenPair(self.tokens[-1], following))
         if self.truncation is None and (taken := self.session.exit) is not None:
-            self.truncation = self.where(taken)
+            self.truncation = self.truncation_of(taken)
         return forced is not None
 
-    def where(self, taken: Exit) -> TruncationPoint:
-        """Find where an exit cuts."""
+    def truncation_of(self, taken: Exit) -> TruncationPoint:
+        """Return where an exit truncates."""
         if taken.cue >= 0:
             return self.truncation_at(self.session.events[taken.cue])
         return TruncationPoint(taken.seen_at + 1, 0, taken.thinking_tokens)
 
     def truncation_at(self, event: CueEvent) -> TruncationPoint:
-        """Find where an exit at an event cuts: behind it, or before its cue."""
+        """Return where an exit at an event truncates: after it, or before its cue."""
         index, kept = event.seen_at + 1, 0
         if self.config.before and event.kind & CUE:
             index, kept = self._watch.cue_start([token.text for token in self.tokens], event.index)
@@ -219,20 +219,20 @@ class StreamSession:
 
     @property
     def answered(self) -> int:
-        """Tokens behind the last thinking block and its delimiter."""
+        """Number of tokens after the last thinking block and its delimiter."""
         if self.session.phase is not Phase.ANSWERING:
             return 0
         last = len(self.thinking) - 1 - self.thinking[::-1].index(True) if True in self.thinking else -1
         return max(0, len(self.tokens) - last - 2)
 
     def drop(self, count: int) -> None:
-        """Forget the last tokens of an answer that is longer than it may be."""
+        """Drop the last tokens of an answer that exceeds its limit."""
         if count > 0:
             self._following, self._judged = self.tokens[-count], True
             del self.tokens[-count:], self.thinking[-count:]
 
     def statistics(self) -> list[Statistics]:
-        """Return what is known behind each token that was decided on: all but the last, at most.
+        """Return the statistics after each token that was decided on: all except the last, at most.
 
         The session must have been made with `keep`.
 

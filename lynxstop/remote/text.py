@@ -58,7 +58,7 @@ def one_prompt(body: Mapping[str, Any]) -> str | list[int] | None:
 
 
 async def text_of(server: Server, model: str, prompt: str | Sequence[int]) -> str | None:
-    """Return the text of a prompt; None when it is tokens, and the server does not tell their text."""
+    """Return the text of a prompt; None when it is tokens and the server does not decode them."""
     if isinstance(prompt, str):
         return prompt
     try:
@@ -123,7 +123,7 @@ class TextDialect:
         return delta._replace(prompt_ids=ids, opaque=delta.opaque or len(choices) > 1)
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Put what was written and the exit behind the prompt: as tokens if all are known, else as text."""
+        """Append the kept tokens and the exit to the prompt: as tokens if all are known, else as text."""
         prompt: str | list[int]
         forced: Sequence[int] = kept.exit_ids
         if kept.tail or not forced:
@@ -135,7 +135,7 @@ class TextDialect:
         elif opening.prompt_text is not None:
             prompt = opening.prompt_text + kept.text + kept.exit_text
         else:
-            raise UpstreamError("The server did not tell the token ids that a continuation needs.")
+            raise UpstreamError("The server did not show the token ids that a continuation needs.")
         own = {
             "prompt": prompt,
             "stream": True,
@@ -156,7 +156,7 @@ class TextDialect:
         return None if opening.prompt_text is None else opening.prompt_text[-_END:]
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
-        """Token ids of a text in the server's vocabulary; empty when the server does not tell."""
+        """Token ids of a text in the server's vocabulary; empty when the server does not show them."""
         return await self._dialect.tokenize(server, model, text)
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How the mock server says it: at what pace, in which frames, and with which fault."""
+"""How the mock server delivers an answer: its pace, frames and faults."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def send_whole(
     Raises
     ------
     Cut
-        Behind the headers or within the document, where that fault is asked for.
+        After the headers or within the document, where that fault is asked for.
     """
     async for _ in tokens:
         pass
@@ -89,7 +89,7 @@ async def send_stream(
     Raises
     ------
     Cut
-        Behind the headers or before the end, where that fault is asked for.
+        After the headers or before the end, where that fault is asked for.
     """
     charset = b"iso-8859-1" if settings.fault == "charset" else b"utf-8"
     kind = (b"content-type", b"text/event-stream; charset=" + charset)
@@ -144,7 +144,7 @@ async def send_json(reply: Reply, content: Json | bytes) -> None:
 
 
 def hang_up(send: Send) -> None:
-    """Close the connection; ASGI has no word for that, so that this reaches into uvicorn."""
+    """Close the connection; ASGI has no message for that, so this uses the transport of uvicorn."""
     send.__self__.transport.close()  # type: ignore[attr-defined]
 
 

@@ -92,10 +92,10 @@ def held(thinking: str) -> str:
 
 
 def complete(prompt: str, seed: int = 0, checks: int | None = None) -> str:
-    """Write what the model says behind a rendered prompt that may end anywhere in its own words.
+    """Write what the model says after a rendered prompt that may end anywhere in its own text.
 
     The thinking is continued where the prompt has got to in it, or closed where the prompt has left it; a
-    prompt behind the thinking gets the answer that was held when it was closed.
+    prompt that ends after the thinking gets the answer that was held when it was closed.
     """
     asked, _, said = prompt.rpartition(ASSISTANT + "\n")
     if not asked:

@@ -1,4 +1,4 @@
-"""The mock server as an ASGI app: what it is asked, and what it will say."""
+"""The mock server as an ASGI app."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY_BYTES = 64 * 2**20
 
 @dataclass
 class Record:
-    """What /stats tells of a request.
+    """What /stats shows of a request.
 
     Attributes
     ----------

@@ -142,7 +142,7 @@ def test_signs_of_life_reach_the_client_of_a_watched_stream() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 429, 503])
-def test_a_refusal_that_is_not_about_us_is_told_as_it_is(status: int) -> None:
+def test_a_refusal_that_is_not_about_us_is_reported_as_it_is(status: int) -> None:
     asked = []
 
     async def busy(scope: Any, receive: Any, send: Any) -> None:
@@ -259,7 +259,7 @@ def test_a_target_goes_out_as_it_came(target: bytes, transport: str) -> None:
 
 
 @pytest.mark.parametrize("threshold", [math.inf, -math.inf])
-def test_a_death_behind_the_end_takes_nothing_away(threshold: float) -> None:
+def test_a_death_after_the_end_takes_nothing_away(threshold: float) -> None:
     path = CHAT if threshold > 0 else COMPLETIONS
     with canned("chunked") as (url, server), watching(url, threshold) as proxy:
         asyncio.run(ask(proxy.url))

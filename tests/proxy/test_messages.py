@@ -189,12 +189,12 @@ def test_a_server_with_the_route_gets_what_is_not_watched():
                 assert httpx.post(f"{proxy.url}/v1/messages", content=given).json()["type"] == "message"
         assert seen == [b"", given, given]
         seen.clear()
-        # A server with the plugin is told what it decides by.
+        # A server with the plugin gets the options.
         with watching(url, cause="plugin") as proxy:
             asked = {**ASK, "lynxstop": {"risk": 0.1, "mode": "shadow"}}
             httpx.post(f"{proxy.url}/v1/messages", json=asked)
-    told = {"lynxstop_risk": 0.1, "lynxstop_mode": "shadow"}
-    assert json.loads(seen[-1]) == {**ASK, "vllm_xargs": told}
+    options = {"lynxstop_risk": 0.1, "lynxstop_mode": "shadow"}
+    assert json.loads(seen[-1]) == {**ASK, "vllm_xargs": options}
 
 
 @pytest.mark.parametrize(

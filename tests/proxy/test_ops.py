@@ -149,7 +149,7 @@ def test_spans_follow_the_trace_and_hold_no_content() -> None:
             httpx.post(
                 proxy.url + "/v1/chat/completions", json=ASK, headers={"x-mock": "fault=before-headers"}
             )
-            # A span ends behind the answer.
+            # A span ends after the answer.
             eventually(lambda: len(spans.get_finished_spans()) == 2)
             finished = spans.get_finished_spans()
 

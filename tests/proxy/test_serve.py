@@ -44,7 +44,7 @@ def test_requests_under_way_are_finished_and_new_ones_refused() -> None:
     assert [line["outcome"] for line in lines if line["event"] == "request"] == ["completed"]
 
 
-def test_what_takes_too_long_to_drain_is_told_so_and_stopped_at_the_server() -> None:
+def test_what_takes_too_long_to_drain_is_reported_and_stopped_at_the_server() -> None:
     mock = MockServer()
     with (
         serving(mock) as url,

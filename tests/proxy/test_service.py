@@ -1,4 +1,4 @@
-"""When a server is looked at, and what a look that fails means for the requests behind it."""
+"""When a server is examined, and what a failed examination means for the requests that wait for it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ TOY = {"data": [{"id": "toy"}, {"id": "other"}]}
 
 
 @pytest.mark.parametrize(
-    ("answer", "ways", "told"),
+    ("answer", "ways", "troubles"),
     [
         (TOY, [Service(cause="fingerprint", trouble="Another model.")], ["Another model."] * 3),
         (TOY, [GOOD], [None] * 3),
@@ -127,14 +127,14 @@ TOY = {"data": [{"id": "toy"}, {"id": "other"}]}
     ],
 )
 def test_whether_the_bundle_belongs_is_known_before_the_first_request(
-    answer: Any, ways: list[Any], told: list[str | None]
+    answer: Any, ways: list[Any], troubles: list[str | None]
 ) -> None:
     services = Looking(*ways)
 
     async def run() -> list[str | None]:
-        return [await services.ready(Listing(answer)) for _ in told]  # type: ignore[arg-type]
+        return [await services.ready(Listing(answer)) for _ in troubles]  # type: ignore[arg-type]
 
-    assert asyncio.run(run()) == told
+    assert asyncio.run(run()) == troubles
     assert not services.ways
 
 

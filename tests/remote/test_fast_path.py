@@ -1,4 +1,4 @@
-"""Events that are not parsed: what is decided, told and given must be the same as if they were."""
+"""Events that are not parsed: decisions, reports and events must be the same as if they were."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Recorded:
 
 
 class NoTemplate(EventTemplate):
-    """Knows no spelling, so that all events are parsed."""
+    """Learns nothing, so that all events are parsed."""
 
     def learn(self, data: bytes, delta: Delta, shown: Any) -> None:
         pass
@@ -102,11 +102,11 @@ def ask(
     sizes: Any = (1,),
 ) -> tuple[list[Any], list[Any], Chat]:
     async def run() -> tuple[list[Any], Chat]:
-        def told(chat: Chat) -> dict[str, Any]:
+        def reporting(chat: Chat) -> dict[str, Any]:
             return report(chat.session, stopped=chat.stopped, saved_share=0.5, certificate="c")
 
         body = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
-        chat = Chat(Recorded(events, sizes), dialect, config, ClientRequest(body, 0.05, mode), told)
+        chat = Chat(Recorded(events, sizes), dialect, config, ClientRequest(body, 0.05, mode), reporting)
         if parse:
             chat._template = NoTemplate()
         return [event async for burst in chat.bursts() for event in burst], chat
@@ -162,7 +162,7 @@ def test_it_makes_no_difference(
     assert [token.text for token in one.session.tokens] == [token.text for token in other.session.tokens]
     assert [token.id for token in one.session.tokens] == [token.id for token in other.session.tokens]
     assert one.session.thinking == other.session.thinking
-    names = ("answer", "upstream_tokens", "read", "blind", "usage", "told", "stopped")
+    names = ("answer", "upstream_tokens", "read", "blind", "usage", "final_report", "stopped")
     assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
 
 
@@ -178,7 +178,7 @@ def test_plain_events_are_not_parsed(make_config, style, dialect, field):
 
 
 def learnt(event: bytes) -> Iterator[EventTemplate]:
-    """A spelling that has seen an event."""
+    """A template that has learnt an event."""
     reading, dialect, template = Reading(Vllm().read, whole=False), Vllm(), EventTemplate()
     found = reading.event(event)
     assert found is not None

@@ -73,7 +73,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(
 
 
 @given(TOKENS, st.booleans())
-def test_nothing_that_was_let_go_lies_behind_the_cut(make_config, drawn, before):
+def test_nothing_that_was_let_go_lies_after_the_cut(make_config, drawn, before):
     stream = StreamSession(make_config(before=before), risk=0.05)
     stream.mark(opens=True)
     gone = 0
@@ -108,7 +108,7 @@ def test_in_shadow_it_decides_and_goes_on(make_config, drawn):
     assert shadow.truncation == stopping.truncation
 
 
-def test_a_budget_cuts_behind_the_token_that_spent_it(make_config):
+def test_a_budget_cuts_after_the_token_that_spent_it(make_config):
     session = StreamSession(make_config(math.inf, budget=2), risk=None)
     session.mark(opens=True)
     cuts = [session.read(StreamToken(text)) for text in (b" a", b" so", b" a")]

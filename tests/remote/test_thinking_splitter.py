@@ -1,4 +1,4 @@
-"""Thinking and answer told apart in a chat's stream, however its text is cut into events."""
+"""Thinking and answer are split in a chat's stream, however its text is cut into events."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ ROWS = st.lists(
 
 
 @given(ROWS)
-def test_what_is_known_behind_a_token_does_not_depend_on_the_others(rows):
+def test_what_is_known_after_a_token_does_not_depend_on_the_others(rows):
     exits = beginnings("t3t4")
     tokens = [
         StreamToken(b"a", -float(place), Top([f"t{rank}" for rank in range(len(row))], row))

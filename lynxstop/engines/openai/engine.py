@@ -1,4 +1,4 @@
-"""The collector's engine behind an HTTP server: the same stream, session and continuation as the proxy's."""
+"""Collect through an HTTP server, with the same stream, session and continuation as the proxy."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import CLOSED, StreamToken, TokenPair, statistics_of_top_k
 
 CONCURRENT = 16
-"""Requests at a time, unless told otherwise."""
+"""Default number of requests at a time."""
 
 PAUSES = (0.1, 1.0, 5.0)
-"""Seconds before a request that the server broke off is sent again."""
+"""Seconds to wait before a request that the server broke off is sent again."""
 
 _PASSING = ("upstream_died", "upstream_unreachable", "upstream_timeout")
 
@@ -142,7 +142,7 @@ class OpenAIEngine:
         sampling: Sampling,
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
-        """Let the server answer behind exits forced in traces of the last `generate`.
+        """Let the server answer after exits forced in traces of the last `generate`.
 
         Parameters
         ----------
@@ -175,7 +175,7 @@ class OpenAIEngine:
         return [[answer for answer in found if answer is not None] for found in answers]
 
     async def _limited(self, limit: asyncio.Semaphore, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Do a piece of work when there is room, and again when the server broke it off."""
+        """Run a job when there is room, and again when the server broke it off."""
         async with limit:
             for pause in PAUSES:
                 try:
@@ -234,7 +234,7 @@ class OpenAIEngine:
         return self._generation(request, trace, truncation, rest, finish)
 
     async def _read(self, trace: _Trace, sampling: Sampling) -> tuple[TruncationPoint | None, str]:
-        """Read a chat to its end, to a cut, or to the limit of the answer."""
+        """Read a chat to its end, to an exit, or to the limit of the answer."""
         session, finish = trace.session, ""
         stream = chat_stream(self._server, self._dialect, trace.opening)
         async with stream as deltas:
@@ -254,7 +254,7 @@ class OpenAIEngine:
     async def _continue(
         self, trace: _Trace, truncation: TruncationPoint, sampling: Sampling
     ) -> tuple[list[StreamToken], str]:
-        """Let the server answer behind a cut."""
+        """Let the server answer after a truncation."""
         deltas, tokens, finish = await answer_after(
             self._server,
             self._dialect,
@@ -349,7 +349,7 @@ def _seed(seed: int, request: str) -> int:
 def _require_tokens(delta: Delta, blind: bool) -> None:
     if blind:
         raise UpstreamError(
-            "The server streams text without log-probabilities; nothing can be learned from it.",
+            "The server streams text without log-probabilities, which collecting needs.",
             hint="See what it offers with `lynxstop doctor`, and switch log-probabilities on in the server.",
         )
     if delta.opaque:

@@ -77,7 +77,7 @@ def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
 
 
 def read_chat(event: Json) -> Delta:
-    """Read an event of OpenAI's chat stream, in all spellings of the field of thinking."""
+    """Read an event of OpenAI's chat stream, whatever its field for thinking is called."""
     choices = event.get("choices")
     if not choices:
         return Delta(usage=event.get("usage"), opaque="error" in event)
@@ -114,13 +114,13 @@ def read_completion(event: Json) -> Delta:
 
 
 def read_as_answer(event: Json) -> Delta:
-    """Read an event of a chat stream that continues behind the end of thinking: all of it is the answer."""
+    """Read an event of a chat stream that continues after the end of thinking: all text is the answer."""
     delta = read_chat(event)
     return delta._replace(thinking="", content=delta.content or delta.thinking)
 
 
 def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequence[StreamToken]:
-    """Tokens of a last event without those behind its text: the end of the sequence, or a stop string's.
+    """Return the tokens of a last event without those after its text: the end of sequence, or a stop string.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""SGLang's server: the last message is continued behind the rendered prompt, as it is."""
+"""SGLang's server: the last message is appended to the rendered prompt unchanged, and continued."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from lynxstop.remote.server import Server
 class SGLang(ChatDialect):
     """Written from SGLang's source of mid 2026, and not tested against the server.
 
-    With `continue_final_message` the server takes the last message away, renders the others, and puts the
-    text of the last behind them: nothing is stripped, and a thinking block that the template opens is open.
-    Log-probabilities come for every token, also for delimiters that the parser takes out of the text, so
-    that the tokens are the whole text behind the prompt.
+    With `continue_final_message` the server renders all messages except the last, and appends the text of the
+    last: nothing is stripped, and a thinking block that the template opens is open. Every token comes with
+    log-probabilities, also delimiters that the parser removes; the tokens are all text after the prompt.
 
     Parameters
     ----------

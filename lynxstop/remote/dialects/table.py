@@ -1,4 +1,4 @@
-"""All dialects by name, and which one a server speaks."""
+"""All dialects by name, and which one fits a server."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from lynxstop.remote.server import Server
 class Vllm(ChatDialect):
     """Tested with vLLM 0.32.
 
-    `return_token_ids` makes the stream tell the tokens of the prompt, in its first event, and those of every
+    `return_token_ids` makes the stream show the tokens of the prompt, in its first event, and those of every
     delta, so that a continuation needs no tokenizer and no second rendering of the template.
     """
 
@@ -40,10 +40,10 @@ class Vllm(ChatDialect):
         return {**super().watched(body), "return_token_ids": True}
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Continue from token ids; the text of a token that was cut is tokenized together with the exit."""
+        """Continue from token ids; the kept part of a token is tokenized together with the exit."""
         if opening.prompt_ids is None or any(token.id is None for token in kept.tokens):
             raise UpstreamError(
-                "The server did not tell the token ids that a continuation needs.",
+                "The server did not show the token ids that a continuation needs.",
                 hint="This dialect needs vLLM 0.12 or later; choose `openai` for an older one.",
             )
         forced = list(kept.exit_ids)
@@ -64,7 +64,7 @@ class Vllm(ChatDialect):
         return Call("/v1/completions", body, len(forced))
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """Let the server write the last tokens of the prompt as text."""
+        """Let the server decode the last tokens of the prompt."""
         if not opening.prompt_ids:
             return None
         asked = {"model": opening.body["model"], "tokens": list(opening.prompt_ids[-16:])}
@@ -83,7 +83,7 @@ class Vllm(ChatDialect):
         return read_completion(event)
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Take out token ids, unless the client asked for them."""
+        """Remove token ids, unless the client asked for them."""
         if not body.get("return_token_ids"):
             event.pop("prompt_token_ids", None)
             event.pop("prompt_text", None)
