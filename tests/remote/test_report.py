@@ -62,5 +62,5 @@ def test_what_json_cannot_say_is_null_and_a_guard_has_no_cue() -> None:
 
 
 def test_an_exit_from_a_loop_has_no_certificate() -> None:
-    found = told(session(taken(reason="loop", cue=-1, score=math.nan), Cut(40, 0, 38)))
+    found = reported(session(taken(reason="loop", cue=-1, score=math.nan), TruncationPoint(40, 0, 38)))
     assert (found["exit"], found["certificate"], found["cue"]) == ("loop", None, None)
