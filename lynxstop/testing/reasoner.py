@@ -73,7 +73,9 @@ def think(problem: SumProblem, seed: int = 0, checks: int | None = None) -> str:
     checks : int, optional
         How often it checks itself; by default 2 to 6 times, by the problem.
     """
-    chance = Random(f"{problem}/{seed}")
+    # The text of a problem is its seed: it must not change with the names in this file.
+    named = f"Problem(numbers={problem.numbers!r}, operators={problem.operators!r})"
+    chance = Random(f"{named}/{seed}")
     rounds = chance.randint(2, 6) if checks is None else checks
     right = chance.random() < 0.65
     text = "\nLet me work it out. " + _attempt(problem, right, chance)

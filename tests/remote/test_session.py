@@ -118,8 +118,8 @@ def test_a_budget_cuts_after_the_token_that_spent_it(make_config):
     assert session.session.exit.reason is Reason.BUDGET
 
 
-def test_a_loop_cuts_after_the_token_that_completes_it(make_terms):
-    session = StreamSession(make_terms(math.inf, loop_guard=4), risk=0.05)
+def test_a_loop_cuts_after_the_token_that_completes_it(make_config):
+    session = StreamSession(make_config(math.inf, loop_guard=4), risk=0.05)
     session.mark(opens=True)
     texts = [b" a", b" so", *[b" a"] * 6] * 10
     cuts = [session.read(StreamToken(text)) for text in texts]
