@@ -91,7 +91,7 @@ class Services:
         Parameters
         ----------
         server : Server
-            Asked about the model, if it has not been before.
+            Examined for the model, if it has not been before.
         model : str
             As requests name it.
         """

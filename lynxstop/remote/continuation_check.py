@@ -150,7 +150,7 @@ async def check_continuation(
             return CheckedContinuation(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
     reasons = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(
-        f"The server cannot continue an answer that was cut. {reasons}", code="no_continuation"
+        f"The server cannot continue an answer that was truncated. {reasons}", code="no_continuation"
     )
 
 

@@ -20,7 +20,7 @@ def follow(session: StreamSession, delta: Delta) -> TruncationPoint | None:
 
     Returns
     -------
-    Cut or None
+    TruncationPoint or None
         Where an exit truncates; tokens of the event after it were not read.
     """
     if delta.thinking and not session.inside and (truncation := session.mark(opens=True)):

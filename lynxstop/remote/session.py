@@ -125,7 +125,7 @@ class StreamSession:
 
         Returns
         -------
-        Cut or None
+        TruncationPoint or None
             Where to truncate, when an exit is decided; `token` comes after that point, and was not read.
 
         Raises

@@ -37,7 +37,7 @@ class Reading:
         Gets the tokens of the prompt when the server shows them.
     whole : bool
         Whether log-probabilities are parsed as they come, so that they can be shown; else they are
-        `lynxstop.remote.fast_path.raw_logprobs.Entries` where that can be.
+        `lynxstop.remote.fast_path.RawLogprobs` where possible.
     """
 
     def __init__(

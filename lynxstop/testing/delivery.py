@@ -34,7 +34,7 @@ async def produce(runs: list[Run], record: Counting, settings: MockSettings) -> 
 
     Raises
     ------
-    Cut
+    InjectedFault
         In the middle of thinking or answer, where that fault is asked for.
     """
     await asyncio.sleep(settings.first_delay)
@@ -61,7 +61,7 @@ async def send_whole(
 
     Raises
     ------
-    Cut
+    InjectedFault
         After the headers or within the document, where that fault is asked for.
     """
     async for _ in tokens:
@@ -88,7 +88,7 @@ async def send_stream(
 
     Raises
     ------
-    Cut
+    InjectedFault
         After the headers or before the end, where that fault is asked for.
     """
     charset = b"iso-8859-1" if settings.fault == "charset" else b"utf-8"

@@ -1,4 +1,4 @@
-"""A proxy that watches: the real handler, with terms written by hand instead of a bundle's."""
+"""A proxy that watches: the real handler, with a configuration written by hand instead of a bundle's."""
 
 from __future__ import annotations
 

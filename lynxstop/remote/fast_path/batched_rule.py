@@ -16,7 +16,7 @@ BATCH = 64
 
 
 class BatchedRule(NamedTuple):
-    """A `ScorerFactory` whose scorers read `Seen` in place of `Statistics`.
+    """A `ScorerFactory` whose scorers read `TokenPair` in place of `Statistics`.
 
     Parameters
     ----------

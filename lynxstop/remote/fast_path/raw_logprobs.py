@@ -87,7 +87,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def parse_without_logprobs(data: bytes) -> Json | None:
-    """Parse an event, with `Entries` for the log-probabilities of its first choice.
+    """Parse an event, with `RawLogprobs` for the log-probabilities of its first choice.
 
     Returns
     -------
