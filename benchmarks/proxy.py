@@ -146,9 +146,9 @@ def relay_app(upstream: str) -> Any:
 def mock_app() -> Any:
     """The toy server, at 20 ms per token; it counts what it has generated."""
     from lynxstop.testing.server import MockServer
-    from lynxstop.testing.settings import Knobs
+    from lynxstop.testing.settings import MockSettings
 
-    return MockServer(Knobs(delay=0.02, opened=True))
+    return MockServer(MockSettings(delay=0.02, opened=True))
 
 
 def stopping_app(upstream: str) -> Any:
@@ -157,7 +157,7 @@ def stopping_app(upstream: str) -> Any:
 
 
 def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ...] = (1,)) -> Any:
-    """The proxy with a rule that scores every cue, and never exits unless told to."""
+    """The proxy with a rule that scores every cue, and never exits, unless its threshold is low."""
     from lynxstop.core.cues import CueSet
     from lynxstop.core.policy import Level, StopPolicy
     from lynxstop.core.stream import StreamWatch
@@ -169,7 +169,7 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     from lynxstop.proxy.service import Service, Services
     from lynxstop.remote.dialects.vllm import Vllm
     from lynxstop.remote.http.upstream import Upstream
-    from lynxstop.remote.session import Terms
+    from lynxstop.remote.stream_config import StreamConfig
     from lynxstop.rules.learned import LogprobProbe
     from lynxstop.rules.served import serve
 
@@ -183,7 +183,7 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     watch = StreamWatch(CueSet(("wait", "hmm", "alternatively")), Delimiters(("<think>",), ("</think>",)))
     policy = StopPolicy((0,), (Level(0.05, threshold),), rule=serve(rule))
     served = Service(
-        Vllm(), Terms(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=exit_ids)
+        Vllm(), StreamConfig(watch, policy, "\n</think>\n\n", ("</think>",), before=True, exit_ids=exit_ids)
     )
     services = Fixed(None)
     services.policy = policy
@@ -268,7 +268,7 @@ async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, b
 class Stream:
     """One stream as it arrived; times in nanoseconds.
 
-    A cue and the word behind it are `held`: they wait for the decision, since an exit may take them away.
+    A cue and the word after it are `held`: they wait for the decision, since an exit may remove them.
     """
 
     asked: int = 0
@@ -280,7 +280,7 @@ class Stream:
 
 async def read(port: int, events: int, pace: float) -> Stream:
     """Read one stream."""
-    found, behind = Stream(), False
+    found, after = Stream(), False
     try:
         async for now, line in ask(port, events, pace):
             if not line:
@@ -291,8 +291,8 @@ async def read(port: int, events: int, pace: float) -> Stream:
                 cue = b'"reasoning":"Wait"' in line
                 found.number = int(number)
                 found.arrived.append(now)
-                found.held.append(cue or behind)
-                behind = cue
+                found.held.append(cue or after)
+                after = cue
     except (OSError, RuntimeError):
         pass
     return found
@@ -342,7 +342,7 @@ async def measure(
 
 
 async def alone(servers: dict[str, Server], streams: int, events: int, pace: float) -> dict[str, Any]:
-    """Microseconds of processor time per event of each server between, asked by itself: medians of three."""
+    """Microseconds of processor time per event of each proxy, measured alone: medians of three."""
     used: dict[str, list[float]] = {name: [] for name in BETWEEN}
     for _ in range(3):
         for name in BETWEEN:
@@ -375,7 +375,7 @@ async def flood(port: int, requests: int, at_once: int = 64) -> int:
     return failed
 
 
-def behind_exits(requests: int) -> dict[str, float]:
+def after_exits(requests: int) -> dict[str, float]:
     """How many tokens a server still generates once the proxy has read the one that decides an exit."""
     mock = Server("mock")
     stopping = Server("stopping", mock.url)
@@ -391,7 +391,7 @@ def behind_exits(requests: int) -> dict[str, float]:
     read = next(float(line.split()[1]) for line in shown if line.startswith("lynxstop_upstream_tokens_total"))
     aborted = [record for record in records if record["outcome"] == "aborted"]
     generated = sum(record["tokens"] for record in records)
-    return {"exits": len(aborted), "tokens_behind": round((generated - read) / max(1, len(aborted)), 2)}
+    return {"exits": len(aborted), "tokens_after": round((generated - read) / max(1, len(aborted)), 2)}
 
 
 def main() -> None:
@@ -432,7 +432,7 @@ def main() -> None:
             failures += asyncio.run(flood(watching.port, arguments.requests // 4))
             memory.append(watching.rss())
         sizes = [round(size, 1) for size in memory]
-        found["behind"] = behind_exits(30)
+        found["after_exits"] = after_exits(30)
         found["requests"] = {"number": arguments.requests, "failed": failures, "rss_mib": sizes}
     finally:
         for server in servers.values():
@@ -445,7 +445,7 @@ def main() -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
-    kinds = {"first_ms": "first event", "chunk_ms": "later events", "held_ms": "cues and the word behind"}
+    kinds = {"first_ms": "first event", "chunk_ms": "later events", "held_ms": "cues and the word after"}
     size = f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms"
     for way, begun in (("spread", "begun one after the other"), ("together", "begun all at once")):
         print(f"{size}, {begun}\n")
@@ -464,10 +464,10 @@ def show(found: dict[str, Any]) -> None:
     for row in found["alone"]:
         cells = " | ".join(f"{row[name]:.0f} us" for name in BETWEEN)
         print(f"| {row['pace'] * 1e3:g} ms | {cells} |")
-    told = ", ".join(f"{name} {p50:.2f} ({p99:.2f})" for name, (p50, p99) in found["one_by_one"].items())
-    print(f"\nFirst event of one request at a time, p50 (p99), ms: {told}.\n")
-    many, requests, behind = found["many"], found["requests"], found["behind"]
-    print(f"{behind['exits']} exits: {behind['tokens_behind']} tokens each behind the deciding one.")
+    each = ", ".join(f"{name} {p50:.2f} ({p99:.2f})" for name, (p50, p99) in found["one_by_one"].items())
+    print(f"\nFirst event of one request at a time, p50 (p99), ms: {each}.\n")
+    many, requests, after = found["many"], found["requests"], found["after_exits"]
+    print(f"{after['exits']} exits: {after['tokens_after']} tokens each after the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")
     print(f"{requests['number']} requests: {requests['failed']} failed; RSS {requests['rss_mib']} MiB.")
 

@@ -80,7 +80,7 @@ async def _examine(url: str, model: str | None, bundle: Path | None, dialect: st
         if loaded is None:
             return found, found.mode, found.trouble
         service = await Services(loaded, dialect).of(server, found.model)
-        mode = "plugin" if service.plugin else "pass through" if service.terms is None else "stream"
+        mode = "plugin" if service.plugin else "pass through" if service.stream_config is None else "stream"
         return found, mode, service.trouble
     finally:
         await upstream.aclose()

@@ -45,9 +45,9 @@ def mock_upstream(
     uvicorn: Any = need("uvicorn", "proxy")
     need("orjson", "proxy")
     from lynxstop.testing.server import MockServer
-    from lynxstop.testing.settings import read_knobs
+    from lynxstop.testing.settings import read_settings
 
-    knobs = read_knobs(
+    settings = read_settings(
         {
             "delay": delay,
             "first_delay": first_delay,
@@ -64,4 +64,4 @@ def mock_upstream(
             "fault": fault,
         }
     )
-    uvicorn.run(MockServer(knobs), host=host, port=port, log_level="warning")
+    uvicorn.run(MockServer(settings), host=host, port=port, log_level="warning")

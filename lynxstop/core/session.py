@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -312,29 +312,25 @@ class Session:
                 self._limit(Reason.BUDGET)
         return self.forced_token
 
-    def advance(self, tokens: Sequence[int], statistics: Iterable[Any], state: WatchState) -> None:
-        """Read thinking tokens without decision points at once; the next call decides on the last of them.
+    def advance(self, token: int, statistics: Any, state: WatchState) -> None:
+        """Decide on the last token, and read a thinking token without a decision point.
 
-        Equivalent to `decide` and `read` for each in turn. The caller makes sure that the session is `idle`,
-        that no token holds a decision point or a part of one, or is one by its position, and that no budget
-        is reached.
+        Equivalent to `decide` and `read`. The caller makes sure that the session is `idle`, that the token
+        holds no decision point or part of one, or is one by its position, and that no budget is reached.
 
         Parameters
         ----------
-        tokens : sequence of int
-        statistics : iterable
-            Of the last token before them, and of each of them except the last; see `decide`.
+        token : int
+        statistics : Statistics
+            Of the last token; see `decide`.
         state : WatchState
-            State of the watch after them.
+            State of the watch after `token`.
         """
-        if self._scorer is not None and tokens:
-            step = self._scorer.step
-            for token, known in zip((self._token, *tokens[:-1]), statistics, strict=True):
-                step(token, known)
-        self._state = state
-        self._token = tokens[-1] if tokens else self._token
-        self.tokens += len(tokens)
-        self.thinking_tokens += len(tokens)
+        if self._scorer is not None:
+            self._scorer.step(self._token, statistics)
+        self._state, self._token = state, token
+        self.tokens += 1
+        self.thinking_tokens += 1
 
     def close_thinking(self) -> int | None:
         """Force an exit where the model ends its text although it is still thinking.

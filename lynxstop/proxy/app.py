@@ -1,4 +1,4 @@
-"""The proxy as an ASGI app: routes, limits, and the end of a request when its client goes."""
+"""The proxy as an ASGI app: routes, limits, and cancelling a request when its client disconnects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
 Draining = Callable[[], Awaitable[None]]
-"""Finishes what goes on beside the requests."""
+"""Finishes background work."""
 
 
 class App:
@@ -96,8 +96,8 @@ class App:
             await self._run(incoming, reply, route)
 
     async def _run(self, incoming: Incoming, reply: Reply, route: str) -> None:
-        # The handler runs beside the one task that listens to the client, so that it can be cancelled at any
-        # point: before the first chunk, between two, and in a request that is not streamed.
+        # The handler and the task that listens to the client run concurrently, so that the handler can be
+        # cancelled at any point: before the first chunk, between two, and in a request that is not streamed.
         work = asyncio.create_task(self._serve(incoming, reply))
         client = asyncio.create_task(incoming.listen())
         outcome = "failed"
@@ -205,13 +205,13 @@ def create_app(
     metrics : Metrics, optional
         Where to count; by default new ones.
     checks : mapping from name to check, optional
-        Conditions of /ready beside that the server answers.
+        Conditions of /ready, in addition to the server answering.
     startup : coroutine function, optional
         Runs before the first request, as to ask the server what it is; it may add to `App.handlers`.
     tracing : Tracing, optional
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
-        Finishes what goes on beside the requests, before the server ends; it may take `serve.drain_seconds`.
+        Finishes background work before the server ends; it may take `serve.drain_seconds`.
 
     Returns
     -------

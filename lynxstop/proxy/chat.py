@@ -11,31 +11,32 @@ import orjson
 
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
+from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
-from lynxstop.proxy.gather import gather
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
-from lynxstop.proxy.sample import Sample, Source
+from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.terms import KEY, Wish, read_wish
 from lynxstop.proxy.untouched import why_untouched
-from lynxstop.remote.chat import Asked, Chat
+from lynxstop.remote.chat import Chat
+from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
 from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
-from lynxstop.remote.stream import Shown, as_json
+from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
-_DISLIKING = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
-"""Statuses by which a server may mean, or fail on, what we have added to a request."""
+_MAY_BE_OURS = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses of a server that may be caused by what we have added to a request."""
 
 _NAME = 200
-"""Longest name of a model that is noted."""
+"""Longest name of a model in the log."""
 
 _PING = b": ping\n\n"
 
@@ -49,7 +50,7 @@ _STREAM = [
 class Frames:
     """Writes the events of one answer as server-sent events."""
 
-    def write(self, events: Sequence[Shown]) -> bytes:
+    def write(self, events: Sequence[ClientEvent]) -> bytes:
         """Write events that go out together."""
         return b"".join(
             [
@@ -64,8 +65,8 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request under way.
+class ChatRequest:
+    """A request that is being answered.
 
     Parameters
     ----------
@@ -73,13 +74,13 @@ class Request:
     reply : Reply
     server : Connection
     body : dict
-        Without lynxstop's own key, but with what a plugin in the server is to know.
+        Without the key `lynxstop`, but with the parameters for a plugin in the server.
     content : bytes
-        The same, to be passed on.
-    wish : Wish
+        The same as bytes, to be forwarded.
+    options : RequestOptions
     service : Service
     known : dict
-        What a route finds out about the request before it is watched.
+        What a route finds out before the request is watched.
     """
 
     incoming: Incoming
@@ -87,13 +88,13 @@ class Request:
     server: Connection
     body: Json
     content: bytes
-    wish: Wish
+    options: RequestOptions
     service: Service
     known: dict[str, Any] = field(default_factory=dict)
 
 
 class ChatHandler:
-    """Answers chat requests; those of other routes answer by its means.
+    """Answers chat requests; the base of the handlers of other routes.
 
     Parameters
     ----------
@@ -130,22 +131,22 @@ class ChatHandler:
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
         incoming.notes["model"] = model = str(body.get("model"))[:_NAME]
-        wish = read_wish(
+        options = read_options(
             incoming, self._effort(body), self._config.policy, self._services.policy, self._default
         )
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
             content = orjson.dumps(body)
-        check(body, wish.race)
+        check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
         service = await self._services.of(server, model)
-        if service.plugin and (told := self._for_plugin(body, wish)):
-            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **told}}
+        if service.plugin and (xargs := self._for_plugin(body, options)):
+            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = orjson.dumps(body)
-        request = Request(incoming, reply, server, body, content, wish, service)
-        cause = service.cause or ("off" if wish.risk is None else await self._untouched(request))
+        request = ChatRequest(incoming, reply, server, body, content, options, service)
+        cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
         try:
             if cause is None:
                 await self._watch(request)
@@ -154,7 +155,7 @@ class ChatHandler:
         except RefusedError as error:
             if reply.started:
                 raise
-            if error.status in _DISLIKING:
+            if error.status in _MAY_BE_OURS:
                 await self._refused(request, error)
             else:
                 await self._tell(request, error)
@@ -173,56 +174,59 @@ class ChatHandler:
         """Return the headers of requests on the client's behalf."""
         return incoming.headers
 
-    async def _untouched(self, request: Request) -> str | None:
+    async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        terms = request.service.terms
-        return "no_bundle" if terms is None else why_untouched(request.body, terms.exit_text)
+        stream_config = request.service.stream_config
+        return "no_bundle" if stream_config is None else why_untouched(request.body, stream_config.exit_text)
 
-    async def _leave(self, request: Request, cause: str) -> None:
+    async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Answer a request that is not watched."""
-        if request.wish.race > 1 and cause != "malformed":
+        if request.options.race > 1 and cause != "malformed":
             self._note(request.incoming, cause)
-            bodies = [seeded(request.body, place) for place in range(request.wish.race)]
-            race = Race([Sample(request.server, Asked(body, None), self.path) for body in bodies])
+            bodies = [seeded(request.body, place) for place in range(request.options.race)]
+            race = Race([Sample(request.server, ClientRequest(body, None), self.path) for body in bodies])
             await self._answer(request, race)
         else:
             await self._pass(request.incoming, request.reply, request.content, cause)
 
-    async def _refused(self, request: Request, error: RefusedError) -> None:
+    async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
         """Answer a request that the server has refused in the form that we gave it.
 
-        The server may dislike what we asked for on our own account: its own answer to the client's request
-        settles it.
+        What we added may be the cause, so the client's own request is forwarded.
         """
         await self._pass(request.incoming, request.reply, request.content, f"refused_{error.status}")
 
-    async def _tell(self, request: Request, error: RefusedError) -> None:
-        """Answer a request that the server has refused, in its own words."""
+    async def _tell(self, request: ChatRequest, error: RefusedError) -> None:
+        """Answer with the refusal of the server, as it is."""
         await request.reply.start(error.status, for_client(error.headers))
         await request.reply.end(error.body)
 
-    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
-        service, wish = request.service, request.wish
+        service, options = request.service, request.options
         assert service.dialect is not None
-        assert service.terms is not None
-        asked = Asked(body, wish.risk, wish.mode, wish.group)
+        assert service.stream_config is not None
+        client_request = ClientRequest(body, options.risk, options.mode, options.group)
         return Chat(
-            request.server, service.dialect, service.terms, asked, lambda done: self._report(done, wish)
+            request.server,
+            service.dialect,
+            service.stream_config,
+            client_request,
+            lambda done: self._report(done, options),
         )
 
-    def _frames(self, request: Request, source: Source) -> Frames:
+    def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream as the client reads it."""
         return Frames()
 
-    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Make the answer for a client that asked for no stream."""
-        return gather(events)
+        return assemble(events)
 
     # What all routes share.
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
-        """Pass the request on as it is."""
+        """Forward the request as it is."""
         self._note(incoming, cause)
         headers = for_relay(incoming.headers)
         if content is not incoming.body:
@@ -235,16 +239,21 @@ class ChatHandler:
                 await reply.send(chunk)
         await reply.end()
 
-    def _for_plugin(self, body: Json, wish: Wish) -> Json:
-        """Return what the plugin in the server is to know; nothing when nothing was said."""
+    def _for_plugin(self, body: Json, options: RequestOptions) -> Json:
+        """Return the parameters for the plugin in the server; empty when nothing is set."""
         own = self._config.policy
-        if not (wish.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
+        if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
             return {}
-        given = {"lynxstop_risk": "off" if wish.risk is None else wish.risk, "lynxstop_mode": str(wish.mode)}
-        return given if wish.group is None else {**given, "lynxstop_group": wish.group}
+        given = {
+            "lynxstop_risk": "off" if options.risk is None else options.risk,
+            "lynxstop_mode": str(options.mode),
+        }
+        return given if options.group is None else {**given, "lynxstop_group": options.group}
 
-    async def _watch(self, request: Request) -> None:
-        chats = [await self._chat(request, seeded(request.body, place)) for place in range(request.wish.race)]
+    async def _watch(self, request: ChatRequest) -> None:
+        chats = [
+            await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
+        ]
         race = Race(chats) if len(chats) > 1 else None
         try:
             await self._answer(request, race or chats[0])
@@ -252,11 +261,11 @@ class ChatHandler:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
-        kept = race is None and chat.asked.mode is Mode.SHADOW and chat.blind is None
-        if self._shadow is not None and kept and "messages" in chat.asked.body:
+        kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
-    async def _answer(self, request: Request, source: Source) -> None:
+    async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""
         reply = request.reply
         try:
@@ -279,15 +288,21 @@ class ChatHandler:
         await reply.start(200, headers)
         await reply.end(content)
 
-    def _announced(self, request: Request) -> Headers:
-        """What of the report is known before the answer is."""
-        level = self._services.level(request.wish.risk, request.wish.group)
+    def _announced(self, request: ChatRequest) -> Headers:
+        """Return the headers with what is known before the answer."""
+        level = self._services.level(request.options.risk, request.options.group)
         if level is None:
             return []
-        shown = {"risk": f"{level.risk:g}", "mode": str(request.wish.mode), "certificate": level.certificate}
+        shown = {
+            "risk": f"{level.risk:g}",
+            "mode": str(request.options.mode),
+            "certificate": level.certificate,
+        }
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
-    async def _stream(self, request: Request, bursts: AsyncGenerator[list[Shown]], frames: Frames) -> None:
+    async def _stream(
+        self, request: ChatRequest, bursts: AsyncGenerator[list[ClientEvent]], frames: Frames
+    ) -> None:
         reply, begun = request.reply, False
         async for burst in bursts:
             if not begun:
@@ -298,16 +313,16 @@ class ChatHandler:
             await self._begin(request)
         await reply.end(frames.end())
 
-    async def _begin(self, request: Request) -> None:
+    async def _begin(self, request: ChatRequest) -> None:
         headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
         await request.reply.start(200, headers)
 
-    def _passed_on(self, request: Request) -> Headers:
-        """What the server's own headers say of an answer, whatever its body."""
+    def _passed_on(self, request: ChatRequest) -> Headers:
+        """Return the server's headers that hold whatever the body is."""
         return for_answer(request.server.answered or ())
 
-    def _report(self, chat: Chat, wish: Wish) -> Json:
-        level = self._services.level(wish.risk, wish.group)
+    def _report(self, chat: Chat, options: RequestOptions) -> Json:
+        level = self._services.level(options.risk, options.group)
         return report(
             chat.session,
             stopped=chat.stopped,
@@ -325,15 +340,22 @@ class ChatHandler:
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
             metrics.decision_seconds.observe(chat.deciding / chat.read)
-        thought = session.cut.thinking_tokens if chat.stopped and session.cut else sum(session.thinking)
+        thought = (
+            session.truncation.thinking_tokens
+            if chat.stopped and session.truncation
+            else sum(session.thinking)
+        )
         metrics.thinking_tokens.inc(thought)
         if chat.blind is not None:
             self._note(incoming, chat.blind)
-        if (taken := session.session.exit) is not None and session.cut is not None:
+        if (taken := session.session.exit) is not None and session.truncation is not None:
             metrics.exits.labels(str(taken.reason)).inc()
-            incoming.notes |= {"exit": str(taken.reason), "thinking_tokens": session.cut.thinking_tokens}
+            incoming.notes |= {
+                "exit": str(taken.reason),
+                "thinking_tokens": session.truncation.thinking_tokens,
+            }
         if chat.stopped:
-            metrics.tokens_saved.inc(chat.told.get("saved_estimate", 0))
+            metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
             metrics.continuations.labels("done" if chat.usage else "broken").inc()
 
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lynxstop.proxy.chat import ChatHandler, Frames, Request
-from lynxstop.proxy.sample import Source
+from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
+from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
-from lynxstop.remote.stream import Shown, as_json
+from lynxstop.remote.stream import ClientEvent, as_json
 from lynxstop.remote.text import (
     COMPLETIONS,
-    AskedText,
     TextDialect,
-    default_limit,
+    TextRequest,
     leaves_open,
     one_prompt,
     text_of,
@@ -33,12 +32,12 @@ class CompletionsHandler(ChatHandler):
 
     route = path = COMPLETIONS
 
-    async def _untouched(self, request: Request) -> str | None:
+    async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        if request.service.terms is None:
+        if request.service.stream_config is None:
             return "no_bundle"
         body = request.body
-        if (cause := why_no_text(body, request.service.terms.exit_text)) is not None:
+        if (cause := why_no_text(body, request.service.stream_config.exit_text)) is not None:
             return cause
         prompt = one_prompt(body)
         assert prompt is not None
@@ -46,26 +45,28 @@ class CompletionsHandler(ChatHandler):
         request.known["text"] = found
         return "no_text" if found is None else None
 
-    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched continuation of a prompt."""
-        service, wish = request.service, request.wish
+        service, options = request.service, request.options
         assert service.dialect is not None
-        assert service.terms is not None
-        opened = leaves_open(str(request.known["text"]), service.terms.watch.delimiters)
-        asked = AskedText(body, wish.risk, wish.mode, wish.group, default_limit(service.dialect))
+        assert service.stream_config is not None
+        opened = leaves_open(str(request.known["text"]), service.stream_config.watch.delimiters)
+        client_request = TextRequest(
+            body, options.risk, options.mode, options.group, service.dialect.facts.completion_limit
+        )
         return Chat(
             request.server,
             TextDialect(service.dialect),
-            replace(service.terms, opened=opened),
-            asked,
-            lambda done: self._report(done, wish),
+            replace(service.stream_config, opened=opened),
+            client_request,
+            lambda done: self._report(done, options),
         )
 
-    def _frames(self, request: Request, source: Source) -> Frames:
+    def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream as the client reads it."""
         return _Form(request.body)
 
-    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Join the events into one answer."""
         form = _Form(request.body)
         answer: Json = {}
@@ -98,11 +99,11 @@ class _Form(Frames):
     """Writes events in the form of completions; counts the text for the offsets of log-probabilities."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
-        asked = body.get("logprobs")
-        self._top = None if asked is None or asked is False else int(asked)
+        client_request = body.get("logprobs")
+        self._top = None if client_request is None or client_request is False else int(client_request)
         self._said = 0
 
-    def write(self, events: Sequence[Shown]) -> bytes:
+    def write(self, events: Sequence[ClientEvent]) -> bytes:
         """Write events that go out together."""
         return super().write([self.event(as_json(event)) for event in events])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,10 +16,18 @@ from pydantic import (
     model_validator,
 )
 
-from lynxstop.remote.http.config import Section, UpstreamConfig
+from lynxstop.remote.dialects.table import DIALECTS
+from lynxstop.remote.http.config import ConnectionConfig, Section
 
 Risk = Annotated[float, Field(gt=0, lt=1)] | Literal["off"]
 """A certified level of the bundle, or "off"."""
+
+
+def _dialect(name: str) -> str:
+    names = ("auto", *DIALECTS)
+    if name not in names:
+        raise ValueError(f"must be one of {', '.join(names)}")
+    return name
 
 
 class ServeConfig(Section):
@@ -43,6 +52,14 @@ class ServeConfig(Section):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         return self
+
+
+class UpstreamConfig(ConnectionConfig):
+    """[upstream]: the server that the proxy forwards to."""
+
+    dialect: Annotated[str, AfterValidator(_dialect)] = Field(
+        default="auto", description="What kind of server it is; auto asks it."
+    )
 
 
 class PolicyConfig(Section):

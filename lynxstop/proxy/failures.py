@@ -58,7 +58,7 @@ async def answer(reply: Reply, error: LynxstopError) -> None:
     body = error_body(error, reply.route)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, RequestError):
-        # What is left of the request's body is not read.
+        # The rest of the request's body is not read.
         headers.append((b"connection", b"close"))
         if error.retry_after is not None:
             headers.append((b"retry-after", str(error.retry_after).encode()))

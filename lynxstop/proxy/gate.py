@@ -1,4 +1,4 @@
-"""Who may come in: keys, and how many at a time."""
+"""Admission: API keys, and how many requests at a time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lynxstop.proxy.config import LimitsConfig
 from lynxstop.proxy.exchange import Incoming
 
 RETRY_AFTER = 1
-"""Seconds after which a refused client is told to try again."""
+"""Seconds after which a refused client may try again."""
 
 
 class Gate:
-    """Lets so many requests in at a time, and so many wait for their turn.
+    """Limits how many requests run at a time, and how many wait.
 
     Attributes
     ----------
     active, waiting : int
-        Requests inside, and in the queue.
+        Requests that run, and in the queue.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:

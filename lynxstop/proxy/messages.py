@@ -42,7 +42,7 @@ class MessagesHandler(TranslatedHandler):
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in Anthropic's shape."""
-        return by_status(error.status, told(error))
+        return by_status(error.status, refusal_message(error))
 
 
 def to_chat(body: Mapping[str, Any]) -> Json | str:
@@ -85,7 +85,7 @@ def shows_thinking(body: Mapping[str, Any]) -> bool:
     return bool(body.get("thinking"))
 
 
-def told(error: RefusedError) -> str:
+def refusal_message(error: RefusedError) -> str:
     """Return the message of a server's refusal."""
     try:
         found = json.loads(error.body)

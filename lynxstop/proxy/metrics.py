@@ -65,7 +65,7 @@ class Metrics:
         )
         self.upstream_tokens = Counter(
             "lynxstop_upstream_tokens",
-            "Tokens that the server generated for watched requests, those behind a cut included.",
+            "Tokens that the server generated for watched requests, those after a truncation included.",
             registry=registry,
         )
         self.refilled_tokens = Counter(
@@ -74,7 +74,7 @@ class Metrics:
             registry=registry,
         )
         self.continuations = Counter(
-            "lynxstop_continuations", "Requests re-issued behind an exit.", ["outcome"], registry=registry
+            "lynxstop_continuations", "Continuations requested after an exit.", ["outcome"], registry=registry
         )
         self.passthrough = Counter(
             "lynxstop_passthrough",

@@ -1,4 +1,4 @@
-"""What operators ask the proxy itself: /health, /ready, /metrics."""
+"""The endpoints for operators: /health, /ready, /metrics."""
 
 from __future__ import annotations
 

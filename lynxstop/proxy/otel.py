@@ -54,7 +54,7 @@ class Tracing:
 
     @contextmanager
     def span(self, incoming: Incoming, reply: Reply, route: str) -> Iterator[None]:
-        """Cover a request; the server behind the proxy is told that this span is its parent."""
+        """Cover a request with a span, and pass it to the upstream server as the parent."""
         propagator = self._context.TraceContextTextMapPropagator()
         shown = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in incoming.headers}
         operation = OPERATIONS.get(route)

@@ -1,4 +1,4 @@
-"""The first of several samples answers; the others are aborted, and their cost is told."""
+"""The first of several samples answers; the others are aborted, and their cost is reported."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from contextlib import aclosing
 from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
-from lynxstop.proxy.sample import Source
+from lynxstop.proxy.sample import AnswerSource
 from lynxstop.remote.http.upstream import LOST
-from lynxstop.remote.stream import Shown, as_json
+from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
 
 class Race:
-    """Samples under way at the same time; nothing goes to the client before the winner is known.
+    """Samples that run at the same time; nothing goes to the client before the winner is known.
 
-    The first sample to end by itself wins. One that ends at its limit of tokens wins only when none does; one
-    that fails drops out, and the race fails when all have failed.
+    The first sample to finish with a stop wins. One that ends at its token limit wins only when none does;
+    one that fails drops out, and the race fails when all have failed.
 
     Parameters
     ----------
-    sources : sequence of Source
+    sources : sequence of AnswerSource
         Not begun yet.
 
     Attributes
@@ -31,7 +31,7 @@ class Race:
     winner : int or None
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[AnswerSource]) -> None:
         self._sources = sources
         self.winner: int | None = None
 
@@ -45,7 +45,7 @@ class Race:
         """Tokens of all samples."""
         return sum(source.upstream_tokens for source in self._sources)
 
-    async def bursts(self) -> AsyncGenerator[list[Shown]]:
+    async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Give the winner's events in one burst, the report of the race in the last.
 
         Raises
@@ -55,11 +55,11 @@ class Race:
         """
         events = await self._run()
         if events:
-            told = {**(events[-1].get("lynxstop") or {}), "race": self._report()}
-            if "certificate" in told:
+            report = {**(events[-1].get("lynxstop") or {}), "race": self._report()}
+            if "certificate" in report:
                 # The first to finish is not a draw like those it was calibrated on.
-                told["certificate"] = None
-            events[-1] = {**events[-1], "lynxstop": told}
+                report["certificate"] = None
+            events[-1] = {**events[-1], "lynxstop": report}
             yield list(events)
 
     async def _run(self) -> list[Json]:
@@ -104,13 +104,13 @@ def check(body: Mapping[str, Any], race: int) -> None:
         )
 
 
-async def _collect(source: Source) -> list[Json]:
+async def _collect(source: AnswerSource) -> list[Json]:
     async with aclosing(source.bursts()) as bursts:
         return [as_json(event) async for burst in bursts for event in burst]
 
 
 def _first(tasks: Sequence[asyncio.Task[list[Json]]], *, stopped: bool) -> int | None:
-    """Return the first task that has an answer; `stopped` asks for one that ended by itself."""
+    """Return the first task that has an answer; `stopped` wants one that did not reach its limit."""
     for place, task in enumerate(tasks):
         if not task.done() or task.cancelled():
             continue

@@ -1,4 +1,4 @@
-"""What the proxy does with everything it does not handle itself: bytes both ways, untouched."""
+"""Forward requests that the proxy does not handle: bytes both ways, unchanged."""
 
 from __future__ import annotations
 

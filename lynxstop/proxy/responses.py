@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lynxstop.proxy.failures import RESPONSES
-from lynxstop.proxy.messages import told
+from lynxstop.proxy.messages import refusal_message
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote.http.connection import RefusedError
 
@@ -75,9 +75,8 @@ class ResponsesHandler(TranslatedHandler):
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in the shape of this route."""
-        return {
-            "error": {"message": told(error), "type": "upstream_error", "param": None, "code": error.status}
-        }
+        shown = {"message": refusal_message(error), "type": "upstream_error", "param": None}
+        return {"error": {**shown, "code": error.status}}
 
 
 def to_chat(body: Mapping[str, Any]) -> Json | str:

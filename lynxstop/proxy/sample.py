@@ -6,19 +6,18 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lynxstop.remote.chat import Asked
-from lynxstop.remote.dialects.base import CHAT, REASONING_FIELDS
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import reasoning_field
+from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.dialects.reading import read_chat, read_completion
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream import Reading, Shown
+from lynxstop.remote.stream import ClientEvent, Reading
 
 Json = dict[str, Any]
 
-_SAID = (*REASONING_FIELDS, "content")
 
-
-class Source(Protocol):
-    """What answers a request: a watched chat, one that is not watched, or a race of several.
+class AnswerSource(Protocol):
+    """What answers a request: a watched chat, an unwatched one, or a race of several.
 
     Attributes
     ----------
@@ -34,30 +33,30 @@ class Source(Protocol):
     def upstream_tokens(self) -> int:
         """Tokens that came from the server so far; events, where it does not show them."""
 
-    def bursts(self) -> AsyncGenerator[list[Shown]]:
+    def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Give the events for the client, those together that came together."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """A stream of the server as it is, but for the usage that only we asked for.
+    """A stream of the server as it is, except for usage that only we requested.
 
     Parameters
     ----------
     server : Server
-    asked : Asked
+    client_request : ClientRequest
     path : str
         Where the request goes.
     """
 
     server: Server
-    asked: Asked
+    client_request: ClientRequest
     path: str = CHAT
     usage: Json | None = None
     upstream_tokens: int = 0
     _last: Json | None = field(default=None)
 
-    async def bursts(self) -> AsyncGenerator[list[Shown]]:
+    async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Give the events for the client, those together that came together.
 
         Raises
@@ -66,15 +65,15 @@ class Sample:
             When the server cannot be reached, answers with an error, or dies.
         """
         reading = Reading(read_chat if self.path == CHAT else read_completion)
-        async with self.server.events(self.path, _streamed(self.asked.body)) as bursts:
+        async with self.server.events(self.path, _streamed(self.client_request.body)) as bursts:
             async for burst in bursts:
                 if not burst:
                     yield []
-                shown: list[Shown] = []
+                shown: list[ClientEvent] = []
                 for event, _ in reading.burst(burst):
                     self.usage = event.get("usage") or self.usage
                     self.upstream_tokens += _says(event)
-                    if self.asked.usage or event.get("choices"):
+                    if self.client_request.usage or event.get("choices"):
                         shown.append(event)
                 if shown:
                     yield shown
@@ -91,6 +90,7 @@ def _streamed(body: Mapping[str, Any]) -> Json:
 def _says(event: Json) -> bool:
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or choice
-        if choice.get("text") or any(delta.get(name) for name in _SAID) or delta.get("tool_calls"):
+        texts = choice.get("text") or delta.get("content") or reasoning_field(delta)
+        if texts or delta.get("tool_calls"):
             return True
     return False

@@ -20,11 +20,11 @@ from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
+from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
-from lynxstop.proxy.terms import check_levels
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 

@@ -1,4 +1,4 @@
-"""What the proxy serves by: a bundle, the server's dialect, and whether the two belong together."""
+"""What the proxy serves: a bundle, the server's dialect, and whether the two fit together."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.core.stream import StreamWatch
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
+from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.server import Server
-from lynxstop.remote.session import Terms
-from lynxstop.remote.settling import UncontinuedError, settle
+from lynxstop.remote.stream_config import StreamConfig
 
 ENGINE = "openai"
 """Engine of the bundles whose traces were recorded through a server's stream."""
 
 RETRY_SECONDS = 10.0
-"""After a failed look at the server, requests pass through for so long before the next one."""
+"""After a failed examination of the server, requests pass through for so long before the next one."""
 
 LOOK_SECONDS = 60.0
-"""Longest look at a server; requests for the same model wait for it."""
+"""Longest examination of a server; requests for the same model wait for it."""
 
 _OF_THE_CLIENT = (401, 403)
-"""Refusals that say something of one client's key, and nothing of the server."""
+"""Refusals that concern one client's key, not the server."""
 
 _MOST_MODELS = 64
 
@@ -41,7 +41,7 @@ class Service:
     Parameters
     ----------
     dialect : Dialect or None
-    terms : Terms or None
+    stream_config : StreamConfig or None
         What is watched and what may stop a request; None when nothing is decided here.
     cause : str or None
         Why not: requests are then passed through, and counted by it.
@@ -50,7 +50,7 @@ class Service:
     """
 
     dialect: Dialect | None = None
-    terms: Terms | None = None
+    stream_config: StreamConfig | None = None
     cause: str | None = None
     trouble: str | None = None
 
@@ -61,7 +61,7 @@ class Service:
 
 
 class Services:
-    """The services of all models behind one server; the server is asked when a model is first named.
+    """The services of all models of one server; the server is examined when a model is first named.
 
     Parameters
     ----------
@@ -75,7 +75,9 @@ class Services:
         self.bundle = bundle
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._saved = {} if bundle is None else _saved(bundle)
-        self._terms = terms_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
+        self._stream_config = (
+            stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
+        )
         self._name = dialect
         self._dialect: Dialect | None = None
         self._found: dict[str, Service] = {}
@@ -89,7 +91,7 @@ class Services:
         Parameters
         ----------
         server : Server
-            Asked about the model, if it has not been before.
+            Examined for the model, if it has not been before.
         model : str
             As requests name it.
         """
@@ -121,7 +123,7 @@ class Services:
         return found
 
     def forget(self) -> None:
-        """Look at the server anew: it was away, and may have come back as another."""
+        """Examine the server again: it was unreachable, and may have been replaced."""
         self._found.clear()
         self._dialect = None
 
@@ -131,10 +133,10 @@ class Services:
         return next((found.trouble for found in self._found.values() if found.trouble), None)
 
     async def ready(self, server: Server) -> str | None:
-        """Return what keeps the bundle from being served, as far as can be told without a client's key.
+        """Return what keeps the bundle from being served, as far as is known without a client's key.
 
-        Before the first request it looks at the first model that the server lists. A look goes on when the
-        one who asked no longer waits.
+        Before the first request it examines the first model that the server lists. The examination goes on
+        when the caller no longer waits.
         """
         if self.bundle is None or self._found:
             return self.trouble
@@ -146,7 +148,7 @@ class Services:
         try:
             listed = await server.call("/v1/models")
         except UpstreamError:
-            # Another condition tells that, or clients alone have a key.
+            # Another check reports that, or only clients have a key.
             return None
         entries = listed.get("data") if isinstance(listed, dict) else None
         names = [entry["id"] for entry in entries or () if isinstance(entry, dict) and "id" in entry]
@@ -168,7 +170,7 @@ class Services:
         if self._dialect is None:
             self._dialect = await choose(self._name, server)
         dialect, policy = self._dialect, self.bundle.policy
-        if self._terms is None:
+        if self._stream_config is None:
             if await dialect.has_plugin(server):
                 return Service(dialect, cause="plugin")
             return Service(
@@ -177,7 +179,7 @@ class Services:
                 trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
             )
         try:
-            settled = await settle(
+            checked = await check_continuation(
                 server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
             )
         except UncontinuedError as error:
@@ -189,17 +191,17 @@ class Services:
                 cause="fingerprint",
                 trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
             )
-        exit_ids = await settled.dialect.tokenize(server, model, policy.exit_text)
-        terms = replace(
-            self._terms, exit_ids=exit_ids, exit_tokens=settled.exit_tokens, opened=settled.opened
+        exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
+        stream_config = replace(
+            self._stream_config, exit_ids=exit_ids, exit_tokens=checked.exit_tokens, opened=checked.opened
         )
-        return Service(settled.dialect, terms)
+        return Service(checked.dialect, stream_config)
 
 
-def terms_of(bundle: Bundle) -> Terms:
-    """What a bundle watches for in a stream."""
+def stream_config_of(bundle: Bundle) -> StreamConfig:
+    """Return what a bundle watches for in a stream."""
     policy = bundle.policy
-    return Terms(
+    return StreamConfig(
         StreamWatch(policy.cues, policy.delimiters),
         policy.stop_policy(),
         policy.exit_text,

@@ -1,8 +1,8 @@
-"""Shadow traffic, recorded: what every exit would have answered, as a score table to certify on.
+"""Record shadow traffic: what every exit would have answered, as a score table to certify on.
 
-For a request in shadow mode the proxy knows the whole answer. Behind it, the server is asked for the answer
-at every decision point, and the table gets one row per point: the score, whether that answer differs, and the
-thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless asked for.
+For a request in shadow mode the proxy knows the whole answer. Afterwards it requests the answer at every
+decision point, and the table gets one row per point: the score, whether that answer differs, and the thinking
+tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless configured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lynxstop.proxy.logs import logger
-from lynxstop.remote.answer import answer_behind
+from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.dialects.base import Limits
 
@@ -67,7 +67,7 @@ class ShadowRecorder:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, chat: Chat) -> None:
-        """Record a finished request, beside the requests that are served."""
+        """Record a finished request in the background."""
         if len(self._tasks) >= WAITING:
             self._on_done("dropped")
             return
@@ -89,7 +89,7 @@ class ShadowRecorder:
                 rows = await self._rows(chat)
             _append(self._folder / TABLE, _lines(rows))
             if not self._redact:
-                prompt = {"id": rows[0][1], "messages": chat.asked.body["messages"]}
+                prompt = {"id": rows[0][1], "messages": chat.client_request.body["messages"]}
                 _append(self._folder / PROMPTS, json.dumps(prompt, ensure_ascii=False).encode() + b"\n")
             self._on_done("recorded")
         except Exception as error:  # a request was served well; only its record is lost
@@ -101,24 +101,26 @@ class ShadowRecorder:
 
         session = chat.session
         full = await asyncio.to_thread(grade, chat.answer, None)
-        prompt = json.dumps(chat.asked.body["messages"], sort_keys=True).encode()
+        prompt = json.dumps(chat.client_request.body["messages"], sort_keys=True).encode()
         problem = hmac.new(self._salt, prompt, hashlib.sha256).hexdigest()[:16]
         trace, thinking = secrets.token_hex(8), sum(session.thinking)
-        shared = (thinking, str(chat.asked.body.get("model")))
+        shared = (thinking, str(chat.client_request.body.get("model")))
         rows: list[tuple[Any, ...]] = []
         for ordinal, event in enumerate(session.session.events):
             if not (event.eligible and math.isfinite(event.score)):
                 continue
-            cut = session.cut_at(event)
+            truncation = session.truncation_at(event)
             assert chat.opening is not None
-            deltas, _, _ = await answer_behind(
-                chat.server, chat.dialect, chat.opening, session, cut, Limits(self._answer_tokens)
+            deltas, _, _ = await answer_after(
+                chat.server, chat.dialect, chat.opening, session, truncation, Limits(self._answer_tokens)
             )
-            text = session.terms.exit_text + "".join(delta.content for delta in deltas)
-            behind = text[max(text.rfind(close) + len(close) for close in session.terms.close) :]
-            trial = await asyncio.to_thread(grade, behind, None)
+            text = session.config.exit_text + "".join(delta.content for delta in deltas)
+            answer = text[max(text.rfind(close) + len(close) for close in session.config.close) :]
+            trial = await asyncio.to_thread(grade, answer, None)
             loss = 0 if agrees(trial, full.answer, full.status) else 1
-            rows.append((trace, problem, ordinal, repr(event.score), loss, cut.thinking_tokens, *shared))
+            rows.append(
+                (trace, problem, ordinal, repr(event.score), loss, truncation.thinking_tokens, *shared)
+            )
         return rows or [(trace, problem, "", "", "", "", *shared)]
 
 

@@ -22,7 +22,7 @@ PREFIX = "LYNXSTOP_"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """A configuration, and where each value of it comes from.
 
     Attributes
@@ -55,7 +55,7 @@ def load(
     path: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> Loaded:
+) -> LoadedConfig:
     """Read the configuration.
 
     Parameters
@@ -87,7 +87,7 @@ def load(
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
     try:
-        return Loaded(ProxyConfig.model_validate(nested), origins)
+        return LoadedConfig(ProxyConfig.model_validate(nested), origins)
     except ValidationError as error:
         # The value itself is not shown: it may be a key.
         first = error.errors(include_input=False, include_url=False)[0]

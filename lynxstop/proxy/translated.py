@@ -1,4 +1,4 @@
-"""What the routes of other protocols share: they are answered by a chat, and its events translated back."""
+"""The base of routes of other protocols: answer by a chat, and translate its events back."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any, Protocol
 import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
-from lynxstop.proxy.chat import ChatHandler, Frames, Request
+from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
 from lynxstop.proxy.exchange import Incoming
-from lynxstop.proxy.parts import DEFAULT, Parts
 from lynxstop.proxy.race import Race, seeded
-from lynxstop.proxy.sample import Sample, Source
+from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.untouched import why_untouched
-from lynxstop.remote.chat import Asked, Chat
+from lynxstop.remote.chat import Chat
+from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.http.headers import find, for_call
-from lynxstop.remote.stream import Shown, as_json
+from lynxstop.remote.stream import ClientEvent, as_json
+from lynxstop.remote.thinking_splitter import DEFAULT, ThinkingSplitter
 
 Json = dict[str, Any]
 
 _ABSENT = (404, 405)
-"""Statuses by which a server says that it has no such route."""
+"""Statuses of a server without such a route."""
 
 
 class Writer(Protocol):
@@ -72,16 +73,16 @@ class TranslatedHandler(ChatHandler):
             return incoming.headers
         return [*incoming.headers, (b"authorization", b"Bearer " + key)]
 
-    async def _untouched(self, request: Request) -> str | None:
+    async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        if request.service.terms is None:
+        if request.service.stream_config is None:
             return "no_bundle"
         chat = self.translate(request.body)
-        return chat if isinstance(chat, str) else why_untouched(chat, request.service.terms.exit_text)
+        return chat if isinstance(chat, str) else why_untouched(chat, request.service.stream_config.exit_text)
 
-    async def _leave(self, request: Request, cause: str) -> None:
+    async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Pass a request on to the server's own route, or translate it where there is none."""
-        if request.wish.race == 1 and await self._has_route(request):
+        if request.options.race == 1 and await self._has_route(request):
             await self._pass(request.incoming, request.reply, request.content, cause)
             return
         chat = self.translate(request.body)
@@ -93,18 +94,19 @@ class TranslatedHandler(ChatHandler):
             )
         self._note(request.incoming, cause)
         samples = [
-            Sample(request.server, Asked(seeded(chat, place), None)) for place in range(request.wish.race)
+            Sample(request.server, ClientRequest(seeded(chat, place), None))
+            for place in range(request.options.race)
         ]
         await self._answer(request, samples[0] if len(samples) == 1 else Race(samples))
 
-    async def _refused(self, request: Request, error: RefusedError) -> None:
-        """Pass the client's own request on, or tell what the server says."""
+    async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
+        """Forward the client's own request, or answer with the refusal of the server."""
         if await self._has_route(request):
             await super()._refused(request, error)
         else:
             await self._tell(request, error)
 
-    async def _tell(self, request: Request, error: RefusedError) -> None:
+    async def _tell(self, request: ChatRequest, error: RefusedError) -> None:
         """Answer a request that the server has refused, in the shape of this route."""
         content = orjson.dumps(self.refusal(error))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
@@ -113,25 +115,25 @@ class TranslatedHandler(ChatHandler):
         await request.reply.start(error.status, headers)
         await request.reply.end(content)
 
-    async def _chat(self, request: Request, body: Mapping[str, Any]) -> Chat:
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
         chat = self.translate(dict(body))
         assert not isinstance(chat, str)
         return await super()._chat(request, chat)
 
-    def _frames(self, request: Request, source: Source) -> Frames:
+    def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream in the protocol's own events."""
         return _Writing(self.writer(request.body), request, source)
 
-    def _whole(self, request: Request, events: Sequence[Json], source: Source) -> Json:
+    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Make the answer for a client that asked for no stream."""
         writing = _Writing(self.writer(request.body), request, source)
         writing.write(events)
         writing.end()
         return writing.writer.whole()
 
-    async def _has_route(self, request: Request) -> bool:
-        """Say whether the server has this route; it is asked once, by an empty request."""
+    async def _has_route(self, request: ChatRequest) -> bool:
+        """Whether the server has this route; found out once, by an empty request."""
         if self._offered is None:
             headers = [*for_call(request.incoming.headers), (b"content-length", b"0")]
             async with self._upstream.stream("POST", self.route, headers, b"") as response:
@@ -143,20 +145,22 @@ class TranslatedHandler(ChatHandler):
 
 
 class _Writing(Frames):
-    """The way from a chat's events to a writer."""
+    """Feeds a chat's events to a writer."""
 
-    def __init__(self, writer: Writer, request: Request, source: Source) -> None:
+    def __init__(self, writer: Writer, request: ChatRequest, source: AnswerSource) -> None:
         self.writer = writer
         self._source = source
-        terms = request.service.terms
-        delimiters = DEFAULT if terms is None else terms.watch.delimiters
-        self._parts = Parts(delimiters, opened=terms is not None and terms.opened)
+        stream_config = request.service.stream_config
+        delimiters = DEFAULT if stream_config is None else stream_config.watch.delimiters
+        self._splitter = ThinkingSplitter(
+            delimiters, opened=stream_config is not None and stream_config.opened
+        )
         self._begun = False
         self._choice: Json = {}
         self._report: Json | None = None
         self._said = False
 
-    def write(self, events: Sequence[Shown]) -> bytes:
+    def write(self, events: Sequence[ClientEvent]) -> bytes:
         """Write events that go out together."""
         return b"".join([_frame(written) for event in events for written in self._read(as_json(event))])
 
@@ -171,7 +175,7 @@ class _Writing(Frames):
             yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
         self._report = event.get("lynxstop", self._report)
         for choice in event.get("choices") or ():
-            for part in self._parts.read(choice.get("delta") or {}):
+            for part in self._splitter.read(choice.get("delta") or {}):
                 yield from self.writer.text(part.text, thinking=part.thinking)
             if choice.get("finish_reason"):
                 self._choice = choice
@@ -179,7 +183,7 @@ class _Writing(Frames):
     def _end(self) -> Iterator[Json]:
         if not self._choice:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
-        for part in self._parts.end():
+        for part in self._splitter.end():
             yield from self.writer.text(part.text, thinking=part.thinking)
         yield from self.writer.end(self._choice, self._source.usage or {}, self._report)
 

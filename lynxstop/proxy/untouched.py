@@ -1,4 +1,4 @@
-"""Requests that are passed through as they are, because an exit could not be carried out faithfully."""
+"""Requests that are forwarded as they are, because an exit could not be faithful."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
         or not all(isinstance(body.get(name), int | None) for name in _NUMBERS)
     ),
     "several_choices": lambda body: body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
-    # A grammar starts behind the thinking; what is forced there would break it.
+    # A grammar starts after the thinking; forced tokens would break it.
     "structured_output": lambda body: (
         (body.get("response_format") or {"type": "text"}).get("type") != "text"
         or any(body.get(name) for name in _GRAMMARS)

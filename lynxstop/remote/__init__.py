@@ -1,1 +1,1 @@
-"""Models behind an HTTP server: what their streams show, how an exit is decided there and carried out."""
+"""Early exit for models served over HTTP: read the stream, decide on an exit, and carry it out."""

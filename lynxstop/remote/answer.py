@@ -1,32 +1,38 @@
-"""The answer that a server gives behind an exit forced in what it wrote."""
+"""The answer that a server gives after an exit was forced into its stream."""
 
 from __future__ import annotations
 
-from lynxstop.remote.dialects.base import Delta, Dialect, Kept, Limits, Opening
+from lynxstop.remote.delta import Delta
+from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
 from lynxstop.remote.server import Server
-from lynxstop.remote.session import Cut, StreamSession
+from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import continued_stream
 from lynxstop.remote.tokens import StreamToken, written
 
 
-def kept_of(session: StreamSession, cut: Cut) -> Kept:
-    """What of a stream stays at a cut, and what is put behind it."""
-    tokens, terms = session.tokens, session.terms
-    tail = tokens[cut.index].text[: cut.kept] if cut.kept else b""
+def kept_of(session: StreamSession, truncation: TruncationPoint) -> Kept:
+    """Return what stays of a stream that is truncated, and what is put after it."""
+    tokens, config = session.tokens, session.config
+    tail = tokens[truncation.index].text[: truncation.kept] if truncation.kept else b""
     return Kept(
-        written(tokens[: cut.index]),
+        written(tokens[: truncation.index]),
         tail,
-        terms.exit_text,
-        terms.exit_ids,
-        terms.open[0],
+        config.exit_text,
+        config.exit_ids,
+        config.open[0],
         session.opened_by_field,
     )
 
 
-async def answer_behind(
-    server: Server, dialect: Dialect, opening: Opening, session: StreamSession, cut: Cut, limits: Limits
+async def answer_after(
+    server: Server,
+    dialect: Dialect,
+    opening: Opening,
+    session: StreamSession,
+    truncation: TruncationPoint,
+    limits: Limits,
 ) -> tuple[list[Delta], list[StreamToken], str]:
-    """Let the server answer behind a cut.
+    """Let the server answer from the truncated stream and the exit text.
 
     Returns
     -------
@@ -38,7 +44,7 @@ async def answer_behind(
     UpstreamError
         When the server fails, or cannot continue.
     """
-    call = await dialect.continuation(server, opening, kept_of(session, cut), limits)
+    call = await dialect.continuation(server, opening, kept_of(session, truncation), limits)
     deltas: list[Delta] = []
     async with continued_stream(server, dialect, call) as stream:
         async for _, delta in stream:

@@ -1,4 +1,4 @@
-"""What a server can do, found out with a few tokens."""
+"""Find out what a server can do, with a few tokens."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lynxstop.errors import ModelError, UpstreamError
+from lynxstop.remote.continuation_check import (
+    CheckedContinuation,
+    SampleAnswer,
+    UncontinuedError,
+    check_continuation,
+    sample_answer,
+)
 from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.dialects.table import choose, version
 from lynxstop.remote.server import Server
-from lynxstop.remote.settling import Settled, Shown, UncontinuedError, settle, show
 
 _LONG = 256
 _READ = 4
 _SECONDS = 5.0
-_COUNTERS = {
-    "vllm": ("vllm:num_requests_running", "vllm:generation_tokens_total"),
-    "sglang": ("sglang:num_running_reqs", "sglang:generation_tokens_total"),
-    "llamacpp": ("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
-}
-"""Metrics of what runs, and of the tokens generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found out; None where it could not be told.
+    """What was found out; None where it is unknown.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Examination:
     models : tuple of str
         What the server lists.
     model : str
-        The one that was asked.
+        The model that was tried.
     thinking : str
         Field in which it arrives; "raw" for delimiters in the content, "raw, opened by the template" where
         only the end shows, "none seen" otherwise.
@@ -51,11 +51,11 @@ class Examination:
     usage : bool
         Whether tokens are counted at the end of a stream.
     reasoning_tokens : bool
-        Whether thinking is counted apart.
+        Whether thinking tokens are counted separately.
     continuation : str or None
-        How a cut answer would be continued.
+        How a truncated answer would be continued.
     verified : bool
-        Whether a greedy answer went on as it did, when it was cut and continued.
+        Whether a greedy answer stayed the same when it was truncated and continued.
     plugin : bool
         Whether lynxstop runs inside the server.
     overshoot : int or None
@@ -83,7 +83,7 @@ class Examination:
 
     @property
     def mode(self) -> str:
-        """Which way the proxy would work in front of this server: "plugin", "stream" or "pass through"."""
+        """How the proxy would work with this server: "plugin", "stream" or "pass through"."""
         return "plugin" if self.plugin else "pass through" if self.trouble else "stream"
 
     def document(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Examination:
 
 
 async def examine(server: Server, *, model: str | None = None, dialect: str = "auto") -> Examination:
-    """Try a server out.
+    """Try what a server can do.
 
     Parameters
     ----------
@@ -115,37 +115,37 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         raise ModelError("The server lists no models.", hint="Name one with --model.")
     model = models[0] if model is None else model
     plugin = await spoken.has_plugin(server)
-    settled: Settled | None = None
+    checked: CheckedContinuation | None = None
     trouble: str | None = None
     try:
-        settled = await settle(server, spoken, model)
-        shown = settled.shown
+        checked = await check_continuation(server, spoken, model)
+        shown = checked.shown
     except UncontinuedError as error:
-        trouble, shown = str(error), await show(server, spoken, model)
+        trouble, shown = str(error), await sample_answer(server, spoken, model)
     return Examination(
         kind=spoken.name,
-        version=await version(server, spoken.name),
+        version=await version(server, spoken),
         models=models,
         model=model,
-        thinking=_thinking(shown, settled),
+        thinking=_thinking(shown, checked),
         logprobs=max((len(token.top.values) for token in shown.tokens), default=0),
         per_token=bool(shown.tokens) and shown.most <= 1,
         in_thinking=shown.covered if shown.thought else None,
         token_ids=any(token.id is not None for token in shown.tokens),
         usage="completion_tokens" in shown.usage,
         reasoning_tokens="reasoning_tokens" in (shown.usage.get("completion_tokens_details") or {}),
-        continuation=None if settled is None else settled.dialect.describes,
-        verified=settled is not None and settled.verified,
+        continuation=None if checked is None else checked.dialect.describes,
+        verified=checked is not None and checked.verified,
         plugin=plugin,
         overshoot=await overshoot(server, spoken, model),
         trouble=trouble,
     )
 
 
-def _thinking(shown: Shown, settled: Settled | None) -> str:
+def _thinking(shown: SampleAnswer, checked: CheckedContinuation | None) -> str:
     if shown.field is not None:
         return shown.field
-    if settled is not None and settled.opened:
+    if checked is not None and checked.opened:
         return "raw, opened by the template"
     return "raw" if shown.content.lstrip().startswith("<think>") else "none seen"
 
@@ -158,7 +158,7 @@ async def overshoot(server: Server, dialect: Dialect, model: str) -> int | None:
     int or None
         Tokens; None where the server counts none, or was busy.
     """
-    names = _COUNTERS.get(dialect.name)
+    names = dialect.facts.counters
     if names is None:
         return None
     before = await _counts(server, names)
@@ -221,7 +221,7 @@ def rows(found: Examination) -> Mapping[str, str]:
         "usage": ("yes" if found.usage else "no") + (", thinking apart" if found.reasoning_tokens else ""),
         "continuation": f"{found.continuation}: {verified}" if found.continuation else "none",
         "plugin": "yes" if found.plugin else "no",
-        "stops when left": "not measured"
+        "on disconnect": "not measured"
         if found.overshoot is None
-        else f"after {found.overshoot} of {_LONG} tokens, {_READ} events read",
+        else f"stops after {found.overshoot} of {_LONG} tokens, {_READ} events read",
     }

@@ -1,4 +1,4 @@
-"""Which model a server serves, as far as it can be told from outside."""
+"""Which model a server serves, as far as its answers show."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.errors import ModelError
+from lynxstop.remote.continuation_check import sample_answer
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.server import Server
-from lynxstop.remote.settling import show
 
 _TOKENS = 8
 
 
 async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
-    """Fingerprint a served model by what it does: it is asked one fixed question, greedily.
+    """Fingerprint a served model by its greedy answer to one fixed question.
 
     `config` covers the kind of server and the model's name, `template` and `tokenizer` the tokens of the
-    rendered question (their number, where the server tells no more), `weights` the first tokens of the
-    answer. A change of the weights that leaves these tokens alone goes unseen.
+    rendered question (or their number, where the server shows no more), `weights` the first tokens of the
+    answer. A change of the weights that does not change these tokens is not noticed.
 
     Raises
     ------
@@ -29,7 +29,7 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     UpstreamError
         When the server fails.
     """
-    shown = await show(server, dialect, model, _TOKENS)
+    shown = await sample_answer(server, dialect, model, _TOKENS)
     if not shown.tokens:
         raise ModelError(
             f"The server shows no tokens of {model}.",

@@ -1,4 +1,4 @@
-"""What is told about a request: the exit, the comparison behind it, and what it saved."""
+"""The report on a request: the exit, the score and threshold that led to it, and what it saved."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def report(
     ----------
     session : StreamSession
     stopped : bool
-        Whether the exit was taken, and not only decided.
+        Whether the exit was taken; in shadow mode it is only decided.
     saved_share : float or None
         Share of the thinking tokens that the certified level saved on its calibration problems.
     certificate : str or None
         Name of the certificate that the level has.
     """
-    taken, cut = session.session.exit, session.cut
-    thinking = sum(session.thinking) if cut is None else cut.thinking_tokens
+    taken, truncation = session.session.exit, session.truncation
+    thinking = sum(session.thinking) if truncation is None else truncation.thinking_tokens
     found: dict[str, Any] = {
         "exit": None,
         "stopped": stopped,

@@ -1,13 +1,12 @@
-"""What is asked of a connection to a server; see `lynxstop.remote.http.upstream` for the real one."""
+"""What a session needs from a server; `lynxstop.remote.http.connection.Connection` implements it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-Bursts = AsyncIterator[list[bytes]]
-"""Events of a stream, those together that came together; an empty list is a sign of life between two."""
+from lynxstop.remote.http.sse import Bursts
 
 
 class Server(Protocol):
@@ -33,9 +32,7 @@ class Server(Protocol):
         """
         ...
 
-    def events(
-        self, path: str, body: Mapping[str, Any]
-    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
+    def events(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Bursts]:
         """Stream the data of server-sent events, in the bursts in which they come.
 
         Leaving the context closes the connection.

@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 import orjson
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Opening
-from lynxstop.remote.entries import parsed, without_entries
-from lynxstop.remote.server import Bursts, Server
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Dialect, Opening
+from lynxstop.remote.fast_path import parse_json, parse_without_logprobs
+from lynxstop.remote.http.sse import DONE, Bursts
+from lynxstop.remote.server import Server
 
 Deltas = AsyncIterator[tuple[Json, Delta]]
-"""Events, as they came and as they read."""
+"""Events, parsed, and what they add to the answer."""
 
-Shown = Json | bytes
+ClientEvent = Json | bytes
 """An event for a client: parsed, or written already."""
 
-DONE = b"[DONE]"
 
-
-def as_json(event: Shown) -> Json:
+def as_json(event: ClientEvent) -> Json:
     """Return an event parsed."""
     return orjson.loads(event) if isinstance(event, bytes) else event
 
@@ -34,10 +34,10 @@ class Reading:
     read : callable
         Reads an event, as a dialect does.
     opening : Opening, optional
-        Learns the prompt's tokens when the server tells them.
+        Gets the tokens of the prompt when the server shows them.
     whole : bool
         Whether log-probabilities are parsed as they come, so that they can be shown; else they are
-        `lynxstop.remote.entries.Entries` where that can be.
+        `lynxstop.remote.fast_path.RawLogprobs` where possible.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Reading:
         self._ended = False
 
     def event(self, data: bytes) -> tuple[Json, Delta] | None:
-        """Read an event; None for the marker behind the last.
+        """Read an event; None for the final `[DONE]`.
 
         Raises
         ------
         UpstreamError
-            When it is an error, no JSON object, or makes no sense.
+            When it is an error, is not a JSON object, or has an unknown form.
         """
         if data == DONE:
             self._ended = True
             return None
-        event = (None if self._whole else without_entries(data)) or parsed(data)
+        event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
         if not isinstance(event, dict):
             raise _nonsense()
         if event.get("error"):
@@ -88,12 +88,12 @@ class Reading:
                 yield found
 
     def end(self) -> None:
-        """Hear that nothing follows.
+        """Check that the stream is complete.
 
         Raises
         ------
         UpstreamError
-            When the answer has not come to its end.
+            When the answer has not ended.
         """
         if not self._ended:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
@@ -113,18 +113,18 @@ class Reading:
 
 
 def _nonsense() -> UpstreamError:
-    return UpstreamError("The server streamed an event that makes no sense.", code="upstream_nonsense")
+    return UpstreamError("The server streamed an event of unknown form.", code="upstream_nonsense")
 
 
 @asynccontextmanager
 async def chat_stream(server: Server, dialect: Dialect, opening: Opening) -> AsyncIterator[Deltas]:
-    """Stream a chat; the opening learns the prompt's tokens when the server tells them."""
+    """Stream a chat; `opening` gets the tokens of the prompt when the server shows them."""
     async with server.events(opening.path, dialect.watched(opening.body)) as bursts:
         yield Reading(dialect.read, opening, whole=False).all(bursts)
 
 
 @asynccontextmanager
 async def continued_stream(server: Server, dialect: Dialect, call: Call) -> AsyncIterator[Deltas]:
-    """Stream what continues a cut answer."""
+    """Stream the continuation of a truncated answer."""
     async with server.events(call.path, call.body) as bursts:
         yield Reading(dialect.read_continuation).all(bursts)

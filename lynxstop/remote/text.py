@@ -8,32 +8,29 @@ from typing import Any
 
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.chat import Asked
-from lynxstop.remote.dialects.base import TOP, Call, Delta, Dialect, Json, Kept, Limits, Opening
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import TOP, Call, Dialect, Kept, Limits, Opening
 from lynxstop.remote.dialects.reading import entry_tokens, listed, read_completion, said
 from lynxstop.remote.server import Server
 
 COMPLETIONS = "/v1/completions"
 
-LIMIT = 16
-"""Tokens that the protocol generates when a request names no limit."""
-
 _END = 256
-_UNLIMITED = frozenset({"llamacpp", "ollama"})
 _TEXTS = ("prompt", "content", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class AskedText(Asked):
+class TextRequest(ClientRequest):
     """What a client of completions asked for.
 
     Parameters
     ----------
     limit : int or None
-        Tokens when the request names no limit; None for a server without one.
+        The server's own, for a request that names none.
     """
 
-    limit: int | None = LIMIT
+    limit: int | None = None
 
     @property
     def logprobs(self) -> int | None:
@@ -46,11 +43,6 @@ class AskedText(Asked):
         """Limit of tokens."""
         found = self.body.get("max_tokens")
         return self.limit if found is None else int(found)
-
-
-def default_limit(dialect: Dialect) -> int | None:
-    """Tokens that a server generates when a request for completions names no limit."""
-    return None if dialect.name in _UNLIMITED else LIMIT
 
 
 def one_prompt(body: Mapping[str, Any]) -> str | list[int] | None:
@@ -66,7 +58,7 @@ def one_prompt(body: Mapping[str, Any]) -> str | list[int] | None:
 
 
 async def text_of(server: Server, model: str, prompt: str | Sequence[int]) -> str | None:
-    """Return the text of a prompt; None when it is tokens, and the server does not tell their text."""
+    """Return the text of a prompt; None when it is tokens and the server does not decode them."""
     if isinstance(prompt, str):
         return prompt
     try:
@@ -97,7 +89,8 @@ class TextDialect:
     describes = "the prompt and what was written, by /v1/completions"
 
     def __init__(self, dialect: Dialect) -> None:
-        self.name, self.exact, self.neutral = dialect.name, dialect.exact, dialect.neutral
+        self.name, self.facts, self.exact = dialect.name, dialect.facts, dialect.exact
+        self.neutral = dialect.neutral
         self._dialect = dialect
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
@@ -130,7 +123,7 @@ class TextDialect:
         return delta._replace(prompt_ids=ids, opaque=delta.opaque or len(choices) > 1)
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Put what was written and the exit behind the prompt: as tokens if all are known, else as text."""
+        """Append the kept tokens and the exit to the prompt: as tokens if all are known, else as text."""
         prompt: str | list[int]
         forced: Sequence[int] = kept.exit_ids
         if kept.tail or not forced:
@@ -142,7 +135,7 @@ class TextDialect:
         elif opening.prompt_text is not None:
             prompt = opening.prompt_text + kept.text + kept.exit_text
         else:
-            raise UpstreamError("The server did not tell the token ids that a continuation needs.")
+            raise UpstreamError("The server did not show the token ids that a continuation needs.")
         own = {
             "prompt": prompt,
             "stream": True,
@@ -163,7 +156,7 @@ class TextDialect:
         return None if opening.prompt_text is None else opening.prompt_text[-_END:]
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
-        """Token ids of a text in the server's vocabulary; empty when the server does not tell."""
+        """Token ids of a text in the server's vocabulary; empty when the server does not show them."""
         return await self._dialect.tokenize(server, model, text)
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:

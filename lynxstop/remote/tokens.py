@@ -1,4 +1,4 @@
-"""What a server shows of one token, and what that says about the token before it."""
+"""What a server shows of one token, and the statistics after the token before it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def parse(tokens: Iterable[StreamToken]) -> None:
     Raises
     ------
     ConfigError
-        When one of them is not what OpenAI's protocol says.
+        When one of them does not follow OpenAI's protocol.
     """
     waiting = [token for token in tokens if token._entry is not None]
     if not waiting:
@@ -137,11 +137,11 @@ def parse(tokens: Iterable[StreamToken]) -> None:
 
 
 OPENED, CLOSED = StreamToken(b"", id=0), StreamToken(b"", id=1)
-"""Marks in a list of tokens: text went to the field of thinking, or away from it."""
+"""Marks in a list of tokens: the server switched to the field for thinking, or away from it."""
 
 
 def written(tokens: Iterable[StreamToken]) -> list[StreamToken]:
-    """Return the tokens that are no marks."""
+    """Return the tokens without the marks."""
     return [token for token in tokens if token is not OPENED and token is not CLOSED]
 
 
@@ -150,15 +150,15 @@ def beginnings(text: str) -> frozenset[str]:
     return frozenset(text[:end] for end in range(1, len(text) + 1))
 
 
-class Seen(NamedTuple):
-    """What statistics behind a token are made of: the token, and the one that followed it."""
+class TokenPair(NamedTuple):
+    """A token and the one after it, whose top-k distribution gives the statistics."""
 
     token: StreamToken
     following: StreamToken
 
 
-def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
-    """Statistics behind tokens, from the most likely tokens where the next ones were drawn.
+def statistics_of_top_k(pairs: Sequence[TokenPair], exits: frozenset[str]) -> list[Statistics]:
+    """Entropy, top gap and end margin of each next-token distribution, from its top-k log-probabilities.
 
     The mass outside the top k counts as one token: the entropy is then a lower bound of the true one. The end
     of thinking is the most likely token that begins the exit text; when there is none among the top k, its
@@ -168,7 +168,7 @@ def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
 
     Parameters
     ----------
-    seen : sequence of Seen
+    pairs : sequence of TokenPair
         Where the following token shows less than 2 likely ones, all but `logprob` are NaN.
     exits : frozenset of str
         The `beginnings` of the exit text.
@@ -176,14 +176,14 @@ def behind(seen: Sequence[Seen], exits: frozenset[str]) -> list[Statistics]:
     Raises
     ------
     ConfigError
-        When an entry of theirs cannot be read.
+        When log-probabilities cannot be read.
     """
-    following = [one for _, one in seen]
+    following = [one for _, one in pairs]
     parse(following)
-    tokens = [token for token, _ in seen]
+    tokens = [token for token, _ in pairs]
     parse(tokens)
     tops = [token._likely() for token in following]
-    found = np.full((len(seen), WIDTH), np.nan)
+    found = np.full((len(pairs), WIDTH), np.nan)
     found[:, LOGPROB] = [token._logprob for token in tokens]
     sizes = [len(top) for top in tops]
     if len(set(sizes)) == 1:

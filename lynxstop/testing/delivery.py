@@ -1,4 +1,4 @@
-"""How the mock server says it: at what pace, in which frames, and with which fault."""
+"""How the mock server delivers an answer: its pace, frames and faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 import orjson
 
 from lynxstop.proxy.exchange import Reply, Send
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.wire import Json, Run, Wire
 
 Tokens = AsyncIterator[tuple[Run, bool]]
@@ -19,7 +19,7 @@ Tokens = AsyncIterator[tuple[Run, bool]]
 _ENDS = {"lf": (b"\n",), "crlf": (b"\r\n",), "cr": (b"\r",), "mixed": (b"\n", b"\r\n")}
 
 
-class Cut(Exception):
+class InjectedFault(Exception):
     """A fault ends the connection here."""
 
 
@@ -29,47 +29,49 @@ class Counting(Protocol):
     tokens: int
 
 
-async def produce(runs: list[Run], record: Counting, knobs: Knobs) -> Tokens:
+async def produce(runs: list[Run], record: Counting, settings: MockSettings) -> Tokens:
     """Produce tokens in turn.
 
     Raises
     ------
-    Cut
+    InjectedFault
         In the middle of thinking or answer, where that fault is asked for.
     """
-    await asyncio.sleep(knobs.first_delay)
+    await asyncio.sleep(settings.first_delay)
     open_runs = [run for run in runs if run.tokens]
     while open_runs:
         for run in list(open_runs):
-            await asyncio.sleep(knobs.delay)
+            await asyncio.sleep(settings.delay)
             run.made += 1
             record.tokens += 1
             done = run.made == len(run.tokens)
             if done:
                 open_runs.remove(run)
-            if knobs.fault in ("mid-thinking", "mid-answer", "hang") and _here(run, knobs.fault):
-                if knobs.fault == "hang":
+            if settings.fault in ("mid-thinking", "mid-answer", "hang") and _here(run, settings.fault):
+                if settings.fault == "hang":
                     await asyncio.Event().wait()
-                raise Cut
+                raise InjectedFault
             yield run, done
 
 
-async def send_whole(reply: Reply, wire: Wire, runs: list[Run], tokens: Tokens, knobs: Knobs) -> None:
+async def send_whole(
+    reply: Reply, wire: Wire, runs: list[Run], tokens: Tokens, settings: MockSettings
+) -> None:
     """Send a document once all has been said.
 
     Raises
     ------
-    Cut
-        Behind the headers or within the document, where that fault is asked for.
+    InjectedFault
+        After the headers or within the document, where that fault is asked for.
     """
     async for _ in tokens:
         pass
     body = orjson.dumps(wire.whole(runs))
-    if knobs.fault in ("after-headers", "before-done"):
+    if settings.fault in ("after-headers", "before-done"):
         length = str(len(body)).encode()
         await reply.start(200, [(b"content-type", b"application/json"), (b"content-length", length)])
-        await reply.send(body[: 0 if knobs.fault == "after-headers" else len(body) // 2])
-        raise Cut
+        await reply.send(body[: 0 if settings.fault == "after-headers" else len(body) // 2])
+        raise InjectedFault
     await send_json(reply, body)
 
 
@@ -78,7 +80,7 @@ async def send_stream(
     wire: Wire,
     runs: list[Run],
     tokens: Tokens,
-    knobs: Knobs,
+    settings: MockSettings,
     *,
     usage: bool,
 ) -> None:
@@ -86,24 +88,24 @@ async def send_stream(
 
     Raises
     ------
-    Cut
-        Behind the headers or before the end, where that fault is asked for.
+    InjectedFault
+        After the headers or before the end, where that fault is asked for.
     """
-    charset = b"iso-8859-1" if knobs.fault == "charset" else b"utf-8"
+    charset = b"iso-8859-1" if settings.fault == "charset" else b"utf-8"
     kind = (b"content-type", b"text/event-stream; charset=" + charset)
     await reply.start(200, [kind, (b"cache-control", b"no-cache")])
-    if knobs.fault == "after-headers":
-        raise Cut
-    ends = cycle(_ENDS[knobs.framing])
+    if settings.fault == "after-headers":
+        raise InjectedFault
+    ends = cycle(_ENDS[settings.framing])
     count = 0
 
     async def write(event: bytes) -> None:
         nonlocal count
         count += 1
         frame = b"data: " + event + next(ends) + next(ends)
-        if knobs.pings and count % knobs.pings == 0:
+        if settings.pings and count % settings.pings == 0:
             frame += b": ping" + next(ends) + next(ends)
-        for piece in _pieces(frame, knobs.split):
+        for piece in _pieces(frame, settings.split):
             await reply.send(piece)
             await asyncio.sleep(0)
 
@@ -112,11 +114,11 @@ async def send_stream(
             await write(orjson.dumps(wire.first(run)))
     sent = dict.fromkeys(range(len(runs)), 0)
     async for run, done in tokens:
-        if run.made - sent[run.index] < knobs.tokens_per_event and not done:
+        if run.made - sent[run.index] < settings.tokens_per_event and not done:
             continue
         for chunk in wire.part(run, run.tokens[sent[run.index] : run.made]):
-            await write(_spoiled(chunk, knobs, count))
-            if knobs.fault == "error-event" and count == 5:
+            await write(_spoiled(chunk, settings, count))
+            if settings.fault == "error-event" and count == 5:
                 await write(
                     orjson.dumps({"error": {"message": "A fault.", "type": "mock_fault", "code": 500}})
                 )
@@ -127,8 +129,8 @@ async def send_stream(
             await write(orjson.dumps(wire.last(run)))
     if usage:
         await write(orjson.dumps(wire.chunk([], usage=wire.usage(runs))))
-    if knobs.fault == "before-done":
-        raise Cut
+    if settings.fault == "before-done":
+        raise InjectedFault
     await write(b"[DONE]")
     await reply.end()
 
@@ -142,7 +144,7 @@ async def send_json(reply: Reply, content: Json | bytes) -> None:
 
 
 def hang_up(send: Send) -> None:
-    """Close the connection; ASGI has no word for that, so that this reaches into uvicorn."""
+    """Close the connection; ASGI has no message for that, so this uses the transport of uvicorn."""
     send.__self__.transport.close()  # type: ignore[attr-defined]
 
 
@@ -153,14 +155,14 @@ def _here(run: Run, fault: str) -> bool:
     return bool(places) and run.made - 1 == places[len(places) // 2]
 
 
-def _spoiled(chunk: Json, knobs: Knobs, count: int) -> bytes:
+def _spoiled(chunk: Json, settings: MockSettings, count: int) -> bytes:
     """Write a chunk as JSON, with a fault where one is asked for."""
-    if knobs.fault == "huge-line" and count == 5:
+    if settings.fault == "huge-line" and count == 5:
         chunk["padding"] = "x" * 2**20
     event = orjson.dumps(chunk)
-    if knobs.fault == "garbage" and count == 5:
+    if settings.fault == "garbage" and count == 5:
         return event[: len(event) // 2]
-    if knobs.fault == "charset":
+    if settings.fault == "charset":
         return event.replace(b'"created":', b'"caf\xe9":0,"created":')
     return event
 

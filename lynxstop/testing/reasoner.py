@@ -16,7 +16,7 @@ _HELD = re.compile(r"answer is (-?\d+)")
 
 
 @dataclass(frozen=True)
-class Problem:
+class SumProblem:
     """A sum of products, as in 7 + 5 * 2.
 
     Attributes
@@ -30,7 +30,7 @@ class Problem:
     operators: tuple[str, ...]
 
     @classmethod
-    def find(cls, text: str) -> Problem:
+    def find(cls, text: str) -> SumProblem:
         """Return the last sum in a text; a text without one stands for a sum of its own."""
         found = _SUM.findall(text)
         if found:
@@ -63,7 +63,7 @@ class Problem:
         return steps, numbers[0]
 
 
-def think(problem: Problem, seed: int = 0, checks: int | None = None) -> str:
+def think(problem: SumProblem, seed: int = 0, checks: int | None = None) -> str:
     """Write the model's thinking, without delimiters: the same text for the same arguments.
 
     Parameters
@@ -73,7 +73,9 @@ def think(problem: Problem, seed: int = 0, checks: int | None = None) -> str:
     checks : int, optional
         How often it checks itself; by default 2 to 6 times, by the problem.
     """
-    chance = Random(f"{problem}/{seed}")
+    # The text of a problem is its seed: it must not change with the names in this file.
+    named = f"Problem(numbers={problem.numbers!r}, operators={problem.operators!r})"
+    chance = Random(f"{named}/{seed}")
     rounds = chance.randint(2, 6) if checks is None else checks
     right = chance.random() < 0.65
     text = "\nLet me work it out. " + _attempt(problem, right, chance)
@@ -92,10 +94,10 @@ def held(thinking: str) -> str:
 
 
 def complete(prompt: str, seed: int = 0, checks: int | None = None) -> str:
-    """Write what the model says behind a rendered prompt that may end anywhere in its own words.
+    """Write what the model says after a rendered prompt that may end anywhere in its own text.
 
     The thinking is continued where the prompt has got to in it, or closed where the prompt has left it; a
-    prompt behind the thinking gets the answer that was held when it was closed.
+    prompt that ends after the thinking gets the answer that was held when it was closed.
     """
     asked, _, said = prompt.rpartition(ASSISTANT + "\n")
     if not asked:
@@ -104,7 +106,7 @@ def complete(prompt: str, seed: int = 0, checks: int | None = None) -> str:
     if CLOSE in said:
         thinking, _, answer = said.partition(CLOSE)
         return _finish(answer, held(thinking))
-    thinking = think(Problem.find(asked.rpartition(USER)[2]), seed, checks)
+    thinking = think(SumProblem.find(asked.rpartition(USER)[2]), seed, checks)
     whole = OPEN + thinking
     rest = whole.removeprefix(said) if whole.startswith(said) else "\n"
     return rest + CLOSE + _finish("", held(said + rest))
@@ -136,7 +138,7 @@ def render(messages: list[dict[str, object]], *, generate: bool, opened: bool, r
     return "".join(parts)
 
 
-def _attempt(problem: Problem, right: bool, chance: Random) -> str:
+def _attempt(problem: SumProblem, right: bool, chance: Random) -> str:
     slip = None if right else chance.randrange(len(problem.operators))
     steps, result = problem.solve(slip, chance.choice((-2, -1, 1, 2)))
     return " ".join(steps) + f" So the answer is {result}.\n"

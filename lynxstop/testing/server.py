@@ -1,4 +1,4 @@
-"""The mock server as an ASGI app: what it is asked, and what it will say."""
+"""The mock server as an ASGI app."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
-from lynxstop.testing.delivery import Cut, hang_up, produce, send_json, send_stream, send_whole
+from lynxstop.testing.delivery import InjectedFault, hang_up, produce, send_json, send_stream, send_whole
 from lynxstop.testing.reasoner import ASSISTANT, complete, render
-from lynxstop.testing.settings import Knobs
-from lynxstop.testing.tokens import Vocabulary, weigh
+from lynxstop.testing.settings import MockSettings
+from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
 
 BODY_BYTES = 64 * 2**20
@@ -23,7 +23,7 @@ BODY_BYTES = 64 * 2**20
 
 @dataclass
 class Record:
-    """What /stats tells of a request.
+    """What /stats shows of a request.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class MockServer:
 
     Parameters
     ----------
-    knobs : Knobs
+    settings : MockSettings
         For requests whose header `x-mock` says nothing else.
     model : str
         Name of the model.
@@ -58,11 +58,11 @@ class MockServer:
         The last thousand requests to the two generating paths; DELETE /stats empties it.
     """
 
-    def __init__(self, knobs: Knobs | None = None, model: str = "toy") -> None:
-        self.knobs = knobs or Knobs()
+    def __init__(self, settings: MockSettings | None = None, model: str = "toy") -> None:
+        self.settings = settings or MockSettings()
         self.model = model
         self.records: deque[Record] = deque(maxlen=1000)
-        self.vocabulary = Vocabulary()
+        self.vocabulary = MockVocabulary()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -78,7 +78,7 @@ class MockServer:
             await asyncio.wait((work, client), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 record.outcome = "aborted"
-            elif isinstance(work.exception(), Cut):
+            elif isinstance(work.exception(), InjectedFault):
                 hang_up(send)
                 await client
             else:
@@ -99,7 +99,7 @@ class MockServer:
                     listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
                     await send_json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
-                    ids = self._prompt(incoming.json(), opened=self.knobs.opened)
+                    ids = self._prompt(incoming.json(), opened=self.settings.opened)
                     await send_json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
                 case "POST", "/detokenize":
                     await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
@@ -115,7 +115,7 @@ class MockServer:
         except RequestError as error:
             record.outcome = "refused"
             await failures.answer(reply, error)
-        except Cut:
+        except InjectedFault:
             record.outcome = "failed"
             raise
 
@@ -132,35 +132,35 @@ class MockServer:
         return {"requests": len(shown), **counts, "tokens": tokens, "recent": shown}
 
     async def _generate(self, incoming: Incoming, reply: Reply, record: Record) -> None:
-        knobs = self.knobs.with_header(incoming.header("x-mock"))
+        settings = self.settings.with_header(incoming.header("x-mock"))
         record.body = body = _object(incoming.json())
         chat = incoming.path.startswith("/v1/chat")
-        _check(body, knobs, chat)
-        if knobs.fault.startswith("status-"):
-            raise RequestError("A fault was asked for.", status=int(knobs.fault[7:]), kind="mock_fault")
-        if knobs.fault == "before-headers":
-            raise Cut
-        wire, runs = self._plan(body, knobs, chat)
-        tokens = produce(runs, record, knobs)
+        _check(body, settings, chat)
+        if settings.fault.startswith("status-"):
+            raise RequestError("A fault was asked for.", status=int(settings.fault[7:]), kind="mock_fault")
+        if settings.fault == "before-headers":
+            raise InjectedFault
+        wire, runs = self._plan(body, settings, chat)
+        tokens = produce(runs, record, settings)
         if not body.get("stream"):
-            await send_whole(reply, wire, runs, tokens, knobs)
+            await send_whole(reply, wire, runs, tokens, settings)
         else:
             options = body.get("stream_options") or {}
-            await send_stream(reply, wire, runs, tokens, knobs, usage=bool(options.get("include_usage")))
+            await send_stream(reply, wire, runs, tokens, settings, usage=bool(options.get("include_usage")))
         record.outcome = "completed"
 
-    def _plan(self, body: Json, knobs: Knobs, chat: bool) -> tuple[Wire, list[Run]]:
+    def _plan(self, body: Json, settings: MockSettings, chat: bool) -> tuple[Wire, list[Run]]:
         """Decide all that will be said."""
-        prompt = self._prompt(body, opened=knobs.opened)
+        prompt = self._prompt(body, opened=settings.opened)
         text = self.vocabulary.decode(prompt)
         top: int | None = None
-        if knobs.logprobs and body.get("logprobs") not in (None, False):
+        if settings.logprobs and body.get("logprobs") not in (None, False):
             top = body.get("top_logprobs") or 0 if chat else int(body["logprobs"])
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         runs = []
         for index in range(body.get("n") or 1):
             seed = int(body.get("seed") or 0) + index
-            said = complete(text, seed, knobs.checks)
+            said = complete(text, seed, settings.checks)
             cut = _stop_at(said, body.get("stop"))
             finish = "stop"
             tokens = weigh(text.rpartition(ASSISTANT)[2], said[:cut], seed, rivals=bool(top))
@@ -174,7 +174,7 @@ class MockServer:
             model=self.model,
             created=int(time.time()),
             chat=chat,
-            reasoning=knobs.reasoning,
+            reasoning=settings.reasoning,
             top=top,
             ids=bool(body.get("return_token_ids")),
             vocabulary=self.vocabulary,
@@ -192,19 +192,19 @@ class MockServer:
         return prompt if isinstance(prompt, list) else self.vocabulary.encode(prompt)
 
 
-def _check(body: Json, knobs: Knobs, chat: bool) -> None:
+def _check(body: Json, settings: MockSettings, chat: bool) -> None:
     """Refuse what a real server refuses.
 
     Raises
     ------
     RequestError
     """
-    if not chat and not knobs.completions:
+    if not chat and not settings.completions:
         raise RequestError("Not found.", status=404)
     if not isinstance(body.get("messages" if chat else "prompt"), list if chat else (str, list)):
         raise RequestError("The messages or the prompt are missing.")
     if body.get("continue_final_message"):
-        if not knobs.resume:
+        if not settings.resume:
             raise RequestError("continue_final_message is not known.")
         if body.get("add_generation_prompt", True):
             raise RequestError("continue_final_message and add_generation_prompt exclude each other.")

@@ -33,8 +33,8 @@ Fault = Literal[
 ]
 
 
-class Knobs(BaseModel):
-    """The knobs; `with_header` turns some of them for one request."""
+class MockSettings(BaseModel):
+    """How the mock server answers; `with_header` changes some of it for one request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,28 +56,28 @@ class Knobs(BaseModel):
     split: NonNegativeInt = Field(default=0, description="Write so many bytes at a time; 0: whole events.")
     fault: Fault = Field(default="none", description="What goes wrong.")
 
-    def with_header(self, header: str | None) -> Knobs:
-        """Return the knobs as turned by a header like `delay=0.01, fault=mid-answer`.
+    def with_header(self, header: str | None) -> MockSettings:
+        """Return the settings as changed by a header like `delay=0.01, fault=mid-answer`.
 
         Raises
         ------
         RequestError
-            When a knob does not exist or has no such setting.
+            When a setting does not exist or cannot have this value.
         """
         if not header:
             return self
-        turned = dict(part.strip().partition("=")[::2] for part in header.split(","))
+        changed = dict(part.strip().partition("=")[::2] for part in header.split(","))
         try:
-            return Knobs.model_validate(self.model_dump() | turned)
+            return MockSettings.model_validate(self.model_dump() | changed)
         except ValidationError as error:
             raise RequestError(
                 f"x-mock is wrong: {error.errors()[0]['msg']}.",
-                hint=f"Knobs: {', '.join(Knobs.model_fields)}.",
+                hint=f"Settings: {', '.join(MockSettings.model_fields)}.",
             ) from None
 
 
-def read_knobs(settings: dict[str, object]) -> Knobs:
-    """Make knobs of settings by name.
+def read_settings(values: dict[str, object]) -> MockSettings:
+    """Make the settings from values by name.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def read_knobs(settings: dict[str, object]) -> Knobs:
         When one is wrong.
     """
     try:
-        return Knobs.model_validate(settings)
+        return MockSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None

@@ -17,7 +17,7 @@ _CUES = {"Wait", "Hmm", "Alternatively"}
 _SHARES = [0.4 * 0.6**i for i in range(20)]
 
 
-class Vocabulary:
+class MockVocabulary:
     """Numbers the tokens as they are met; ids hold as long as the process lives."""
 
     def __init__(self) -> None:

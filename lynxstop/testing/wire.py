@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lynxstop.testing.tokens import Token, Vocabulary
+from lynxstop.testing.tokens import MockVocabulary, Token
 
 Json = dict[str, Any]
 
@@ -48,7 +48,7 @@ class Wire:
         Log-probabilities of so many other tokens; None for no log-probabilities.
     ids : bool
         Whether token ids are shown.
-    vocabulary : Vocabulary
+    vocabulary : MockVocabulary
     prompt : list of int
     """
 
@@ -59,7 +59,7 @@ class Wire:
     reasoning: str
     top: int | None
     ids: bool
-    vocabulary: Vocabulary
+    vocabulary: MockVocabulary
     prompt: list[int]
     offsets: dict[int, int] = field(default_factory=dict)
 

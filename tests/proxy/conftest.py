@@ -9,14 +9,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import Proxied, serving
 from tests.support.watching import watching
 
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
+    server = MockServer(MockSettings(opened=True))
     with serving(server) as url:
         yield url, server
 

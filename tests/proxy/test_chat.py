@@ -50,7 +50,7 @@ def test_an_exit_closes_the_stream_and_the_answer_is_the_one_held_there(mock, pr
     address, server = mock
     full, _ = texts(stream(address)[0])
     server.records.clear()
-    # The server writes no faster than a real one, so that what it wrote behind the exit can be counted.
+    # The server writes no faster than a real one, so that what it wrote after the exit can be counted.
     slowly = {"x-mock": "delay=0.02"}
     events, raw = stream(proxy.url, slowly, stream_options={"include_usage": True})
     thinking, content = texts(events)
@@ -230,7 +230,7 @@ def test_the_limit_holds_for_thinking_and_answer_together(mock, proxy):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [
         "split=1",
         "framing=crlf",
@@ -240,7 +240,7 @@ def test_the_limit_holds_for_thinking_and_answer_together(mock, proxy):
         "reasoning=reasoning_content",
     ],
 )
-def test_framing_changes_nothing(proxy, knobs):
+def test_framing_changes_nothing(proxy, settings):
     def said(events):
         return [
             "".join(str((choice["delta"]).get(name) or "") for event in events for choice in event["choices"])
@@ -248,7 +248,7 @@ def test_framing_changes_nothing(proxy, knobs):
         ]
 
     plain = said(stream(proxy.url)[0])
-    seen = said(stream(proxy.url, {"x-mock": knobs})[0])
+    seen = said(stream(proxy.url, {"x-mock": settings})[0])
     assert plain[0] + plain[1] == seen[0] + seen[1]
     assert plain[2] == seen[2]
 
@@ -257,7 +257,7 @@ FAULTS = ["before-headers", "after-headers", "mid-thinking", "mid-answer", "garb
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_server_is_told_and_never_a_short_answer(mock, fault):
+def test_a_fault_of_the_server_is_reported_and_never_a_short_answer(mock, fault):
     with watching(mock[0], math.inf) as proxy:
         answer = None
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.untouched import why_untouched
-from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 from tests.support.servers import serving
@@ -41,7 +41,7 @@ def read(
     app: Lines, headers: Sequence[tuple[bytes, bytes]] = (), times: int = 1, **limits: int
 ) -> list[bytes]:
     async def run(url: str) -> list[bytes]:
-        upstream = Upstream(UpstreamConfig(url=url))
+        upstream = Upstream(ConnectionConfig(url=url))
         found: list[bytes] = []
         try:
             for _ in range(times):

@@ -41,7 +41,7 @@ def counted(threshold: float, fault: str = "", **more: Any) -> Mapping[str, floa
 def test_a_stopped_request() -> None:
     found = counted(-math.inf)
     assert (found["exits"], found["cues"], found["done"], found["broken"]) == (1, 1, 1, 0)
-    # One token and a part of the next; four were read before the stream was closed, and three came behind.
+    # One token and a part of the next; four were read before the stream was closed, and three came after.
     assert (found["thinking"], found["upstream"], found["refilled"]) == (2, 4 + 3, REFILLED)
     assert (found["decided"], found["answered"], found["closed"]) == (1, 1, 1)
 

@@ -11,17 +11,17 @@ from typer.testing import CliRunner, Result
 
 from lynxstop.cli import app
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import serving
 
 
-def doctor(*arguments: str, **knobs: Any) -> Result:
-    with serving(MockServer(Knobs(**knobs))) as url:
+def doctor(*arguments: str, **settings: Any) -> Result:
+    with serving(MockServer(MockSettings(**settings))) as url:
         return CliRunner().invoke(app, ["doctor", url, *arguments])
 
 
 @pytest.mark.parametrize(
-    ("knobs", "thinking"),
+    ("settings", "thinking"),
     [
         ({}, "reasoning"),
         ({"reasoning": "reasoning_content"}, "reasoning_content"),
@@ -29,8 +29,8 @@ def doctor(*arguments: str, **knobs: Any) -> Result:
         ({"reasoning": "raw", "opened": True}, "raw, opened by the template"),
     ],
 )
-def test_it_tells_what_a_server_offers(knobs: dict[str, Any], thinking: str) -> None:
-    made = doctor("--json", **knobs)
+def test_it_tells_what_a_server_offers(settings: dict[str, Any], thinking: str) -> None:
+    made = doctor("--json", **settings)
     assert made.exit_code == 0
     found = json.loads(made.stdout)
     assert found["kind"] == "openai"
@@ -60,14 +60,14 @@ def test_it_shows_what_differs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "why"),
+    ("settings", "why"),
     [
         ({"logprobs": False}, "log-probabilities"),
         ({"completions": False, "resume": False}, "cannot continue"),
     ],
 )
-def test_what_would_pass_through_ends_with_one(knobs: dict[str, Any], why: str) -> None:
-    made = doctor("--json", **knobs)
+def test_what_would_pass_through_ends_with_one(settings: dict[str, Any], why: str) -> None:
+    made = doctor("--json", **settings)
     assert made.exit_code == 1
     found = json.loads(made.stdout)
     assert found["mode"] == "pass through"

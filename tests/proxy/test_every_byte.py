@@ -1,4 +1,4 @@
-"""A server that dies or pauses behind every single byte, of the first stream and of its continuation."""
+"""A server that dies or pauses after every single byte, of the first stream and of its continuation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def swept(
 @pytest.mark.parametrize(
     ("framing", "threshold", "path"), cases((UNSTOPPED, CHAT), (STOPPED, COMPLETIONS), (STOPPED, "/tokenize"))
 )
-def test_a_pause_behind_any_byte_changes_nothing(
+def test_a_pause_after_any_byte_changes_nothing(
     framing: tuple[str, str], threshold: float, path: str
 ) -> None:
     found, plain, _, _ = swept(framing, threshold, path, "split")
@@ -96,7 +96,7 @@ def test_a_pause_behind_any_byte_changes_nothing(
     ("framing", "threshold", "path"),
     cases((UNSTOPPED, CHAT), (STOPPED, CHAT), (STOPPED, COMPLETIONS), (STOPPED, "/tokenize")),
 )
-def test_a_death_behind_any_byte_is_told_or_changes_nothing(
+def test_a_death_after_any_byte_is_reported_or_changes_nothing(
     framing: tuple[str, str], threshold: float, path: str
 ) -> None:
     found, plain, body, proxy = swept(framing, threshold, path, "kill")
@@ -106,7 +106,7 @@ def test_a_death_behind_any_byte_is_told_or_changes_nothing(
             assert (got.said(), got.said("content")) == (thought, answer), number
             assert (got.finishes, got.error, got.ended) == (["stop"], None, True), number
         else:
-            # What has been sent is given, and then the client is told, in whichever way is still open.
+            # What has been sent is forwarded, then the error, in whichever form is still possible.
             assert got.error in ("upstream_died", "upstream_nonsense"), number
             assert got.status in (200, 502)
             assert not got.finishes

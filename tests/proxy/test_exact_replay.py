@@ -21,7 +21,7 @@ from lynxstop.proxy.serve import build
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import scores_of
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import Proxied, command, program, proxied, serving
 
 RECIPE = """
@@ -62,7 +62,7 @@ def problems(path: Path, start: int) -> Path:
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[str]:
-    with serving(MockServer(Knobs(opened=True))) as url:
+    with serving(MockServer(MockSettings(opened=True))) as url:
         yield url
 
 
@@ -159,7 +159,7 @@ def test_recording_without_the_means_to_compare_answers_ends_the_start(made: Pat
 
 
 def test_another_model_is_not_stopped(made: Path) -> None:
-    with serving(MockServer(Knobs(opened=False), model="other")) as url:
+    with serving(MockServer(MockSettings(opened=False), model="other")) as url:
         policy = {"bundle": made / "bundle", "risk": RISK}
         config = ProxyConfig.model_validate({"upstream": {"url": url, "dialect": "vllm"}, "policy": policy})
         with proxied(url, build(config)) as served:
@@ -188,7 +188,7 @@ def test_the_doctor_says_whether_the_bundle_belongs(mock: str, made: Path) -> No
 
     code, found = doctor(mock)
     assert (code, found["mode"], found["trouble"]) == (0, "stream", None)
-    with serving(MockServer(Knobs(opened=False), model="other")) as url:
+    with serving(MockServer(MockSettings(opened=False), model="other")) as url:
         code, found = doctor(url)
     assert (code, found["mode"]) == (1, "pass through")
     assert "another model" in found["trouble"]

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
 from tests.support.servers import eventually, proxied, serving
 from tests.support.watching import watching
@@ -25,7 +25,7 @@ STREAM = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"r1"), (b"
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(Knobs(opened=True))
+    server = MockServer(MockSettings(opened=True))
     with serving(server) as url:
         yield url, server
 
@@ -142,7 +142,7 @@ def test_signs_of_life_reach_the_client_of_a_watched_stream() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 429, 503])
-def test_a_refusal_that_is_not_about_us_is_told_as_it_is(status: int) -> None:
+def test_a_refusal_that_is_not_about_us_is_reported_as_it_is(status: int) -> None:
     asked = []
 
     async def busy(scope: Any, receive: Any, send: Any) -> None:
@@ -259,7 +259,7 @@ def test_a_target_goes_out_as_it_came(target: bytes, transport: str) -> None:
 
 
 @pytest.mark.parametrize("threshold", [math.inf, -math.inf])
-def test_a_death_behind_the_end_takes_nothing_away(threshold: float) -> None:
+def test_a_death_after_the_end_takes_nothing_away(threshold: float) -> None:
     path = CHAT if threshold > 0 else COMPLETIONS
     with canned("chunked") as (url, server), watching(url, threshold) as proxy:
         asyncio.run(ask(proxy.url))

@@ -45,8 +45,8 @@ def nothing_is_left_over(request: pytest.FixtureRequest, mock: tuple[MockServer,
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
 
 
-def ask(url: str, knobs: str = "", **more: Any) -> httpx.Response:
-    return httpx.post(url + "/v1/chat/completions", json=ASK | more, headers={"x-mock": knobs}, timeout=30)
+def ask(url: str, settings: str = "", **more: Any) -> httpx.Response:
+    return httpx.post(url + "/v1/chat/completions", json=ASK | more, headers={"x-mock": settings}, timeout=30)
 
 
 def test_a_server_that_dies_before_its_headers_is_a_502(proxy: Proxied) -> None:
@@ -143,9 +143,9 @@ def test_a_client_that_leaves_stops_the_server(
 ) -> None:
     aborts = proxy.count("lynxstop_upstream_aborts_total", cause="client_gone")
     gone = proxy.count("lynxstop_requests_total", route="/v1/chat/completions", outcome="client_gone")
-    knobs = f"{LONG}, first_delay=20" if wait == "before the first chunk" else LONG
+    settings = f"{LONG}, first_delay=20" if wait == "before the first chunk" else LONG
     body = json.dumps(ASK | {"stream": stream}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nx-mock: {knobs}\r\ncontent-length: {len(body)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nx-mock: {settings}\r\ncontent-length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as peer:
         peer.sendall(head.encode() + b"host: x\r\n\r\n" + body)
         eventually(lambda: mock[0].records)
@@ -174,13 +174,13 @@ def test_a_client_that_leaves_while_it_sends_its_body(mock: tuple[MockServer, st
 
 
 @pytest.mark.parametrize(
-    "knobs", ["split=1", "split=3, framing=crlf, pings=2", "framing=cr", "framing=mixed, pings=1"]
+    "settings", ["split=1", "split=3, framing=crlf, pings=2", "framing=cr", "framing=mixed, pings=1"]
 )
 def test_split_and_odd_events_arrive_as_they_were_sent(
-    mock: tuple[MockServer, str], proxy: Proxied, knobs: str
+    mock: tuple[MockServer, str], proxy: Proxied, settings: str
 ) -> None:
     direct, through = (
-        steady(ask(url, knobs, stream=True, max_tokens=12).content) for url in (mock[1], proxy.url)
+        steady(ask(url, settings, stream=True, max_tokens=12).content) for url in (mock[1], proxy.url)
     )
 
     assert through == direct
@@ -233,10 +233,10 @@ def test_a_slow_reader_slows_the_server_down_and_gets_everything(proxy: Proxied)
 def test_streams_are_never_mixed_up(proxy: Proxied) -> None:
     async def one(client: httpx.AsyncClient, number: int) -> None:
         body = {"messages": [{"role": "user", "content": f"{number} + 1000 * 1"}], "stream": True}
-        knobs = {"x-mock": "checks=1, split=50"}
+        settings = {"x-mock": "checks=1, split=50"}
         ids, text = set(), ""
         async with client.stream(
-            "POST", proxy.url + "/v1/chat/completions", json=body, headers=knobs
+            "POST", proxy.url + "/v1/chat/completions", json=body, headers=settings
         ) as response:
             assert response.status_code == 200
             if number % 4 == 3:

@@ -16,7 +16,7 @@ from lynxstop.proxy.messages import to_chat
 from lynxstop.proxy.serve import build
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import eventually, proxied, serving
 from tests.support.watching import watching
 
@@ -98,7 +98,7 @@ def test_events_come_in_the_order_of_the_protocol(proxy):
 
 @pytest.mark.parametrize("reasoning", ["reasoning_content", "thinking", "raw"])
 def test_thinking_is_found_wherever_the_server_puts_it(reasoning):
-    with serving(MockServer(Knobs(reasoning=reasoning))) as url, watching(url, math.inf) as proxy:
+    with serving(MockServer(MockSettings(reasoning=reasoning))) as url, watching(url, math.inf) as proxy:
         message = client(proxy.url).messages.create(**ASK)
     thinking, text = message.content
     assert thinking.thinking.startswith("\nLet me work it out.")
@@ -189,12 +189,12 @@ def test_a_server_with_the_route_gets_what_is_not_watched():
                 assert httpx.post(f"{proxy.url}/v1/messages", content=given).json()["type"] == "message"
         assert seen == [b"", given, given]
         seen.clear()
-        # A server with the plugin is told what it decides by.
+        # A server with the plugin gets the options.
         with watching(url, cause="plugin") as proxy:
             asked = {**ASK, "lynxstop": {"risk": 0.1, "mode": "shadow"}}
             httpx.post(f"{proxy.url}/v1/messages", json=asked)
-    told = {"lynxstop_risk": 0.1, "lynxstop_mode": "shadow"}
-    assert json.loads(seen[-1]) == {**ASK, "vllm_xargs": told}
+    options = {"lynxstop_risk": 0.1, "lynxstop_mode": "shadow"}
+    assert json.loads(seen[-1]) == {**ASK, "vllm_xargs": options}
 
 
 @pytest.mark.parametrize(

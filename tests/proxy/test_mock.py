@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from lynxstop.remote.http.sse import EventSplitter, event_data
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import eventually, serving
 
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}]}
@@ -186,7 +186,7 @@ def test_other_faults(url: str) -> None:
         ask(url, "fault=charset", stream=True).content.decode()
     with pytest.raises(json.JSONDecodeError):
         events(ask(url, "fault=garbage", stream=True).content)
-    assert "Knobs:" in ask(url, "speed=3").json()["error"]["message"]
+    assert "Settings:" in ask(url, "speed=3").json()["error"]["message"]
 
 
 def test_what_a_real_server_refuses_is_refused(url: str) -> None:
@@ -194,7 +194,7 @@ def test_what_a_real_server_refuses_is_refused(url: str) -> None:
     assert ask(url, continue_final_message=True).status_code == 400
     assert ask(url, "completions=false", path="/v1/completions", prompt="x").status_code == 404
     assert httpx.post(url + "/v1/chat/completions", content=b"{").status_code == 400
-    assert Knobs().with_header("delay=0.5").delay == 0.5
+    assert MockSettings().with_header("delay=0.5").delay == 0.5
 
 
 def settled(url: str) -> Any:

@@ -15,7 +15,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import JsonLines
 from lynxstop.proxy.serve import build
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import eventually, proxied, serving
 from tests.support.watching import watching
 
@@ -44,7 +44,7 @@ def test_readiness_names_what_is_wrong() -> None:
 
 
 def test_a_bundle_of_another_model_is_not_ready_before_any_request() -> None:
-    with serving(MockServer(Knobs(opened=True))) as url:
+    with serving(MockServer(MockSettings(opened=True))) as url:
         given = {"upstream": {"url": url, "dialect": "vllm"}, "policy": {"bundle": shipped.STREAM_BUNDLE}}
         with proxied(url, build(ProxyConfig.model_validate(given))) as proxy:
             ready = httpx.get(proxy.url + "/ready")
@@ -149,7 +149,7 @@ def test_spans_follow_the_trace_and_hold_no_content() -> None:
             httpx.post(
                 proxy.url + "/v1/chat/completions", json=ASK, headers={"x-mock": "fault=before-headers"}
             )
-            # A span ends behind the answer.
+            # A span ends after the answer.
             eventually(lambda: len(spans.get_finished_spans()) == 2)
             finished = spans.get_finished_spans()
 
@@ -177,7 +177,7 @@ def test_spans_follow_the_trace_and_hold_no_content() -> None:
 )
 def test_what_a_request_used_is_noted(caplog: pytest.LogCaptureFixture, path: str, more: Any) -> None:
     caplog.set_level(logging.DEBUG, logger="lynxstop")
-    with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url) as proxy:
         body = {name: value for name, value in {"model": "toy", **ASK, **more}.items() if value is not None}
         answer = httpx.post(proxy.url + path, json=body, timeout=60)
         assert answer.status_code == 200

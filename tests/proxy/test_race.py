@@ -43,12 +43,12 @@ def test_the_first_to_finish_answers_and_the_rest_end(mock, proxy, streamed):
         found = answer.json()
         content = found["choices"][0]["message"]["content"]
         assert json.loads(answer.headers["x-lynxstop-race"]) == found["lynxstop"]["race"]
-    told = found["lynxstop"]["race"]
-    winner = told["winner"]
+    report = found["lynxstop"]["race"]
+    winner = report["winner"]
     assert lengths[winner] == min(lengths)
     assert content == samples[winner]["choices"][0]["message"]["content"]
-    assert told["n"] == len(told["tokens"]) == 4
-    assert told["total_tokens"] == sum(told["tokens"])
+    assert report["n"] == len(report["tokens"]) == 4
+    assert report["total_tokens"] == sum(report["tokens"])
     eventually(lambda: not any(record.outcome == "active" for record in server.records))
     assert sorted(record.outcome for record in server.records).count("completed") == lengths.count(
         min(lengths)

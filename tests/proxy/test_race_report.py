@@ -13,7 +13,7 @@ from lynxstop.proxy.race import Race
 
 
 class Scripted:
-    """A sample that ends as it is told."""
+    """A sample that ends as given."""
 
     def __init__(self, seconds: float, finish: str, tokens: int = 3, report: Any = None) -> None:
         self.seconds, self.finish, self.upstream_tokens, self.report = seconds, finish, tokens, report
@@ -41,8 +41,8 @@ def run(*samples: Scripted) -> tuple[Race, list[dict[str, Any]]]:
 
 
 def test_a_report_with_a_certificate_loses_it() -> None:
-    told = {"exit": "score", "certificate": "certificates/risk-0.05.json"}
-    race, events = run(Scripted(0, "stop", 5, told), Scripted(9, "stop", 7, told))
+    report = {"exit": "score", "certificate": "certificates/risk-0.05.json"}
+    race, events = run(Scripted(0, "stop", 5, report), Scripted(9, "stop", 7, report))
     assert events[-1]["lynxstop"]["certificate"] is None
     assert events[-1]["lynxstop"]["exit"] == "score"
     assert events[-1]["lynxstop"]["race"] == {"n": 2, "winner": 0, "tokens": [5, 7], "total_tokens": 12}

@@ -1,4 +1,4 @@
-"""What an answer knows of itself: whether an error can still be told as an event."""
+"""What a reply knows: whether an error can still be sent as an event."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_the_effort_chooses_the_level(mock):
     assert not hasattr(high, "lynxstop")
 
 
-def test_a_fault_in_the_stream_is_told(mock):
+def test_a_fault_in_the_stream_is_reported(mock):
     with watching(mock[0], math.inf) as proxy:
         events = client(proxy.url).responses.create(
             **ASK, stream=True, extra_headers={"x-mock": "fault=mid-thinking"}

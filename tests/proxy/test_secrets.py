@@ -74,7 +74,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("event", GARBLED)
-def test_events_that_make_no_sense_are_told_and_not_repeated(
+def test_events_that_make_no_sense_are_reported_and_not_repeated(
     written: io.StringIO, event: dict[str, Any], stream: bool
 ) -> None:
     headers = {"authorization": f"Bearer {KEY}", "x-api-key": OTHER, "cookie": f"session={THEIRS}"}

@@ -19,9 +19,9 @@ ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 def test_requests_under_way_are_finished_and_new_ones_refused() -> None:
     mock = MockServer()
     with serving(mock) as url, command("--upstream", url) as (process, proxy, lines):
-        knobs = {"x-mock": "delay=0.01, checks=2"}
+        settings = {"x-mock": "delay=0.01, checks=2"}
         address = proxy + "/v1/chat/completions"
-        with httpx.stream("POST", address, json=ASK, headers=knobs, timeout=60) as response:
+        with httpx.stream("POST", address, json=ASK, headers=settings, timeout=60) as response:
             chunks = response.iter_raw()
             raw = next(chunks)
             process.send_signal(signal.SIGTERM)
@@ -44,15 +44,15 @@ def test_requests_under_way_are_finished_and_new_ones_refused() -> None:
     assert [line["outcome"] for line in lines if line["event"] == "request"] == ["completed"]
 
 
-def test_what_takes_too_long_to_drain_is_told_so_and_stopped_at_the_server() -> None:
+def test_what_takes_too_long_to_drain_is_reported_and_stopped_at_the_server() -> None:
     mock = MockServer()
     with (
         serving(mock) as url,
         command("--upstream", url, LYNXSTOP_SERVE_DRAIN_SECONDS="1") as (process, proxy, lines),
     ):
-        knobs = {"x-mock": "delay=0.02, checks=1000"}
+        settings = {"x-mock": "delay=0.02, checks=1000"}
         address = proxy + "/v1/chat/completions"
-        with httpx.stream("POST", address, json=ASK, headers=knobs, timeout=60) as response:
+        with httpx.stream("POST", address, json=ASK, headers=settings, timeout=60) as response:
             chunks = response.iter_raw()
             raw = next(chunks)
             process.send_signal(signal.SIGTERM)

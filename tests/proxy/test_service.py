@@ -1,4 +1,4 @@
-"""When a server is looked at, and what a look that fails means for the requests behind it."""
+"""When a server is examined, and what a failed examination means for the requests that wait for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
 from lynxstop.proxy.service import Service, Services
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT
 from tests.support.servers import serving
 from tests.support.watching import watching
@@ -64,7 +64,7 @@ def test_a_server_that_was_away_is_looked_at_anew() -> None:
 
 
 def test_it_is_forgotten_when_a_request_does_not_reach_it() -> None:
-    with serving(MockServer(Knobs(opened=True))) as url, watching(url) as proxy:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url) as proxy:
         services = proxy.app.handlers["POST", CHAT]._services
         body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
         assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200
@@ -115,7 +115,7 @@ TOY = {"data": [{"id": "toy"}, {"id": "other"}]}
 
 
 @pytest.mark.parametrize(
-    ("answer", "ways", "told"),
+    ("answer", "ways", "troubles"),
     [
         (TOY, [Service(cause="fingerprint", trouble="Another model.")], ["Another model."] * 3),
         (TOY, [GOOD], [None] * 3),
@@ -127,14 +127,14 @@ TOY = {"data": [{"id": "toy"}, {"id": "other"}]}
     ],
 )
 def test_whether_the_bundle_belongs_is_known_before_the_first_request(
-    answer: Any, ways: list[Any], told: list[str | None]
+    answer: Any, ways: list[Any], troubles: list[str | None]
 ) -> None:
     services = Looking(*ways)
 
     async def run() -> list[str | None]:
-        return [await services.ready(Listing(answer)) for _ in told]  # type: ignore[arg-type]
+        return [await services.ready(Listing(answer)) for _ in troubles]  # type: ignore[arg-type]
 
-    assert asyncio.run(run()) == told
+    assert asyncio.run(run()) == troubles
     assert not services.ways
 
 

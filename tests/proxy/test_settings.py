@@ -49,7 +49,7 @@ def test_a_limit_holds_wherever_it_falls(mock: Any, proxy: Proxied) -> None:
 
 
 @pytest.mark.parametrize("stop", ["}", ["xyz", "}."], "3}"])
-def test_a_stop_string_ends_the_answer_behind_an_exit(proxy: Proxied, stop: Any) -> None:
+def test_a_stop_string_ends_the_answer_after_an_exit(proxy: Proxied, stop: Any) -> None:
     whole, found = ask(proxy), ask(proxy, stop=stop)
     assert found["lynxstop"]["stopped"]
     assert found["choices"][0]["finish_reason"] == "stop"

@@ -42,7 +42,7 @@ def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, coun
         for _ in range(2):
             assert httpx.post(proxy.url + CHAT, json={**BODY, **more}, timeout=30).status_code == 200
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
-        # What is to be recorded has been taken by now, and what is taken is told of.
+        # What is to be recorded has been taken by now, and every outcome is reported.
         eventually(lambda: len(outcomes) >= 2 * count)
         time.sleep(0.2)
     assert len(outcomes) == 2 * count

@@ -34,8 +34,8 @@ ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def behind(path: str, events: int, more: int = 0) -> str:
-    """Say where a fault is: behind so many events, and so many bytes of the next."""
+def after(path: str, events: int, more: int = 0) -> str:
+    """Say where a fault is: after so many events, and so many bytes of the next."""
     made = chat("00000") if path == CHAT else continuation("00000", {"prompt": [0] * 9})
     frames = [b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n" for event in made]
     return str(sum(len(b"%x\r\n%b\r\n" % (len(frame), frame)) for frame in frames[:events]) + more)
@@ -43,20 +43,20 @@ def behind(path: str, events: int, more: int = 0) -> str:
 
 STAGES = {
     "before the head": (CHAT, "-1"),
-    "behind the head": (CHAT, "0"),
-    "within an event": (CHAT, behind(CHAT, 0, 40)),
-    "between two of thinking": (CHAT, behind(CHAT, 2)),
-    "with a cue held back": (CHAT, behind(CHAT, 3)),
-    "before the cut is told in tokens": ("/tokenize", "-1"),
-    "while it is told": ("/tokenize", "12"),
+    "after the head": (CHAT, "0"),
+    "within an event": (CHAT, after(CHAT, 0, 40)),
+    "between two of thinking": (CHAT, after(CHAT, 2)),
+    "with a cue held back": (CHAT, after(CHAT, 3)),
+    "before the cut is tokenized": ("/tokenize", "-1"),
+    "while it is tokenized": ("/tokenize", "12"),
     "before the continuation's head": (COMPLETIONS, "-1"),
-    "behind the continuation's head": (COMPLETIONS, "0"),
-    "within the continuation": (COMPLETIONS, behind(COMPLETIONS, 1, 20)),
-    "before the finish": (COMPLETIONS, behind(COMPLETIONS, 2)),
-    "before the usage": (COMPLETIONS, behind(COMPLETIONS, 3)),
-    "before the end": (COMPLETIONS, behind(COMPLETIONS, 4)),
+    "after the continuation's head": (COMPLETIONS, "0"),
+    "within the continuation": (COMPLETIONS, after(COMPLETIONS, 1, 20)),
+    "before the finish": (COMPLETIONS, after(COMPLETIONS, 2)),
+    "before the usage": (COMPLETIONS, after(COMPLETIONS, 3)),
+    "before the end": (COMPLETIONS, after(COMPLETIONS, 4)),
 }
-EARLY = ("before the head", "behind the head", "within an event")
+EARLY = ("before the head", "after the head", "within an event")
 ORDER = (CHAT, "/tokenize", COMPLETIONS)
 
 
@@ -103,7 +103,7 @@ def test_a_client_that_leaves_ends_its_request_at_once(
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_server_that_dies_is_told_of(
+def test_a_server_that_dies_is_reported(
     clean: tuple[Proxied, Canned], stage: str, route: str, stream: bool
 ) -> None:
     proxy, server = clean

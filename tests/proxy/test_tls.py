@@ -1,4 +1,4 @@
-"""TLS on both sides: what the proxy serves with, and whom it trusts behind it."""
+"""TLS on both sides: what the proxy serves with, and which servers it trusts."""
 
 from __future__ import annotations
 

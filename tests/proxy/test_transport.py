@@ -1,4 +1,4 @@
-"""What a client is told of each failure between the proxy and the server, whichever transport met it."""
+"""The error a client gets for each failure between proxy and server, whichever transport is used."""
 
 from __future__ import annotations
 

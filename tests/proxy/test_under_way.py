@@ -37,8 +37,8 @@ TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} fo
         (event({"reasoning": " and"}), "no_logprobs"),
     ],
 )
-def test_nothing_is_cut_behind_what_is_not_understood(odd: dict[str, Any], cause: str, place: int) -> None:
-    # given a stream that is cut at its cue, but for one event before that, or while the cue is held back
+def test_nothing_is_cut_after_what_is_not_understood(odd: dict[str, Any], cause: str, place: int) -> None:
+    # given a stream that is cut at its cue, except for one event before that, or while the cue is held back
     events = chat("00001")
     events.insert(place, odd)
     asked: list[str] = []

@@ -66,5 +66,5 @@ def test_any_body_has_an_answer(body: dict[str, Any]) -> None:
         ({"n": 2, "stream_options": 5}, "malformed"),
     ],
 )
-def test_the_first_cause_is_told(more: dict[str, Any], cause: str | None) -> None:
+def test_the_first_cause_is_reported(more: dict[str, Any], cause: str | None) -> None:
     assert why_untouched({"messages": [{"role": "user", "content": "a"}], **more}) == cause

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.upstream import Upstream
 
 
@@ -41,7 +41,7 @@ class Hasty:
 async def ask(hasty: Hasty, transport: str, times: int) -> list[bytes]:
     server = await asyncio.start_server(hasty, "127.0.0.1", 0)
     address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    upstream = Upstream(UpstreamConfig(url=address, transport=transport))
+    upstream = Upstream(ConnectionConfig(url=address, transport=transport))
     upstream._reuses = True
     found = []
     try:

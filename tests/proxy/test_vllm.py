@@ -197,7 +197,7 @@ def test_the_server_stops_generating(stock: str, proxy: Proxied) -> None:
     early = ask(proxy.url, QUESTIONS[0], lynxstop={"risk": max(level.risk for level in levels())})
     assert early.model_extra["lynxstop"]["stopped"]
     time.sleep(1)
-    # The exit text is prefilled, not generated; a few tokens behind the cut were under way.
+    # The exit text is prefilled, not generated; a few tokens after the truncation were on their way.
     forced = len(Bundle.load(shipped.STREAM_BUNDLE).policy.exit_text.split())
     assert generated() - before <= early.usage.completion_tokens + forced + 10
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.canned import (
     ANSWER,
     CHAT,
@@ -63,7 +63,7 @@ def test_a_slow_reader_slows_the_server_down(transport: str, logprobs: bool) -> 
 
 @pytest.mark.parametrize("threshold", [math.inf, -math.inf])
 def test_a_line_of_a_megabyte_is_an_event_like_others(threshold: float) -> None:
-    with serving(MockServer(Knobs(opened=True))) as url, watching(url, threshold) as proxy:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url, threshold) as proxy:
         plain, huge = (
             events_of(httpx.post(proxy.url + CHAT, json=BODY, headers={"x-mock": fault}, timeout=60).content)
             for fault in ("", "fault=huge-line")
@@ -73,10 +73,10 @@ def test_a_line_of_a_megabyte_is_an_event_like_others(threshold: float) -> None:
     assert [event["choices"] for event in huge] == [event["choices"] for event in plain]
 
 
-def test_an_event_beyond_the_limit_is_told() -> None:
+def test_an_event_beyond_the_limit_is_reported() -> None:
     sections = {"limits": {"event_bytes": 2**19}}
     with (
-        serving(MockServer(Knobs(opened=True))) as url,
+        serving(MockServer(MockSettings(opened=True))) as url,
         watching(url, math.inf, sections=sections) as proxy,
     ):
         faulty = {"x-mock": "fault=huge-line"}
@@ -87,7 +87,7 @@ def test_an_event_beyond_the_limit_is_told() -> None:
 
 @pytest.mark.parametrize("broken", [b"\xff", "é".encode("latin-1"), "é".encode("utf-16"), b"\xed\xa0\x80"])
 @pytest.mark.parametrize("place", [CHAT, COMPLETIONS])
-def test_what_is_no_utf_8_is_told_and_not_guessed(broken: bytes, place: str) -> None:
+def test_what_is_no_utf_8_is_reported_and_not_guessed(broken: bytes, place: str) -> None:
     class Wrong(Odd):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             async def spoil(message: Any) -> None:
@@ -111,7 +111,7 @@ def test_what_is_no_utf_8_is_told_and_not_guessed(broken: bytes, place: str) -> 
 
 @pytest.mark.parametrize("stage", [(CHAT, "0"), (CHAT, "900"), (COMPLETIONS, "-1"), (COMPLETIONS, "90")])
 @pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
-def test_a_server_that_falls_silent_is_told_of(transport: str, stage: tuple[str, str]) -> None:
+def test_a_server_that_falls_silent_is_reported(transport: str, stage: tuple[str, str]) -> None:
     sections = {"upstream": {"transport": transport, "read_seconds": 0.3}}
     with canned() as (url, server), watching(url, sections=sections) as proxy:
         asyncio.run(ask(proxy.url))
@@ -169,7 +169,7 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing(framing: str, transpo
         assert proxy.count("lynxstop_requests_total", route=CHAT, outcome="failed") == 0
 
 
-def test_requests_leave_no_memory_behind() -> None:
+def test_requests_free_their_memory() -> None:
     faults = ("", f"{CHAT} kill 700", f"{COMPLETIONS} kill 100", f"{COMPLETIONS} kill -1")
 
     async def many(url: str, count: int) -> None:

@@ -18,7 +18,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
 
 class Peer:
-    """A server that keeps what it gets, and answers with the bytes it is told."""
+    """A server that keeps what it gets, and answers with given bytes."""
 
     def __init__(self) -> None:
         self.answer = OK
@@ -75,15 +75,15 @@ def anew(peer: Peer) -> None:
 
 
 def say(proxy: Proxied, first: bytes, then: bytes = b"") -> tuple[bytes, bytes]:
-    """Send bytes; with `then`, more of them behind the first answer. Return what came, before and behind."""
+    """Send bytes; with `then`, more of them after the first answer. Return what came, before and after."""
     with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2])), timeout=30) as client:
         client.sendall(re.sub(rb"(?<!\r)\n", b"\r\n", first))
         before = client.recv(2**16) if then else b""
         client.sendall(then)
-        behind = b""
+        after = b""
         while piece := client.recv(2**16):
-            behind += piece
-    return before, behind
+            after += piece
+    return before, after
 
 
 HEAD = b"HTTP/1.1\nhost: x\nconnection: close\n"
@@ -91,9 +91,9 @@ HEAD = b"HTTP/1.1\nhost: x\nconnection: close\n"
 
 def test_a_body_that_waits_for_leave_gets_it_from_us(proxy: Proxied, peer: Peer) -> None:
     asked = b"POST /v1/files " + HEAD + b"expect: 100-continue\ncontent-length: 4\n\n"
-    before, behind = say(proxy, asked, b"body")
+    before, after = say(proxy, asked, b"body")
     assert before.startswith(b"HTTP/1.1 100 Continue\r\n")
-    assert (before + behind).endswith(b"ok")
+    assert (before + after).endswith(b"ok")
     [got] = peer.got
     assert got.endswith(b"\r\n\r\nbody")
     assert b"expect" not in got.lower()
@@ -179,7 +179,7 @@ def test_head_has_the_length_and_no_body(proxy: Proxied, peer: Peer) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_request_behind_another_on_one_connection_is_answered_too() -> None:
+def test_a_request_after_another_on_one_connection_is_answered_too() -> None:
     body = b'{"model": "toy", "messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": true}'
     asked = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (
         len(body),

@@ -88,10 +88,10 @@ def test_every_worker_serves_and_shows_the_sum_of_all() -> None:
 
 def test_a_signal_drains_all_workers() -> None:
     mock = MockServer()
-    knobs = {"x-mock": "delay=0.02, checks=2"}
+    settings = {"x-mock": "delay=0.02, checks=2"}
 
     async def one(client: httpx.AsyncClient, begun: list[int], number: int) -> bytes:
-        async with client.stream("POST", address + CHAT, json=ASK, headers=knobs) as response:
+        async with client.stream("POST", address + CHAT, json=ASK, headers=settings) as response:
             raw = b""
             async for chunk in response.aiter_raw():
                 raw += chunk
@@ -130,8 +130,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on() -> None:
 
         for _ in range(10):
             httpx.get(proxy + "/v1/models")
-        knobs = {"x-mock": "delay=0.02, checks=1000"}
-        with httpx.stream("POST", proxy + CHAT, json=ASK, headers=knobs, timeout=60) as response:
+        settings = {"x-mock": "delay=0.02, checks=1000"}
+        with httpx.stream("POST", proxy + CHAT, json=ASK, headers=settings, timeout=60) as response:
             chunks = response.iter_raw()
             next(chunks)
             assert shown("lynxstop_requests_active") == 1

@@ -1,8 +1,12 @@
 """What the dialects read out of events."""
 
+from pathlib import Path
+
 import pytest
 
+from lynxstop.proxy.config import UpstreamConfig
 from lynxstop.remote.dialects.reading import read_chat, read_completion, said
+from lynxstop.remote.dialects.table import DIALECTS
 from lynxstop.remote.tokens import StreamToken, Top
 
 
@@ -50,3 +54,12 @@ def test_completions_have_another_form_of_log_probabilities():
 def test_what_is_no_text_is_opaque(delta):
     assert read_chat({"choices": [{"index": 0, "delta": delta}]}).opaque
     assert not read_chat({"choices": [{"index": 0, "delta": {"content": "a"}}]}).opaque
+
+
+def test_every_dialect_can_be_configured_and_is_named_by_the_command_line():
+    for name in ("auto", *DIALECTS):
+        assert UpstreamConfig(dialect=name).dialect == name
+    with pytest.raises(ValueError, match="one of auto, vllm"):
+        UpstreamConfig(dialect="other")
+    reference = (Path(__file__).parents[2] / "cli" / "reference.md").read_text()
+    assert reference.count(", ".join(DIALECTS)) == 2

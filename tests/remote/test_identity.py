@@ -20,7 +20,7 @@ from lynxstop.remote.server import Bursts
 
 
 class Answering:
-    """A server that answers everything with the same tokens behind the same prompt."""
+    """A server that answers everything with the same tokens after the same prompt."""
 
     def __init__(self, prompt: list[int], *texts: str, logprobs: bool = True) -> None:
         self.prompt, self.texts, self.logprobs = prompt, texts, logprobs

@@ -71,7 +71,7 @@ def continued(dialect: Dialect, server: Scripted, what: Kept) -> tuple[str, dict
 @pytest.mark.parametrize(
     ("rendered", "texts", "by_field", "prompt"),
     [
-        # The template opens the block; the stream repeats the line break behind it.
+        # The template opens the block; the stream repeats the line break after it.
         ("<u>Why?<a><think>\n", ["\nSolve", " it"], True, "<u>Why?<a><think>\nSolve it"),
         ("<u>Why?<a><think>\n", ["Solve"], True, "<u>Why?<a><think>\nSolve"),
         ("<u>Why?<a><think>\n", ["\n\nSolve"], True, "<u>Why?<a><think>\n\nSolve"),
@@ -113,7 +113,7 @@ def test_llamacpp_ends_a_completion_with_a_token_without_text() -> None:
     assert (last.finish, last.usage) == ("stop", usage)
 
 
-def test_sglang_puts_all_tokens_behind_the_rendered_prompt() -> None:
+def test_sglang_puts_all_tokens_after_the_rendered_prompt() -> None:
     server = Scripted({})
     path, body = continued(SGLang(), server, kept("<think>", "\nSolve"))
     assert path == "/v1/chat/completions"

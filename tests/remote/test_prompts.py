@@ -12,7 +12,7 @@ from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.text import AskedText, default_limit, leaves_open, one_prompt
+from lynxstop.remote.text import TextRequest, leaves_open, one_prompt
 
 THINK = Delimiters(("<think>", "[THINK]"), ("</think>", "[/THINK]"))
 
@@ -50,19 +50,19 @@ def test_a_block_is_open_when_the_last_delimiter_opens_one(text: str, opened: bo
 def test_a_limit_that_is_not_named_is_the_protocols(
     body: dict[str, Any], limit: int | None, found: int | None
 ) -> None:
-    assert AskedText(body, 0.05, limit=limit).max_tokens == found
+    assert TextRequest(body, 0.05, limit=limit).max_tokens == found
 
 
 @pytest.mark.parametrize(
     ("dialect", "limit"), [(Vllm(), 16), (OpenAI(), 16), (LlamaCpp(), None), (Ollama(), None)]
 )
 def test_some_servers_have_no_limit_of_their_own(dialect: Dialect, limit: int | None) -> None:
-    assert default_limit(dialect) == limit
+    assert dialect.facts.completion_limit == limit
 
 
 @pytest.mark.parametrize(("asked", "found"), [(None, None), (False, None), (0, 0), (3, 3), (True, 1)])
 def test_log_probabilities_of_completions_are_a_number(asked: Any, found: int | None) -> None:
-    assert AskedText({"logprobs": asked}, None).logprobs == found
+    assert TextRequest({"logprobs": asked}, None).logprobs == found
 
 
 @pytest.mark.parametrize(

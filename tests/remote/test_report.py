@@ -1,4 +1,4 @@
-"""What a client is told of its request, in numbers that it may add up."""
+"""The report on a request, in numbers that a client may add up."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 
 from lynxstop.core.session import Exit, Reason
 from lynxstop.remote.report import report
-from lynxstop.remote.session import Cut
+from lynxstop.remote.session import TruncationPoint
 
 
-def session(exit: Any = None, cut: Cut | None = None) -> Any:
+def session(exit: Any = None, truncation: TruncationPoint | None = None) -> Any:
     """A session with 100 thinking tokens."""
-    return SimpleNamespace(session=SimpleNamespace(exit=exit), cut=cut, thinking=[True] * 100 + [False] * 5)
+    return SimpleNamespace(
+        session=SimpleNamespace(exit=exit), truncation=truncation, thinking=[True] * 100 + [False] * 5
+    )
 
 
 def taken(**more: Any) -> Any:
@@ -23,18 +25,18 @@ def taken(**more: Any) -> Any:
     return Exit(Reason(made.pop("reason")), seen_at=39, thinking_tokens=38, **made)
 
 
-def told(made: Any, *, stopped: bool = True, share: float | None = None) -> dict[str, Any]:
+def reported(made: Any, *, stopped: bool = True, share: float | None = None) -> dict[str, Any]:
     return report(made, stopped=stopped, saved_share=share, certificate="certificates/a.json")
 
 
 def test_a_request_without_an_exit_has_no_comparison() -> None:
-    assert told(session(), stopped=False, share=0.5) == {
+    assert reported(session(), stopped=False, share=0.5) == {
         "exit": None, "stopped": False, "thinking_tokens": 100, "certificate": "certificates/a.json",
     }  # fmt: skip
 
 
-def test_an_exit_is_told_with_the_comparison_behind_it() -> None:
-    assert told(session(taken(), Cut(40, 0, 38))) == {
+def test_an_exit_is_reported_with_its_score_and_threshold() -> None:
+    assert reported(session(taken(), TruncationPoint(40, 0, 38))) == {
         "exit": "score", "stopped": True, "thinking_tokens": 38, "certificate": "certificates/a.json",
         "cue": 2, "score": 1.5, "threshold": 0.5,
     }  # fmt: skip
@@ -44,17 +46,21 @@ def test_an_exit_is_told_with_the_comparison_behind_it() -> None:
 def test_what_was_saved_stands_to_what_was_thought_as_when_it_was_certified(
     share: float | None, saved: int | None
 ) -> None:
-    found = told(session(taken(), Cut(40, 0, 38)), share=share)
+    found = reported(session(taken(), TruncationPoint(40, 0, 38)), share=share)
     assert found.get("saved_estimate") == saved
     if saved is not None and share is not None:
         assert saved / (saved + 38) == pytest.approx(share)
 
 
 def test_what_json_cannot_say_is_null_and_a_guard_has_no_cue() -> None:
-    found = told(session(taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), Cut(40, 0, 38)))
+    found = reported(
+        session(
+            taken(reason="budget", cue=-1, score=math.nan, threshold=-math.inf), TruncationPoint(40, 0, 38)
+        )
+    )
     assert (found["exit"], found["cue"], found["score"], found["threshold"]) == ("budget", None, None, None)
 
 
 def test_an_exit_from_a_loop_has_no_certificate() -> None:
-    found = told(session(taken(reason="loop", cue=-1, score=math.nan), Cut(40, 0, 38)))
+    found = reported(session(taken(reason="loop", cue=-1, score=math.nan), TruncationPoint(40, 0, 38)))
     assert (found["exit"], found["certificate"], found["cue"]) == ("loop", None, None)

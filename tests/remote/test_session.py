@@ -13,11 +13,11 @@ from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.session import Mode, Reason, Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.remote.answer import kept_of
-from lynxstop.remote.dialects.base import Delta
+from lynxstop.remote.delta import Delta
+from lynxstop.remote.fast_path import BATCH
 from lynxstop.remote.follow import follow
-from lynxstop.remote.later import MOST
-from lynxstop.remote.session import Cut, StreamSession
-from lynxstop.remote.tokens import Seen, StreamToken, Top, beginnings, behind
+from lynxstop.remote.session import StreamSession, TruncationPoint
+from lynxstop.remote.tokens import StreamToken, TokenPair, Top, beginnings, statistics_of_top_k
 
 EXITS = beginnings("\n</think>\n\nThe answer is ")
 TEXTS = [
@@ -47,54 +47,56 @@ def tokens_of(drawn):
 
 
 @given(TOKENS, st.floats(-6, 0), st.booleans())
-def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(make_terms, drawn, threshold, before):
-    terms, tokens = make_terms(threshold, before=before), tokens_of(drawn)
-    stream = StreamSession(terms, risk=0.05)
+def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(
+    make_config, drawn, threshold, before
+):
+    config, tokens = make_config(threshold, before=before), tokens_of(drawn)
+    stream = StreamSession(config, risk=0.05)
     stream.mark(opens=True)
-    cut = next((found for token in tokens_of(drawn) if (found := stream.read(token))), None)
+    truncation = next((found for token in tokens_of(drawn) if (found := stream.read(token))), None)
 
-    core = Session(terms.watch, terms.policy, (), risk=0.05)
+    core = Session(config.watch, config.policy, (), risk=0.05)
     core.read(0)
     core.decide()
     stopped = None
     for place, token in enumerate(tokens[:-1]):
-        core.read(terms.watch.vocabulary.number(token.text))
-        [known] = behind([Seen(token, tokens[place + 1])], EXITS)
+        core.read(config.watch.vocabulary.number(token.text))
+        [known] = statistics_of_top_k([TokenPair(token, tokens[place + 1])], EXITS)
         if core.decide(math.nan, known) is not None:
             stopped = place
             break
-    assert (cut is None) == (stopped is None)
-    if cut is not None:
+    assert (truncation is None) == (stopped is None)
+    if truncation is not None:
         assert stream.session.exit == core.exit
         assert stream.session.events == core.events
         assert len(stream.tokens) == stopped + 2
 
 
 @given(TOKENS, st.booleans())
-def test_nothing_that_was_let_go_lies_behind_the_cut(make_terms, drawn, before):
-    stream = StreamSession(make_terms(before=before), risk=0.05)
+def test_nothing_that_was_let_go_lies_after_the_cut(make_config, drawn, before):
+    stream = StreamSession(make_config(before=before), risk=0.05)
     stream.mark(opens=True)
     gone = 0
     for token in tokens_of(drawn):
-        cut = stream.read(token)
-        if cut is not None:
-            assert gone <= cut.index
-            text = stream.text(cut)
+        truncation = stream.read(token)
+        if truncation is not None:
+            assert gone <= truncation.index
+            text = stream.text(truncation)
             assert b"".join(t.text for t in stream.tokens).startswith(text)
             if before:
                 event = stream.session.events[stream.session.exit.cue]
-                assert cut.index <= event.index
+                assert truncation.index <= event.index
             else:
-                assert cut.index == stream.session.exit.seen_at + 1
+                assert truncation.index == stream.session.exit.seen_at + 1
             return
         held = stream.held
         gone = max(gone, len(stream.tokens) if held is None else held)
 
 
 @given(TOKENS)
-def test_in_shadow_it_decides_and_goes_on(make_terms, drawn):
+def test_in_shadow_it_decides_and_goes_on(make_config, drawn):
     stopping, shadow = (
-        StreamSession(make_terms(), risk=0.05, mode=mode) for mode in (Mode.STOP, Mode.SHADOW)
+        StreamSession(make_config(), risk=0.05, mode=mode) for mode in (Mode.STOP, Mode.SHADOW)
     )
     for session in (stopping, shadow):
         session.mark(opens=True)
@@ -103,21 +105,21 @@ def test_in_shadow_it_decides_and_goes_on(make_terms, drawn):
         assert shadow.read(token) is None
         assert shadow.held is None
     assert shadow.session.exit == stopping.session.exit
-    assert shadow.cut == stopping.cut
+    assert shadow.truncation == stopping.truncation
 
 
-def test_a_budget_cuts_behind_the_token_that_spent_it(make_terms):
-    session = StreamSession(make_terms(math.inf, budget=2), risk=None)
+def test_a_budget_cuts_after_the_token_that_spent_it(make_config):
+    session = StreamSession(make_config(math.inf, budget=2), risk=None)
     session.mark(opens=True)
     cuts = [session.read(StreamToken(text)) for text in (b" a", b" so", b" a")]
-    assert [cut is None for cut in cuts] == [True, True, False]
+    assert [truncation is None for truncation in cuts] == [True, True, False]
     assert cuts[-1].index == 3
     assert cuts[-1].thinking_tokens == 2
     assert session.session.exit.reason is Reason.BUDGET
 
 
-def test_a_loop_cuts_after_the_token_that_completes_it(make_terms):
-    session = StreamSession(make_terms(math.inf, loop_guard=4), risk=0.05)
+def test_a_loop_cuts_after_the_token_that_completes_it(make_config):
+    session = StreamSession(make_config(math.inf, loop_guard=4), risk=0.05)
     session.mark(opens=True)
     texts = [b" a", b" so", *[b" a"] * 6] * 10
     cuts = [session.read(StreamToken(text)) for text in texts]
@@ -128,13 +130,13 @@ def test_a_loop_cuts_after_the_token_that_completes_it(make_terms):
 
 def test_decisions_see_what_is_recorded():
     following = StreamToken(b"a", top=Top(["a", "b"], [-0.1, -2.5]))
-    [known] = behind([Seen(StreamToken(b"a", -0.3), following)], EXITS)
+    [known] = statistics_of_top_k([TokenPair(StreamToken(b"a", -0.3), following)], EXITS)
     assert known == Statistics(*map(float, np.array(known, np.float32)))
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_a_block_closes_by_its_delimiter_or_by_the_field_of_the_text(make_terms, shown):
-    session = StreamSession(make_terms(math.inf), risk=None)
+def test_a_block_closes_by_its_delimiter_or_by_the_field_of_the_text(make_config, shown):
+    session = StreamSession(make_config(math.inf), risk=None)
     follow(session, Delta(thinking=" so a", tokens=[StreamToken(b" so"), StreamToken(b" a")]))
     assert session.inside
     answer = [StreamToken(b"</think>")] * shown + [StreamToken(b" a")]
@@ -144,8 +146,8 @@ def test_a_block_closes_by_its_delimiter_or_by_the_field_of_the_text(make_terms,
     assert session.answered == 1
 
 
-def test_one_event_may_hold_thinking_and_answer(make_terms):
-    session = StreamSession(make_terms(math.inf), risk=None)
+def test_one_event_may_hold_thinking_and_answer(make_config):
+    session = StreamSession(make_config(math.inf), risk=None)
     texts = [b" so", b" a", b"</think>", b" a", b" so"]
     follow(session, Delta(" so a", " a so", [StreamToken(text) for text in texts]))
     assert [t for t, thought in zip(session.tokens, session.thinking, strict=True) if thought] == [
@@ -155,16 +157,16 @@ def test_one_event_may_hold_thinking_and_answer(make_terms):
     assert session.answered == 2
 
 
-def test_delimiters_in_the_text_are_understood(make_terms):
-    session = StreamSession(make_terms(math.inf), risk=None)
+def test_delimiters_in_the_text_are_understood(make_config):
+    session = StreamSession(make_config(math.inf), risk=None)
     for text in (b"<think>", b" so", b"</", b"think>", b" a"):
         follow(session, Delta(content=text.decode(), tokens=[StreamToken(text)]))
     assert sum(session.thinking) >= 1
     assert not session.inside
 
 
-def test_a_block_that_the_template_opened_unseen_is_open_until_its_delimiter(make_terms):
-    session = StreamSession(replace(make_terms(math.inf), opened=True), risk=None)
+def test_a_block_that_the_template_opened_unseen_is_open_until_its_delimiter(make_config):
+    session = StreamSession(replace(make_config(math.inf), opened=True), risk=None)
     assert session.inside
     for text in (b" so", b" a", b"</think>", b" a"):
         follow(session, Delta(content=text.decode(), tokens=[StreamToken(text)]))
@@ -172,27 +174,27 @@ def test_a_block_that_the_template_opened_unseen_is_open_until_its_delimiter(mak
     assert sum(session.thinking) == 2
 
 
-def test_what_is_kept_tells_how_the_block_was_opened_when_it_is_closed_too(make_terms):
-    session = StreamSession(make_terms(), risk=None)
+def test_what_is_kept_tells_how_the_block_was_opened_when_it_is_closed_too(make_config):
+    session = StreamSession(make_config(), risk=None)
     follow(session, Delta(thinking=" so", tokens=[StreamToken(b" so")]))
     follow(session, Delta(content=" a", tokens=[StreamToken(b" a")]))
     assert not session.inside
-    kept = kept_of(session, Cut(2, 0, 1))
+    kept = kept_of(session, TruncationPoint(2, 0, 1))
     assert (kept.text, kept.hidden) == (" so", "<think>")
-    session = StreamSession(make_terms(), risk=None)
+    session = StreamSession(make_config(), risk=None)
     follow(session, Delta(content="<think> so", tokens=[StreamToken(b"<think>"), StreamToken(b" so")]))
-    assert kept_of(session, Cut(2, 0, 1)).hidden == ""
+    assert kept_of(session, TruncationPoint(2, 0, 1)).hidden == ""
 
 
-def test_what_was_decided_on_is_forgotten_unless_it_is_to_be_kept(make_terms):
-    drawn = [(b" so", -1.0, 1.0)] * (3 * MOST)
+def test_what_was_decided_on_is_forgotten_unless_it_is_to_be_kept(make_config):
+    drawn = [(b" so", -1.0, 1.0)] * (3 * BATCH)
     for keep in (False, True):
-        session = StreamSession(make_terms(), risk=0.05, keep=keep)
+        session = StreamSession(make_config(), risk=0.05, keep=keep)
         session.mark(opens=True)
         for token in tokens_of(drawn):
             session.read(token)
         known = [bool(token.top.values) for token in session.tokens[1:]]
-        assert sum(known) == (len(known) if keep else MOST)
+        assert sum(known) == (len(known) if keep else BATCH)
 
 
 def entry_of(token):
@@ -218,42 +220,41 @@ def entry_of(token):
         ]
     ),
 )
-def test_what_is_skimmed_is_read_as_all_else(
-    make_terms, drawn, threshold, before, mode, rule, budget, policy
+def test_what_is_enqueued_is_read_as_all_else(
+    make_config, drawn, threshold, before, mode, rule, budget, policy
 ):
-    terms = make_terms(threshold, before=before, rule=rule, budget=budget, **policy)
-    skimming, reading = (StreamSession(terms, risk=0.05, mode=mode, keep=True) for _ in range(2))
-    for session in (skimming, reading):
+    config = make_config(threshold, before=before, rule=rule, budget=budget, **policy)
+    queueing, reading = (StreamSession(config, risk=0.05, mode=mode, keep=True) for _ in range(2))
+    for session in (queueing, reading):
         session.mark(opens=True)
     for token in tokens_of(drawn * 3):
-        cut = reading.read(token)
-        if not skimming.skim(token.text, token.id, entry_of(token)):
-            assert skimming.read(token) == cut
-            assert skimming.held == reading.held
+        truncation = reading.read(token)
+        if not queueing.enqueue(token.text, token.id, entry_of(token)):
+            assert queueing.read(token) == truncation
+            assert queueing.held == reading.held
         else:
-            assert cut is None
+            assert truncation is None
             assert reading.held is None
-        if cut is not None:
+        if truncation is not None:
             break
-    skimming.catch_up()
-    for name in ("cut", "held", "thinking", "inside"):
-        assert getattr(skimming, name) == getattr(reading, name)
+    for name in ("truncation", "held", "thinking", "inside"):
+        assert getattr(queueing, name) == getattr(reading, name)
     for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "idle"):
-        assert getattr(skimming.session, name) == getattr(reading.session, name)
-    assert [token.text for token in skimming.tokens] == [token.text for token in reading.tokens]
-    known = [np.array(session.statistics()) for session in (skimming, reading)]
+        assert getattr(queueing.session, name) == getattr(reading.session, name)
+    assert [token.text for token in queueing.tokens] == [token.text for token in reading.tokens]
+    known = [np.array(session.statistics()) for session in (queueing, reading)]
     assert np.array_equal(*known, equal_nan=True)
 
 
-def test_nothing_is_skimmed_that_has_to_be_decided_on(make_terms):
-    session = StreamSession(make_terms(math.inf), risk=0.05)
-    assert not session.skim(b" so", None, b"{}")
+def test_nothing_is_enqueued_that_has_to_be_decided_on(make_config):
+    session = StreamSession(make_config(math.inf), risk=0.05)
+    assert not session.enqueue(b" so", None, b"{}")
     session.mark(opens=True)
     session.read(StreamToken(b" so"))
     texts = [b" so", b" wait", b" so", b" so", b"</think>", b" so"]
     taken = []
     for text in texts:
-        taken.append(session.skim(text, None, b"{}"))
+        taken.append(session.enqueue(text, None, b"{}"))
         if not taken[-1]:
             session.read(StreamToken(text))
     assert taken == [True, False, False, False, False, False]

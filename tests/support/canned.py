@@ -20,7 +20,7 @@ THOUGHT = ("n{n}.", " (Wait", ",", " no", ".")
 """Thinking, token by token; an exit in front of the cue cuts through the second."""
 
 ANSWER = ("{n}", "}}.")
-"""What the server says behind the thinking, and behind an exit."""
+"""What the server says after the thinking, and after an exit."""
 
 EXIT_IDS = [90, 91, 92]
 
@@ -35,7 +35,7 @@ class Canned:
     """Answers as vLLM would, with the number of the request in every text.
 
     The header `x-fault` says what happens to which answer, as in `/v1/completions kill 30`: kill, split or
-    hang behind so many bytes of the body, -1 for in front of the head. `x-number` is the number.
+    hang after so many bytes of the body, -1 for in front of the head. `x-number` is the number.
 
     Attributes
     ----------
@@ -242,7 +242,7 @@ class Got:
     status : int
         0 without an answer.
     events : list of dict
-        Those that are whole, but for the end.
+        Those that are whole, except the end.
     done : bool
         Whether the last event is `[DONE]`.
     ended : bool
@@ -256,9 +256,9 @@ class Got:
 
     @property
     def error(self) -> str | None:
-        """Code of the error that was told, if any."""
-        told = next((event["error"] for event in self.events if "error" in event), None)
-        return None if told is None else str(told["code"])
+        """Code of the error that was sent, if any."""
+        sent = next((event["error"] for event in self.events if "error" in event), None)
+        return None if sent is None else str(sent["code"])
 
     def said(self, name: str = "reasoning") -> str:
         """Return the text of a field."""

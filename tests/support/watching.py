@@ -1,4 +1,4 @@
-"""A proxy that watches: the real handler, with terms written by hand instead of a bundle's."""
+"""A proxy that watches: the real handler, with a configuration written by hand instead of a bundle's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.http.upstream import Upstream
-from lynxstop.remote.session import Terms
+from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
 from tests.support.servers import Proxied, proxied
@@ -48,15 +48,15 @@ class Fixed(Services):
         super().__init__(None)
         levels = (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
-        terms = Terms(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
-        self.service = Service(dialect or Vllm(), terms, cause)
+        stream_config = StreamConfig(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
+        self.service = Service(dialect or Vllm(), stream_config, cause)
 
     async def of(self, server: Any, model: str) -> Service:
         """Return it, with the exit's tokens as the server has them."""
-        terms = self.service.terms
-        if not terms.exit_ids:
+        stream_config = self.service.stream_config
+        if not stream_config.exit_ids:
             exit_ids = await self.service.dialect.tokenize(server, model, EXIT)
-            self.service = replace(self.service, terms=replace(terms, exit_ids=exit_ids))
+            self.service = replace(self.service, stream_config=replace(stream_config, exit_ids=exit_ids))
         return self.service
 
 

@@ -1,4 +1,4 @@
-"""The collector's engine behind an HTTP server: the same stream, session and continuation as the proxy's."""
+"""Collect through an HTTP server, with the same stream, session and continuation as the proxy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from lynxstop.core.statistics import DTYPE, NEXT, WIDTH, unknown
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.errors import DataError, UpstreamError
-from lynxstop.remote.answer import answer_behind
-from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Limits, Opening
-from lynxstop.remote.follow import blind, follow
+from lynxstop.remote.answer import answer_after
+from lynxstop.remote.delta import Delta
+from lynxstop.remote.dialects.base import TOP, Dialect, Limits, Opening
+from lynxstop.remote.follow import follow, lacks_tokens
 from lynxstop.remote.server import Server
-from lynxstop.remote.session import Cut, StreamSession, Terms
+from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import chat_stream
-from lynxstop.remote.tokens import CLOSED, Seen, StreamToken, behind
+from lynxstop.remote.stream_config import StreamConfig
+from lynxstop.remote.tokens import CLOSED, StreamToken, TokenPair, statistics_of_top_k
 
 CONCURRENT = 16
-"""Requests at a time, unless told otherwise."""
+"""Default number of requests at a time."""
 
 PAUSES = (0.1, 1.0, 5.0)
-"""Seconds before a request that the server broke off is sent again."""
+"""Seconds to wait before a request that the server broke off is sent again."""
 
 _PASSING = ("upstream_died", "upstream_unreachable", "upstream_timeout")
 
@@ -48,7 +50,7 @@ class OpenAIEngine:
     ----------
     server : Server
     dialect : Dialect
-    terms : Terms
+    config : StreamConfig
         Its policy should hold a budget, so that a trace cut short answers too.
     model : str
         Name of the served model.
@@ -78,7 +80,7 @@ class OpenAIEngine:
         self,
         server: Server,
         dialect: Dialect,
-        terms: Terms,
+        config: StreamConfig,
         model: str,
         tokenizer: StreamTokenizer,
         *,
@@ -88,7 +90,7 @@ class OpenAIEngine:
         runner: asyncio.Runner | None = None,
         closing: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        self._server, self._dialect, self._terms, self._model = server, dialect, terms, model
+        self._server, self._dialect, self._config, self._model = server, dialect, config, model
         self._tokenizer, self._concurrent, self._seeded = tokenizer, concurrent, seeded
         self._extra = extra or {}
         self._traces: dict[str, _Trace] = {}
@@ -98,11 +100,11 @@ class OpenAIEngine:
     @property
     def policy(self) -> StopPolicy:
         """What may stop a request; it can be replaced."""
-        return self._terms.policy
+        return self._config.policy
 
     @policy.setter
     def policy(self, policy: StopPolicy) -> None:
-        self._terms = replace(self._terms, policy=policy)
+        self._config = replace(self._config, policy=policy)
 
     def close(self) -> None:
         """Close the connection and end the event loop."""
@@ -140,7 +142,7 @@ class OpenAIEngine:
         sampling: Sampling,
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
-        """Let the server answer behind exits forced in traces of the last `generate`.
+        """Let the server answer after exits forced in traces of the last `generate`.
 
         Parameters
         ----------
@@ -173,7 +175,7 @@ class OpenAIEngine:
         return [[answer for answer in found if answer is not None] for found in answers]
 
     async def _limited(self, limit: asyncio.Semaphore, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Do a piece of work when there is room, and again when the server broke it off."""
+        """Run a job when there is room, and again when the server broke it off."""
         async with limit:
             for pause in PAUSES:
                 try:
@@ -222,25 +224,25 @@ class OpenAIEngine:
             body["seed"] = _seed(sampling.seed, request.id)
         opening = await self._dialect.opening(self._server, body)
         session = StreamSession(
-            self._terms, risk=request.risk, mode=request.mode, group=request.group, keep=True
+            self._config, risk=request.risk, mode=request.mode, group=request.group, keep=True
         )
         trace = self._traces[request.id] = _Trace(opening, session)
-        cut, finish = await self._read(trace, sampling)
+        truncation, finish = await self._read(trace, sampling)
         rest: list[StreamToken] = []
-        if cut is not None:
-            rest, finish = await self._continue(trace, cut, sampling)
-        return self._generation(request, trace, cut, rest, finish)
+        if truncation is not None:
+            rest, finish = await self._continue(trace, truncation, sampling)
+        return self._generation(request, trace, truncation, rest, finish)
 
-    async def _read(self, trace: _Trace, sampling: Sampling) -> tuple[Cut | None, str]:
-        """Read a chat to its end, to a cut, or to the limit of the answer."""
+    async def _read(self, trace: _Trace, sampling: Sampling) -> tuple[TruncationPoint | None, str]:
+        """Read a chat to its end, to an exit, or to the limit of the answer."""
         session, finish = trace.session, ""
         stream = chat_stream(self._server, self._dialect, trace.opening)
         async with stream as deltas:
             async for _, delta in deltas:
-                _require_tokens(delta, blind(session, delta))
-                cut = follow(session, delta)
-                if cut is not None:
-                    return cut, ""
+                _require_tokens(delta, lacks_tokens(session, delta))
+                truncation = follow(session, delta)
+                if truncation is not None:
+                    return truncation, ""
                 finish = delta.finish or finish
                 if session.answered > sampling.answer_tokens or (
                     session.answered == sampling.answer_tokens and not finish
@@ -249,14 +251,16 @@ class OpenAIEngine:
                     return None, "length"
         return None, "stop" if finish == "stop" else "length"
 
-    async def _continue(self, trace: _Trace, cut: Cut, sampling: Sampling) -> tuple[list[StreamToken], str]:
-        """Let the server answer behind a cut."""
-        deltas, tokens, finish = await answer_behind(
+    async def _continue(
+        self, trace: _Trace, truncation: TruncationPoint, sampling: Sampling
+    ) -> tuple[list[StreamToken], str]:
+        """Let the server answer after a truncation."""
+        deltas, tokens, finish = await answer_after(
             self._server,
             self._dialect,
             trace.opening,
             trace.session,
-            cut,
+            truncation,
             Limits(sampling.answer_tokens, TOP),
         )
         for delta in deltas:
@@ -266,9 +270,13 @@ class OpenAIEngine:
     async def _answer(
         self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling
     ) -> tuple[int, int, Answer]:
-        tokens, finish = await self._continue(trace, trace.session.cut_at(event), sampling)
-        first = behind([Seen(tokens[0], tokens[0])], frozenset())[0].entropy if tokens else math.nan
-        number = self._terms.watch.vocabulary.number
+        tokens, finish = await self._continue(trace, trace.session.truncation_at(event), sampling)
+        first = (
+            statistics_of_top_k([TokenPair(tokens[0], tokens[0])], frozenset())[0].entropy
+            if tokens
+            else math.nan
+        )
+        number = self._config.watch.vocabulary.number
         answer = Answer(
             tuple(number(token.text) for token in tokens),
             tuple(token.logprob for token in tokens),
@@ -281,17 +289,17 @@ class OpenAIEngine:
         self,
         request: Request,
         trace: _Trace,
-        cut: Cut | None,
+        truncation: TruncationPoint | None,
         rest: list[StreamToken],
         finish: str,
     ) -> Generation:
         """Put a trace together for the collector: marks as delimiters, the exit text as one token."""
-        session, number = trace.session, self._terms.watch.vocabulary.number
+        session, number = trace.session, self._config.watch.vocabulary.number
         core = session.session
         core.finish()
-        closed = StreamToken(self._terms.close[0].encode())
-        read = session.tokens if cut is None else session.tokens[: cut.index]
-        forced = [] if cut is None else [StreamToken(self._terms.exit_text.encode())]
+        closed = StreamToken(self._config.close[0].encode())
+        read = session.tokens if truncation is None else session.tokens[: truncation.index]
+        forced = [] if truncation is None else [StreamToken(self._config.exit_text.encode())]
         tokens = [*(closed if token is CLOSED else token for token in read), *forced, *rest]
         statistics = unknown(len(tokens))
         known = session.statistics()[: len(read)]
@@ -308,7 +316,7 @@ class OpenAIEngine:
             Signals.at(events, number, statistics[event.index, :NEXT].tolist(), logprobs)
             for number, event in enumerate(events)
         ]
-        generation.exit_positions = [session.cut_at(event).thinking_tokens for event in events]
+        generation.exit_positions = [session.truncation_at(event).thinking_tokens for event in events]
         generation.prompt_tokens = trace.opening.prompt_tokens
         return generation
 
@@ -341,7 +349,7 @@ def _seed(seed: int, request: str) -> int:
 def _require_tokens(delta: Delta, blind: bool) -> None:
     if blind:
         raise UpstreamError(
-            "The server streams text without log-probabilities; nothing can be learned from it.",
+            "The server streams text without log-probabilities, which collecting needs.",
             hint="See what it offers with `lynxstop doctor`, and switch log-probabilities on in the server.",
         )
     if delta.opaque:

@@ -16,17 +16,17 @@ from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
+from lynxstop.remote.continuation_check import CheckedContinuation, check_continuation
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
-from lynxstop.remote.session import Terms
-from lynxstop.remote.settling import Settled, settle
+from lynxstop.remote.stream_config import StreamConfig
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class StreamSetup:
     """What is watched in the streams."""
 
     cues: CueSet
@@ -36,12 +36,12 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedServer:
     """An engine and what it was made from."""
 
     engine: OpenAIEngine
     tokenizer: StreamTokenizer
-    setup: Watched
+    setup: StreamSetup
     fingerprint: Fingerprint
     dtype: str = "server"
 
@@ -59,7 +59,7 @@ def load_openai(
     concurrent: int = CONCURRENT,
     seeded: bool = False,
     extra: dict[str, Any] | None = None,
-) -> Loaded:
+) -> LoadedServer:
     """Reach a server and prepare to record its model.
 
     Parameters
@@ -87,7 +87,7 @@ def load_openai(
     ConfigError
         When the recipe asks for what a stream cannot give, or the dialect is unknown.
     """
-    from lynxstop.remote.http.config import UpstreamConfig
+    from lynxstop.remote.http.config import ConnectionConfig
     from lynxstop.remote.http.connection import Connection
     from lynxstop.remote.http.upstream import Upstream
 
@@ -108,38 +108,40 @@ def load_openai(
         points=points,
         every=recipe.points.every,
     )
-    upstream = Upstream(UpstreamConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
+    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
     server = Connection(upstream)
     runner = asyncio.Runner()
 
-    async def learn() -> tuple[Settled, Fingerprint, tuple[int, ...]]:
+    async def learn() -> tuple[CheckedContinuation, Fingerprint, tuple[int, ...]]:
         spoken = await choose(dialect, server)
-        settled = await settle(server, spoken, model, exit_text=exit_text, open=delimiters.open[0])
+        checked = await check_continuation(
+            server, spoken, model, exit_text=exit_text, open=delimiters.open[0]
+        )
         fingerprint = await identify(server, spoken, model)
-        return settled, fingerprint, await settled.dialect.tokenize(server, model, exit_text)
+        return checked, fingerprint, await checked.dialect.tokenize(server, model, exit_text)
 
     try:
-        settled, fingerprint, exit_ids = runner.run(learn())
+        checked, fingerprint, exit_ids = runner.run(learn())
     except BaseException:
         runner.run(upstream.aclose())
         runner.close()
         raise
-    terms = Terms(
+    config = StreamConfig(
         watch,
         policy,
         exit_text,
         delimiters.close,
         cut == "before",
         exit_ids,
-        settled.opened,
+        checked.opened,
         delimiters.open,
-        settled.exit_tokens,
+        checked.exit_tokens,
     )
     tokenizer = StreamTokenizer(watch.vocabulary)
     engine = OpenAIEngine(
         server,
-        settled.dialect,
-        terms,
+        checked.dialect,
+        config,
         model,
         tokenizer,
         concurrent=concurrent,
@@ -148,4 +150,6 @@ def load_openai(
         runner=runner,
         closing=upstream.aclose,
     )
-    return Loaded(engine, tokenizer, Watched(watch.cue_set, delimiters, exit_text, cut), fingerprint)
+    return LoadedServer(
+        engine, tokenizer, StreamSetup(watch.cue_set, delimiters, exit_text, cut), fingerprint
+    )

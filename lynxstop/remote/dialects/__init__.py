@@ -1,1 +1,1 @@
-"""How kinds of servers speak, one file each."""
+"""The kinds of servers, one file each."""

@@ -1,50 +1,19 @@
-"""What a dialect knows: how to ask for tokens, how to read them, how to continue a cut answer."""
+"""The interface of a dialect: how to request tokens, read them, and continue a truncated answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.server import Server
 from lynxstop.remote.tokens import StreamToken
-
-Json = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
 
 TOP = 20
-"""Log-probabilities asked for per token: the most that OpenAI's protocol has."""
-
-REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
-"""Where thinking arrives, in the order in which it is looked for."""
-
-
-class Delta(NamedTuple):
-    """One streamed event, read.
-
-    Parameters
-    ----------
-    thinking, content : str
-        Text that went to either field; the fields are told apart by the server.
-    tokens : sequence of StreamToken
-        The tokens behind them, as far as the server shows them.
-    finish : str or None
-        Reason, in the last event of a choice.
-    usage : dict or None
-    prompt_ids : sequence of int or None
-        Tokens of the prompt, if this event tells them.
-    opaque : bool
-        Whether the event holds something that is not understood here, such as a tool call.
-    """
-
-    thinking: str = ""
-    content: str = ""
-    tokens: Sequence[StreamToken] = ()
-    finish: str | None = None
-    usage: Json | None = None
-    prompt_ids: Sequence[int] | None = None
-    opaque: bool = False
+"""Log-probabilities requested per token: the most that OpenAI's protocol allows."""
 
 
 @dataclass(slots=True)
@@ -60,7 +29,7 @@ class Opening:
     prompt_text : str, optional
         The rendered prompt.
     counted : int, optional
-        Number of the prompt's tokens, by the server's account at the end of its answer.
+        Number of the prompt's tokens, as the server counts them at the end of its answer.
     path : str
         Where the request goes.
     """
@@ -79,7 +48,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What stays of a cut answer, and what is put behind it.
+    """What stays of a truncated answer, and what is put after it.
 
     Parameters
     ----------
@@ -93,7 +62,7 @@ class Kept:
     open : str
         The text that opens a thinking block.
     by_field : bool
-        Whether the server told by the field of a text that a block was open.
+        Whether the field of the text, not a delimiter, opened the block.
     """
 
     tokens: Sequence[StreamToken]
@@ -116,12 +85,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that continues a cut answer: a path, a body, and tokens that precede what it generates."""
+    """A request that continues a truncated answer."""
 
     path: str
     body: Json
     forced: int = 0
-    """Tokens that count as written without having been streamed: the exit text's; 0 where that is unknown."""
+    """Number of tokens of the exit text, which count as generated; 0 where it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,27 +109,58 @@ class Limits:
     logprobs: int | None = None
 
 
+Place = tuple[str, str]
+"""A path that answers GET with a JSON object, and a key of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What is fixed for a kind of server.
+
+    Parameters
+    ----------
+    owner : str, optional
+        `owned_by` of the models that it lists.
+    sign : Place, optional
+        A place that only this kind of server has.
+    version : Place, optional
+        Where it says its version.
+    counters : (str, str), optional
+        Metrics of the requests that run, and of the tokens generated.
+    completion_limit : int, optional
+        Tokens that it generates when a request for completions names no limit; None for no limit.
+    """
+
+    owner: str | None = None
+    sign: Place | None = None
+    version: Place | None = None
+    counters: tuple[str, str] | None = None
+    completion_limit: int | None = 16
+
+
 class Dialect(Protocol):
-    """How one kind of server speaks; stateless.
+    """How to talk to one kind of server; stateless.
 
     Attributes
     ----------
     name : str
+    facts : ServerFacts
     describes : str
         How answers are continued, in a few words.
     exact : bool
-        Whether answers are continued from the token ids themselves, so that nothing is left to be verified.
+        Whether answers are continued from token ids, so that nothing needs to be verified.
     neutral : mapping
-        Sampling parameters that switch off what the server would otherwise do by default.
+        Sampling parameters that switch off what the server does by default.
     """
 
     name: str
+    facts: ServerFacts
     describes: str
     exact: bool
     neutral: Mapping[str, Any]
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """Ways to continue an answer of this model, the best first; a single one where the kind says it all.
+        """Return the methods to continue an answer of this model, the best first.
 
         Raises
         ------
@@ -175,13 +175,13 @@ class Dialect(Protocol):
         """Return the chat request to send, so that its stream shows tokens and log-probabilities."""
 
     async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:
-        """Find out what a continuation will need; may ask the server."""
+        """Find out what a continuation will need; may call the server."""
 
     def read(self, event: Json) -> Delta:
         """Read one event of a chat stream."""
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Write the request that continues a cut answer.
+        """Make the request that continues a truncated answer.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Dialect(Protocol):
         """Read one event of the stream that `continuation` asked for."""
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """The end of the rendered prompt, where the template may have opened a block; None if it is unknown.
+        """Return the end of the rendered prompt, where the template may open a block; None if it is unknown.
 
         Raises
         ------
@@ -202,20 +202,20 @@ class Dialect(Protocol):
         """
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
-        """Token ids of a text in the server's vocabulary; empty when the server does not tell."""
+        """Return the token ids of a text in the server's vocabulary; empty when they are not shown."""
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Take out of an event what only `watched` asked for."""
+        """Remove from an event what only `watched` requested."""
 
 
 def joined(prompt: str, kept: Kept) -> str:
-    """Put what stays and the exit behind a rendered prompt, which may have opened the block or not."""
+    """Append what stays and the exit to a rendered prompt, which may have opened the block."""
     opened = prompt.rstrip().endswith(kept.open)
     return prompt + ("" if opened else kept.hidden) + kept.text + kept.exit_text
 
 
 def written_again(kept: Kept, lead: str = "") -> str:
-    """All that the model is to have said: what stays, and the exit.
+    """Return the text that the model is to continue: what stays, and the exit.
 
     Parameters
     ----------

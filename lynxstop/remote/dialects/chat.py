@@ -1,4 +1,4 @@
-"""What most servers of OpenAI's chat protocol have in common; a dialect says where it differs."""
+"""What most servers of OpenAI's chat protocol have in common; dialects override where they differ."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lynxstop.remote.dialects.base import TOP, Delta, Dialect, Json, Opening
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import TOP, Dialect, Opening, ServerFacts
 from lynxstop.remote.dialects.reading import read_chat
 from lynxstop.remote.server import Server
 
 
 class ChatDialect(Dialect):
-    """Log-probabilities are asked for, the tokens read as they come, and nothing else is known."""
+    """Requests log-probabilities and reads tokens as they come."""
 
+    facts = ServerFacts()
     exact = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """The kind of server says it all."""
+        """The kind of server has one method."""
         return (self,)
 
     async def has_plugin(self, server: Server) -> bool:
@@ -40,12 +42,12 @@ class ChatDialect(Dialect):
         return read_chat(event)
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """The server does not tell."""
+        """The server does not show it."""
         return None
 
     async def tokenize(self, server: Server, model: str, text: str) -> tuple[int, ...]:
-        """The server does not tell."""
+        """The server does not show it."""
         return ()
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Nothing is asked for but log-probabilities."""
+        """Only log-probabilities were requested."""

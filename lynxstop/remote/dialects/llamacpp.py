@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Json, Kept, Limits, Opening, joined
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
 from lynxstop.remote.server import Server
@@ -21,7 +22,7 @@ _OF_A_CHAT = frozenset(
         "max_tokens", "max_completion_tokens", "n_predict", "stream", "stream_options", "n_probs",
     }
 )  # fmt: skip
-"""Parameters that a completion does not have, or that are written anew; all others are of the sampler."""
+"""Parameters that a completion does not have, or that are set below; all others belong to the sampler."""
 
 
 class LlamaCpp(ChatDialect):
@@ -34,11 +35,18 @@ class LlamaCpp(ChatDialect):
     """
 
     name = "llamacpp"
+    facts = ServerFacts(
+        owner="llamacpp",
+        sign=("/props", "default_generation_settings"),
+        version=("/props", "build_info"),
+        counters=("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
+        completion_limit=None,
+    )
     describes = "/v1/completions from text"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
 
     def read(self, event: Json) -> Delta:
-        """Read one event of a chat stream; text that its tokens do not show belongs to the first of them."""
+        """Read one event of a chat stream; text without a token of its own goes to the first token."""
         delta = read_chat(event)
         text = (delta.thinking + delta.content).encode()
         shown = b"".join(token.text for token in delta.tokens)
@@ -68,7 +76,7 @@ class LlamaCpp(ChatDialect):
         if limits.max_tokens is not None:
             body["max_tokens"] = limits.max_tokens
         if limits.logprobs is not None:
-            # 0 switches them off here; a client that wants none besides the token's own gets one to drop.
+            # 0 switches them off here; request one where the client wants only the token's own.
             body["logprobs"] = max(1, limits.logprobs)
         return Call("/v1/completions", body)
 
@@ -92,14 +100,14 @@ class LlamaCpp(ChatDialect):
         return tuple((await server.call("/tokenize", asked))["tokens"])
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Take out log-probabilities, which this server leaves out where they are not asked for."""
+        """Remove log-probabilities, which this server omits unless they are requested."""
         if not body.get("logprobs"):
             for choice in event.get("choices") or ():
                 choice.pop("logprobs", None)
 
 
 def _without_repeated(prompt: str, kept: Kept) -> str:
-    """Take from the end of a prompt what the stream repeats of it: the template's own opening."""
+    """Remove from the end of a prompt what the stream repeats of it: the template's own opening."""
     bare = prompt.rstrip()
     if not bare.endswith(kept.open):
         return prompt

@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import (
-    Call,
-    Delta,
-    Json,
-    Kept,
-    Limits,
-    Opening,
-    joined,
-)
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import entry_tokens as tokens_of
 from lynxstop.remote.server import Server
@@ -35,6 +28,9 @@ class Ollama(ChatDialect):
     """
 
     name = "ollama"
+    facts = ServerFacts(
+        sign=("/api/version", "version"), version=("/api/version", "version"), completion_limit=None
+    )
     describes = "/api/generate from text"
 
     async def prompt_end(self, server: Server, opening: Opening) -> str:

@@ -1,4 +1,4 @@
-"""Any other server of OpenAI's protocol: what it can do is tried out, way by way."""
+"""Any other server of OpenAI's protocol: continuation methods are tried one by one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import (
     Call,
-    Delta,
     Dialect,
-    Json,
     Kept,
     Limits,
     Opening,
@@ -35,14 +34,14 @@ _DESCRIBED: Mapping[Route, str] = {
 
 
 class OpenAI(ChatDialect):
-    """A server of which nothing is known.
+    """A server about which nothing is known.
 
     Parameters
     ----------
     route : str
-        How answers are continued: completions from the prompt's token ids (as /tokenize tells them for
-        messages), completions from the prompt's text (as /apply-template tells it), or the last message
-        resumed. Which of them does what it should is for `lynxstop.remote.settling` to find out.
+        How answers are continued: completions from the prompt's token ids (as /tokenize returns them for
+        messages), completions from the prompt's text (as /apply-template returns it), or the last message
+        resumed. `lynxstop.remote.continuation_check` finds out which of them works.
     lead : str
         What is missing in both the prompt and the stream, with "{open}" for the delimiter of thinking: some
         parsers take it out, and some templates write it into new messages only.
@@ -55,7 +54,7 @@ class OpenAI(ChatDialect):
         self.describes = _DESCRIBED[route]
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
-        """All that the server does not refuse at once; completions first, as no template touches them."""
+        """Return all methods that the server offers; completions first, as no template changes them."""
         asked = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
         found: list[OpenAI] = []
         if await _answers(_prompt_ids(server, asked)):
@@ -91,7 +90,7 @@ class OpenAI(ChatDialect):
         return read_as_answer(event) if self.route == "resume" else read_completion(event)
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """What the route tells."""
+        """Return what the route shows."""
         if self.route == "tokens":
             ids = await _prompt_ids(server, opening.body)
             shown = await server.call("/detokenize", {"model": opening.body["model"], "tokens": ids[-16:]})

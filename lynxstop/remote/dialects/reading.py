@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Json
-from lynxstop.remote.entries import Entries
+from lynxstop.remote.delta import Delta, Json, reasoning_field
+from lynxstop.remote.fast_path import RawLogprobs
 from lynxstop.remote.tokens import StreamToken, Top
 
 
-def listed(choice: Mapping[str, Any]) -> Entries | Sequence[Mapping[str, Any]] | None:
+def listed(choice: Mapping[str, Any]) -> RawLogprobs | Sequence[Mapping[str, Any]] | None:
     """Return the list of log-probabilities of a choice in the form of chats, if it has one."""
     logprobs = choice.get("logprobs")
-    if not logprobs or isinstance(logprobs, Entries):
+    if not logprobs or isinstance(logprobs, RawLogprobs):
         return logprobs or None
     found: Sequence[Mapping[str, Any]] | None = logprobs.get("content")
     return found
@@ -33,12 +33,14 @@ def chat_tokens(choice: Mapping[str, Any], text: str) -> list[StreamToken]:
 
 
 def entry_tokens(
-    content: Entries | Sequence[Mapping[str, Any]] | None, ids: Sequence[int] | None = None, text: str = ""
+    content: RawLogprobs | Sequence[Mapping[str, Any]] | None,
+    ids: Sequence[int] | None = None,
+    text: str = "",
 ) -> list[StreamToken]:
     """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list."""
     if not content:
         return []
-    if isinstance(content, Entries):
+    if isinstance(content, RawLogprobs):
         if (only := content.only(text, ids)) is not None:
             return [only]
         content = content.parsed()
@@ -75,13 +77,14 @@ def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
 
 
 def read_chat(event: Json) -> Delta:
-    """Read an event of OpenAI's chat stream, in all spellings of the field of thinking."""
+    """Read an event of OpenAI's chat stream, whatever its field for thinking is called."""
     choices = event.get("choices")
     if not choices:
         return Delta(usage=event.get("usage"), opaque="error" in event)
     choice = choices[0]
     delta = choice.get("delta") or {}
-    thinking = _thinking(delta)
+    field = reasoning_field(delta)
+    thinking = "" if field is None else str(delta[field])
     content, finish = delta.get("content") or "", choice.get("finish_reason")
     return Delta(
         thinking,
@@ -111,13 +114,13 @@ def read_completion(event: Json) -> Delta:
 
 
 def read_as_answer(event: Json) -> Delta:
-    """Read an event of a chat stream that continues behind the end of thinking: all of it is the answer."""
+    """Read an event of a chat stream that continues after the end of thinking: all text is the answer."""
     delta = read_chat(event)
     return delta._replace(thinking="", content=delta.content or delta.thinking)
 
 
 def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequence[StreamToken]:
-    """Tokens of a last event without those behind its text: the end of the sequence, or a stop string's.
+    """Return the tokens of a last event without those after its text: the end of sequence, or a stop string.
 
     Parameters
     ----------
@@ -135,13 +138,6 @@ def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequen
         if b"".join(token.text for token in tokens[:count]).endswith(end):
             return tokens[:count]
     return tokens if end else ()
-
-
-def _thinking(delta: Mapping[str, Any]) -> str:
-    for name in REASONING_FIELDS:
-        if text := delta.get(name):
-            return str(text)
-    return ""
 
 
 def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:

@@ -1,4 +1,4 @@
-"""SGLang's server: the last message is continued behind the rendered prompt, as it is."""
+"""SGLang's server: the last message is appended to the rendered prompt unchanged, and continued."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lynxstop.remote.dialects.base import Call, Delta, Dialect, Json, Kept, Limits, Opening, resumed
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, ServerFacts, resumed
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_as_answer
 from lynxstop.remote.server import Server
@@ -15,10 +16,9 @@ from lynxstop.remote.server import Server
 class SGLang(ChatDialect):
     """Written from SGLang's source of mid 2026, and not tested against the server.
 
-    With `continue_final_message` the server takes the last message away, renders the others, and puts the
-    text of the last behind them: nothing is stripped, and a thinking block that the template opens is open.
-    Log-probabilities come for every token, also for delimiters that the parser takes out of the text, so
-    that the tokens are the whole text behind the prompt.
+    With `continue_final_message` the server renders all messages except the last, and appends the text of the
+    last: nothing is stripped, and a thinking block that the template opens is open. Every token comes with
+    log-probabilities, also delimiters that the parser removes; the tokens are all text after the prompt.
 
     Parameters
     ----------
@@ -28,6 +28,12 @@ class SGLang(ChatDialect):
     """
 
     name = "sglang"
+    facts = ServerFacts(
+        owner="sglang",
+        sign=("/get_server_info", "version"),
+        version=("/get_server_info", "version"),
+        counters=("sglang:num_running_reqs", "sglang:generation_tokens_total"),
+    )
     describes = "continue_final_message"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": -1, "min_p": 0.0})
 

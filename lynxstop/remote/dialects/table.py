@@ -1,4 +1,4 @@
-"""All dialects by name, and which one a server speaks."""
+"""All dialects by name, and which one fits a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 
 from lynxstop.errors import ConfigError, UpstreamError
-from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.dialects.base import Dialect, Place
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
@@ -15,22 +15,8 @@ from lynxstop.remote.dialects.sglang import SGLang
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.server import Server
 
-DIALECTS: Mapping[str, type[Dialect]] = {
-    "vllm": Vllm,
-    "sglang": SGLang,
-    "llamacpp": LlamaCpp,
-    "ollama": Ollama,
-    "openai": OpenAI,
-}
+DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in (Vllm, SGLang, LlamaCpp, Ollama, OpenAI)}
 """A new kind of server is one file and one row here."""
-
-_OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
-_SIGNS = (
-    ("/props", "default_generation_settings", "llamacpp"),
-    ("/api/version", "version", "ollama"),
-    ("/get_server_info", "version", "sglang"),
-)
-"""Paths that only one kind of server answers, and a key of the answer."""
 
 
 async def choose(name: str, server: Server) -> Dialect:
@@ -51,7 +37,7 @@ async def choose(name: str, server: Server) -> Dialect:
 
 
 async def detect(server: Server) -> str:
-    """Tell what kind of server answers: by who owns its models, else by what it alone can be asked.
+    """Find out what kind of server answers: by who owns its models, else by a place that only it has.
 
     Raises
     ------
@@ -62,34 +48,27 @@ async def detect(server: Server) -> str:
     if not isinstance(models, dict):
         raise UpstreamError("The server does not list its models.", code="upstream_nonsense")
     owners = {str(entry.get("owned_by")) for entry in models.get("data") or ()}
-    for owner, name in _OWNERS.items():
-        if owner in owners:
+    for name, kind in DIALECTS.items():
+        if kind.facts.owner in owners:
             return name
-    for path, key, name in _SIGNS:
-        if key in await _document(server, path):
+    for name, kind in DIALECTS.items():
+        if kind.facts.sign is not None and await _look_up(server, kind.facts.sign) is not None:
             return name
-    return "openai"
+    return OpenAI.name
 
 
-async def version(server: Server, name: str) -> str | None:
-    """Return what a server of this dialect says of its version; None when it says nothing."""
-    places = {
-        "vllm": ("/version", "version"),
-        "sglang": ("/get_server_info", "version"),
-        "llamacpp": ("/props", "build_info"),
-        "ollama": ("/api/version", "version"),
-    }
-    if name not in places:
-        return None
-    path, key = places[name]
-    found = (await _document(server, path)).get(key)
+async def version(server: Server, dialect: Dialect) -> str | None:
+    """Return the version of a server of this kind; None when it has none to say."""
+    place = dialect.facts.version
+    found = None if place is None else await _look_up(server, place)
     return None if found is None else str(found)
 
 
-async def _document(server: Server, path: str) -> Mapping[str, object]:
-    """A JSON object; empty when the server has none there."""
+async def _look_up(server: Server, place: Place) -> object:
+    """Return what a server has at a place; None when it has nothing there."""
+    path, key = place
     try:
         found = orjson.loads(await server.text(path) or b"{}")
     except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found.get(key) if isinstance(found, dict) else None

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Call, Delta, Json, Kept, Limits, Opening, carried
+from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, carried
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_completion
 from lynxstop.remote.server import Server
@@ -16,11 +17,16 @@ from lynxstop.remote.server import Server
 class Vllm(ChatDialect):
     """Tested with vLLM 0.32.
 
-    `return_token_ids` makes the stream tell the tokens of the prompt, in its first event, and those of every
+    `return_token_ids` makes the stream show the tokens of the prompt, in its first event, and those of every
     delta, so that a continuation needs no tokenizer and no second rendering of the template.
     """
 
     name = "vllm"
+    facts = ServerFacts(
+        owner="vllm",
+        version=("/version", "version"),
+        counters=("vllm:num_requests_running", "vllm:generation_tokens_total"),
+    )
     describes = "/v1/completions from token ids"
     exact = True
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
@@ -34,10 +40,10 @@ class Vllm(ChatDialect):
         return {**super().watched(body), "return_token_ids": True}
 
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
-        """Continue from token ids; the text of a token that was cut is tokenized together with the exit."""
+        """Continue from token ids; the kept part of a token is tokenized together with the exit."""
         if opening.prompt_ids is None or any(token.id is None for token in kept.tokens):
             raise UpstreamError(
-                "The server did not tell the token ids that a continuation needs.",
+                "The server did not show the token ids that a continuation needs.",
                 hint="This dialect needs vLLM 0.12 or later; choose `openai` for an older one.",
             )
         forced = list(kept.exit_ids)
@@ -58,7 +64,7 @@ class Vllm(ChatDialect):
         return Call("/v1/completions", body, len(forced))
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
-        """Let the server write the last tokens of the prompt as text."""
+        """Let the server decode the last tokens of the prompt."""
         if not opening.prompt_ids:
             return None
         asked = {"model": opening.body["model"], "tokens": list(opening.prompt_ids[-16:])}
@@ -77,7 +83,7 @@ class Vllm(ChatDialect):
         return read_completion(event)
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Take out token ids, unless the client asked for them."""
+        """Remove token ids, unless the client asked for them."""
         if not body.get("return_token_ids"):
             event.pop("prompt_token_ids", None)
             event.pop("prompt_text", None)

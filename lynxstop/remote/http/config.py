@@ -24,8 +24,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class UpstreamConfig(Section):
-    """[upstream]: the server behind the proxy."""
+class ConnectionConfig(Section):
+    """A server's address, key and timeouts."""
 
     url: Annotated[str, AfterValidator(_server)] = Field(
         default="http://127.0.0.1:8000", description="Address of the server, with or without /v1."
@@ -39,7 +39,4 @@ class UpstreamConfig(Section):
     )
     transport: Literal["auto", "httpx", "aiohttp"] = Field(
         default="auto", description="HTTP client; auto takes aiohttp where it is installed (extra fast)."
-    )
-    dialect: Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai"] = Field(
-        default="auto", description="What kind of server it is; auto asks it."
     )

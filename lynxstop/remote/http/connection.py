@@ -10,17 +10,15 @@ import orjson
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.http.headers import Headers, find, for_call
-from lynxstop.remote.http.sse import EVENT_BYTES, EventSplitter, event_data
+from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
-from lynxstop.remote.server import Bursts
-from lynxstop.remote.stream import DONE
 
 _LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20
 
 
 class RefusedError(UpstreamError):
-    """The server answered with something else than what was asked for.
+    """The server refused a request, or answered in another form.
 
     Attributes
     ----------
@@ -104,7 +102,7 @@ class Connection:
         Raises
         ------
         RefusedError
-            When the server answers with something else than a stream of events.
+            When the server does not answer with a stream of events.
         UpstreamError
             When it cannot be reached, or dies in the middle.
         """
@@ -138,7 +136,7 @@ class Connection:
                     yield arrived
             response.finished = True
         except Exception:
-            # Behind the last event, a death of the connection takes nothing away.
+            # After the last event, a lost connection loses nothing.
             if found[-1] != DONE:
                 raise
         # What follows the last empty line is an event too, if it is one.

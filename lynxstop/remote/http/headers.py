@@ -1,4 +1,4 @@
-"""Which headers go on, and which belong to one connection only."""
+"""Which headers are forwarded, and which belong to one connection only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOP_BY_HOP = frozenset(
 
 _REQUEST_ONLY = frozenset({b"host", b"expect"})
 _KEEPS_RUNNING = frozenset({b"x-conversation-id"})
-"""llama.cpp's server generates to the end for a client that has gone, if its request had this."""
+"""With this header, llama.cpp's server generates to the end after the client has disconnected."""
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding", b"content-type"})
 
 _OF_THE_ANSWER = frozenset(
@@ -38,13 +38,13 @@ def find(headers: Headers, name: bytes) -> bytes | None:
 
 
 def without(headers: Headers, names: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the headers but those of the given names, in lower case."""
+    """Return the headers except those of the given names, in lower case."""
     names = frozenset(names)
     return [(name, value) for name, value in headers if name.lower() not in names]
 
 
 def for_relay(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers of a request that is passed on as it is: but those of the connection, and the host."""
+    """Headers of a request that is forwarded as it is: all except those of the connection, and the host."""
     return without(headers, HOP_BY_HOP | _REQUEST_ONLY | _listed(headers))
 
 
@@ -55,12 +55,12 @@ def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def for_client(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer whose body is passed on as it is."""
+    """Headers of an answer whose body is forwarded as it is."""
     return without(headers, HOP_BY_HOP | _listed(headers))
 
 
 def for_answer(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer that we make of another: what is said of the body is ours to say."""
+    """Headers of an answer that we write ourselves from another: those about the body are left out."""
     return without(for_client(headers), _OF_THE_ANSWER)
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 
 from lynxstop.errors import UpstreamError
+
+DONE = b"[DONE]"
+"""Data of the event that ends a stream of OpenAI's protocol."""
+
+Bursts = AsyncIterator[list[bytes]]
+"""Data of a stream's events, as they arrived together; an empty list only says that it is alive."""
 
 EVENT_BYTES = 16 * 2**20
 """Default limit of one event's size."""
 
 # A line ends with CRLF, LF or CR, and an event with an empty line. A CR at the end of what has arrived
-# may be half of a CRLF, so that the last line end of an event is not a CR with nothing behind it.
+# may be half of a CRLF, so the last line end of an event is not a CR with nothing after it.
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _DATA = b"data: "
 _MARK = b"\xef\xbb\xbf"
@@ -27,7 +34,7 @@ class EventSplitter:
 
     Notes
     -----
-    An event that ends with a lone CR is given out with the next byte: only that shows that no LF follows.
+    An event that ends with a lone CR is returned with the next byte: only that shows that no LF follows.
     Joined with `rest`, the events are the stream.
     """
 
@@ -40,7 +47,7 @@ class EventSplitter:
 
     @property
     def rest(self) -> bytes:
-        """What has arrived of an event that is not whole yet."""
+        """The part of the next event that has arrived."""
         return bytes(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:

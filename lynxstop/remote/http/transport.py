@@ -52,16 +52,16 @@ def make_transport(name: str, *, reuse: bool = True) -> httpx.AsyncBaseTransport
 def trusted() -> ssl.SSLContext:
     """Verify a server of https by the system's authorities, or by those of SSL_CERT_FILE or SSL_CERT_DIR.
 
-    The same for every transport: httpx by itself would take those of certifi.
+    The same for every transport; the default of httpx is certifi.
     """
     return ssl.create_default_context()
 
 
 def failure(error: Exception) -> UpstreamError | None:
-    """Say what happened, without the address or anything of the exchange; None when it was not the network.
+    """Return the error to report, without the address or content; None when it was not the network.
 
-    The adapter calls every lost connection of aiohttp a timeout and lets some of its errors through: they are
-    told apart by their cause.
+    The adapter reports every lost connection of aiohttp as a timeout and lets some of its errors through; the
+    cause distinguishes them.
     """
     cause = error if _of_aiohttp(error) else error.__cause__
     if _of_aiohttp(cause):
@@ -75,27 +75,27 @@ def failure(error: Exception) -> UpstreamError | None:
     if unreached and (insecure := _of_tls(error)) is not None:
         unknown = isinstance(insecure, ssl.SSLCertVerificationError)
         return UpstreamError(
-            "The server behind the proxy "
-            + ("has a certificate that does not verify." if unknown else "does not speak TLS as we do."),
+            "The upstream server "
+            + ("has a certificate that cannot be verified." if unknown else "does not speak TLS with us."),
             code="upstream_tls",
             hint="Trusted are the system's authorities, or those of SSL_CERT_FILE."
             if unknown
-            else "Look at upstream.url.",
+            else "Check upstream.url.",
         )
     if unreached:
         return UpstreamError(
-            "The server behind the proxy cannot be reached.",
+            "The upstream server cannot be reached.",
             code="upstream_unreachable",
             status=504 if silent else 502,
             hint="Try again when it is up.",
         )
     if silent:
-        return UpstreamError("The server behind the proxy fell silent.", code="upstream_timeout", status=504)
-    return UpstreamError("The server behind the proxy broke off its answer.", code="upstream_died")
+        return UpstreamError("The upstream server fell silent.", code="upstream_timeout", status=504)
+    return UpstreamError("The upstream server broke off its answer.", code="upstream_died")
 
 
 def hung_up(error: Exception) -> bool:
-    """Whether a server closed the connection before it sent anything."""
+    """Whether the server closed the connection before it sent anything."""
     cause = error if _of_aiohttp(error) else error.__cause__
     if _of_aiohttp(cause):
         names = {kind.__name__ for kind in type(cause).__mro__}
@@ -113,7 +113,7 @@ class _Session:
         self._session: Any = None
 
     def __call__(self) -> _Session:
-        """Be what the adapter asks for before each request."""
+        """Return the session; the adapter calls this before each request."""
         return self
 
     def request(self, method: str, url: str, **options: Any) -> Any:
@@ -151,7 +151,7 @@ def _text(value: bytes) -> str:
 
 
 def _of_tls(error: BaseException | None) -> ssl.SSLError | None:
-    """The failure of TLS behind an error, if there was one."""
+    """Return the TLS failure that caused an error, if there was one."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""The connection to the server behind the proxy."""
+"""The HTTP client of the upstream server."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lynxstop.remote.http.headers import Headers, find, without
 from lynxstop.remote.http.transport import failure, hung_up, make_transport
 
 if TYPE_CHECKING:
-    from lynxstop.remote.http.config import UpstreamConfig
+    from lynxstop.remote.http.config import ConnectionConfig
 
 LOST = "lost"
 """Message of the cancellation of a task that lost a race."""
 
 _CLOSING = b"llama.cpp"
-"""Server that closes connections behind streams without saying so, so that the next request meets a dead one.
+"""Server that silently closes the connection after each stream, so that the next request would fail.
 
-It is asked for a connection for each request, and so is every server until it has named itself.
+Its connections are not reused, nor are those of any server whose first answer has not arrived yet.
 """
 
 _KEYS = (b"authorization", b"x-api-key")
@@ -52,9 +52,9 @@ class UpstreamResponse:
     headers : sequence of (bytes, bytes)
         Raw headers, as they arrived.
     stream : async iterable of bytes
-        The body as it arrives, still in the coding it has.
+        The body as it arrives, in its content coding.
     finished : bool
-        True once the body has been read to its end; who reads `stream` itself says so.
+        True once the body has been read to its end; code that reads `stream` directly sets it.
     """
 
     __slots__ = ("finished", "headers", "status", "stream")
@@ -67,7 +67,7 @@ class UpstreamResponse:
         self.finished = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body as it arrives, still in the coding it has."""
+        """Yield the body as it arrives, in its content coding."""
         async for chunk in self.stream:
             yield chunk
         self.finished = True
@@ -78,11 +78,11 @@ class UpstreamResponse:
 
 
 class Upstream:
-    """The server behind the proxy.
+    """The upstream server.
 
     Parameters
     ----------
-    config : UpstreamConfig
+    config : ConnectionConfig
         Its address, timeouts and key.
     hide_keys : bool
         Keep the client's keys from the server: they are those of the proxy.
@@ -92,7 +92,7 @@ class Upstream:
 
     def __init__(
         self,
-        config: UpstreamConfig,
+        config: ConnectionConfig,
         *,
         hide_keys: bool = False,
         on_abort: Callable[[str], None] = lambda cause: None,
@@ -121,14 +121,14 @@ class Upstream:
         *,
         query: bytes = b"",
     ) -> AsyncIterator[UpstreamResponse]:
-        """Send a request and give its answer while it arrives; leaving the block closes the connection.
+        """Send a request and yield its response while it arrives; leaving the block closes the connection.
 
         Parameters
         ----------
         method, path, query
-            Of the request line; the path follows that of the configured address.
+            Of the request line; the path is appended to that of the configured address.
         headers : sequence of (bytes, bytes)
-            Sent as given, but for keys: see `headers.for_relay` and `headers.for_call`.
+            Sent as given, except keys: see `headers.for_relay` and `headers.for_call`.
         content : bytes or async iterator of bytes, optional
             The body.
 

@@ -1,8 +1,8 @@
-"""How a server's answers are continued, tried out before the first request is watched.
+"""Check that a server continues a truncated answer faithfully, before the first request is watched.
 
-A server may accept a continuation and yet not give one: a template drops the thinking of the last message,
-closes its turn, or opens a second block. So a short greedy answer is cut, and continued: it has to go on as
-it did, behind a prompt that is longer by just the tokens that were kept.
+A server may accept a continuation and still not continue: a template may drop the thinking of the last
+message, close its turn, or open a second block. So a short greedy answer is truncated and continued: the text
+has to be the same as before, and the prompt has to be longer by exactly the tokens that were kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.delta import reasoning_field
 from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import chat_stream, continued_stream
@@ -23,31 +24,31 @@ _TOKENS = 16
 _SAME = 3
 _PASSING = frozenset({"upstream_unreachable", "upstream_timeout", "upstream_died"})
 _BUSY = frozenset({429, 503})
-"""What says nothing of the way that was tried: another time it may be different."""
+"""Failures that say nothing about the method that was tried, and may pass."""
 
 
 class UncontinuedError(UpstreamError):
-    """The server cannot continue a cut answer, so that none may be cut."""
+    """The server cannot continue a truncated answer, so none may be truncated."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A short answer, as a server showed it.
+class SampleAnswer:
+    """A short answer as the server streamed it.
 
     Parameters
     ----------
     opening : Opening
     tokens : sequence of StreamToken
     thought : str
-        Text in the field of thinking.
+        Text in the field for thinking.
     content : str
     field : str or None
-        Name of the field of thinking, if it was used.
+        Name of the field for thinking, if it was used.
     usage : dict
     most : int
-        Tokens of the event that has the most.
+        Largest number of tokens in one event.
     covered : bool
-        Whether all text in the field of thinking came with tokens.
+        Whether all text in the field for thinking came with tokens.
     """
 
     opening: Opening
@@ -61,30 +62,30 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A dialect as it speaks with one model.
+class CheckedContinuation:
+    """How answers of one model are continued.
 
     Parameters
     ----------
     dialect : Dialect
     verified : bool
-        Whether continuing was tried out; a dialect that continues token ids has no need.
-    shown : Shown
-        What was tried on.
+        Whether it was tried; a dialect that continues from token ids need not be.
+    shown : SampleAnswer
+        The answer that it was tried on.
     exit_tokens : int
-        Tokens of the exit text; 0 where that was not seen.
+        Number of tokens of the exit text; 0 where it is unknown.
     opened : bool
-        Whether the template opens a thinking block, and the stream shows nothing of it.
+        Whether the template opens a thinking block without showing that in the stream.
     """
 
     dialect: Dialect
     verified: bool
-    shown: Shown
+    shown: SampleAnswer
     exit_tokens: int = 0
     opened: bool = False
 
 
-async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> Shown:
+async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> SampleAnswer:
     """Ask a model for the first tokens of a greedy answer.
 
     Raises
@@ -107,38 +108,36 @@ async def show(server: Server, dialect: Dialect, model: str, tokens: int = _TOKE
     async with chat_stream(server, dialect, opening) as deltas:
         async for event, delta in deltas:
             if delta.thinking and named is None:
-                named = next(
-                    name for name, text in event["choices"][0]["delta"].items() if text == delta.thinking
-                )
+                named = reasoning_field(event["choices"][0]["delta"])
             thought, content = thought + delta.thinking, content + delta.content
             found += delta.tokens
             usage = delta.usage or usage
             most = max(most, len(delta.tokens))
             covered = covered and (bool(delta.tokens) or not delta.thinking)
-    return Shown(opening, found, thought, content, named, usage, most, covered)
+    return SampleAnswer(opening, found, thought, content, named, usage, most, covered)
 
 
-async def settle(
+async def check_continuation(
     server: Server, dialect: Dialect, model: str, *, exit_text: str = EXIT, open: str = "<think>"
-) -> Settled:
-    """Find the first way to continue answers of a model that does what it should.
+) -> CheckedContinuation:
+    """Find the first method that continues answers of a model faithfully.
 
     Raises
     ------
     UncontinuedError
-        When there is none.
+        When no method does.
     UpstreamError
         When the server fails.
     """
-    shown = await show(server, dialect, model)
+    shown = await sample_answer(server, dialect, model)
     if not shown.tokens:
         raise UncontinuedError(
-            "The server shows no log-probabilities of a chat's tokens.",
+            "The server shows no log-probabilities for the tokens of a chat.",
             code="no_logprobs",
-            hint="Nothing can be decided on without; `lynxstop doctor` shows what it offers.",
+            hint="Decisions need them; `lynxstop doctor` shows what the server offers.",
         )
     if dialect.exact:
-        return Settled(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
+        return CheckedContinuation(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
     troubles: list[str] = []
     for way in await dialect.routes(server, model):
         try:
@@ -148,14 +147,14 @@ async def settle(
             if error.code in _PASSING or error.status_code in _BUSY:
                 raise
         else:
-            return Settled(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
-    told = " ".join(dict.fromkeys(troubles))
+            return CheckedContinuation(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
+    reasons = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(
-        f"The server cannot continue an answer that was cut. {told}", code="no_continuation"
+        f"The server cannot continue an answer that was truncated. {reasons}", code="no_continuation"
     )
 
 
-async def _opened(server: Server, way: Dialect, shown: Shown, open: str) -> bool:
+async def _opened(server: Server, way: Dialect, shown: SampleAnswer, open: str) -> bool:
     if shown.thought or shown.content.lstrip().startswith(open):
         return False
     try:
@@ -165,15 +164,15 @@ async def _opened(server: Server, way: Dialect, shown: Shown, open: str) -> bool
     return end is not None and end.rstrip().endswith(open)
 
 
-async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open: str) -> int:
-    """Cut and continue; return the number of tokens of the exit text.
+async def _try(server: Server, way: Dialect, shown: SampleAnswer, exit_text: str, open: str) -> int:
+    """Truncate and continue; return the number of tokens of the exit text.
 
     Raises
     ------
     UncontinuedError
-        When the continuation is none.
+        When the answer is not continued as it was.
     UpstreamError
-        When the server refuses it.
+        When the server refuses the request.
     """
     length = len(shown.tokens)
     for cut in (length // 2, length // 3):
@@ -183,28 +182,28 @@ async def _try(server: Server, way: Dialect, shown: Shown, exit_text: str, open:
         if cut and begun and (text.startswith(begun) or (text and rest.startswith(text))):
             break
     else:
-        raise UncontinuedError("A greedy answer goes on in another way than it did.")
+        raise UncontinuedError("A greedy answer continues differently from the first time.")
     before = shown.usage.get("prompt_tokens")
     if prompt is None or before is None:
-        raise UncontinuedError("It counts no tokens, so that what it reads cannot be told.")
+        raise UncontinuedError("It does not count tokens, so its prompt cannot be checked.")
     unseen = max(0, int(shown.usage.get("completion_tokens", len(shown.tokens))) - len(shown.tokens))
-    # Among so few tokens the one that opens the block is unseen, or those around an answer that came already.
+    # The stream may not show the delimiter that opens the block, nor those around an answer that has begun.
     most = before + cut + unseen
     least = before + cut if shown.thought and shown.content else most
     if not least <= prompt <= most:
-        raise UncontinuedError(f"It reads {prompt} tokens where {most} were said.")
+        raise UncontinuedError(f"It reads {prompt} prompt tokens; there should be {most}.")
     _, whole = await _continued(server, way, shown, cut, exit_text, open)
     added = -1 if whole is None else whole - prompt
     if not 0 < added <= len(exit_text.encode()):
-        raise UncontinuedError("Its template takes away the thinking that is closed.")
+        raise UncontinuedError("Its template removes thinking that is closed.")
     return added
 
 
 async def _continued(
-    server: Server, way: Dialect, shown: Shown, cut: int, exit_text: str, open: str
+    server: Server, way: Dialect, shown: SampleAnswer, cut: int, exit_text: str, open: str
 ) -> tuple[str, int | None]:
-    """The continuation's text, and the number of tokens it was given to read."""
-    # A token that belongs together with the exit's first would hide that they were two.
+    """Return the text of the continuation, and the number of its prompt tokens."""
+    # No partial token: merged with the first token of the exit it would make the count wrong.
     kept = Kept(shown.tokens[:cut], b"", exit_text, (), open, bool(shown.thought))
     call = await way.continuation(server, shown.opening, kept, Limits(_SAME if not exit_text else 1))
     said = ""

@@ -1,8 +1,7 @@
-"""Events of one stream that differ in their text alone: read, and written again, without parsing them.
+"""Parse one event of a stream, then recognise those that differ only in their text by comparing bytes.
 
-A server writes the events of an answer by one pattern. Once an event has been parsed and cleaned, the next
-one of the same spelling is told apart by comparing bytes, and what the client gets of it is put together from
-the pieces of the last. Whatever does not fit to the byte is parsed as before.
+The client's version of a recognised event is put together from pieces of the learnt one. An event that
+differs in any other byte does not match, and is parsed.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import NamedTuple
 
 import orjson
 
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Json
-from lynxstop.remote.entries import BEGIN, EACH, END, LOST
+from lynxstop.remote.delta import REASONING_FIELDS, Delta, Json
+from lynxstop.remote.fast_path.raw_logprobs import BEGIN, EACH, END, LOST
 
 _TEXT = "\u0001"
 _IDS = b'"token_ids":['
@@ -26,13 +25,13 @@ _FIELDS = frozenset({*REASONING_FIELDS, "content"})
 _Match = Callable[[bytes, int, int], re.Match[bytes] | None]
 
 
-class Spelled(NamedTuple):
-    """An event with a single token.
+class MatchedEvent(NamedTuple):
+    """An event with a single token, taken apart.
 
     Parameters
     ----------
     line : bytes
-        What the client gets of it.
+        The event as the client gets it.
     text : bytes
     id : int or None
         Of the token, in the server's vocabulary.
@@ -46,16 +45,16 @@ class Spelled(NamedTuple):
     entry: bytes
 
 
-class Spelling:
-    """How one stream spells its events, as far as is known.
+class EventTemplate:
+    """The fixed bytes around the text and the log-probabilities in the events of one stream.
 
     Attributes
     ----------
     thinking : bool
-        Whether the text is in a field of thinking.
+        Whether the text is in the field for thinking.
     """
 
-    __slots__ = ("_before", "_behind", "_head", "_match", "_tail", "thinking")
+    __slots__ = ("_after", "_before", "_head", "_match", "_tail", "thinking")
 
     def __init__(self) -> None:
         self._match: _Match | None = None
@@ -87,9 +86,9 @@ class Spelling:
         if end < 0 or not quote or b"\\" in written:
             return
         said[name] = _TEXT
-        self._before, _, self._behind = orjson.dumps(shown).partition(orjson.dumps(_TEXT)[1:-1])
+        self._before, _, self._after = orjson.dumps(shown).partition(orjson.dumps(_TEXT)[1:-1])
         said[name] = text
-        if _IDS in self._behind:
+        if _IDS in self._after:
             return
         tail, ids, after = data[end + len(END) :].partition(_IDS)
         self._head = head + field
@@ -97,8 +96,8 @@ class Spelling:
         self._match = _matcher(quote + middle + BEGIN, tail + ids if ids else None)
         self.thinking = bool(delta.thinking)
 
-    def read(self, data: bytes) -> Spelled | None:
-        """Return what an event says, and what the client gets of it; None when it is spelled otherwise."""
+    def match(self, data: bytes) -> MatchedEvent | None:
+        """Return the parts of an event, and the client's version of it; None when it does not match."""
         if self._match is None or not data.startswith(self._head) or not data.endswith(self._tail):
             return None
         found = self._match(data, len(self._head), len(data) - len(self._tail))
@@ -109,12 +108,12 @@ class Spelling:
         if not text or entry.count(EACH) != 1:
             return None
         known = number or own
-        return Spelled(self._before + written + self._behind, text, int(known) if known else None, entry)
+        return MatchedEvent(self._before + written + self._after, text, int(known) if known else None, entry)
 
 
 @lru_cache(256)
 def _matcher(middle: bytes, ids: bytes | None) -> _Match:
-    """What matches an event between its head and its tail; groups: the text, the entry, ids in and behind it.
+    """Matches an event between head and tail; groups: the text, the entry, the id in it, the id after it.
 
     Parameters
     ----------
@@ -134,7 +133,7 @@ _MOST = 1 << 16
 
 
 def _text(written: bytes) -> bytes | None:
-    """The text that a JSON string has between its quotation marks; None when there is doubt."""
+    """Decode what a JSON string has between its quotation marks; None when it may not be valid."""
     try:
         text = str(orjson.loads(b'"%b"' % written)) if b"\\" in written else written.decode()
     except ValueError:

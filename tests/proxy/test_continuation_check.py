@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import pytest
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.continuation_check import CheckedContinuation, UncontinuedError, check_continuation
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.http.config import UpstreamConfig
+from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
-from lynxstop.remote.settling import Settled, UncontinuedError, settle
 from lynxstop.testing import server as mocked
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import Knobs
+from lynxstop.testing.settings import MockSettings
 from tests.support.servers import serving
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def asking(url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     async def run() -> T:
-        upstream = Upstream(UpstreamConfig(url=url))
+        upstream = Upstream(ConnectionConfig(url=url))
         try:
             return await work(Connection(upstream))
         finally:
@@ -35,15 +35,15 @@ def asking(url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def settled(url: str, name: str = "openai") -> Settled:
-    async def work(server: Connection) -> Settled:
-        return await settle(server, await choose(name, server), "toy")
+def checked(url: str, name: str = "openai") -> CheckedContinuation:
+    async def work(server: Connection) -> CheckedContinuation:
+        return await check_continuation(server, await choose(name, server), "toy")
 
     return asking(url, work)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "route", "lead", "opened"),
+    ("settings", "route", "lead", "opened"),
     [
         ({}, "tokens", "{open}", False),
         ({"opened": True}, "tokens", "", False),
@@ -54,10 +54,10 @@ def settled(url: str, name: str = "openai") -> Settled:
     ],
 )
 def test_the_first_way_that_goes_on_as_the_answer_did_is_taken(
-    knobs: dict[str, Any], route: str, lead: str, opened: bool
+    settings: dict[str, Any], route: str, lead: str, opened: bool
 ) -> None:
-    with serving(MockServer(Knobs(**knobs))) as url:
-        found = settled(url)
+    with serving(MockServer(MockSettings(**settings))) as url:
+        found = checked(url)
     assert isinstance(found.dialect, OpenAI)
     assert (found.dialect.route, found.dialect.lead, found.opened) == (route, lead, opened)
     assert found.verified
@@ -65,12 +65,12 @@ def test_the_first_way_that_goes_on_as_the_answer_did_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("knobs", "code"),
+    ("settings", "code"),
     [({"completions": False, "resume": False}, "no_continuation"), ({"logprobs": False}, "no_logprobs")],
 )
-def test_what_cannot_be_continued_is_known_before(knobs: dict[str, Any], code: str) -> None:
-    with serving(MockServer(Knobs(**knobs))) as url, pytest.raises(UncontinuedError) as caught:
-        settled(url)
+def test_what_cannot_be_continued_is_known_before(settings: dict[str, Any], code: str) -> None:
+    with serving(MockServer(MockSettings(**settings))) as url, pytest.raises(UncontinuedError) as caught:
+        checked(url)
     assert caught.value.code == code
 
 
@@ -82,23 +82,26 @@ def test_a_template_that_drops_closed_thinking_is_found_out(monkeypatch: pytest.
 
     render = mocked.render
     monkeypatch.setattr(mocked, "render", dropping)
-    with serving(MockServer(Knobs(completions=False))) as url, pytest.raises(UncontinuedError) as caught:
-        settled(url)
-    assert "takes away the thinking" in str(caught.value)
+    with (
+        serving(MockServer(MockSettings(completions=False))) as url,
+        pytest.raises(UncontinuedError) as caught,
+    ):
+        checked(url)
+    assert "removes thinking" in str(caught.value)
 
 
 def test_a_server_that_begins_anew_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     complete = mocked.complete
     monkeypatch.setattr(mocked, "complete", lambda text, *more: complete(text.partition("<think>")[0], *more))
-    with serving(MockServer(Knobs(opened=True))) as url, pytest.raises(UncontinuedError) as caught:
-        settled(url)
-    assert "another way" in str(caught.value)
+    with serving(MockServer(MockSettings(opened=True))) as url, pytest.raises(UncontinuedError) as caught:
+        checked(url)
+    assert "continues differently" in str(caught.value)
 
 
 def test_token_ids_need_no_trial() -> None:
-    server = MockServer(Knobs(opened=True))
+    server = MockServer(MockSettings(opened=True))
     with serving(server) as url:
-        found = settled(url, "vllm")
+        found = checked(url, "vllm")
     assert isinstance(found.dialect, Vllm)
     assert not found.verified
     assert [record.path for record in server.records] == ["/v1/chat/completions"]
@@ -107,16 +110,16 @@ def test_token_ids_need_no_trial() -> None:
 @pytest.mark.parametrize("trouble", ["before-headers", "status-429"])
 def test_a_passing_trouble_is_no_verdict(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     # given a server that answers once, and then has a bad moment
-    server = MockServer(Knobs(opened=True))
+    server = MockServer(MockSettings(opened=True))
     plan = server._plan
 
     def once(*arguments: Any) -> Any:
-        server.knobs = Knobs(opened=True, fault=trouble)  # type: ignore[arg-type]
+        server.settings = MockSettings(opened=True, fault=trouble)  # type: ignore[arg-type]
         return plan(*arguments)
 
     monkeypatch.setattr(server, "_plan", once)
     with serving(server) as url, pytest.raises(UpstreamError) as caught:
-        settled(url)
+        checked(url)
     assert not isinstance(caught.value, UncontinuedError)
 
 
@@ -128,6 +131,9 @@ def test_a_template_that_adds_something_is_found_out(monkeypatch: pytest.MonkeyP
 
     render = mocked.render
     monkeypatch.setattr(mocked, "render", adding)
-    with serving(MockServer(Knobs(completions=False))) as url, pytest.raises(UncontinuedError) as caught:
-        settled(url)
+    with (
+        serving(MockServer(MockSettings(completions=False))) as url,
+        pytest.raises(UncontinuedError) as caught,
+    ):
+        checked(url)
     assert "It reads" in str(caught.value)

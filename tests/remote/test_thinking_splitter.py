@@ -1,4 +1,4 @@
-"""Thinking and answer told apart in a chat's stream, however its text is cut into events."""
+"""Thinking and answer are split in a chat's stream, however its text is cut into events."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynxstop.proxy.parts import Parts
+from lynxstop.remote.thinking_splitter import ThinkingSplitter
 
 
 def joined(deltas: list[dict], **options) -> tuple[str, str]:
-    parts = Parts(**options)
+    parts = ThinkingSplitter(**options)
     found = [part for delta in deltas for part in parts.read(delta)] + parts.end()
     assert all(part.text for part in found)
     return tuple("".join(part.text for part in found if part.thinking is kind) for kind in (True, False))

@@ -10,7 +10,7 @@ Json = dict[str, Any]
 _OF_THE_STREAM = ("delta", "index", "finish_reason", "logprobs", "stop_reason")
 
 
-def gather(events: Iterable[Json]) -> Json:
+def assemble(events: Iterable[Json]) -> Json:
     """Join the events of a chat into the answer that the server would have given without streaming.
 
     Unknown keys of an event and of a choice are kept, the last value of each.

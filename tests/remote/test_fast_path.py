@@ -1,4 +1,4 @@
-"""Events that are not parsed: what is decided, told and given must be the same as if they were."""
+"""Events that are not parsed: decisions, reports and events must be the same as if they were."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.session import Mode
-from lynxstop.remote.chat import Asked, Chat
-from lynxstop.remote.dialects.base import Delta, Dialect
+from lynxstop.remote.chat import Chat
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import Delta
+from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.entries import Entries, without_entries
+from lynxstop.remote.fast_path import EventTemplate, RawLogprobs, parse_without_logprobs
 from lynxstop.remote.report import report
-from lynxstop.remote.session import Terms
-from lynxstop.remote.spelling import Spelling
 from lynxstop.remote.stream import Reading, as_json
+from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken
 
 TEXTS = [
@@ -84,8 +85,8 @@ class Recorded:
         yield bursts()
 
 
-class Unspelled(Spelling):
-    """Knows no spelling, so that all events are parsed."""
+class NoTemplate(EventTemplate):
+    """Learns nothing, so that all events are parsed."""
 
     def learn(self, data: bytes, delta: Delta, shown: Any) -> None:
         pass
@@ -94,20 +95,20 @@ class Unspelled(Spelling):
 def ask(
     events: Sequence[bytes],
     dialect: Dialect,
-    terms: Terms,
+    config: StreamConfig,
     *,
     parse: bool,
     mode: Mode = Mode.STOP,
     sizes: Any = (1,),
 ) -> tuple[list[Any], list[Any], Chat]:
     async def run() -> tuple[list[Any], Chat]:
-        def told(chat: Chat) -> dict[str, Any]:
+        def reporting(chat: Chat) -> dict[str, Any]:
             return report(chat.session, stopped=chat.stopped, saved_share=0.5, certificate="c")
 
         body = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
-        chat = Chat(Recorded(events, sizes), dialect, terms, Asked(body, 0.05, mode), told)
+        chat = Chat(Recorded(events, sizes), dialect, config, ClientRequest(body, 0.05, mode), reporting)
         if parse:
-            chat._spelling = Unspelled()
+            chat._template = NoTemplate()
         return [event async for burst in chat.bursts() for event in burst], chat
 
     given, chat = asyncio.run(run())
@@ -145,47 +146,47 @@ DRAWN = st.lists(
     st.sampled_from([{}, {}, {"points": CUE | BOUNDARY}, {"points": CUE | INTERVAL, "every": 7}]),
 )
 def test_it_makes_no_difference(
-    make_terms, drawn, kind, field, mode, threshold, budget, before, sizes, rule, points
+    make_config, drawn, kind, field, mode, threshold, budget, before, sizes, rule, points
 ):
     style, dialect = kind
     if style is llama_event:
         drawn = [(text, rank, False) for text, rank, _ in drawn]
     events = written(drawn, style, field)
-    terms = make_terms(threshold, before=before, rule=rule, budget=budget, **points)
-    quick, _, one = ask(events, dialect, terms, parse=False, mode=mode, sizes=sizes)
-    slow, _, other = ask(events, dialect, terms, parse=True, mode=mode)
+    config = make_config(threshold, before=before, rule=rule, budget=budget, **points)
+    quick, _, one = ask(events, dialect, config, parse=False, mode=mode, sizes=sizes)
+    slow, _, other = ask(events, dialect, config, parse=True, mode=mode)
     assert quick == slow
     assert one.session.session.events == other.session.session.events
     assert one.session.session.exit == other.session.session.exit
-    assert one.session.cut == other.session.cut
+    assert one.session.truncation == other.session.truncation
     assert [token.text for token in one.session.tokens] == [token.text for token in other.session.tokens]
     assert [token.id for token in one.session.tokens] == [token.id for token in other.session.tokens]
     assert one.session.thinking == other.session.thinking
-    names = ("answer", "upstream_tokens", "read", "blind", "usage", "told", "stopped")
+    names = ("answer", "upstream_tokens", "read", "blind", "usage", "final_report", "stopped")
     assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
 
 
 @pytest.mark.parametrize(("style", "dialect"), [(vllm_event, Vllm()), (llama_event, LlamaCpp())])
 @pytest.mark.parametrize("field", ["reasoning", "content"])
-def test_plain_events_are_not_parsed(make_terms, style, dialect, field):
+def test_plain_events_are_not_parsed(make_config, style, dialect, field):
     drawn = [
         ("<think>" if field == "content" else " so", 1.0, False),
         *[(" so", 1.0, False), (" 5", 2.0, False)] * 50,
     ]
-    _, given, _ = ask(written(drawn, style, field), dialect, make_terms(), parse=False)
+    _, given, _ = ask(written(drawn, style, field), dialect, make_config(), parse=False)
     assert sum(isinstance(event, bytes) for event in given) >= 95
 
 
-def learnt(event: bytes) -> Iterator[Spelling]:
-    """A spelling that has seen an event."""
-    reading, dialect, spelling = Reading(Vllm().read, whole=False), Vllm(), Spelling()
+def learnt(event: bytes) -> Iterator[EventTemplate]:
+    """A template that has learnt an event."""
+    reading, dialect, template = Reading(Vllm().read, whole=False), Vllm(), EventTemplate()
     found = reading.event(event)
     assert found is not None
     shown, delta = found
     dialect.clean(shown, {})
     shown["choices"][0]["logprobs"] = None
-    spelling.learn(event, delta, shown)
-    yield spelling
+    template.learn(event, delta, shown)
+    yield template
 
 
 @pytest.mark.parametrize(
@@ -209,27 +210,27 @@ def learnt(event: bytes) -> Iterator[Spelling]:
 )
 def test_what_is_spelled_otherwise_is_parsed(change):
     event = vllm_event("reasoning", " so", [entry(" so", 1.0)], [5])
-    [spelling] = learnt(orjson.dumps(event))
-    assert spelling.read(orjson.dumps(event)) is not None
+    [template] = learnt(orjson.dumps(event))
+    assert template.match(orjson.dumps(event)) is not None
     change(event)
-    assert spelling.read(orjson.dumps(event)) is None
+    assert template.match(orjson.dumps(event)) is None
 
 
 def test_bytes_that_are_no_json_are_parsed_and_refused():
     event = orjson.dumps(vllm_event("reasoning", " so", [entry(" so", 1.0)], [5]))
-    [spelling] = learnt(event)
+    [template] = learnt(event)
     for text in (b"\xff", b"a\nb", b"\x01", b"\\x", b'"'):
-        assert spelling.read(event.replace(b" so", text)) is None
+        assert template.match(event.replace(b" so", text)) is None
 
 
 def test_a_clients_own_ids_are_shown_to_it():
     event = vllm_event("reasoning", " so", [entry(" so", 1.0)], [5])
-    reading, spelling = Reading(Vllm().read, whole=False), Spelling()
+    reading, template = Reading(Vllm().read, whole=False), EventTemplate()
     shown, delta = reading.event(orjson.dumps(event))
     Vllm().clean(shown, {"return_token_ids": True})
     shown["choices"][0]["logprobs"] = None
-    spelling.learn(orjson.dumps(event), delta, shown)
-    assert spelling.read(orjson.dumps(event)) is None
+    template.learn(orjson.dumps(event), delta, shown)
+    assert template.match(orjson.dumps(event)) is None
 
 
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3), st.booleans())
@@ -237,7 +238,7 @@ def test_log_probabilities_are_cut_out_of_any_event_or_it_is_left_to_the_parser(
     entries = [entry(text, 1.0) for text in texts]
     event = vllm_event("reasoning", "".join(texts), entries, list(range(len(texts))))
     data = json.dumps(event).encode() if spaced else orjson.dumps(event)
-    found = without_entries(data)
+    found = parse_without_logprobs(data)
     assert found is None or found["choices"][0]["logprobs"].parsed() == entries
     assert (found is None) <= (spaced or "}]}]}" in "".join(texts))
     whole, quick = (Reading(Vllm().read, whole=whole).event(data) for whole in (True, False))
@@ -246,6 +247,6 @@ def test_log_probabilities_are_cut_out_of_any_event_or_it_is_left_to_the_parser(
 
 def test_a_token_that_is_not_the_text_is_not_taken_for_it():
     raw = orjson.dumps(entry("a", 1.0))
-    assert Entries(raw).only("b", [3]) is None
-    assert Entries(raw + b"," + raw).only("a", [3]) is None
-    assert Entries(raw).only("a", [3]) == StreamToken(b"a", id=3, entry=raw)
+    assert RawLogprobs(raw).only("b", [3]) is None
+    assert RawLogprobs(raw + b"," + raw).only("a", [3]) is None
+    assert RawLogprobs(raw).only("a", [3]) == StreamToken(b"a", id=3, entry=raw)

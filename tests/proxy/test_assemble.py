@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lynxstop.proxy.gather import gather
+from lynxstop.proxy.assemble import assemble
 
 
 def event(finish: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def test_text_is_joined_field_by_field() -> None:
         event(content="d", finish="stop"),
         {"id": "x", "choices": [], "usage": {"total_tokens": 3}},
     ]
-    found = gather(events)
+    found = assemble(events)
     [choice] = found["choices"]
     assert choice["message"] == {"role": "assistant", "content": "cd", "reasoning": "ab"}
     assert (choice["finish_reason"], found["usage"], found["object"]) == (
@@ -42,7 +42,7 @@ def test_pieces_of_tool_calls_are_joined_by_their_index() -> None:
         event(tool_calls=[part(1, "{}", id="b", type="function", function={"name": "g"})]),
         event(tool_calls=[part(0, ": 1}")], finish="tool_calls"),
     ]
-    calls = gather(events)["choices"][0]["message"]["tool_calls"]
+    calls = assemble(events)["choices"][0]["message"]["tool_calls"]
     assert [(call["id"], call["function"]) for call in calls] == [
         ("a", {"name": "f", "arguments": '{"x": 1}'}),
         ("b", {"name": "g", "arguments": "{}"}),

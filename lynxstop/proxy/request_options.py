@@ -1,4 +1,4 @@
-"""What a client asks of lynxstop: by a key of the body, or by headers."""
+"""The options of a request for lynxstop: a key of the body, or headers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MOST_RACING = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What one request asks for.
+class RequestOptions:
+    """What one request wants from lynxstop.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ class Wish:
     named: bool = False
 
 
-def read_wish(
+def read_options(
     incoming: Incoming,
     body: Mapping[str, Any],
     config: PolicyConfig,
     policy: StopPolicy | None,
     default: float | None,
-) -> Wish:
-    """Read what a request asks for: by its body's key, its headers, its reasoning effort, or not at all.
+) -> RequestOptions:
+    """Read the options of a request: from its body, its headers, its reasoning effort, or the defaults.
 
     Parameters
     ----------
@@ -83,7 +83,9 @@ def read_wish(
     mode = given.get("mode", config.mode)
     if mode not in tuple(Mode):
         raise RequestError(f"lynxstop.mode is stop or shadow, not {str(mode)[:40]!r}.", code="bad_lynxstop")
-    return Wish(risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given))
+    return RequestOptions(
+        risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given)
+    )
 
 
 def check_levels(config: PolicyConfig, policy: StopPolicy | None) -> None:

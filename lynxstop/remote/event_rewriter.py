@@ -1,76 +1,70 @@
-"""How the events of an answer are worded for its client: the server's, cleaned, and our own in its manner."""
+"""Rewrite the events of an answer: clean those of the server, and write our own in the same style."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lynxstop.remote.dialects.base import REASONING_FIELDS, Delta, Dialect, Json
-from lynxstop.remote.stream import Shown
+from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.delta import Delta, Json, reasoning_field
+from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.stream import ClientEvent
+from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
-
-if TYPE_CHECKING:
-    from lynxstop.remote.chat import Asked
 
 _NAMES = ("id", "object", "created", "model", "system_fingerprint")
 
 
-class Wording:
-    """The wording of one answer.
+class EventRewriter:
+    """Rewrites the events of one answer.
 
     Parameters
     ----------
     dialect : Dialect
-    asked : Asked
+    client_request : ClientRequest
 
     Attributes
     ----------
     base : dict
-        What all events of the answer have.
+        Keys that all events of the answer share.
     field : str or None
-        Where the server puts thinking; None before it did, or where it does not parse it.
+        Field in which the server sends thinking; None before the first thinking, and without a parser.
     finish : dict or None
-        The event with the finish.
+        The event with the finish reason.
     """
 
-    def __init__(self, dialect: Dialect, asked: Asked) -> None:
-        self._dialect, self._asked = dialect, asked
+    def __init__(self, dialect: Dialect, client_request: ClientRequest) -> None:
+        self._dialect, self._client_request = dialect, client_request
         self.base: Json = {}
         self.field: str | None = None
         self.finish: Json | None = None
 
     def learn(self, event: Json, delta: Delta) -> None:
-        """Learn from an event how the server words its own."""
+        """Learn the common keys and the field for thinking from an event."""
         if not self.base and event.get("id"):
             self.base = {name: event[name] for name in _NAMES if name in event}
         if delta.thinking and self.field is None:
-            given = event["choices"][0]["delta"]
-            self.field = next(name for name in REASONING_FIELDS if given.get(name))
+            self.field = reasoning_field(event["choices"][0]["delta"])
 
     def split(self, text: str, close: Sequence[str]) -> list[tuple[str, bool]]:
-        """Split an exit text into what is inside the block and what is behind it; True for the first.
+        """Split an exit text into pieces of thinking, marked True, and pieces of the answer.
 
-        The delimiter itself is left out if the server parses thinking.
+        A server that has a field for thinking does not write the delimiter: it is left out then.
         """
-        if self.field is not None:
-            for mark in close:
-                before, found, behind = text.partition(mark)
-                if found:
-                    return [(before, True), (behind, False)]
-        return [(text, True)]
+        found = None if self.field is None else split_at_close(text, close)
+        return [(text, True)] if found is None else [(found[0], True), (found[1], False)]
 
-    def shown(self, event: Shown) -> Shown | None:
+    def shown(self, event: ClientEvent) -> ClientEvent | None:
         """Return an event of the server as the client gets it.
 
-        None when only we asked for it, and for the one with the finish: that comes last, see `finish`.
+        None when only the proxy asked for it, and for the one with the finish reason: see `finish`.
         """
         if isinstance(event, bytes):
             return event
         choices = event.get("choices")
         if not choices and "error" not in event:
             return None
-        self._dialect.clean(event, self._asked.body)
-        wanted = self._asked.logprobs
+        self._dialect.clean(event, self._client_request.body)
+        wanted = self._client_request.logprobs
         for choice in choices or ():
             if wanted is None:
                 if "logprobs" in choice:
@@ -93,14 +87,14 @@ class Wording:
         delta: Delta | None = None,
         event: Json | None = None,
     ) -> Json:
-        """Return an event of our own, in the server's manner.
+        """Return an event of our own, in the style of the server.
 
         Parameters
         ----------
         text : str
         thinking : bool
         delta : Delta, optional
-            Of the server's event that it stands for: its finish and its tokens.
+            Of the server's event that it replaces: its finish reason and its tokens.
         event : dict, optional
             That event itself.
         """
@@ -110,8 +104,10 @@ class Wording:
         for choice in (event or {}).get("choices") or ():
             if "stop_reason" in choice:
                 said["stop_reason"] = choice["stop_reason"]
-        if self._asked.logprobs is not None and delta is not None and delta.tokens:
-            said["logprobs"] = {"content": [_entry(token, self._asked.logprobs) for token in delta.tokens]}
+        if self._client_request.logprobs is not None and delta is not None and delta.tokens:
+            said["logprobs"] = {
+                "content": [_entry(token, self._client_request.logprobs) for token in delta.tokens]
+            }
         return {**self.base, "choices": [said]}
 
 

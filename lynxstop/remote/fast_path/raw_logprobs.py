@@ -1,7 +1,7 @@
-"""Log-probabilities cut out of an event unread: most of its bytes, and needed later, or never.
+"""Parse an event without its log-probabilities: they are most of its bytes, and needed later, or never.
 
-An event with 20 alternatives per token is thirty times as long as its text. What a server writes around them
-is parsed when it comes; they are kept as they are, and parsed together with those of other tokens.
+An event with 20 alternatives per token is thirty times as long as its text. The log-probabilities are kept as
+the server wrote them, and parsed later together with those of other tokens.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ EACH = b'"top_logprobs":'
 _NAME = len(b'"logprobs":')
 
 LOST = "\ufffd"
-"""Stands for bytes that are no text by themselves: only the list tells which."""
+"""Replaces bytes that are not UTF-8; only the list of log-probabilities has the bytes themselves."""
 
 _TOKEN = re.compile(rb'\{(?:"id":(\d+),)?"token":("(?:[^"\\]|\\.)*"),')
 
 
-class Entries(NamedTuple):
+class RawLogprobs(NamedTuple):
     """A list of log-probabilities in the form of chats, without its brackets, as the server wrote it."""
 
     raw: bytes
 
     def only(self, text: str, ids: Sequence[int] | None) -> StreamToken | None:
-        """Return the token, if it is a single one and its text is `text`; its bytes are then known.
+        """Return the token if there is exactly one and its text is `text`, so that its bytes are known.
 
         Parameters
         ----------
         text : str
-            What the event says.
+            The text of the event.
         ids : sequence of int, optional
-            Token ids that stand beside the list.
+            Token ids that the event has outside the list.
         """
         raw = self.raw
         found = _TOKEN.match(raw)
@@ -65,18 +65,18 @@ class Entries(NamedTuple):
         Raises
         ------
         UpstreamError
-            When it is no JSON.
+            When it is not JSON.
         """
-        return list(parsed(b"[%b]" % self.raw))
+        return list(parse_json(b"[%b]" % self.raw))
 
 
-def parsed(data: bytes) -> Any:
-    """Parse JSON of a server.
+def parse_json(data: bytes) -> Any:
+    """Parse JSON that a server sent.
 
     Raises
     ------
     UpstreamError
-        When it is none.
+        When it is not JSON.
     """
     try:
         return orjson.loads(data)
@@ -86,13 +86,13 @@ def parsed(data: bytes) -> Any:
         ) from None
 
 
-def without_entries(data: bytes) -> Json | None:
-    """Parse an event, with `Entries` for the log-probabilities of its first choice.
+def parse_without_logprobs(data: bytes) -> Json | None:
+    """Parse an event, with `RawLogprobs` for the log-probabilities of its first choice.
 
     Returns
     -------
     dict or None
-        None when they are not there, or not spelled as they most often are.
+        None when they are missing, or not in the usual form.
     """
     begin = data.find(BEGIN)
     end = data.find(END, begin) if begin > 0 else -1
@@ -105,5 +105,5 @@ def without_entries(data: bytes) -> Json | None:
             return None
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return None
-    choice["logprobs"] = Entries(data[begin + len(BEGIN) : end + 3])
+    choice["logprobs"] = RawLogprobs(data[begin + len(BEGIN) : end + 3])
     return event

@@ -1,0 +1,68 @@
+"""What a bundle watches for in a server's stream, and what may stop it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from lynxstop.core.policy import StopPolicy
+from lynxstop.core.stream import StreamWatch
+from lynxstop.remote.fast_path import BatchedRule
+from lynxstop.remote.tokens import beginnings
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """What is watched in a stream and what may stop it; one per bundle.
+
+    Parameters
+    ----------
+    watch : StreamWatch
+    policy : StopPolicy
+    exit_text : str
+    close : tuple of str
+        Texts that close a thinking block.
+    before : bool
+        Whether an exit at a cue truncates before the cue instead of after it.
+    exit_ids : tuple of int
+        Tokens of the exit text in the server's vocabulary; empty where that is unknown.
+    opened : bool
+        Whether a block is open from the start, because the prompt's template opened it and the stream does
+        not show that.
+    open : tuple of str
+        Texts that open a thinking block.
+    exit_tokens : int
+        Number of the tokens of the exit text, where only that is known; 0 takes it from `exit_ids`.
+    """
+
+    watch: StreamWatch
+    policy: StopPolicy
+    exit_text: str
+    close: tuple[str, ...] = ("</think>",)
+    before: bool = False
+    exit_ids: tuple[int, ...] = ()
+    opened: bool = False
+    open: tuple[str, ...] = ("<think>",)
+    exit_tokens: int = 0
+    closing: frozenset[bytes] = field(init=False)
+    exits: frozenset[str] = field(init=False)
+    _forgetful: StopPolicy = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
+        object.__setattr__(self, "exits", beginnings(self.exit_text))
+        object.__setattr__(self, "_forgetful", self._with_rule(keep=False))
+        object.__setattr__(self, "exit_tokens", self.exit_tokens or len(self.exit_ids))
+
+    def policy_for(self, *, keep: bool) -> StopPolicy:
+        """Return the policy with its rule evaluated in batches; see `lynxstop.remote.fast_path.BatchedRule`.
+
+        Parameters
+        ----------
+        keep : bool
+            Whether tokens keep their log-probabilities once the rule has read them.
+        """
+        return self._with_rule(keep=True) if keep else self._forgetful
+
+    def _with_rule(self, *, keep: bool) -> StopPolicy:
+        rule = self.policy.rule
+        return self.policy if rule is None else replace(self.policy, rule=BatchedRule(rule, self.exits, keep))
