@@ -6,6 +6,7 @@ reader counts it as a loss, so that damage never looks like good news.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -106,7 +107,7 @@ def _sound(audit: Audit) -> bool:
 
 
 class FileJournal:
-    """A journal in a file; several processes append to it, each line in one write.
+    """A journal in a file; several processes append to it, one at a time under a lock.
 
     Parameters
     ----------
@@ -130,6 +131,8 @@ class FileJournal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
+                # Without the lock, a line that another process is writing looks torn. Closing gives it back.
+                fcntl.flock(handle, fcntl.LOCK_EX)
                 size = os.fstat(handle).st_size
                 torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
                 written = os.write(handle, b"\n" + line if torn else line)
