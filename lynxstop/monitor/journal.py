@@ -6,7 +6,6 @@ reader counts it as a loss, so that damage never looks like good news.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -106,6 +105,15 @@ def _sound(audit: Audit) -> bool:
     return 0.0 < audit.risk < 1.0 and 0.0 <= audit.loss <= 1.0
 
 
+def _lock(handle: int) -> None:
+    """Wait for the file's lock, which closing the file releases: a line being written looks torn to others."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # not a POSIX system
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
 class FileJournal:
     """A journal in a file; several processes append to it, one at a time under a lock.
 
@@ -131,8 +139,7 @@ class FileJournal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                # Without the lock, a line that another process is writing looks torn. Closing gives it back.
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _lock(handle)
                 size = os.fstat(handle).st_size
                 torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
                 written = os.write(handle, b"\n" + line if torn else line)
