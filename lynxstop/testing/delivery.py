@@ -73,6 +73,31 @@ async def send_whole(reply: Reply, wire: Wire, runs: list[Run], tokens: Tokens, 
     await send_json(reply, body)
 
 
+class _Events:
+    """Writes events, framed and split as the knobs say.
+
+    Attributes
+    ----------
+    count : int
+        Events so far.
+    """
+
+    def __init__(self, reply: Reply, knobs: Knobs) -> None:
+        self.count = 0
+        self._reply, self._knobs = reply, knobs
+        self._ends = cycle(_ENDS[knobs.framing])
+
+    async def write(self, event: bytes) -> None:
+        """Write one event."""
+        self.count += 1
+        frame = b"data: " + event + next(self._ends) + next(self._ends)
+        if self._knobs.pings and self.count % self._knobs.pings == 0:
+            frame += b": ping" + next(self._ends) + next(self._ends)
+        for piece in _pieces(frame, self._knobs.split):
+            await self._reply.send(piece)
+            await asyncio.sleep(0)
+
+
 async def send_stream(
     reply: Reply,
     wire: Wire,
@@ -94,19 +119,8 @@ async def send_stream(
     await reply.start(200, [kind, (b"cache-control", b"no-cache")])
     if knobs.fault == "after-headers":
         raise Cut
-    ends = cycle(_ENDS[knobs.framing])
-    count = 0
-
-    async def write(event: bytes) -> None:
-        nonlocal count
-        count += 1
-        frame = b"data: " + event + next(ends) + next(ends)
-        if knobs.pings and count % knobs.pings == 0:
-            frame += b": ping" + next(ends) + next(ends)
-        for piece in _pieces(frame, knobs.split):
-            await reply.send(piece)
-            await asyncio.sleep(0)
-
+    events = _Events(reply, knobs)
+    write = events.write
     if wire.chat:
         for run in runs:
             await write(orjson.dumps(wire.first(run)))
@@ -115,8 +129,8 @@ async def send_stream(
         if run.made - sent[run.index] < knobs.tokens_per_event and not done:
             continue
         for chunk in wire.part(run, run.tokens[sent[run.index] : run.made]):
-            await write(_spoiled(chunk, knobs, count))
-            if knobs.fault == "error-event" and count == 5:
+            await write(_spoiled(chunk, knobs, events.count))
+            if knobs.fault == "error-event" and events.count == 5:
                 await write(
                     orjson.dumps({"error": {"message": "A fault.", "type": "mock_fault", "code": 500}})
                 )
