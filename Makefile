@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= 2
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help env demo test test-slow coverage doctest nightly mutants check docs bench bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow coverage doctest nightly check docs bench bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,10 +44,6 @@ coverage: env-dev  ## Branch coverage of all tests that fit in minutes
 nightly:  ## The fast tests with the lowest and with the newest dependencies, each in a new environment
 	scripts/bounds lowest $(PYTHON)
 	scripts/bounds newest $(PYTHON)
-
-MUTANTS ?= lynxstop.core.rule
-mutants: env-dev  ## Mutants of a module that its tests let live: make mutants MUTANTS=lynxstop.core.cues
-	scripts/mutants $(RUN)/python $(MUTANTS)
 
 bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64

@@ -106,7 +106,7 @@ def _sound(audit: Audit) -> bool:
 
 
 def _lock(handle: int) -> None:
-    """Wait for the file's lock, which closing the file releases: a line being written looks torn to others."""
+    """Wait for the file's lock, released when it is closed; without it, half-written lines look torn."""
     try:
         import fcntl
     except ModuleNotFoundError:  # not a POSIX system
