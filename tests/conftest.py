@@ -1,7 +1,22 @@
 """Settings of all tests."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # Time limits per example say more about the machine's load than about the code.
 settings.register_profile("lynxstop", deadline=None)
 settings.load_profile("lynxstop")
+
+ENGINES = ("vllm", "proxy/test_vllm.py")
+"""Where vLLM runs: one engine at a time fits in the memory of a small computer."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker of pytest-xdist, and all tests of vLLM on the same one."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        vllm = any(place.is_relative_to(engine) for engine in ENGINES)
+        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else place.as_posix()))

@@ -14,6 +14,11 @@ def binomial_p(losses: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     """P(Bin(n, alpha) <= losses), for 0/1 losses: the exact p-value of Learn then Test.
 
     `losses` and `n` broadcast; n = 0 gives 1. Angelopoulos et al. 2021 (arXiv 2110.01052), section 2.
+
+    Examples
+    --------
+    >>> round(float(binomial_p(0, 59, alpha=0.05)), 4)
+    0.0485
     """
     special = need("scipy.special", "calibrate")
     k, m = np.broadcast_arrays(np.asarray(losses, float), np.asarray(n, float))
@@ -37,7 +42,13 @@ def hoeffding_bentkus_p(losses: ArrayLike, n: ArrayLike, alpha: float) -> Floats
 
 
 def clopper_pearson_upper(losses: ArrayLike, n: ArrayLike, delta: float) -> Floats:
-    """Exact upper confidence limit of a binomial rate at confidence 1 - delta; n = 0 or losses = n give 1."""
+    """Exact upper confidence limit of a binomial rate at confidence 1 - delta; n = 0 or losses = n give 1.
+
+    Examples
+    --------
+    >>> round(float(clopper_pearson_upper(0, 300, delta=0.05)), 4)
+    0.0099
+    """
     special = need("scipy.special", "calibrate")
     k, m = np.broadcast_arrays(np.asarray(losses, float), np.asarray(n, float))
     inside = k < m

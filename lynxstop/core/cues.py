@@ -75,6 +75,11 @@ def cue_set(name: str) -> CueSet:
     ------
     ConfigError
         When there is no such set; the message lists them.
+
+    Examples
+    --------
+    >>> cue_set("lynx+paragraph")
+    CueSet(words=('hmm', 'wait', 'alternatively'), paragraph=True)
     """
     parts = name.split("+")
     for part in parts:
@@ -104,6 +109,11 @@ def find_cues(text: str, cues: CueSet) -> list[int]:
     -------
     list of int
         Ascending distinct offsets of the character after each cue.
+
+    Examples
+    --------
+    >>> find_cues("Wait, the waiter said: hmm", cue_set("lynx"))
+    [4, 26]
     """
     ends: set[int] = set()
     for word in cues.words:

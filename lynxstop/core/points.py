@@ -30,6 +30,11 @@ def points_named(names: str) -> int:
     ------
     ConfigError
         When a name is none of `KINDS`.
+
+    Examples
+    --------
+    >>> points_named("cue,boundary") == CUE | BOUNDARY
+    True
     """
     kinds = 0
     for name in names.split(","):
@@ -44,6 +49,11 @@ def is_boundary(symbols: Sequence[int]) -> bool:
 
     A point or comma inside a number that is split over tokens counts too: what comes next is not known yet.
     Punctuation whose bytes are split over tokens is not seen.
+
+    Examples
+    --------
+    >>> is_boundary(list(b" done. ")), is_boundary(list(b" done"))
+    (True, False)
     """
     if not symbols or symbols[-1] >= INERT:
         return False

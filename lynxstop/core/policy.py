@@ -140,6 +140,12 @@ class StopPolicy:
         ------
         ConfigError
             When `risk` is not one of the certified levels; the message lists them.
+
+        Examples
+        --------
+        >>> policy = StopPolicy(exit_ids=(7,), levels=(Level(0.05, 4.0), Level(0.1, 2.5)))
+        >>> policy.level(0.1).threshold, policy.level(None).threshold
+        (2.5, inf)
         """
         if risk is None:
             return NEVER

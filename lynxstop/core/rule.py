@@ -22,6 +22,12 @@ class Eligibility:
     ----------
     policy : StopPolicy
         Holds the guards.
+
+    Examples
+    --------
+    >>> eligibility = Eligibility(StopPolicy(exit_ids=(7,), min_tokens=10, cooldown=5))
+    >>> [eligibility.admit(position) for position in (9, 12, 14, 17)]
+    [False, True, False, True]
     """
 
     __slots__ = ("_admitted", "_last", "_number", "_policy")
@@ -65,6 +71,13 @@ def eligible_mask(policy: StopPolicy, positions: NDArray[np.int64]) -> NDArray[n
 
 
 def first_exit(scores: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float) -> int:
-    """Index of the first eligible cue whose score passes, or -1; `scores` and `mask` have shape (cues,)."""
+    """Index of the first eligible cue whose score passes, or -1; `scores` and `mask` have shape (cues,).
+
+    Examples
+    --------
+    >>> scores = np.array([3.0, 0.5, 2.0], np.float32)
+    >>> first_exit(scores, np.array([False, True, True]), 1.0)
+    2
+    """
     hits = np.flatnonzero(mask & (scores.astype(np.float32) > np.float32(threshold)))
     return int(hits[0]) if len(hits) else -1

@@ -105,8 +105,17 @@ def _sound(audit: Audit) -> bool:
     return 0.0 < audit.risk < 1.0 and 0.0 <= audit.loss <= 1.0
 
 
+def _lock(handle: int) -> None:
+    """Wait for the file's lock, released when it is closed; without it, half-written lines look torn."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # not a POSIX system
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
 class FileJournal:
-    """A journal in a file; several processes append to it, each line in one write.
+    """A journal in a file; several processes append to it, one at a time under a lock.
 
     Parameters
     ----------
@@ -130,6 +139,7 @@ class FileJournal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
+                _lock(handle)
                 size = os.fstat(handle).st_size
                 torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
                 written = os.write(handle, b"\n" + line if torn else line)

@@ -15,6 +15,12 @@ class SmoothedVariance:
     ----------
     alpha : float
         a; the paper uses 0.1 to 0.2.
+
+    Examples
+    --------
+    >>> variance = SmoothedVariance(alpha=0.5)
+    >>> [variance.add(value) for value in (1.0, 3.0, 3.0)]
+    [nan, 1.0, 0.75]
     """
 
     def __init__(self, alpha: float = 0.2) -> None:

@@ -18,6 +18,14 @@ class Loop(Plain):
     ----------
     longest : int
         Longest period, in tokens: the size of the state.
+
+    Examples
+    --------
+    >>> loop, unknown = Loop(), Statistics(*[float("nan")] * 4)
+    >>> for token in (1, 2, 3, 1, 2, 3):
+    ...     loop.step(token, unknown)
+    >>> loop.value()
+    1.0
     """
 
     def __init__(self, longest: int = 64) -> None:

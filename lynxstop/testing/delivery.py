@@ -75,6 +75,31 @@ async def send_whole(
     await send_json(reply, body)
 
 
+class _Events:
+    """Writes events, framed and split as the settings say.
+
+    Attributes
+    ----------
+    count : int
+        Events so far.
+    """
+
+    def __init__(self, reply: Reply, settings: MockSettings) -> None:
+        self.count = 0
+        self._reply, self._settings = reply, settings
+        self._ends = cycle(_ENDS[settings.framing])
+
+    async def write(self, event: bytes) -> None:
+        """Write one event."""
+        self.count += 1
+        frame = b"data: " + event + next(self._ends) + next(self._ends)
+        if self._settings.pings and self.count % self._settings.pings == 0:
+            frame += b": ping" + next(self._ends) + next(self._ends)
+        for piece in _pieces(frame, self._settings.split):
+            await self._reply.send(piece)
+            await asyncio.sleep(0)
+
+
 async def send_stream(
     reply: Reply,
     wire: Wire,
@@ -96,19 +121,8 @@ async def send_stream(
     await reply.start(200, [kind, (b"cache-control", b"no-cache")])
     if settings.fault == "after-headers":
         raise InjectedFault
-    ends = cycle(_ENDS[settings.framing])
-    count = 0
-
-    async def write(event: bytes) -> None:
-        nonlocal count
-        count += 1
-        frame = b"data: " + event + next(ends) + next(ends)
-        if settings.pings and count % settings.pings == 0:
-            frame += b": ping" + next(ends) + next(ends)
-        for piece in _pieces(frame, settings.split):
-            await reply.send(piece)
-            await asyncio.sleep(0)
-
+    events = _Events(reply, settings)
+    write = events.write
     if wire.chat:
         for run in runs:
             await write(orjson.dumps(wire.first(run)))
@@ -117,8 +131,8 @@ async def send_stream(
         if run.made - sent[run.index] < settings.tokens_per_event and not done:
             continue
         for chunk in wire.part(run, run.tokens[sent[run.index] : run.made]):
-            await write(_spoiled(chunk, settings, count))
-            if settings.fault == "error-event" and count == 5:
+            await write(_spoiled(chunk, settings, events.count))
+            if settings.fault == "error-event" and events.count == 5:
                 await write(
                     orjson.dumps({"error": {"message": "A fault.", "type": "mock_fault", "code": 500}})
                 )

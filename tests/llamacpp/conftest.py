@@ -50,7 +50,7 @@ def llama_program() -> Path:
 def reasoner_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convert the shipped model."""
     if importlib.util.find_spec("gguf") is None:
-        pytest.fail("The package gguf is missing: install the extra dev.")
+        pytest.fail("The package gguf is missing: run make test-slow, or install the group dev.")
     path = tmp_path_factory.mktemp("gguf") / "reasoner.gguf"
     subprocess.run([sys.executable, str(ROOT / "scripts" / "reasoner_gguf.py"), str(path)], check=True)
     return path

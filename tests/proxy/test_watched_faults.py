@@ -136,7 +136,8 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing(framing: str, transpo
         f"{CHAT} split 800",
         f"{COMPLETIONS} split 99",
     )
-    sections = {"upstream": {"transport": transport}}
+    # Client, proxy and server share one process: with all connecting at once, none may run out of time.
+    sections = {"upstream": {"transport": transport, "connect_seconds": 300}}
     with canned(framing) as (url, server), watching(url, sections=sections) as proxy:
         asyncio.run(ask(proxy.url))
         before = left_over()

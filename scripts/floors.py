@@ -1,0 +1,35 @@
+"""Print the requirements of the core, some extras and the tests: at their floors, or as they are.
+
+Usage: python scripts/floors.py lowest|newest
+
+pip resolves to the newest versions only, so the lowest are pinned to the floors that pyproject.toml names.
+The tools of the tests stay as they are: what users install is meant.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+EXTRAS = ("calibrate", "transformers", "proxy")
+
+
+def floor(requirement: str) -> str:
+    """Pin ``name>=version`` to that version."""
+    name, version = re.fullmatch(r"([^>=]+)>=([\w.]+)", requirement).groups()
+    return f"{name}=={version}"
+
+
+def requirements(project: dict, lowest: bool) -> list[str]:
+    """List what to install."""
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *(line for name in EXTRAS for line in extras[name])]
+    return [*(map(floor, wanted) if lowest else wanted), *project["dependency-groups"]["dev"]]
+
+
+if __name__ == "__main__":
+    root = Path(__file__).parents[1]
+    found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    print(*requirements(found, sys.argv[1:] == ["lowest"]), sep="\n")
