@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lynxstop.errors import ConfigError, MissingExtraError
+from lynxstop.grading.formula import read_formula
 
 WORKER = Path(__file__).with_name("math_worker.py")
 _START_SECONDS = 120.0
@@ -31,10 +32,9 @@ def require_math_verify() -> None:
 
 
 class MathWorker:
-    """A warmed math-verify process that is killed and replaced when it does not answer in time.
+    """A warmed process that proves formulas equal or different, killed and replaced when it is late.
 
-    math-verify reports a timeout as "not equal"; here it comes back as None, so that no slow answer counts as
-    wrong.
+    A timeout comes back as None, so that no slow answer counts as wrong.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class MathWorker:
         self._lock = threading.Lock()
 
     def agree(self, left: str, right: str) -> bool | None:
-        """Compare two LaTeX expressions; None when that is undecided: unparsed, too slow, or too large.
+        """Compare two normalised LaTeX expressions; None when undecided: not read, too slow, or too large.
 
         Raises
         ------
@@ -58,13 +58,17 @@ class MathWorker:
         ConfigError
             When it is, but fails on its first expressions: no pair would ever be decided.
         """
+        trees = read_formula(left), read_formula(right)
+        if trees[0] is None or trees[1] is None:
+            return None
+        pair = [[trees[0], left], [trees[1], right]]
         with self._lock:
             process = self._ready()
             if process is None:
                 return None
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps([left, right]) + "\n")
+                process.stdin.write(json.dumps(pair) + "\n")
                 process.stdin.flush()
                 verdict = json.loads(self._lines.get(timeout=self._seconds))
             except (queue.Empty, OSError, json.JSONDecodeError):
