@@ -246,7 +246,9 @@ class _Reader:
         token = self._next()
         if token in ("{", "("):
             return self._group()
-        if len(token) == 1 and token.isalnum() or token == r"\pi":
+        if len(token) == 1 and token.isdigit():
+            return ["number", self._take()]
+        if (len(token) == 1 and token.isalpha()) or token == r"\pi":
             return self._atom()
         raise Unreadable
 

@@ -83,7 +83,7 @@ def answers_agree(left: str, right: str) -> bool | None:
     Raises
     ------
     MissingExtraError
-        When a pair needs math-verify and it is not installed.
+        When a pair needs sympy and it is not installed.
     """
     if max(len(left), len(right)) > _LONGEST or max(_depth(left), _depth(right)) > _DEEPEST:
         return True if left.strip() == right.strip() else None
@@ -152,11 +152,18 @@ def _same_value(left: str, right: str) -> bool | None:
     elif _WORDS.fullmatch(left) or _WORDS.fullmatch(right):
         return _same_words(left, right)
     else:
-        same = SHARED.agree(*sorted((one.body, other.body))) if time.monotonic() < _DEADLINE.get() else None
+        same = _same_formula(one.body, other.body)
+        if not same and one.unit != other.unit and "degree" in (one.unit, other.unit):
+            in_radians = _same_formula(left, right)
+            same = True if in_radians else None if in_radians is None else same
     if one.unit != other.unit and (one.unit and other.unit):
         return None
     unclear = len(one.unit) == 1 or len(other.unit) == 1
     return None if same and one.unit != other.unit and unclear else same
+
+
+def _same_formula(left: str, right: str) -> bool | None:
+    return SHARED.agree(*sorted((left, right))) if time.monotonic() < _DEADLINE.get() else None
 
 
 def _scaled(body: str, factor: int) -> Number | None:

@@ -78,7 +78,7 @@ def normalise(answer: str) -> str:
 
 def named_variable(answer: str) -> str | None:
     """The variable of an answer such as "x = 3", which `normalise` drops."""
-    match = re.match(rf"[\s$(\\]*({_NAME})\s*=", answer)
+    match = re.match(rf"[\s$(\\]*({_NAME})\s*=", answer) if answer.count("=") == 1 else None
     return match[1] if match else None
 
 

@@ -20,15 +20,15 @@ _START_SECONDS = 120.0
 _ANSWER_SECONDS = 8.0
 
 
-def require_math_verify() -> None:
-    """Check that math-verify is installed, without the time that importing it takes.
+def require_sympy() -> None:
+    """Check that sympy is installed, without the time that importing it takes.
 
     Raises
     ------
     MissingExtraError
     """
-    if find_spec("math_verify") is None:
-        raise MissingExtraError("math-verify", "calibrate")
+    if find_spec("sympy") is None:
+        raise MissingExtraError("sympy", "calibrate")
 
 
 class MathWorker:
@@ -54,21 +54,20 @@ class MathWorker:
         Raises
         ------
         MissingExtraError
-            When math-verify is not installed.
+            When sympy is not installed.
         ConfigError
             When it is, but fails on its first expressions: no pair would ever be decided.
         """
         trees = read_formula(left), read_formula(right)
         if trees[0] is None or trees[1] is None:
             return None
-        pair = [[trees[0], left], [trees[1], right]]
         with self._lock:
             process = self._ready()
             if process is None:
                 return None
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(pair) + "\n")
+                process.stdin.write(json.dumps(trees) + "\n")
                 process.stdin.flush()
                 verdict = json.loads(self._lines.get(timeout=self._seconds))
             except (queue.Empty, OSError, json.JSONDecodeError):
@@ -85,7 +84,7 @@ class MathWorker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._kill()
-        require_math_verify()
+        require_sympy()
         process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER)],
             stdin=subprocess.PIPE,
@@ -104,7 +103,7 @@ class MathWorker:
         if json.loads(first) != "ready":
             self._kill()
             raise ConfigError(
-                "math-verify is installed, but does not work.",
+                "sympy is installed, but does not work.",
                 hint="Install it again with: pip install -U 'lynxstop[calibrate]'",
             )
         return process
