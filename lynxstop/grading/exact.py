@@ -75,6 +75,8 @@ def read_measure(text: str) -> Measure:
     factor = 1
     while (first := words.partition(" "))[0].lower() in _FACTORS:
         factor, words = factor * _FACTORS[first[0].lower()], first[2]
+        if factor > 10**30:
+            return Measure(text, "", 1)
     spaced = text[match.start()] == " "
     unit = _unit(words, spaced)
     return Measure(text, "", 1) if unit is None else Measure(body, unit, factor)
@@ -140,7 +142,7 @@ def read_number(text: str) -> Number | None:
 
 def _repeating(sign: str, whole: str, before: str, *cycles: str | None) -> Fraction:
     cycle = next(cycle for cycle in cycles if cycle)
-    once = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(before)
+    once = Fraction(int(cycle), int("9" * len(cycle) + "0" * len(before)))
     return Fraction(f"{sign}1") * (Fraction(f"{whole or 0}.{before or 0}") + once)
 
 

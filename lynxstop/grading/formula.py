@@ -98,7 +98,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if exponent.denominator != 1 or abs(exponent) * bits > MOST_BITS or (base == 0 and exponent <= 0):
         raise Unreadable
-    return base ** int(exponent)
+    return Fraction(base ** int(exponent))
 
 
 def _product(after: int, last: int) -> int:
@@ -115,7 +115,8 @@ def _whole(value: Fraction) -> int:
 
 
 def _tokens(text: str) -> list[str]:
-    found, place = [], 0
+    found: list[str] = []
+    place = 0
     for match in _TOKEN.finditer(text):
         if text[place : match.start()].strip():
             raise Unreadable

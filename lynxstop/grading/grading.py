@@ -34,7 +34,7 @@ _BUILDER = re.compile(r"\\mid|[:|]")
 _INFINITE = re.compile(r"([-+]?)\s*\\infty")
 _LONGEST, _DEEPEST, _MOST_PARTS = 2000, 30, 40
 _SECONDS = 4.0
-"""After that long no further formula of the same pair is asked about; the one under way may still end."""
+"""After that long no further part of the same pair is compared; a formula under way may still end."""
 _DEADLINE: ContextVar[float] = ContextVar("deadline")
 
 Same = Callable[[str, str], bool | None]
@@ -108,6 +108,8 @@ def _depth(text: str) -> int:
 
 
 def _agree(left: str, right: str) -> bool | None:
+    if time.monotonic() > _DEADLINE.get():
+        return None
     names = named_variable(left), named_variable(right)
     left, right = normalise(left), normalise(right)
     if not left or not right:
@@ -163,7 +165,7 @@ def _same_value(left: str, right: str) -> bool | None:
 
 
 def _same_formula(left: str, right: str) -> bool | None:
-    return SHARED.agree(*sorted((left, right))) if time.monotonic() < _DEADLINE.get() else None
+    return SHARED.agree(*sorted((left, right)))
 
 
 def _scaled(body: str, factor: int) -> Number | None:
@@ -268,7 +270,7 @@ def _same_parts(one: Parts | None, other: Parts | None, left: str, right: str) -
         assert parts is not None
         if len(parts.items) == 1:
             return _agree(parts.items[0], text)
-        if parts.ordered or not _is_number(text):
+        if parts.ordered or not _is_number(text) or len(parts.items) > _MOST_PARTS:
             return False if _is_number(text) else None
         return _unordered(parts.items, (text,), sets=False)
     kinds = {one.kind, other.kind}

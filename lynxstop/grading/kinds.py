@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import date
 from fractions import Fraction
+from typing import Any
 
 from lynxstop.grading.exact import read_number
 
@@ -48,14 +49,15 @@ def same_kind(left: str, right: str, agree: Agree) -> tuple[bool | None] | None:
     tuple of one bool or None, or None
         The verdict; None when neither is of such a kind.
     """
-    for read, same in (
+    kinds: tuple[tuple[Callable[[str], Any], Callable[[Any, Any], bool | None]], ...] = (
         (_read_based, _same_based),
         (_read_date, _same_date),
         (_read_clock, _same_clock),
         (_read_ratio, _same_ratio),
         (_read_matrix, _same_matrix(agree)),
         (_read_residue, _same_residue),
-    ):
+    )
+    for read, same in kinds:
         found = read(left), read(right)
         if found != (None, None):
             return (same(found[0] or left, found[1] or right),)
