@@ -27,11 +27,11 @@ _SAME_UNITS = {
     "mm": "millimeter millimetre", "cm": "centimeter centimetre", "km": "kilometer kilometre",
     "metre": "meter", "mg": "milligram", "kg": "kilogram", "ml": "milliliter millilitre mL", "litre": "liter",
     "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "lb": "pound lbs", "oz": "ounce",
-    "hr": "hour hrs", "min": "minute mins", "sec": "second secs", "mph": "miles per hour", "dollar": "USD usd",
+    "hr": "hour hrs", "min": "minute mins", "sec": "second secs", "mph": "", "dollar": "USD usd",
     "euro": "EUR eur", "degree": "deg", "radian": "rad", "day": "days", "year": "yr yrs",
     "dm": "decimeter decimetre", "cl": "", "ms": "millisecond", "gram": "", "cent": "", "": "units unit",
-    "Hz": "hertz", "kHz": "", "MHz": "", "GHz": "", "kJ": "", "kW": "", "MW": "", "mW": "", "kPa": "", "MPa": "",
-    "Pa": "pascal", "eV": "", "keV": "", "MeV": "", "mol": "mole", "kWh": "", "nm": "nanometer", "mV": "", "kV": "",
+    "Hz": "hertz", "kHz": "", "MHz": "", "GHz": "", "kJ": "", "kW": "", "MW": "", "mW": "", "kPa": "",
+    "MPa": "", "Pa": "pascal", "eV": "", "keV": "", "MeV": "", "mol": "mole", "kWh": "", "nm": "nanometer",
 }  # fmt: skip
 _UNITS = {other: unit for unit, others in _SAME_UNITS.items() for other in (unit, *others.split())}
 _LETTERS = set("mgslhLVWJNKCFAT")
@@ -106,9 +106,12 @@ def _unit(words: str, spaced: bool) -> str | None:
             product = len(set(name)) == len(name) and list(lowered) == sorted(lowered)
             if len(words) > len(name) and name in _LETTERS:
                 known = name
-            elif (len(name) < 4 and lowered not in _SHORT_WORDS) or product or not spaced:
-                return None
-            elif _CHANGES_VALUE.match(lowered):
+            elif (
+                (len(name) < 4 and lowered not in _SHORT_WORDS)
+                or product
+                or not spaced
+                or _CHANGES_VALUE.match(lowered)
+            ):
                 return None
             known = known or singular
         found.append(known + (f"^{power}" if power else prefix))

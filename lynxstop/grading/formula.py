@@ -20,15 +20,72 @@ _DEEPEST = 40
 _TOKEN = re.compile(r"\\[A-Za-z]+|(?:\d+(?:\.\d+)?|\.\d+)|[A-Za-z]+|[-+*/^_!(){}\[\]]")
 _CONSTANTS = {r"\pi": "pi", "e": "e", "i": "i"}
 _GREEK = set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma "
-    "tau phi varphi chi psi omega Gamma Delta Theta Lambda Phi Psi Omega".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Phi",
+        "Psi",
+        "Omega",
+    ]
 )
-_TRIGONOMETRIC = set("sin cos tan cot sec csc sinh cosh tanh".split())
-_FUNCTIONS = _TRIGONOMETRIC | set("arcsin arccos arctan ln log exp".split())
+_TRIGONOMETRIC = set(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])
+_FUNCTIONS = _TRIGONOMETRIC | set(["arcsin", "arccos", "arctan", "ln", "log", "exp"])
 _TIMES = {"*", r"\cdot", r"\times"}
 _DIVIDED = {"/", r"\div"}
 _CLOSED = {"(": ")", "{": "}"}
-_NOT_PRODUCTS = set("am pm or is no if in of to km cm mm kg mg ml cl ft lb oz yd mi hr ms".split())
+_NOT_PRODUCTS = set(
+    [
+        "am",
+        "pm",
+        "or",
+        "is",
+        "no",
+        "if",
+        "in",
+        "of",
+        "to",
+        "km",
+        "cm",
+        "mm",
+        "kg",
+        "mg",
+        "ml",
+        "cl",
+        "ft",
+        "lb",
+        "oz",
+        "yd",
+        "mi",
+        "hr",
+        "ms",
+    ]
+)
 
 
 class Unreadable(ValueError):

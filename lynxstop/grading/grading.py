@@ -2,8 +2,8 @@
 
 Stages, cheapest first: equal after normalisation; letters and yes/no; answers of a kind of their own; sets of
 real numbers; parts of tuples, sets and lists; exact numbers with their units; formulas, proved equal or
-different in a worker process. "The same" is never a matter of tolerance. What no stage decides stays undecided,
-because a guess would end up in a certificate.
+different in a worker process. "The same" is never a matter of tolerance. What no stage decides stays
+undecided, because a guess would end up in a certificate.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _scaled(body: str, factor: int) -> Number | None:
 
 
 def _same_percentage(one: Measure, other: Measure) -> bool | None:
-    """A percentage equals the number before the sign and its hundredth: answers are asked for in either form."""
+    """A percentage equals the number before the sign and its hundredth: either form may be asked for."""
     percent, plain = (one, other) if one.unit == "%" else (other, one)
     numbers = _scaled(percent.body, percent.factor), _scaled(plain.body, plain.factor)
     if numbers[0] is None or numbers[1] is None or plain.unit not in ("", "%"):
@@ -291,7 +291,7 @@ def _same_parts(one: Parts | None, other: Parts | None, left: str, right: str) -
 
 
 def _unordered(one: tuple[str, ...], other: tuple[str, ...], sets: bool) -> bool | None:
-    """Match without regard to order. How often a part stands there does not matter in sets, and is open in lists."""
+    """Match without regard to order; how often a part stands there counts in lists only."""
     verdicts = [[_agree(item, candidate) for candidate in other] for item in one]
     lines = [*verdicts, *zip(*verdicts, strict=True)] if one and other else [()] * (len(one) + len(other))
     if any(all(verdict is False for verdict in line) for line in lines):

@@ -1,8 +1,8 @@
 """Worker that decides whether two formulas are equal; started by path, it imports nothing of this package.
 
-Reads one JSON pair of trees (`lynxstop.grading.formula`) per line, writes one of ``true``, ``false`` and ``null``
-(undecided) per line. Equal needs a proof in exact arithmetic; different needs a value at which the difference
-is certainly not zero.
+Reads one JSON pair of trees (`lynxstop.grading.formula`) per line, writes one of ``true``, ``false`` and
+``null`` (undecided) per line. Equal needs a proof in exact arithmetic; different needs a value at which the
+difference is certainly not zero.
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ def _near(difference: Any, one: Any) -> bool:
 
 def _rounded(*trees: list[Any]) -> bool:
     return any(
-        tree[0] == "number"
-        and "." in tree[1]
+        (tree[0] == "number" and "." in tree[1])
         or _rounded(*(part for part in tree[1:] if isinstance(part, list)))
         for tree in trees
     )

@@ -21,8 +21,10 @@ _FUNCTION = re.compile(
 _FIRST_SYMBOL = re.compile(
     r"([-+]?)\s*(\\?\$|€|£|¥|USD|EUR|GBP)\s*([-+]?(?:\d|\.\d)[\d.,]*(?: (?:million|billion))?)"
 )
-_CURRENCY = {"$": "dollars", "€": "euros", "£": "pounds sterling", "¥": "yen", "USD": "dollars", "EUR": "euros",
-             "GBP": "pounds sterling"}  # fmt: skip
+_CURRENCY = {
+    "$": "dollars", "€": "euros", "£": "pounds sterling", "¥": "yen",
+    "USD": "dollars", "EUR": "euros", "GBP": "pounds sterling",
+}  # fmt: skip
 _METRIC = {"m": "meter", "g": "gram", "s": "second", "l": "liter", "L": "liter", "h": "hour"}
 _LETTER_UNIT = re.compile(r"\\(?:text|mathrm|textrm)\s*\{\s*([mgslLh])\s*(?=[}/^ ])")
 _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3})")
@@ -32,9 +34,11 @@ _INFINITY = re.compile(r"(?<![A-Za-z])(?:infinity|inf)(?![A-Za-z])", re.IGNORECA
 _APPROXIMATE = re.compile(r"^\s*~")
 _TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _NAMES = {
-    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\%": "%", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\%": "%",
+    r"\dbinom": r"\binom", r"\tbinom": r"\binom",
     "{,}": ",", "...": r"\ldots ", "…": r"\ldots ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}",
-    r"\leqslant": r"\leq", r"\geqslant": r"\geq", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
+    r"\leqslant": r"\leq", r"\geqslant": r"\geq", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
+    "≈": r"\approx ",
     "+/-": r"\pm ", "+-": r"\pm ", r"\textdegree": " degrees", r"\degree": " degrees",
     r"\emptyset": r"\{\}", r"\varnothing": r"\{\}", "∅": r"\{\}", r"\lbrace": r"\{", r"\rbrace": r"\}",
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",

@@ -1,8 +1,8 @@
 """A second comparator, which shares nothing with the first but the answers: how often do the two contradict?
 
-It rewrites an answer into Python arithmetic, and evaluates it in interval arithmetic (mpmath) at fixed values of
-its letters. Intervals that do not meet prove two answers different; intervals of 200 digits that do meet count
-as equal. So it errs in other ways than the first, which proves.
+It rewrites an answer into Python arithmetic, and evaluates it in interval arithmetic (mpmath) at fixed values
+of its letters. Intervals that do not meet prove two answers different; intervals of 200 digits that do meet
+count as equal. So it errs in other ways than the first, which proves.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def second_opinion(left: str, right: str) -> bool | None:
     if choices[0] and choices[1]:
         open_options = choices[0][2] and choices[1][2] and choices[0][2] != choices[1][2]
         return None if open_options else choices[0][1] == choices[1][1]
-    if choices != (None, None) or re.search(r"\\(?:text|math)", left + right):
+    if choices != (None, None) or re.search(r"\\(?:text|math)|\.\.", left + right):
         return None
     names = [_ASSIGNED.match(_respelled(text)) for text in (left, right)]
     if names[0] and names[1] and names[0][0].split() != names[1][0].split():
@@ -144,14 +144,20 @@ def _same(left: str, right: str) -> bool | None:
 def _python(text: str) -> str:
     """Multiplication signs where they are left out; a quotient before such a product is refused."""
     tokens = _TOKEN.findall(text)
-    if "".join(tokens) != text.replace(" ", "") or re.search(r"\d\s+\d|[-+] *[-+]|\.\.|[a-z]{3}", _NAMED.sub("", text)):
+    if "".join(tokens) != text.replace(" ", "") or re.search(
+        r"\d\s+\d|[-+] *[-+]|[a-z]{2}", _NAMED.sub("", text)
+    ):
         raise ValueError("no arithmetic")
     found: list[str] = []
     for token in tokens:
         last = found[-1] if found else "("
         if (last in _FUNCTIONS) > (token == "("):
             raise ValueError("a function without brackets")
-        if (last[-1].isalnum() or last == ")") and last not in _FUNCTIONS and (token[0].isalnum() or token == "("):
+        if (
+            (last[-1].isalnum() or last == ")")
+            and last not in _FUNCTIONS
+            and (token[0].isalnum() or token == "(")
+        ):
             if token[0].isdigit() or "/" in found[-4:]:
                 raise ValueError("read in two ways")
             found.append("*")

@@ -23,8 +23,7 @@ def test_verdicts(left, right, same):
 
 def test_it_says_nothing_that_must_not_be_said():
     wrong = {"equal": False, "not different": False, "different": True, "not equal": True}
-    said = [pair for pair in PAIRS if second_opinion(*pair[:2]) is wrong[pair[2]]]
-    assert [pair for pair in said if r"\ldots" not in pair[0]] == []
+    assert [pair for pair in PAIRS if second_opinion(*pair[:2]) is wrong[pair[2]]] == []
     assert sum(second_opinion(left, right) is not None for left, right, _ in PAIRS) > 70
 
 

@@ -36,7 +36,9 @@ def rational(draw: st.DrawFn, value: Fraction) -> str:
 @st.composite
 def surd(draw: st.DrawFn, value: tuple[Fraction, Fraction, Fraction]) -> str:
     twos = st.sampled_from([r"\sqrt{2}", r"\sqrt2", "2^{1/2}", r"\frac{2}{\sqrt{2}}", r"\sqrt{\frac{4}{2}}"])
-    threes = st.sampled_from([r"\sqrt{3}", r"\sqrt 3", r"3^{\frac12}", r"\frac{\sqrt{12}}{2}", r"\tan(\frac{\pi}{3})"])
+    threes = st.sampled_from(
+        [r"\sqrt{3}", r"\sqrt 3", r"3^{\frac12}", r"\frac{\sqrt{12}}{2}", r"\tan(\frac{\pi}{3})"]
+    )
     terms = [f"({draw(rational_without_unit(value[0]))})"]
     for coefficient, roots in zip(value[1:], (twos, threes), strict=True):
         if coefficient:

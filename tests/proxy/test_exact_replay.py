@@ -40,8 +40,8 @@ min_tokens = 45
 PROBLEMS, RISK = 240, 0.2
 OTHER_EXTRAS = (
     "aiohttp", "datasets", "fsspec", "httpx_aiohttp", "huggingface_hub", "mapie", "matplotlib",
-    "opentelemetry", "pandas", "pyarrow", "ray", "scipy", "sklearn", "starlette", "sympy", "tokenizers", "torch",
-    "transformers", "uvloop", "vllm",
+    "opentelemetry", "pandas", "pyarrow", "ray", "scipy", "sklearn", "starlette", "sympy", "tokenizers",
+    "torch", "transformers", "uvloop", "vllm",
 )  # fmt: skip
 
 
