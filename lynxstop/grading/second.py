@@ -44,8 +44,8 @@ _FUNCTIONS = {"sqrt", "sin", "cos", "tan", "ln", "exp"}
 class Disagreement(NamedTuple):
     """How often two comparators contradict each other.
 
-    `n` pairs were decided by both, `disagree` of them as the same by one and as different by the other; some of
-    these follow, as written. A pair that either leaves open is not counted.
+    `n` pairs were decided by both, `disagree` of them as the same by one and as different by the other; some
+    of these follow, as written. A pair that either leaves open is not counted.
     """
 
     n: int
@@ -121,7 +121,7 @@ def _respelled(text: str) -> str:
 
 
 def _listed(text: str) -> tuple[str, list[str]]:
-    """The brackets around a tuple and its parts; other lists are left out, since their order may not matter."""
+    """The brackets around a tuple and its parts; in other lists the order may not matter."""
     text = _ASSIGNED.sub("", _respelled(text))
     if re.fullmatch(r"\([^()]*,[^()]*\)", text):
         return "()", text[1:-1].split(",")

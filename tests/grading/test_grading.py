@@ -18,9 +18,10 @@ MAY = {
     "equal": {True}, "different": {False}, "not equal": {False, None}, "not different": {True, None},
 }  # fmt: skip
 HOSTILE = [
-    "9^9^9^9", "9^{9^{9^9}}", "9" * 10**6 + "!", "1000000!", "(" * 5000 + "1" + ")" * 5000, "e^{e^{e^{e^{e}}}}",
-    r"\frac{" * 25 + "1" + "}{2}" * 25, "(x+y+z)^{300}", r"(1+\sqrt2+\sqrt3+\sqrt5)^{200}", "1," * 900 + "1",
-    "5" + " million" * 200, ", ".join(rf"\sqrt{{{k}}}+\sqrt{{{k + 1}}}+\sqrt{{{k + 3}}}" for k in range(2, 42)),
+    "9^9^9^9", "9^{9^{9^9}}", "9" * 10**6 + "!", "1000000!", "(" * 5000 + "1" + ")" * 5000,
+    "e^{e^{e^{e^{e}}}}", r"\frac{" * 25 + "1" + "}{2}" * 25, "(x+y+z)^{300}", r"(1+\sqrt2+\sqrt3+\sqrt5)^{200}", "1," * 900 + "1",
+    "5" + " million" * 200,
+    ", ".join(rf"\sqrt{{{k}}}+\sqrt{{{k + 1}}}+\sqrt{{{k + 3}}}" for k in range(2, 42)),
 ]  # fmt: skip
 
 SAME = [
