@@ -20,72 +20,19 @@ _DEEPEST = 40
 _TOKEN = re.compile(r"\\[A-Za-z]+|(?:\d+(?:\.\d+)?|\.\d+)|[A-Za-z]+|[-+*/^_!(){}\[\]]")
 _CONSTANTS = {r"\pi": "pi", "e": "e", "i": "i"}
 _GREEK = {
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "vartheta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-    "Gamma",
-    "Delta",
-    "Theta",
-    "Lambda",
-    "Phi",
-    "Psi",
-    "Omega",
-}
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta",
+    "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi",
+    "omega", "Gamma", "Delta", "Theta", "Lambda", "Phi", "Psi", "Omega",
+}  # fmt: skip
 _TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
 _FUNCTIONS = _TRIGONOMETRIC | {"arcsin", "arccos", "arctan", "ln", "log", "exp"}
 _TIMES = {"*", r"\cdot", r"\times"}
 _DIVIDED = {"/", r"\div"}
 _CLOSED = {"(": ")", "{": "}"}
 _NOT_PRODUCTS = {
-    "am",
-    "pm",
-    "or",
-    "is",
-    "no",
-    "if",
-    "in",
-    "of",
-    "to",
-    "km",
-    "cm",
-    "mm",
-    "kg",
-    "mg",
-    "ml",
-    "cl",
-    "ft",
-    "lb",
-    "oz",
-    "yd",
-    "mi",
-    "hr",
-    "st",
-    "nd",
-    "rd",
-    "th",
-    "ms",
-}
+    "am", "pm", "or", "is", "no", "if", "in", "of", "to", "km", "cm", "mm", "kg", "mg", "ml", "cl", "ft",
+    "lb", "oz", "yd", "mi", "hr", "st", "nd", "rd", "th", "ms",
+}  # fmt: skip
 
 
 class Unreadable(ValueError):
