@@ -14,7 +14,7 @@ from lynxstop.collect.work import Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.extras import need
 from lynxstop.grading.grading import Grader, grade
-from lynxstop.grading.verify_math import require_math_verify
+from lynxstop.grading.verify_math import require_sympy
 from lynxstop.recordings import shards
 from lynxstop.recordings.content import check_shard
 from lynxstop.recordings.meta_file import seal
@@ -79,7 +79,7 @@ def collect(
         On impossible counts, when `out` holds a recording of other settings, which are named, and while
         another process collects into it.
     MissingExtraError
-        When pyarrow or math-verify is not installed: at once, not at the first answer that needs it.
+        When pyarrow or sympy is not installed: at once, not at the first answer that needs it.
     StepError
         When there is nothing finished to append to.
     DataError
@@ -126,7 +126,7 @@ def carry_out(
     check_order(order)
     need("pyarrow.parquet", "calibrate")
     if order.grader is grade:
-        require_math_verify()
+        require_sympy()
     store = store_at(out)
     with store.alone():
         meta, work = begin(store, describing(), order, resume=resume, append=append)

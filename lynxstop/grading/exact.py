@@ -2,134 +2,172 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from lynxstop.grading.formula import fraction_of, has_decimals, read_formula
+
 _LONGEST = 200
-_MOST_BITS = 4096
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/])")
+_CLOSE = Fraction(1, 10**6)
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d)")
+_EUROPEAN = re.compile(r"[-+]?\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,}|(?: \d{3})+,\d+)")
+_GROUPS = re.compile(r"[-+]?\d{1,4}(?:,\d{2,4})*,\d{3,4}(?:\.\d+)?")
+_COMMA = re.compile(r"[-+]?\d+,\d+")
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
-_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_POWER = re.compile(r"\^\s*(?:\{([^{}]*)\}|(\d))")
-_ARITHMETIC = re.compile(r"[\d\s.+\-*/()]+")
-_SHORT_UNITS = "mm|cm|dm|km|mg|kg|ml|cl|ft|in|yd|mi|lb|oz|hr|min|sec|ms"
-_UNIT = re.compile(
-    r"(?P<number>.*[\d)}.])"
-    rf"(?P<unit>\s*%|(?: ?(?:{_SHORT_UNITS})| [mgslh]| ?[A-Za-z]{{3,}}(?:[ /][A-Za-z]+)*)(?:\^\{{?[23]\}}?)?)"
+_REPEATING = re.compile(
+    r"([-+]?)(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d)|\\dot\{(\d)\}|\((\d+)\))"
+)
+_TAIL = re.compile(r"(?:(?<=[\d)}.!])|(?<=\\pi)) ?(?P<unit>%|[A-Za-z](?:[A-Za-z /]|\s?\^\s?\{?-?\d\}?)*)")
+_FACTORS = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
+_SAME_UNITS = {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "km": "kilometer kilometre",
+    "metre": "meter", "mg": "milligram", "kg": "kilogram", "ml": "milliliter millilitre mL", "litre": "liter",
+    "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "lb": "pound lbs", "oz": "ounce",
+    "hr": "hour hrs", "min": "minute mins", "sec": "second secs", "mph": "", "dollar": "USD usd",
+    "euro": "EUR eur", "degree": "deg", "radian": "rad", "day": "days", "year": "yr yrs",
+    "dm": "decimeter decimetre", "cl": "", "ms": "millisecond", "gram": "", "cent": "", "": "units unit",
+    "Hz": "hertz", "kHz": "", "MHz": "", "GHz": "", "kJ": "", "kW": "", "MW": "", "mW": "", "kPa": "",
+    "MPa": "", "Pa": "pascal", "eV": "", "keV": "", "MeV": "", "mol": "mole", "kWh": "", "nm": "nanometer",
+}  # fmt: skip
+_UNITS = {other: unit for unit, others in _SAME_UNITS.items() for other in (unit, *others.split())}
+_LETTERS = set("mgslhLVWJNKCFAT")
+_SHORT_WORDS = set("men way boy cat dog egg car box bus cup pen toy hat bit per and")
+_CHANGES_VALUE = re.compile(
+    r"(?:squared?d|cubed|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth"
+    r"|thousandth|millionth|hundred|thousand|million|billion|trillion|dozen|score|gross|pair|couple"
+    r"|factorial|repeat|recurring|base|binary|octal|hex|mod|remainder|choose|sqrt|root|infinity|power"
+    r"|plus|minus|times|negative|positive|less|more|least|most|about|approx|below|above|under|over|north|south"
+    r"|east|west|left|right|down|loss|profit|increase|decrease|before|after|or$|and$|to$|of$|am$|pm$|bce?$"
+    r"|alpha$|beta$|gamma$|delta$|theta$|lambda$|sigma$|omega$|sin$|cos$|tan$|log$|exp$|not$|nor$|then$|than$)"
 )
 
 
-class Quantity(NamedTuple):
-    """A number as written: `value` before any division by 100, `decimals` as spelled out (-1: no point)."""
+class Number(NamedTuple):
+    """A number as written; `decimal` where it has a decimal point and may be rounded."""
 
     value: Fraction
+    decimal: bool
+
+
+class Measure(NamedTuple):
+    """What stands before a unit, the unit in one spelling, and the factor in words ("million")."""
+
+    body: str
     unit: str
-    decimals: int
+    factor: int
 
 
-def read_quantity(text: str) -> Quantity | None:
-    """Read a normalised answer as one exact number with an optional unit; None when it is anything else.
-
-    Powers are only worked out while they stay small, so that no answer can exhaust the machine.
-    """
-    number, unit = text, ""
-    value = _number(text)
-    if value is None:
-        match = _UNIT.fullmatch(text)
-        if match is None:
-            return None
-        number, unit = match["number"].strip(), " ".join(match["unit"].split()).lower()
-        value = _number(number)
-    if value is None:
-        return None
-    point = number.rfind(".")
-    return Quantity(value, unit, len(number) - point - 1 if point >= 0 and _PLAIN.fullmatch(number) else -1)
-
-
-def same_quantity(left: Quantity, right: Quantity) -> bool | None:
-    """Compare two quantities; None when their units cannot be compared.
-
-    A unit on one side only is ignored. "50%" equals both "50" and "1/2": answers are asked for in either
-    form. A decimal with six places or more equals the number it rounds.
-    """
-    percents = (left.unit == "%") + (right.unit == "%")
-    if percents == 1:
-        whole, other = (left, right) if left.unit == "%" else (right, left)
-        if other.unit:
-            return None
-        return _close(whole, other) or _close(whole._replace(value=whole.value / 100, decimals=-1), other)
-    if left.unit and right.unit and left.unit.rstrip("s") != right.unit.rstrip("s"):
-        return None if left.value else False
-    return _close(left, right)
+def read_measure(text: str) -> Measure:
+    """Take the unit off a normalised answer; the unit is empty where there is none that is known for one."""
+    match = _TAIL.search(text)
+    while match is not None and match.end() != len(text):
+        match = _TAIL.search(text, match.end())
+    if match is None:
+        return Measure(text, "", 1)
+    body = text[: match.start()].strip()
+    words = re.sub(r"\s?\^\s?\{?(-?\d)\}?", r"^\1", match["unit"].strip())
+    if words == "%" or words == "percent":
+        return Measure(body, "%", 1)
+    factor = 1
+    while (first := words.partition(" "))[0].lower() in _FACTORS:
+        factor, words = factor * _FACTORS[first[0].lower()], first[2]
+        if factor > 10**30:
+            return Measure(text, "", 1)
+    spaced = text[match.start()] == " "
+    unit = _unit(words, spaced)
+    return Measure(text, "", 1) if unit is None else Measure(body, unit, factor)
 
 
-def _close(left: Quantity, right: Quantity) -> bool:
-    if left.value == right.value:
-        return True
-    return any(
-        one.decimals >= 6 and other.decimals < 0 and round(other.value, one.decimals) == one.value
-        for one, other in ((left, right), (right, left))
-    )
+def _unit(words: str, spaced: bool) -> str | None:
+    """One spelling of a unit; None when a word may change the value, or may be a product of variables."""
+    if words in _UNITS or not words:
+        return _UNITS.get(words, "")
+    if words in _LETTERS:
+        return words if spaced else None
+    found, prefix = [], ""
+    for word in re.split(r"\s+|(/)", words):
+        if not word:
+            continue
+        name, _, power = word.partition("^")
+        lowered = name.lower()
+        if lowered in ("square", "sq", "cubic"):
+            prefix = "^3" if lowered == "cubic" else "^2"
+            continue
+        if word in ("/", "per"):
+            found.append("/")
+            continue
+        singular = lowered.removesuffix("s") if len(lowered) > 3 else lowered
+        known = _UNITS.get(name, _UNITS.get(lowered, _UNITS.get(singular)))
+        if known is None:
+            product = len(set(name)) == len(name) and list(lowered) == sorted(lowered)
+            if len(words) > len(name) and name in _LETTERS:
+                known = name
+            elif (
+                (len(name) < 4 and lowered not in _SHORT_WORDS)
+                or product
+                or not spaced
+                or _CHANGES_VALUE.match(lowered)
+            ):
+                return None
+            known = known or singular
+        found.append(known + (f"^{power}" if power else prefix))
+        prefix = ""
+    return " ".join(found)
 
 
-def _number(text: str) -> Fraction | None:
+def read_number(text: str) -> Number | None:
+    """Read a normalised answer without a unit as one exact number; None when it is anything else."""
     text = text.strip()
     if not text or len(text) > _LONGEST:
         return None
+    if _EUROPEAN.fullmatch(text):
+        text = text.replace(".", "").replace(" ", "").replace(",", ".")
+        return Number(Fraction(text), "." in text)
     text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     if _PLAIN.fullmatch(text):
-        return Fraction(text)
+        return Number(Fraction(text), "." in text)
     mixed = _MIXED.fullmatch(text)
     if mixed:
         sign, whole, *parts = mixed.groups()
         above, below = (int(part) for part in parts if part is not None)
-        return Fraction(f"{sign}1") * (int(whole) + Fraction(above, below)) if below else None
-    previous = None
-    while text != previous:
-        previous = text
-        text = _FRACTION.sub(r"((\1)/(\2))", text)
-        text = _POWER.sub(lambda match: f"**({match[1] or match[2]})", text)
-    text = re.sub(r"\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z])", _operator, text)
-    if not _ARITHMETIC.fullmatch(text) or "//" in text:
-        return None
-    try:
-        return _evaluate(ast.parse(text.strip(), mode="eval").body, text.strip())
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
-        return None
+        return Number(Fraction(f"{sign}1") * (int(whole) + Fraction(above, below)), False) if below else None
+    repeating = _REPEATING.fullmatch(text)
+    if repeating:
+        return Number(_repeating(*repeating.groups()), False)
+    tree = read_formula(text)
+    value = None if tree is None else fraction_of(tree)
+    return None if tree is None or value is None else Number(value, has_decimals(tree))
 
 
-def _operator(match: re.Match[str]) -> str:
-    return "/" if match[0] == r"\div" else "*"
+def _repeating(sign: str, whole: str, before: str, *cycles: str | None) -> Fraction:
+    cycle = next(cycle for cycle in cycles if cycle)
+    once = Fraction(int(cycle), int("9" * len(cycle) + "0" * len(before)))
+    return Fraction(f"{sign}1") * (Fraction(f"{whole or 0}.{before or 0}") + once)
 
 
-def _evaluate(node: ast.expr, source: str) -> Fraction:
-    match node:
-        case ast.Constant():
-            return Fraction(ast.get_source_segment(source, node) or "")
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluate(operand, source)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _evaluate(operand, source)
-        case ast.BinOp(left=left, op=operator, right=right):
-            return _apply(operator, _evaluate(left, source), _evaluate(right, source))
-    raise ValueError("not arithmetic")
+def same_number(left: Number, right: Number) -> bool | None:
+    """Compare exactly; None where a decimal is so close to the other number that it may be it, rounded."""
+    if left.value == right.value:
+        return True
+    near = abs(left.value - right.value) <= _CLOSE * max(abs(left.value), abs(right.value))
+    return None if near and (left.decimal or right.decimal) else False
 
 
-def _apply(operator: ast.operator, left: Fraction, right: Fraction) -> Fraction:
-    match operator:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-        case ast.Div():
-            return left / right
-        case ast.Pow():
-            bits = max(left.numerator.bit_length(), left.denominator.bit_length())
-            if right.denominator == 1 and abs(right) * bits <= _MOST_BITS:
-                return left ** int(right)
-    raise ValueError("too large, or not arithmetic")
+def readings(text: str) -> set[Fraction]:
+    """Every number that a text may be, where commas group digits in any way or stand for the point."""
+    number = read_number(text)
+    found = set() if number is None else {number.value}
+    if len(text) <= _LONGEST and _GROUPS.fullmatch(text):
+        found.add(Fraction(text.replace(",", "")))
+    if len(text) <= _LONGEST and _COMMA.fullmatch(text):
+        found.add(Fraction(text.replace(",", ".")))
+    return found
+
+
+def is_european(text: str) -> bool:
+    """Whether the dots of a number such as "1.000,5" can only separate thousands."""
+    return _EUROPEAN.fullmatch(text) is not None

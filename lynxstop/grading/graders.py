@@ -17,9 +17,9 @@ from typing import Any
 from lynxstop.errors import ConfigError
 from lynxstop.grading.extract import extract_answer
 from lynxstop.grading.grading import Grade, Grader, Same, answers_agree, grade
+from lynxstop.grading.simple import read_choice, read_truth
 
 MATH = "math"
-_LETTER = re.compile(r"\W*([A-Z])\W*(?:[.):].*)?", re.DOTALL)
 _OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 
@@ -127,20 +127,14 @@ def _same_text(answer: str, other: str) -> bool:
 
 
 def _same_choice(answer: str, other: str) -> bool | None:
-    letters = [_LETTER.fullmatch(text.strip()) for text in (answer, other)]
-    if letters[0] is None or letters[1] is None:
-        return None if letters[1] is None else False
-    return letters[0][1] == letters[1][1]
-
-
-_YES, _NO = {"yes", "true", "y"}, {"no", "false", "n"}
+    choices = read_choice(answer), read_choice(other)
+    if choices[0] is None or choices[1] is None:
+        return None if choices[1] is None else False
+    return choices[0].letter.upper() == choices[1].letter.upper()
 
 
 def _same_truth(answer: str, other: str) -> bool | None:
-    found = []
-    for text in (answer, other):
-        word = re.split(r"\W+", text.strip().lower().lstrip("*_\"'("), maxsplit=1)[0]
-        found.append(True if word in _YES else False if word in _NO else None)
+    found = read_truth(answer), read_truth(other)
     return None if None in found else found[0] == found[1]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from lynxstop.grading.exact import is_european
+
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\D*")
 _WORDS = re.compile(r"\s+(?:and|or)\s+")
 
@@ -23,21 +25,33 @@ class Parts(NamedTuple):
 
 def read_parts(text: str) -> Parts | None:
     """Take a normalised answer apart; None when it is one thing (brackets around it do not count)."""
+    if is_european(text):
+        return None
     unions = _split(text, r"\cup")
     if len(unions) > 1:
         return Parts("union", unions)
-    if "\\pm" in text and text.count("\\pm") == 1:
-        before, after = (part.strip() for part in text.split("\\pm"))
-        return Parts("list", (f"{before}+{after}" if before else after, f"{before}-{after}"))
+    listed = _split(_WORDS.sub(",", text).replace(",,", ","), ",")
+    if text.count(r"\pm") == 1 and len(listed) == 1 and not text.startswith(r"\{"):
+        return Parts("list", _signs(text))
     inner = _inside(text)
     if inner is not None:
         items = _split(inner, ",")
         kind = text.removeprefix("\\")[0] + text[-1]
         if kind == "{}":
-            return Parts(kind, items if inner.strip() else ())
+            set_like = text.startswith("\\")
+            signed = tuple(value for item in items for value in _signs(item))
+            return Parts(kind if set_like else "list", signed if inner.strip() else ())
         return Parts(kind, items) if len(items) > 1 else None
-    items = _split(_WORDS.sub(",", text).replace(",,", ","), ",")
-    return Parts("list", items) if len(items) > 1 else None
+    signed = tuple(value for item in listed for value in _signs(item))
+    return Parts("list", signed) if len(listed) > 1 else None
+
+
+def _signs(text: str) -> tuple[str, ...]:
+    """Both values of an expression with one plus-minus."""
+    if text.count(r"\pm") != 1:
+        return (text,)
+    before, after = (part.strip() for part in text.split(r"\pm"))
+    return f"{before}+{after}" if before else after, f"{before}-{after}"
 
 
 def maybe_one_number(text: str) -> bool:
@@ -48,7 +62,8 @@ def maybe_one_number(text: str) -> bool:
 def _inside(text: str) -> str | None:
     """The text between brackets that enclose all of `text`, half-open intervals included."""
     set_like = text.startswith(r"\{") and text.endswith(r"\}")
-    if not set_like and not (text[:1] in ("(", "[") and text[-1:] in (")", "]")):
+    braced = text[:1] == "{" and text[-1:] == "}"
+    if not (set_like or braced) and not (text[:1] in ("(", "[") and text[-1:] in (")", "]")):
         return None
     depth = 0
     for place, character in enumerate(text):

@@ -13,28 +13,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lynxstop.errors import ConfigError, MissingExtraError
+from lynxstop.grading.formula import read_formula
 
 WORKER = Path(__file__).with_name("math_worker.py")
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 8.0
 
 
-def require_math_verify() -> None:
-    """Check that math-verify is installed, without the time that importing it takes.
+def require_sympy() -> None:
+    """Check that sympy is installed, without the time that importing it takes.
 
     Raises
     ------
     MissingExtraError
     """
-    if find_spec("math_verify") is None:
-        raise MissingExtraError("math-verify", "calibrate")
+    if find_spec("sympy") is None:
+        raise MissingExtraError("sympy", "calibrate")
 
 
 class MathWorker:
-    """A warmed math-verify process that is killed and replaced when it does not answer in time.
+    """A warmed process that proves formulas equal or different, killed and replaced when it is late.
 
-    math-verify reports a timeout as "not equal"; here it comes back as None, so that no slow answer counts as
-    wrong.
+    A timeout comes back as None, so that no slow answer counts as wrong.
 
     Parameters
     ----------
@@ -49,22 +49,25 @@ class MathWorker:
         self._lock = threading.Lock()
 
     def agree(self, left: str, right: str) -> bool | None:
-        """Compare two LaTeX expressions; None when that is undecided: unparsed, too slow, or too large.
+        """Compare two normalised LaTeX expressions; None when undecided: not read, too slow, or too large.
 
         Raises
         ------
         MissingExtraError
-            When math-verify is not installed.
+            When sympy is not installed.
         ConfigError
             When it is, but fails on its first expressions: no pair would ever be decided.
         """
+        trees = read_formula(left), read_formula(right)
+        if trees[0] is None or trees[1] is None:
+            return None
         with self._lock:
             process = self._ready()
             if process is None:
                 return None
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps([left, right]) + "\n")
+                process.stdin.write(json.dumps(trees) + "\n")
                 process.stdin.flush()
                 verdict = json.loads(self._lines.get(timeout=self._seconds))
             except (queue.Empty, OSError, json.JSONDecodeError):
@@ -81,7 +84,7 @@ class MathWorker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._kill()
-        require_math_verify()
+        require_sympy()
         process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER)],
             stdin=subprocess.PIPE,
@@ -100,7 +103,7 @@ class MathWorker:
         if json.loads(first) != "ready":
             self._kill()
             raise ConfigError(
-                "math-verify is installed, but does not work.",
+                "sympy is installed, but does not work.",
                 hint="Install it again with: pip install -U 'lynxstop[calibrate]'",
             )
         return process

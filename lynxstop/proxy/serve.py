@@ -54,7 +54,7 @@ def build(config: ProxyConfig) -> App:
     if config.record.folder is not None:
         if bundle is None:
             raise ConfigError("Recording needs a bundle.", hint="Give --bundle, or leave --record out.")
-        need("math_verify", "calibrate")
+        need("sympy", "calibrate")
         shadow = ShadowRecorder(
             config.record.folder,
             redact=config.record.redact,

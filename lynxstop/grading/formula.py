@@ -1,0 +1,337 @@
+"""A strict reader of formulas: what it does not understand for certain, it does not read.
+
+A tree is a list of an operation and its operands, plain JSON: ``["add", a, b]``; the leaves are ``["number",
+"1.5"]``, ``["constant", "pi"]`` and ``["symbol", "x"]``. Notation that people read in two ways is refused:
+``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+Tree = list[Any]
+
+LONGEST = 1000
+MOST_BITS = 4096
+MOST_FACTORIAL = 500
+_DEEPEST = 40
+_TOKEN = re.compile(r"\\[A-Za-z]+|(?:\d+(?:\.\d+)?|\.\d+)|[A-Za-z]+|[-+*/^_!(){}\[\]]")
+_CONSTANTS = {r"\pi": "pi", "e": "e", "i": "i"}
+_GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta",
+    "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi",
+    "omega", "Gamma", "Delta", "Theta", "Lambda", "Phi", "Psi", "Omega",
+}  # fmt: skip
+_TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
+_FUNCTIONS = _TRIGONOMETRIC | {"arcsin", "arccos", "arctan", "ln", "log", "exp"}
+_TIMES = {"*", r"\cdot", r"\times"}
+_DIVIDED = {"/", r"\div"}
+_CLOSED = {"(": ")", "{": "}"}
+_NOT_PRODUCTS = {
+    "am", "pm", "or", "is", "no", "if", "in", "of", "to", "km", "cm", "mm", "kg", "mg", "ml", "cl", "ft",
+    "lb", "oz", "yd", "mi", "hr", "st", "nd", "rd", "th", "ms",
+}  # fmt: skip
+
+
+class Unreadable(ValueError):
+    """The text is no formula that is read in one way only."""
+
+
+def read_formula(text: str) -> Tree | None:
+    """Return the tree of a normalised answer; None when it is not read for certain."""
+    if len(text) > LONGEST:
+        return None
+    try:
+        return _Reader(text).whole()
+    except Unreadable:
+        return None
+
+
+def fraction_of(tree: Tree) -> Fraction | None:
+    """Work out a tree of rational arithmetic; None when it is none, or too large to work out."""
+    try:
+        return _fraction(tree)
+    except (Unreadable, ZeroDivisionError):
+        return None
+
+
+def has_decimals(tree: Tree) -> bool:
+    """Whether a number with a decimal point occurs: it may be a rounded one."""
+    if tree[0] == "number":
+        return "." in tree[1]
+    return any(has_decimals(part) for part in tree[1:] if isinstance(part, list))
+
+
+def _fraction(tree: Tree) -> Fraction:
+    operation, *operands = tree
+    if operation == "number":
+        return Fraction(operands[0])
+    if operation not in ("add", "subtract", "multiply", "divide", "negate", "power", "factorial", "binomial"):
+        raise Unreadable
+    values = [_fraction(operand) for operand in operands]
+    match operation:
+        case "add":
+            found = values[0] + values[1]
+        case "subtract":
+            found = values[0] - values[1]
+        case "multiply":
+            found = values[0] * values[1]
+        case "divide":
+            found = values[0] / values[1]
+        case "negate":
+            found = -values[0]
+        case "power":
+            found = _power(*values)
+        case "factorial":
+            found = Fraction(_product(1, _whole(values[0])))
+        case _:
+            above, below = map(_whole, values)
+            found = (
+                Fraction(_product(above - below, above), _product(1, below))
+                if below <= above
+                else Fraction(0)
+            )
+    if max(found.numerator.bit_length(), found.denominator.bit_length()) > MOST_BITS:
+        raise Unreadable
+    return found
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if exponent.denominator != 1 or abs(exponent) * bits > MOST_BITS or (base == 0 and exponent <= 0):
+        raise Unreadable
+    return Fraction(base ** int(exponent))
+
+
+def _product(after: int, last: int) -> int:
+    found = 1
+    for factor in range(max(after, 0) + 1, last + 1):
+        found *= factor
+    return found
+
+
+def _whole(value: Fraction) -> int:
+    if value.denominator != 1 or not 0 <= value <= MOST_FACTORIAL:
+        raise Unreadable
+    return int(value)
+
+
+def _tokens(text: str) -> list[str]:
+    found: list[str] = []
+    place = 0
+    for match in _TOKEN.finditer(text):
+        if text[place : match.start()].strip():
+            raise Unreadable
+        place = match.end()
+        token = match[0]
+        if token[0].isalpha() and token not in ("degree", "degrees") and len(token) > 1:
+            if token.lower() in _NOT_PRODUCTS or (len(token) > 2 and set(token) - set("xyz")):
+                raise Unreadable
+            if any(letter.isupper() for letter in token):
+                raise Unreadable
+            found += token
+        else:
+            found.append(token)
+    if text[place:].strip():
+        raise Unreadable
+    return found
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._rest = _tokens(text)[::-1]
+        self._depth = 0
+
+    def whole(self) -> Tree:
+        tree = self._sum()
+        if self._rest:
+            raise Unreadable
+        return tree
+
+    def _next(self) -> str:
+        return self._rest[-1] if self._rest else ""
+
+    def _take(self) -> str:
+        if not self._rest:
+            raise Unreadable
+        return self._rest.pop()
+
+    def _expect(self, token: str) -> None:
+        if self._take() != token:
+            raise Unreadable
+
+    def _sum(self) -> Tree:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise Unreadable
+        tree = self._term()
+        while self._next() in ("+", "-") and self._next():
+            operation = "add" if self._take() == "+" else "subtract"
+            tree = [operation, tree, self._term()]
+        self._depth -= 1
+        return tree
+
+    def _term(self) -> Tree:
+        if self._next() in ("+", "-") and self._next():
+            sign = self._take()
+            if self._next() in ("+", "-"):
+                raise Unreadable
+            return ["negate", self._term()] if sign == "-" else self._term()
+        tree, divided = self._factor(), False
+        while True:
+            token = self._next()
+            if token in _TIMES:
+                self._take()
+                tree, divided = ["multiply", tree, self._signed()], False
+            elif token in _DIVIDED:
+                self._take()
+                tree, divided = ["divide", tree, self._signed()], True
+            elif self._starts(token):
+                if divided or token[0].isdigit() or token[0] == ".":
+                    raise Unreadable
+                tree = ["multiply", tree, self._factor()]
+            else:
+                return tree
+
+    def _signed(self) -> Tree:
+        if self._next() == "-":
+            self._take()
+            return ["negate", self._factor()]
+        return self._factor()
+
+    @staticmethod
+    def _starts(token: str) -> bool:
+        return bool(token) and (token[0].isalnum() or token[0] == "." or token in _CLOSED or token[0] == "\\")
+
+    def _factor(self) -> Tree:
+        token = self._next()
+        if token[:1] == "\\" and token[1:] in _FUNCTIONS:
+            return self._function()
+        tree = self._atom()
+        if self._next() == "!":
+            self._take()
+            if self._next() in ("!", "^") or tree[0] == "negate":
+                raise Unreadable
+            tree = ["factorial", tree]
+        elif self._next() == "^":
+            self._take()
+            tree = ["power", tree, self._exponent()]
+            if self._next() in ("^", "!") or (tree[1] == ["constant", "e"] and "'i'" in str(tree[2])):
+                raise Unreadable
+        if self._next() in ("degree", "degrees"):
+            self._take()
+            tree = ["multiply", tree, ["divide", ["constant", "pi"], ["number", "180"]]]
+        return tree
+
+    def _exponent(self) -> Tree:
+        token = self._next()
+        if token in ("{", "("):
+            return self._group()
+        if token == "-":
+            self._take()
+            if not self._next().isdigit():
+                raise Unreadable
+            return ["negate", ["number", self._take()]]
+        tree = self._atom()
+        if (tree == ["number", "1"] and self._next() in _DIVIDED) or (
+            tree[0] != "number" and self._next()[:1].isalnum()
+        ):
+            raise Unreadable
+        return tree
+
+    def _group(self) -> Tree:
+        closed = _CLOSED[self._take()]
+        tree = self._sum()
+        self._expect(closed)
+        return tree
+
+    def _argument(self) -> Tree:
+        token = self._next()
+        if token in ("{", "("):
+            return self._group()
+        if len(token) == 1 and token.isdigit():
+            return ["number", self._take()]
+        if (len(token) == 1 and token.isalpha()) or token == r"\pi":
+            return self._atom()
+        raise Unreadable
+
+    def _atom(self) -> Tree:
+        token = self._next()
+        if token in _CLOSED:
+            return self._group()
+        self._take()
+        if token in _CONSTANTS:
+            return ["constant", _CONSTANTS[token]]
+        match token:
+            case r"\frac":
+                return ["divide", self._argument(), self._argument()]
+            case r"\binom":
+                return ["binomial", self._argument(), self._argument()]
+            case r"\sqrt":
+                index: Tree = ["number", "2"]
+                if self._next() == "[":
+                    self._take()
+                    index = ["number", self._take()]
+                    self._expect("]")
+                return ["root", self._argument(), index]
+        if token[:1].isdigit() or token[:1] == ".":
+            if self._next() == "_" or self._next()[:1].isdigit() or self._next()[:1] == ".":
+                raise Unreadable
+            return ["number", token]
+        name = token.lstrip("\\")
+        if not ((len(token) == 1 and token.isalpha()) or name in _GREEK):
+            raise Unreadable
+        if self._next() == "_":
+            self._take()
+            name += "_" + self._subscript()
+        elif token in ("f", "g", "h", "F", "G", "P", "C") and self._next() == "(":
+            raise Unreadable
+        return ["symbol", name]
+
+    def _subscript(self) -> str:
+        token = self._take()
+        if token == "{":
+            token = self._take()
+            self._expect("}")
+        if not token.isalnum():
+            raise Unreadable
+        return token
+
+    def _function(self) -> Tree:
+        name = self._take()[1:]
+        power: Tree | None = None
+        base: Tree | None = None
+        if name == "log" and self._next() == "_":
+            self._take()
+            base = self._argument()
+        if self._next() == "^":
+            self._take()
+            power = self._exponent()
+            if power[0] != "number" or name not in _TRIGONOMETRIC or power[1] in ("0", "1"):
+                raise Unreadable
+        if self._next() in ("(", "{"):
+            argument = self._group()
+            if self._next() in ("^", "!"):
+                raise Unreadable
+        else:
+            argument = self._chain()
+        tree: Tree = [name, argument] if base is None else ["log", argument, base]
+        return tree if power is None else ["power", tree, power]
+
+    def _chain(self) -> Tree:
+        """The argument of a function without brackets: a product of numbers, letters, fractions and roots."""
+        tree: Tree | None = None
+        while (
+            self._next()[:1].isalnum()
+            or self._next() in (*_CONSTANTS, r"\frac", r"\sqrt")
+            or (self._next()[:1] == "\\" and self._next()[1:] in _GREEK)
+        ):
+            if tree is not None and self._next()[:1].isdigit():
+                raise Unreadable
+            factor = self._factor()
+            tree = factor if tree is None else ["multiply", tree, factor]
+        if tree is None or self._next() in ("(", "{", "/", r"\div", "*", r"\cdot", r"\times", "!"):
+            raise Unreadable
+        return tree
