@@ -144,15 +144,15 @@ def _rules(
 
 
 def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
-    from lynxstop.replay.outcome import summarize
-    from lynxstop.replay.replay import replay
+    from lynxstop.replay.exits import read_exits
+    from lynxstop.replay.outcomes import summarize
     from lynxstop.replay.serving import scores_of
 
-    scores = scores_of(bundle, recorded)
-    policy = bundle.policy.stop_policy()
+    exits = read_exits(recorded, bundle.policy.stop_policy())
+    scores = scores_of(bundle, recorded)[exits.rows]
     rows: list[dict[str, Any]] = []
     for level in bundle.policy.pooled:
-        summary = summarize(list(replay(recorded, scores, policy, level.threshold)))
+        summary = summarize(exits.at(scores, level.threshold))
         rows.append(
             {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}
             | asdict(summary)

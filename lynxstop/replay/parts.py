@@ -63,6 +63,10 @@ class Part:
         return (tokens for tokens, taken in zip(self.data.tokens(), self.chosen, strict=True) if taken)
 
 
+Recorded = DataSet | Part
+"""A data set, or a part of one."""
+
+
 def parts_of(data: DataSet, seed: int = 0) -> dict[str, Part]:
     """Split a data set by problem.
 

@@ -79,7 +79,7 @@ class Documents:
         forced = self.rng.random() < EXIT_SHARE
         if forced:
             cue = self.rng.randrange(len(trace.cues))
-            # A stop is served one token behind the cue, where the cue is known to be a whole word.
+            # A stop is served one token after the cue, where the cue is known to be a whole word.
             cut = len(self._encode(trace.until(cue))) + self.rng.choice((0, 1, 1))
             thinking = self._encode(trace.until(cue) + trace.phrases[cue])[:cut]
             answer = trace.paragraphs[cue].answer
