@@ -83,7 +83,7 @@ def charge(losses: Floats, unknown_loss: float = UNKNOWN_LOSS) -> Floats:
     return np.where(np.isnan(losses), unknown_loss, losses)
 
 
-def names(*, selective: bool = True) -> list[str]:
+def loss_names(*, selective: bool = True) -> list[str]:
     """Names of the losses; without `selective`, only of those that count every request."""
     return [loss.name for loss in LOSSES.values() if selective or not loss.selective]
 
@@ -96,7 +96,7 @@ def recorded_loss(name: str, *, selective: bool = True) -> Loss:
     ConfigError
         When there is no such loss, or it is selective and those are not wanted; the message lists them.
     """
-    known = names(selective=selective)
+    known = loss_names(selective=selective)
     if name not in known:
         raise ConfigError(f"There is no loss {name!r} here.", hint=f"Choose one of: {', '.join(known)}.")
     return LOSSES[name]

@@ -2,8 +2,8 @@
 
 For a request in shadow mode the proxy knows the whole answer. After it, the server is asked for the answer at
 every decision point, and the table gets one row per point: the score, whether that answer differs (empty
-where it could not be judged), and the thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No
-text is kept unless asked for.
+where it could not be judged), and the thinking tokens. `lynxstop calibrate --scores` certifies thresholds on
+it. No text is kept unless asked for.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class ExitTable:
             disagree=taken(self.agrees == 1, np.ones(traces)) == 0,
             right_full=self.full_right,
             right_early=taken(self.right, self.full_right),
-            trials=np.bincount(self.owners, (paid > 0).astype(np.float64), traces),
+            trials=np.bincount(self.owners, paid > 0, traces).astype(np.float64),
         )
 
 

@@ -112,7 +112,7 @@ def _replayed(
     collector = _Collector(keys, tokens.ids.tolist(), asked, found)
     # Points that their own token settles are boundaries to this session, wherever they were recorded.
     kinds = policy.points & CUE | BOUNDARY
-    shown = replace(policy, levels=(), budget=None, points=kinds, every=0, rule=collector)
+    shown = replace(policy, levels=(), budget=None, loop_guard=None, points=kinds, every=0, rule=collector)
     session = Session(
         _RecordedWatch(asked.values(), tokens.thinking, policy.points), shown, (), mode=Mode.SHADOW
     )
