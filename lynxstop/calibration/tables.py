@@ -36,7 +36,7 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     by : str, optional
         Column to group by.
     loss : str
-        Column that holds the loss. The column `loss` holds any of `LOSSES` that has no column of its own name.
+        Column that holds the loss; a loss of `LOSSES` without a column of its own is in the column `loss`.
 
     Raises
     ------

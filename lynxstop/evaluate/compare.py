@@ -22,7 +22,7 @@ from lynxstop.evaluate.intervals import draws, ratio
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.outcomes import Outcomes, summarize
-from lynxstop.replay.parts import Part, parts_of
+from lynxstop.replay.parts import DataPart, parts_of
 from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules import Rule
 
@@ -144,7 +144,7 @@ def compare(
 
 
 def _logits(
-    parts: dict[str, Part], probe: Probe | None, needed: bool, points: int, seed: int, progress: Progress
+    parts: dict[str, DataPart], probe: Probe | None, needed: bool, points: int, seed: int, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Logits of every part's points; those of the training part by a probe that has not seen the problem."""
     if not needed:

@@ -10,11 +10,11 @@ from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
 from lynxstop.grading.grading import answers_agree
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.outcomes import Outcomes
-from lynxstop.replay.parts import Part
+from lynxstop.replay.parts import DataPart
 
 
 def first_finish(
-    data: DataSet, parts: dict[str, Part], risk: float, delta: float
+    data: DataSet, parts: dict[str, DataPart], risk: float, delta: float
 ) -> tuple[dict[str, Any], Outcomes] | None:
     """Measure first-finish against the first sample; None when a problem has one sample only.
 
@@ -38,7 +38,7 @@ def first_finish(
     }, _outcomes(parts["test"], count)
 
 
-def _outcomes(part: Part, count: int) -> Outcomes:
+def _outcomes(part: DataPart, count: int) -> Outcomes:
     groups: dict[str, list[dict[str, Any]]] = {}
     columns = ["problem_id", "sample", "thinking_tokens", "full_answer", "full_status", "full_right"]
     for row in part.traces().select(columns).to_pylist():

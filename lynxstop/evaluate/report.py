@@ -13,7 +13,7 @@ from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
 
 SHOWN = (
     "rule", "needs", "certified", "bound", "accuracy", "disagree", "harm / help", "exits", "trials",
-    "saved gross", "net", "of the oracle's", "behind the best",
+    "saved gross", "net", "of the oracle's", "below the best",
 )  # fmt: skip
 """Headers of the table that people read."""
 

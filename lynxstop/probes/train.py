@@ -86,7 +86,7 @@ def train(
     dataset : Recorded
         Recorded traces of the training split.
     target : {"agrees", "right"}
-        Foresee that the answer forced at the cue equals the full trace's, or that it equals gold.
+        Predict that the answer forced at the cue equals the full trace's, or that it equals gold.
     kind : {"logistic", "mlp"}
         The layers are always chosen with the logistic probe, which is fast; then the kind is fitted on them.
     estimator : classifier, optional

@@ -121,8 +121,8 @@ class ShadowRecorder:
                 chat.server, chat.dialect, chat.opening, session, cut, Limits(self._answer_tokens)
             )
             text = session.terms.exit_text + "".join(delta.content for delta in deltas)
-            behind = text[max(text.rfind(close) + len(close) for close in session.terms.close) :]
-            trial = await asyncio.to_thread(grade, behind, None)
+            answer = text[max(text.rfind(close) + len(close) for close in session.terms.close) :]
+            trial = await asyncio.to_thread(grade, answer, None)
             loss = "" if math.isnan(differs := _differs(trial, full)) else int(differs)
             rows.append((trace, problem, ordinal, repr(event.score), loss, cut.thinking_tokens, *shared))
         return rows or [(trace, problem, "", "", "", "", *shared)]

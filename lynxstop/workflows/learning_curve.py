@@ -132,7 +132,7 @@ def learning_curve(
     risk, confidence : float
         The level to certify, with Learn then Test over all float32 thresholds.
     target : {"agrees", "right"}
-        What the probe foresees; the certified loss is `disagree` or `wrong`.
+        What the probe predicts; the certified loss is `disagree` or `wrong`.
     sizes : sequence of int, optional
         Numbers of problems; by default all, and halves of it, down to 20 or a sixteenth.
     repeats : int

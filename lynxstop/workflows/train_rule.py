@@ -69,7 +69,7 @@ def train_rule(
     rule : Rule
         One that needs neither hidden states nor trial answers.
     target : {"agrees", "right"}
-        Foresee that the answer forced at the point equals the full trace's, or that it equals gold.
+        Predict that the answer forced at the point equals the full trace's, or that it equals gold.
     min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
     folds : int
