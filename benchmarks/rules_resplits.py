@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.core.policy import StopPolicy
-from lynxstop.evaluate.result import effect
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.parts import PARTS
-from lynxstop.replay.points import Replay, read_points, replay, table_of, training_of
+from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules.table import rule_named
 
 
@@ -35,34 +35,33 @@ def main() -> None:
     risks = [float(risk) for risk in options.risks.split(",")]
     keys = [key for rule in rules for key in rule.signals]
     policy = StopPolicy(exit_ids=data.meta.exit_ids)
-    traces = read_points(data, keys, probe.score(data.features(probe.layers)), policy)
-    problems = sorted({trace.problem_id for trace in traces})
+    table = read_points(data, keys, probe.score(data.features(probe.layers)), policy)
+    problems = sorted(set(table.problem_ids.tolist()))
     saved: dict[tuple[str, float], list[float]] = {}
     for seed in range(options.splits):
         order = np.random.default_rng(seed).permutation(len(problems))
         edges = (np.cumsum(list(PARTS.values()))[:-1] * len(problems)).astype(int)
         part_of = {problems[i]: part for part, own in enumerate(np.split(order, edges)) for i in own}
-        train, calibration, test = (
-            [trace for trace in traces if part_of[trace.problem_id] == part] for part in range(3)
-        )
-        training = training_of(train, data.meta.budget or data.meta.max_tokens)
+        part = np.array([part_of[name] for name in table.problem_ids.tolist()])
+        train, calibration, test = (table.select(part == number) for number in range(3))
+        training = training_of(train, data.meta.budget or data.meta.max_tokens, LOSSES["disagree"])
         for rule in rules:
             fitted = rule.fit(training)
-            learnt = np.concatenate(replay(fitted, train).scores)
-            table = table_of(calibration, replay(fitted, calibration).scores)
-            tested: Replay = replay(fitted, test)
+            learnt, _ = score_points(fitted, train)
+            certified = calibration.scored(score_points(fitted, calibration)[0], LOSSES["disagree"])
+            tested, costs = score_points(fitted, test)
             for risk in risks:
                 certificate = calibrate(
-                    table,
+                    certified,
                     CalibrationOptions(risks=[risk], confidence=0.95, loss="disagree", seed=seed),
-                    train_scores=learnt[~np.isnan(learnt)].astype(np.float32),
-                    train_problems=[trace.problem_id for trace in train],
+                    train_scores=learnt[~np.isnan(learnt)],
+                    train_problems=train.problem_ids.tolist(),
                 ).certificates[0]
-                done = effect(test, tested, certificate.threshold)
+                done = test.at(tested, certificate.threshold, costs)
                 saved.setdefault((rule.name, risk), []).append(1 - done.net.sum() / done.full.sum())
     for risk in risks:
         best = np.array(saved["combined", risk]) if ("combined", risk) in saved else None
-        print(f"\n| certified at {risk:.0%} | saved net | behind `combined` | `combined` ahead |")
+        print(f"\n| certified at {risk:.0%} | saved net | less than `combined` | `combined` ahead |")
         print("|---|---|---|---|")
         for rule in rules:
             own = np.array(saved[rule.name, risk])

@@ -1,11 +1,11 @@
-"""Recorded decision points by the word they stand for: a cue itself, or what opens behind a boundary."""
+"""Recorded decision points by the word they stand for: a cue itself, or what opens after a boundary."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from lynxstop.errors import DataError
 from lynxstop.extras import need
 from lynxstop.probes.rivals import Folds
 from lynxstop.probes.search import split
+from lynxstop.replay.parts import Recorded
 from lynxstop_research.openers import openings
 
 PARAGRAPH = "\n\n"
@@ -23,35 +24,15 @@ PARAGRAPH = "\n\n"
 
 Decode = Callable[[Sequence[int]], str]
 
-_BEHIND = 16
-"""Tokens read behind a boundary to see what opens there."""
+_AHEAD = 16
+"""Tokens read after a boundary to see what opens there."""
 _BREAK = re.compile(r"\n[ \t\r]*\n[ \t\r\n]*$")
 _STATISTICS = ("entropy", "top_gap", "end_margin", "min_logprob", "mean_logprob", "position")
 _PENALTY = 0.01
 
 
-class Points(Protocol):
-    """What is read of a data set, or of a part of one."""
-
-    @property
-    def meta(self) -> Any:
-        """As `lynxstop.recordings.schema.Meta`."""
-
-    def traces(self) -> Any:
-        """One row per trace."""
-
-    def cues(self) -> Any:
-        """One row per decision point."""
-
-    def tokens(self) -> Iterator[Tokens]:
-        """Tokens of every trace."""
-
-    def features(self, layers: Sequence[int] | None = None, rows: Any = None) -> NDArray[np.float32]:
-        """Features of the decision points."""
-
-
 @dataclass(frozen=True)
-class Exits:
+class WordExits:
     """Decision points that belong to a word, all arrays of shape (points,), in the order of the traces.
 
     `probe` and `statistics` are out-of-fold logits of an answer that agrees, from the hidden states and from
@@ -78,12 +59,12 @@ class Exits:
         return np.array([not wanted.isdisjoint(own) for own in self.words], bool)
 
 
-def read_exits(data: Points, words: Iterable[str], decode: Decode | None, seed: int = 0) -> Exits:
+def exits_at_words(data: Recorded, words: Iterable[str], decode: Decode | None, seed: int = 0) -> WordExits:
     """Find the decision points of words, and score them by cross-validation over whole problems.
 
     Parameters
     ----------
-    data : data set, or a part of one
+    data : Recorded
     words : iterable of str
         Lower case; `PARAGRAPH` for a blank line.
     decode : callable, optional
@@ -100,7 +81,7 @@ def read_exits(data: Points, words: Iterable[str], decode: Decode | None, seed: 
     full = traces["thinking_tokens"].to_numpy()
     problems = np.array(traces["problem_id"].to_pylist(), object)[owner][rows]
     probe, statistics = _out_of_fold(data, cues, rows, agrees, problems, seed)
-    return Exits(
+    return WordExits(
         words=tuple(own for own in found if own),
         trace=owner[rows],
         agrees=agrees,
@@ -113,7 +94,7 @@ def read_exits(data: Points, words: Iterable[str], decode: Decode | None, seed: 
 
 
 def _words(
-    data: Points, cues: Any, counts: NDArray[np.int64], wanted: frozenset[str], decode: Decode | None
+    data: Recorded, cues: Any, counts: NDArray[np.int64], wanted: frozenset[str], decode: Decode | None
 ) -> list[frozenset[str]]:
     recorded = set(data.meta.cue_words) | ({PARAGRAPH} if data.meta.cue_paragraph else set())
     others = wanted - {word.lower() for word in recorded}
@@ -132,9 +113,9 @@ def _words(
 
 
 def _opened(ids: NDArray[np.int32], index: int, decode: Decode) -> Iterator[str]:
-    """Return what opens directly behind a boundary token, and whether the token makes a paragraph."""
-    behind = decode(ids[index + 1 : index + 1 + _BEHIND].tolist())
-    bare = behind.lstrip(" \t\r")
+    """Return what opens directly after a boundary token, and whether the token makes a paragraph."""
+    following = decode(ids[index + 1 : index + 1 + _AHEAD].tolist())
+    bare = following.lstrip(" \t\r")
     if not bare.startswith("\n"):
         yield from openings(re.sub(r"^[\W_]+", "", bare))
     before = decode(ids[max(0, index - 4) : index].tolist())
@@ -144,7 +125,7 @@ def _opened(ids: NDArray[np.int32], index: int, decode: Decode) -> Iterator[str]
 
 
 def _out_of_fold(
-    data: Points,
+    data: Recorded,
     cues: Any,
     rows: NDArray[np.bool_],
     agrees: NDArray[np.bool_],

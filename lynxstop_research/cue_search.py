@@ -1,4 +1,4 @@
-"""Cue words found in recorded traces: how frequent, how well an exit there is foreseen, and which to take."""
+"""Cue words in recorded traces: how frequent, how well an exit there is predicted, and which to take."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.calibration.sweep import breakpoints
 from lynxstop.core.cues import CUE_SETS, CueSet, find_cues
+from lynxstop.core.first_exit import exit_steps, sums_at
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop_research.cue_points import PARAGRAPH, Decode, Exits, Points, read_exits
+from lynxstop.replay.parts import Recorded
+from lynxstop_research.cue_points import PARAGRAPH, Decode, WordExits, exits_at_words
 from lynxstop_research.openers import frequent_openers, opening_counts
 
 _EARNS = 0.01
 """Share of the thinking tokens that a further cue has to save in addition."""
 _SIDE = 10
 """Points of either outcome that an AUC needs."""
-_GRID = 64
 _OFTEN = 0.1
 """Share of the traces in which a known word must occur to be proposed unmeasured."""
 
@@ -48,7 +50,7 @@ class Word:
     agree : float
         Share of them whose answer agrees with the full one.
     probe_auc, statistics_auc : float
-        How well hidden states, and log-probabilities with the position, foresee which.
+        How well hidden states, and log-probabilities with the position, predict which.
     """
 
     word: str
@@ -104,7 +106,7 @@ class Found:
 
 
 def search(
-    data: Points,
+    data: Recorded,
     decode: Decode | None = None,
     *,
     risk: float = 0.05,
@@ -121,7 +123,7 @@ def search(
 
     Parameters
     ----------
-    data : data set, or a part of one
+    data : Recorded
     decode : callable, optional
         From token ids to text; needed to measure words that are not recorded cues.
     risk : float
@@ -146,7 +148,7 @@ def search(
         texts.append(_of_text(word, thoughts, starts[word]))
         progress("words", number + 1, len(words))
     texts = [word for word in texts if word.traces >= least or word.word in recorded]
-    exits = read_exits(data, [word.word for word in texts], decode, seed)
+    exits = exits_at_words(data, [word.word for word in texts], decode, seed)
     progress("exits", 1, 1)
     rows = sorted(
         (_measured(word, exits) for word in texts), key=lambda word: (-word.traces, -word.per_trace)
@@ -186,7 +188,7 @@ def _of_text(word: str, thoughts: Sequence[str], opened: int) -> Word:
     )
 
 
-def _measured(word: Word, exits: Exits) -> Word:
+def _measured(word: Word, exits: WordExits) -> Word:
     mine = exits.of([word.word])
     agrees = exits.agrees[mine]
     return replace(
@@ -204,7 +206,7 @@ def _area(agrees: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     return float(need("sklearn.metrics", "calibrate").roc_auc_score(agrees, scores))
 
 
-def _greedy(words: Sequence[str], exits: Exits, risk: float) -> tuple[list[str], float]:
+def _greedy(words: Sequence[str], exits: WordExits, risk: float) -> tuple[list[str], float]:
     """Grow a set while a word adds enough."""
     chosen: list[str] = []
     best = 0.0
@@ -220,18 +222,14 @@ def _greedy(words: Sequence[str], exits: Exits, risk: float) -> tuple[list[str],
     return chosen, best
 
 
-def saved_at(exits: Exits, words: Iterable[str], risk: float) -> float:
+def saved_at(exits: WordExits, words: Iterable[str], risk: float) -> float:
     """Largest share of thinking tokens that first exits at these words save within the risk, out of fold."""
     mine = exits.of(words)
-    scores, traces = exits.scores[mine], exits.trace[mine]
-    agrees, saves = exits.agrees[mine], exits.saves[mine]
-    best = 0.0
-    for threshold in np.unique(np.quantile(scores, np.linspace(0, 1, _GRID))) if len(scores) else ():
-        over = np.flatnonzero(scores >= threshold)
-        first = over[np.unique(traces[over], return_index=True)[1]]
-        if (~agrees[first]).sum() <= risk * exits.traces:
-            best = max(best, float(saves[first].sum() / max(exits.tokens, 1)))
-    return best
+    found = exit_steps(exits.trace[mine], exits.scores[mine])
+    thresholds = breakpoints(found)[::-1]
+    lost = sums_at(found, (~exits.agrees[mine][found.event]).astype(np.float64), thresholds)
+    saved = sums_at(found, exits.saves[mine][found.event].astype(np.float64), thresholds)
+    return float(saved[lost <= risk * exits.traces].max(initial=0.0)) / max(exits.tokens, 1)
 
 
 def _by_name(rows: Sequence[Word]) -> list[str]:

@@ -8,13 +8,14 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.recording import record
 from lynxstop.collect.texts import Texts
-from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.rule import eligible_mask
 from lynxstop.core.session import Reason
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.grading.grading import grade
 from lynxstop.recordings.storage import DataSet
+from tests.support.first_exit import first_exit
 
 REQUESTS = 200
 

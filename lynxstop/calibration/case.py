@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.calibration.sweep import Curve, Steps, breakpoints, steps, sweep
+from lynxstop.calibration.sweep import Curve, breakpoints, sweep
 from lynxstop.calibration.units import Units
+from lynxstop.core.first_exit import Steps, exit_steps
 
 Floats = NDArray[np.float64]
 Promise = Literal["confidence", "expectation", "cue"]
@@ -47,7 +48,7 @@ class Case:
     @cached_property
     def steps(self) -> Steps:
         """Step functions of the traces."""
-        return steps(self.units.table)
+        return exit_steps(self.units.table.owners, self.units.table.scores)
 
     @cached_property
     def fine(self) -> Curve:

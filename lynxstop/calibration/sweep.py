@@ -1,30 +1,14 @@
-"""First-exit losses at all thresholds at once.
-
-A trace exits at its first score above the threshold, so only the scores that exceed all earlier ones matter.
-Between two of these records the exit stays the same: the loss of a trace is a step function of the threshold,
-and the sum over traces is one pass over the sorted steps.
-"""
+"""Sums of first-exit losses at all thresholds at once: one pass over the steps of the traces."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.traces import TraceTable, round_up
-
-Floats = NDArray[np.float64]
-
-
-class Steps(NamedTuple):
-    """All step functions, one row per step: for low <= threshold < high, the trace exits at `event`."""
-
-    trace: NDArray[np.int64]
-    event: NDArray[np.int64]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+from lynxstop.core.first_exit import Floats, Steps, sums_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,21 +34,6 @@ class Curve:
     exits: Floats
     saved: Floats
     units: int
-
-
-def steps(table: TraceTable) -> Steps:
-    """Find the steps of every trace, ordered by trace and ascending `low`."""
-    owners = table.owners
-    if not len(owners):
-        none = np.zeros(0, dtype=np.int64)
-        return Steps(none, none, np.zeros(0, np.float32), np.zeros(0, np.float32))
-    keys = (owners << 32) + _ordered(table.scores)
-    best = np.maximum.accumulate(keys)
-    event = np.flatnonzero(np.concatenate([[True], keys[1:] > best[:-1]]))
-    trace, high = owners[event], table.scores[event]
-    low = np.concatenate([[-np.inf], high[:-1]]).astype(np.float32)
-    low[np.concatenate([[True], trace[1:] != trace[:-1]])] = -np.inf
-    return Steps(trace, event, low, high)
 
 
 def breakpoints(found: Steps) -> NDArray[np.float32]:
@@ -100,15 +69,9 @@ def sweep(
         Number of units, traces without cues included.
     thresholds : float32, strictly descending
     """
-    size = len(thresholds)
-    ascending = thresholds[::-1]
-    low = np.searchsorted(ascending, found.low)
-    high = np.searchsorted(ascending, found.high)
 
     def total(values: Floats) -> Floats:
-        change = np.bincount(low, values, size + 1) - np.bincount(high, values, size + 1)
-        sums: Floats = np.cumsum(change)[:size][::-1]
-        return sums
+        return sums_at(found, values, thresholds[::-1])[::-1]
 
     weight, loss = weights[found.trace], losses[found.event]
     saved = np.zeros(len(found.event))
@@ -129,10 +92,3 @@ def worst(found: Steps, loss: Floats) -> Floats:
     base = 2.0 * (found.trace.max(initial=0) - found.trace)
     highest: Floats = np.maximum.accumulate((base + loss)[::-1])[::-1] - base
     return highest
-
-
-def _ordered(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    bits = scores.view(np.uint32)
-    flip = np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-    ordered: NDArray[np.int64] = (bits ^ flip).astype(np.int64)
-    return ordered

@@ -18,7 +18,7 @@ from lynxstop.artifacts import atomic
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.errors import DataError
+from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
@@ -36,7 +36,7 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     by : str, optional
         Column to group by.
     loss : str
-        Column that holds the loss; for one of `LOSSES`, the column `loss` when there is none of this name.
+        Column that holds the loss; a loss of `LOSSES` without a column of its own is in the column `loss`.
 
     Raises
     ------
@@ -99,7 +99,9 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
             return read_table(path, by="group" if "group" in schema.names else None)
     if certificate is None:
         return read_table(path)
-    return read_table(path, by=certificate.settings.by, loss=certificate.loss)
+    # Certificates once took any name for the column `loss`; the digest decides whether it was this table.
+    named = certificate.loss in _open(path, None).column_names
+    return read_table(path, by=certificate.settings.by, loss=certificate.loss if named else "loss")
 
 
 def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -127,12 +129,13 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
 def _load(path: Path, by: str | None, loss: str) -> Any:
     arrow = need("pyarrow", "calibrate")
     table = _open(path, by)
-    if loss not in table.column_names and loss not in (*LOSSES, "loss"):
-        raise DataError(
-            f"There is no loss {loss!r}, and {path} has no such column.",
-            hint=f"Its columns are {', '.join(table.column_names)}; the losses are {', '.join(LOSSES)}.",
+    own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, by}]
+    if loss not in {*own, *LOSSES, "loss"}:
+        raise ConfigError(
+            f"There is no loss {loss!r}: {path} has no such column of its own.",
+            hint=f"Choose one of: {', '.join([*LOSSES, *own])}.",
         )
-    if loss in table.column_names and loss not in _NUMBERS:
+    if loss in own:
         table = table.drop_columns([n for n in ("loss",) if n in table.column_names])
         table = table.rename_columns(["loss" if n == loss else n for n in table.column_names])
     wanted = [*_REQUIRED, *([by] if by else [])]

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lynxstop.calibration.losses import charge
 from lynxstop.errors import DataError
 
 _GRAIN = 2.0**-30
@@ -122,7 +123,7 @@ class TraceTable:
 
     def charged(self, unknown_loss: float) -> NDArray[np.float64]:
         """Losses with the unknown ones filled in, rounded up as by `round_up`; shape (events,)."""
-        return round_up(np.where(np.isnan(self.losses), unknown_loss, self.losses))
+        return round_up(charge(self.losses, unknown_loss))
 
     def maxima(self) -> NDArray[np.float32]:
         """Highest score of each trace, -inf without cues; shape (traces,)."""

@@ -116,9 +116,10 @@ def _summary(found: dict[str, Any]) -> Table:
 
 def _example(seen: Any, tokenizer: Any) -> Text:
     """One trace with the place where it stopped, and what full thinking went on to write."""
-    index = next((i for i, o in enumerate(seen.outcomes) if o.exited and not o.disagree), None)
-    if index is None:
+    same = (seen.outcomes.exits & ~seen.outcomes.disagree).nonzero()[0]
+    if not len(same):
         return Text("No request was stopped.")
+    index = int(same[0])
     early, full = seen.early[index], seen.full[index]
     cut = early.exit.seen_at + 1
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
 from lynxstop.errors import StepError
 
@@ -31,7 +32,7 @@ def evaluate(
     ] = None,
     risk: Annotated[float, typer.Option(help="Level at which rules are certified.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
-    loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
+    loss: Annotated[str, typer.Option(help=f"{_output.either(loss_names(selective=False))}.")] = "disagree",
     points: Annotated[
         str | None,
         typer.Option(
@@ -144,15 +145,15 @@ def _rules(
 
 
 def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
-    from lynxstop.replay.outcome import summarize
-    from lynxstop.replay.replay import replay
+    from lynxstop.replay.exits import read_exits
+    from lynxstop.replay.outcomes import summarize
     from lynxstop.replay.serving import scores_of
 
-    scores = scores_of(bundle, recorded)
-    policy = bundle.policy.stop_policy()
+    exits = read_exits(recorded, bundle.policy.stop_policy())
+    scores = scores_of(bundle, recorded)[exits.rows]
     rows: list[dict[str, Any]] = []
     for level in bundle.policy.pooled:
-        summary = summarize(list(replay(recorded, scores, policy, level.threshold)))
+        summary = summarize(exits.at(scores, level.threshold))
         rows.append(
             {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}
             | asdict(summary)

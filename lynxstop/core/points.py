@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lynxstop.core.surface import INERT, Surfaces
 from lynxstop.errors import ConfigError
@@ -63,10 +59,3 @@ def is_boundary(symbols: Sequence[int]) -> bool:
 def boundary_tokens(surfaces: Surfaces) -> frozenset[int]:
     """Ids of the tokens that are boundaries."""
     return frozenset(token for token in range(len(surfaces)) if is_boundary(surfaces[token]))
-
-
-def of_kind(table: Any, points: int) -> NDArray[np.bool_]:
-    """Rows of a cue table that are of one of the kinds `points`; a table without kinds holds cues only."""
-    if "kind" not in table.column_names:
-        return np.full(len(table), bool(points & CUE))
-    return np.asarray((table["kind"].to_numpy() & points) > 0, bool)

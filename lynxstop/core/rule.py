@@ -1,6 +1,6 @@
 """The stop rule: the one place where a stop is decided.
 
-The session uses the scalar form, replay the array form; a property test checks that they agree.
+Its array form over many traces is `lynxstop.core.first_exit`; a property test checks that both agree.
 """
 
 from __future__ import annotations
@@ -68,16 +68,3 @@ def eligible_mask(policy: StopPolicy, positions: NDArray[np.int64]) -> NDArray[n
     """Apply `Eligibility` to all decision points of one trace, in order; both arrays have shape (points,)."""
     guards = Eligibility(policy)
     return np.fromiter(map(guards.admit, positions.tolist()), bool, len(positions))
-
-
-def first_exit(scores: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float) -> int:
-    """Index of the first eligible cue whose score passes, or -1; `scores` and `mask` have shape (cues,).
-
-    Examples
-    --------
-    >>> scores = np.array([3.0, 0.5, 2.0], np.float32)
-    >>> first_exit(scores, np.array([False, True, True]), 1.0)
-    2
-    """
-    hits = np.flatnonzero(mask & (scores.astype(np.float32) > np.float32(threshold)))
-    return int(hits[0]) if len(hits) else -1

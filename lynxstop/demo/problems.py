@@ -79,7 +79,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class GeneratedProblem:
     """One problem, its only right answer, and the chains it is made of.
 
     Attributes
@@ -138,7 +138,7 @@ def draw(
     split: Split = "fresh",
     families: Sequence[Family] = FAMILIES,
     hard: bool = False,
-) -> list[Problem]:
+) -> list[GeneratedProblem]:
     """Draw `n` different problems of one split.
 
     Parameters
@@ -156,7 +156,7 @@ def draw(
     """
     levels = HARD if hard or split == "shift" else USUAL
     rng = random.Random(f"{split}/{seed}")
-    problems: dict[str, Problem] = {}
+    problems: dict[str, GeneratedProblem] = {}
     while len(problems) < n:
         index = len(problems)
         family = families[index % len(families)]
@@ -168,7 +168,7 @@ def draw(
     return drawn
 
 
-def stream(rng: random.Random, split: Split, family: Family, difficulty: int) -> Iterator[Problem]:
+def stream(rng: random.Random, split: Split, family: Family, difficulty: int) -> Iterator[GeneratedProblem]:
     """Yield problems of one split, family and difficulty without end."""
     while True:
         problem = _MAKERS[family](rng, difficulty)
@@ -189,24 +189,26 @@ def _show(steps: Sequence[Step]) -> str:
     return " ".join(str(step) for step in steps)
 
 
-def _problem(family: Family, difficulty: int, prompt: str, answer: str, chains: tuple[Chain, ...]) -> Problem:
+def _problem(
+    family: Family, difficulty: int, prompt: str, answer: str, chains: tuple[Chain, ...]
+) -> GeneratedProblem:
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
-    return Problem(f"{family}-{digest}", family, difficulty, prompt, answer, chains)
+    return GeneratedProblem(f"{family}-{digest}", family, difficulty, prompt, answer, chains)
 
 
-def _solve(rng: random.Random, difficulty: int) -> Problem:
+def _solve(rng: random.Random, difficulty: int) -> GeneratedProblem:
     chain = Chain(rng.randrange(MODULUS), _steps(rng, difficulty))
     prompt = f"Solve x mod {MODULUS}: x {_show(chain.steps)} gives {chain.end}"
     return _problem("solve", difficulty, prompt, str(chain.start), (chain,))
 
 
-def _compute(rng: random.Random, difficulty: int) -> Problem:
+def _compute(rng: random.Random, difficulty: int) -> GeneratedProblem:
     chain = Chain(rng.randrange(MODULUS), _steps(rng, difficulty))
     prompt = f"Compute mod {MODULUS}: {chain.start} {_show(chain.steps)}"
     return _problem("compute", difficulty, prompt, str(chain.end), (chain,))
 
 
-def _choose(rng: random.Random, difficulty: int) -> Problem:
+def _choose(rng: random.Random, difficulty: int) -> GeneratedProblem:
     right = rng.randrange(difficulty)
     target = rng.randrange(MODULUS)
     chains = []

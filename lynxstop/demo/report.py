@@ -11,7 +11,6 @@ import numpy as np
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.core.rule import first_exit
 from lynxstop.demo.run import Demonstration
 from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
 
@@ -55,28 +54,19 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _replayed(seen: Demonstration, threshold: float) -> tuple[float, float, float]:
     """Thinking tokens per problem, accuracy and share of differing answers at a threshold."""
-    tokens, right, differ = 0, 0, 0
-    for outcome, cues in zip(seen.outcomes, seen.cues, strict=True):
-        hit = first_exit(cues.scores, cues.eligible, threshold)
-        tokens += outcome.tokens_full if hit < 0 else int(cues.thinking_at_exit[hit])
-        right += bool(outcome.right_full) if hit < 0 else bool(cues.right[hit])
-        differ += hit >= 0 and not cues.agrees[hit]
-    n = len(seen.outcomes)
-    return tokens / n, right / n, differ / n
+    done = seen.exits.at(seen.scores, threshold)
+    return float(done.gross.mean()), float((done.right_early == 1).mean()), float(done.disagree.mean())
 
 
 def _thresholds(seen: Demonstration) -> list[float]:
-    scores = np.concatenate([cues.scores for cues in seen.cues])
-    inner = np.quantile(scores, np.linspace(0, 1, _POINTS)) if len(scores) else np.empty(0)
+    inner = np.quantile(seen.scores, np.linspace(0, 1, _POINTS)) if len(seen.scores) else np.empty(0)
     return [-np.inf, *inner.tolist(), np.inf]
 
 
 def _accuracy(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
     curve = np.array([_replayed(seen, threshold) for threshold in _thresholds(seen)])
-    n = len(seen.outcomes)
-    full = sum(o.tokens_full for o in seen.outcomes) / n
-    oracle = sum(o.oracle_tokens for o in seen.outcomes) / n
-    accuracy = sum(bool(o.right_full) for o in seen.outcomes) / n
+    full, oracle = float(seen.outcomes.full.mean()), float(seen.outcomes.oracle.mean())
+    accuracy = float((seen.outcomes.right_full == 1).mean())
 
     def draw(axes: Any) -> None:
         axes.plot(curve[:, 0], curve[:, 1], color=COLOURS[0], label="probe, any threshold")
@@ -120,20 +110,20 @@ def _risk(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
 
 def _groups(seen: Demonstration) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
+    done = seen.outcomes
     keys = [
         (str(p.metadata.get("family", "all")), str(p.metadata.get("difficulty", ""))) for p in seen.problems
     ]
     for key in sorted(set(keys)):
-        chosen = [o for o, own in zip(seen.outcomes, keys, strict=True) if own == key]
-        full = sum(o.tokens_full for o in chosen)
+        own = np.array([other == key for other in keys], bool)
         rows.append(
             (
                 " ".join(key),
-                len(chosen),
-                f"{np.mean([bool(o.right_full) for o in chosen]):.1%}",
-                f"{np.mean([bool(o.right_early) for o in chosen]):.1%}",
-                f"{1 - sum(o.tokens_early for o in chosen) / full:.1%}",
-                sum(o.disagree for o in chosen),
+                int(own.sum()),
+                f"{(done.right_full[own] == 1).mean():.1%}",
+                f"{(done.right_early[own] == 1).mean():.1%}",
+                f"{1 - done.gross[own].sum() / done.full[own].sum():.1%}",
+                int(done.disagree[own].sum()),
             )
         )
     return rows

@@ -9,7 +9,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.demo.run import Demonstration
-from lynxstop.replay.outcome import summarize
+from lynxstop.replay.outcomes import summarize
 
 
 def result(seen: Demonstration, bundle: Bundle, risk: float) -> dict[str, Any]:

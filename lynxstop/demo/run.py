@@ -13,26 +13,17 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.collect.texts import Texts
+from lynxstop.core.points import CUE
 from lynxstop.core.session import Reason
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.transformers.loading import LoadedModel
 from lynxstop.grading.grading import Grade, agrees, grade
 from lynxstop.recordings.problems import Problem
-from lynxstop.replay.outcome import Outcome
+from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.outcomes import Outcomes
 
 Progress = Callable[[str, int], None]
 """Called with the name of the pass and the number of requests finished."""
-
-
-@dataclass(frozen=True, slots=True)
-class CueAnswers:
-    """What every cue of one full trace would have answered; arrays of shape (cues,)."""
-
-    scores: NDArray[np.float32]
-    thinking_at_exit: NDArray[np.int64]
-    eligible: NDArray[np.bool_]
-    agrees: NDArray[np.bool_]
-    right: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +33,11 @@ class Demonstration:
     problems: Sequence[Problem]
     full: Sequence[Generation]
     early: Sequence[Generation]
-    outcomes: Sequence[Outcome]
-    cues: Sequence[CueAnswers]
+    outcomes: Outcomes
+    exits: ExitTable
+    """Exits forced at every eligible cue of the full traces."""
+    scores: NDArray[np.float32]
+    """Of these cues, shape (points,)."""
     seconds_full: float
     seconds_early: float
 
@@ -82,16 +76,27 @@ def demonstrate(
 
     full, seconds_full = timed("full thinking", requests)
     early, seconds_early = timed("early exit", [replace(request, risk=risk) for request in requests])
-    cues = _every_cue(loaded, texts, problems, requests, sampling, progress)
+    exits, scores = _every_cue(loaded, texts, problems, requests, sampling, progress)
 
     def graded(problem: Problem, generation: Generation) -> Grade:
         return grade(texts.behind_thinking(texts.decode(generation.output_ids)), problem.answer)
 
     grades = [(graded(p, full[i]), graded(p, early[i])) for i, p in enumerate(problems)]
-    outcomes = [
-        _outcome(problem, full[i], early[i], grades[i], cues[i]) for i, problem in enumerate(problems)
-    ]
-    return Demonstration(problems, full, early, outcomes, cues, seconds_full, seconds_early)
+    exited = np.array([one.exit is not None and one.exit.reason is Reason.SCORE for one in early], bool)
+    same = np.array([agrees(other, own.answer, own.status) for own, other in grades], bool)
+    tokens = [np.array([one.thinking_tokens for one in runs], np.float64) for runs in (full, early)]
+    outcomes = Outcomes(
+        exits=exited,
+        full=tokens[0],
+        gross=tokens[1],
+        net=tokens[1],
+        oracle=exits.at(scores, np.inf).oracle,
+        disagree=exited & ~same,
+        right_full=_truth([own.right for own, _ in grades]),
+        right_early=_truth([other.right for _, other in grades]),
+        trials=np.zeros(len(full)),
+    )
+    return Demonstration(problems, full, early, outcomes, exits, scores, seconds_full, seconds_early)
 
 
 def _every_cue(
@@ -101,8 +106,8 @@ def _every_cue(
     requests: Sequence[Request],
     sampling: Sampling,
     progress: Progress,
-) -> list[CueAnswers]:
-    """Think every request to the end once more, and force an exit at each of its cues."""
+) -> tuple[ExitTable, NDArray[np.float32]]:
+    """Think every request to the end once more, and force an exit at each of its cues; also their scores."""
     engine = loaded.engine
     done = {}
     for generation in engine.generate(requests, sampling, record=True):
@@ -110,38 +115,45 @@ def _every_cue(
         progress("every cue", len(done))
     traces = [done[request.id] for request in requests]
     answers = engine.force_exits(traces, sampling)
-    found = []
-    for problem, trace, forced in zip(problems, traces, answers, strict=True):
-        full = grade(texts.behind_thinking(texts.decode(trace.output_ids)), problem.answer)
-        trials = [
-            grade(texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])), problem.answer)
-            for answer in forced
-        ]
-        found.append(
-            CueAnswers(
-                scores=np.array([event.score for event in trace.events], np.float32),
-                thinking_at_exit=np.array([e.position + e.seen_at - e.index for e in trace.events], np.int64),
-                eligible=np.array([event.eligible for event in trace.events], bool),
-                agrees=np.array([agrees(trial, full.answer, full.status) for trial in trials], bool),
-                right=np.array([trial.right is True for trial in trials], bool),
-            )
+    full = [
+        grade(texts.behind_thinking(texts.decode(trace.output_ids)), problem.answer)
+        for problem, trace in zip(problems, traces, strict=True)
+    ]
+    points = [
+        (owner, event, answer)
+        for owner, (trace, forced) in enumerate(zip(traces, answers, strict=True))
+        for event, answer in zip(trace.events, forced, strict=True)
+        if event.eligible
+    ]
+    owners = [owner for owner, _, _ in points]
+    trials = [
+        grade(
+            texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])),
+            problems[owner].answer,
         )
-    return found
-
-
-def _outcome(
-    problem: Problem, full: Generation, early: Generation, grades: tuple[Grade, Grade], cues: CueAnswers
-) -> Outcome:
-    exited = early.exit is not None and early.exit.reason is Reason.SCORE
-    of_full, of_early = grades
-    ceiling = np.flatnonzero(cues.agrees & cues.eligible)
-    return Outcome(
-        problem_id=problem.id,
-        right_full=of_full.right,
-        right_early=of_early.right,
-        disagree=exited and not agrees(of_early, of_full.answer, of_full.status),
-        exited=exited,
-        tokens_full=full.thinking_tokens,
-        tokens_early=early.thinking_tokens,
-        oracle_tokens=int(cues.thinking_at_exit[ceiling[0]]) if len(ceiling) else full.thinking_tokens,
+        for owner, _, answer in points
+    ]
+    verdicts = [
+        agrees(trial, full[owner].answer, full[owner].status)
+        for owner, trial in zip(owners, trials, strict=True)
+    ]
+    ids = np.array([problem.id for problem in problems], np.str_)
+    exits = ExitTable(
+        trace_ids=ids,
+        problem_ids=ids,
+        full_tokens=np.array([trace.thinking_tokens for trace in traces], np.int64),
+        full_right=_truth([own.right for own in full]),
+        full_parsed=np.array([own.status == "parsed" for own in full], bool),
+        owners=np.array(owners, np.int64),
+        tokens=np.array([e.position + e.seen_at - e.index for _, e, _ in points], np.int64),
+        agrees=_truth(verdicts),
+        right=_truth([trial.right for trial in trials]),
+        parsed=np.array([trial.status == "parsed" for trial in trials], bool),
+        cue=np.array([bool(event.kind & CUE) for _, event, _ in points], bool),
+        rows=np.arange(len(points)),
     )
+    return exits, np.array([event.score for _, event, _ in points], np.float32)
+
+
+def _truth(values: Sequence[bool | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.losses import Loss, recorded_loss
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.core.points import INTERVAL
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import DataError
 from lynxstop.evaluate.first_finish import first_finish
-from lynxstop.evaluate.result import Effect, draws, effect, ratio
+from lynxstop.evaluate.intervals import draws, ratio
 from lynxstop.recordings.storage import DataSet
-from lynxstop.replay.parts import Part, parts_of
-from lynxstop.replay.points import Replay, Trace, read_points, replay, table_of, training_of
+from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.outcomes import Outcomes, summarize
+from lynxstop.replay.parts import DataPart, parts_of
+from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules import Rule
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +31,10 @@ Progress = Callable[[str, int, int], None]
 
 CURVE = 40
 """Thresholds of a curve."""
+
+Tables = dict[str, ExitTable]
+Scores = dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
+"""Scores and costs of a rule at the points of each part, as `score_points` returns them."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,12 @@ def compare(
 
     Raises
     ------
+    ConfigError
+        When there is no such loss.
     DataError
         When the data are too few, or were recorded with a limit of cues.
     """
+    chosen = recorded_loss(loss, selective=False)
     if not data.whole:
         raise DataError(
             "Some decision points were recorded without their forced exit.",
@@ -108,36 +118,33 @@ def compare(
         done += 1
         progress("signals", done, total)
 
-    read = {
-        name: read_points(part, keys, logits[name], policy, loss=loss, step=step)
-        for name, part in parts.items()
-    }
+    read = {name: read_points(part, keys, logits[name], policy, step=step) for name, part in parts.items()}
     budget = data.meta.budget or data.meta.max_tokens
-    training = training_of(read["train"], budget)
-    weights = draws([trace.problem_id for trace in read["test"]], seed)
+    training = training_of(read["train"], budget, chosen)
+    weights = draws(read["test"].problem_ids.tolist(), seed)
     lines: list[Line] = []
-    effects: dict[str, Effect] = {}
+    outcomes: dict[str, Outcomes] = {}
     for number, rule in enumerate(rules):
         progress(rule.name, number, len(rules))
         fitted = rule.fit(training)
-        replays = {name: replay(fitted, traces) for name, traces in read.items()}
-        certificate = _certify(read, replays, risk, confidence, loss, seed)
+        scores = {name: score_points(fitted, table) for name, table in read.items()}
+        certificate = _certify(read, scores, risk, confidence, chosen, seed)
         threshold = np.inf if certificate is None else certificate.threshold
-        effects[rule.name] = effect(read["test"], replays["test"], threshold)
-        row = _row(rule, threshold, certificate, effects[rule.name], weights)
-        lines.append(Line(row, _published(fitted, read, replays, weights), _curve(read, replays)))
+        outcomes[rule.name] = _at(read, scores, threshold)
+        row = _row(rule, threshold, certificate, outcomes[rule.name], weights)
+        lines.append(Line(row, _published(fitted, read, scores, weights), _curve(read, scores)))
     if (finish := first_finish(data, parts, risk, 1 - confidence)) is not None:
-        row, effects["first-finish"] = finish
+        row, outcomes["first-finish"] = finish
         lines.append(
-            Line(row | measure(effects["first-finish"], draws(parts["test"].problem_ids, seed)), None)
+            Line(row | measure(outcomes["first-finish"], draws(parts["test"].problem_ids, seed)), None)
         )
     progress("rules", len(rules), len(rules))
-    _against_best(lines, effects, weights)
-    return Comparison(_about(read, effects, risk, confidence, loss, data, weights), lines)
+    _against_best(lines, outcomes, weights)
+    return Comparison(_about(read, outcomes, risk, confidence, loss, data, weights), lines)
 
 
 def _logits(
-    parts: dict[str, Part], probe: Probe | None, needed: bool, points: int, seed: int, progress: Progress
+    parts: dict[str, DataPart], probe: Probe | None, needed: bool, points: int, seed: int, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Logits of every part's points; those of the training part by a probe that has not seen the problem."""
     if not needed:
@@ -161,29 +168,32 @@ def _logits(
 
 
 def _certify(
-    read: dict[str, list[Trace]],
-    replays: dict[str, Replay],
+    read: Tables,
+    scores: Scores,
     risk: float,
     confidence: float,
-    loss: str,
+    loss: Loss,
     seed: int,
 ) -> Certificate | None:
     """Certify one rule; None when it never scores a training point, so that there is nothing to test."""
-    known = np.concatenate([np.zeros(0), *replays["train"].scores])
-    known = known[~np.isnan(known)]
+    known = _known(scores)
     if not len(known):
         return None
     found = calibrate(
-        table_of(read["calibration"], replays["calibration"].scores),
-        CalibrationOptions(risks=[risk], confidence=confidence, loss=loss, seed=seed),
-        train_scores=known.astype(np.float32),
-        train_problems=[trace.problem_id for trace in read["train"]],
+        read["calibration"].scored(scores["calibration"][0], loss),
+        CalibrationOptions(risks=[risk], confidence=confidence, loss=loss.name, seed=seed),
+        train_scores=known,
+        train_problems=read["train"].problem_ids.tolist(),
     )
     return found.certificates[0]
 
 
 def _row(
-    rule: Rule, threshold: float, certificate: Certificate | None, done: Effect, weights: NDArray[np.float64]
+    rule: Rule,
+    threshold: float,
+    certificate: Certificate | None,
+    done: Outcomes,
+    weights: NDArray[np.float64],
 ) -> dict[str, Any]:
     certified = certificate is not None and not certificate.refused
     return {
@@ -198,25 +208,24 @@ def _row(
     } | measure(done, weights)
 
 
-def measure(done: Effect, weights: NDArray[np.float64]) -> dict[str, Any]:
-    """Return an effect in plain numbers."""
-    graded = done.graded
+def measure(done: Outcomes, weights: NDArray[np.float64]) -> dict[str, Any]:
+    """Return outcomes in plain numbers."""
+    about = summarize(done)
     saved, best = done.full - done.net, done.full - done.oracle
     share, net = ratio(saved, best, weights), ratio(saved, done.full, weights)
-    full, early = done.right_full[graded], done.right_early[graded]
     return {
-        "requests": len(done.full),
-        "accuracy_full": float(full.mean()) if len(full) else None,
-        "accuracy_early": float(early.mean()) if len(early) else None,
-        "harm": int(((full == 1) & (early == 0)).sum()),
-        "help": int(((full == 0) & (early == 1)).sum()),
-        "disagree": int(done.disagree.sum()),
-        "exits": int(done.exits.sum()),
+        "requests": about.n_problems,
+        "accuracy_full": about.accuracy_full,
+        "accuracy_early": about.accuracy_early,
+        "harm": about.harm,
+        "help": about.help,
+        "disagree": about.disagree,
+        "exits": about.exits,
         "trials": float(done.trials.mean()),
-        "tokens_full": int(done.full.sum()),
-        "tokens_gross": int(done.gross.sum()),
+        "tokens_full": about.thinking_tokens_full,
+        "tokens_gross": about.thinking_tokens_early,
         "tokens_net": int(done.net.sum()),
-        "saved_gross": float(1 - done.gross.sum() / done.full.sum()) if done.full.sum() else 0.0,
+        "saved_gross": about.saved,
         "saved_net": net.value,
         "saved_net_low": net.low,
         "saved_net_high": net.high,
@@ -227,26 +236,31 @@ def measure(done: Effect, weights: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _published(
-    rule: Rule,
-    read: dict[str, list[Trace]],
-    replays: dict[str, Replay],
-    weights: NDArray[np.float64],
+    rule: Rule, read: Tables, scores: Scores, weights: NDArray[np.float64]
 ) -> dict[str, Any] | None:
     if rule.published is None:
         return None
-    return {"threshold": rule.published} | measure(
-        effect(read["test"], replays["test"], rule.published), weights
-    )
+    return {"threshold": rule.published} | measure(_at(read, scores, rule.published), weights)
 
 
-def _curve(read: dict[str, list[Trace]], replays: dict[str, Replay]) -> list[tuple[float, float, float]]:
-    known = np.concatenate([np.zeros(0), *replays["train"].scores])
-    known = known[~np.isnan(known)]
+def _at(read: Tables, scores: Scores, threshold: float) -> Outcomes:
+    own, costs = scores["test"]
+    return read["test"].at(own, threshold, costs)
+
+
+def _known(scores: Scores) -> NDArray[np.float32]:
+    own, _ = scores["train"]
+    known: NDArray[np.float32] = own[~np.isnan(own)]
+    return known
+
+
+def _curve(read: Tables, scores: Scores) -> list[tuple[float, float, float]]:
+    known = _known(scores)
     if not len(known):
         return []
     points = []
-    for threshold in np.unique(np.quantile(known, np.linspace(0.0, 1.0, CURVE))):
-        done = effect(read["test"], replays["test"], float(threshold))
+    for threshold in np.unique(np.quantile(known.astype(np.float64), np.linspace(0.0, 1.0, CURVE))):
+        done = _at(read, scores, float(threshold))
         early = done.right_early[done.graded]
         points.append(
             (
@@ -258,38 +272,38 @@ def _curve(read: dict[str, list[Trace]], replays: dict[str, Replay]) -> list[tup
     return points
 
 
-def _against_best(lines: list[Line], effects: dict[str, Effect], weights: NDArray[np.float64]) -> None:
+def _against_best(lines: list[Line], outcomes: dict[str, Outcomes], weights: NDArray[np.float64]) -> None:
     """Add to every row how much less it saves than the best certified one, paired by problem."""
     certified = [line for line in lines if line.row["certified"] and line.row["rule"] != "first-finish"]
     best = max(certified, key=lambda line: float(line.row["saved_net"]), default=None)
     for line in lines:
-        one = effects[line.row["rule"]]
-        other = None if best is None else effects[best.row["rule"]]
+        one = outcomes[line.row["rule"]]
+        other = None if best is None else outcomes[best.row["rule"]]
         if other is None or len(one.net) != len(other.net):
             line.row.update(behind_best=None, behind_best_low=None, behind_best_high=None)
             continue
-        behind = ratio(one.net - other.net, one.full, weights)
-        line.row.update(behind_best=behind.value, behind_best_low=behind.low, behind_best_high=behind.high)
+        less = ratio(one.net - other.net, one.full, weights)
+        line.row.update(behind_best=less.value, behind_best_low=less.low, behind_best_high=less.high)
 
 
 def _about(
-    read: dict[str, list[Trace]],
-    effects: dict[str, Effect],
+    read: Tables,
+    outcomes: dict[str, Outcomes],
     risk: float,
     confidence: float,
     loss: str,
     data: DataSet,
     weights: NDArray[np.float64],
 ) -> dict[str, Any]:
-    one = next(iter(effects.values()))
+    one = next(iter(outcomes.values()))
     ceiling = ratio(one.full - one.oracle, one.full, weights)
     return {
         "data": data.digest,
         "risk": risk,
         "confidence": confidence,
         "loss": loss,
-        "traces": {name: len(traces) for name, traces in read.items()},
-        "problems": {name: len({trace.problem_id for trace in traces}) for name, traces in read.items()},
+        "traces": {name: len(table.trace_ids) for name, table in read.items()},
+        "problems": {name: len(np.unique(table.problem_ids)) for name, table in read.items()},
         "budget": data.meta.budget,
         "oracle_saved": ceiling.value,
         "oracle_saved_low": ceiling.low,

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
-from lynxstop.evaluate.result import Effect
 from lynxstop.grading.grading import answers_agree
 from lynxstop.recordings.storage import DataSet
-from lynxstop.replay.parts import Part
+from lynxstop.replay.outcomes import Outcomes
+from lynxstop.replay.parts import DataPart
 
 
 def first_finish(
-    data: DataSet, parts: dict[str, Part], risk: float, delta: float
-) -> tuple[dict[str, Any], Effect] | None:
+    data: DataSet, parts: dict[str, DataPart], risk: float, delta: float
+) -> tuple[dict[str, Any], Outcomes] | None:
     """Measure first-finish against the first sample; None when a problem has one sample only.
 
     As many samples run as every problem has: a problem with fewer would pass for one that agrees with itself.
@@ -24,7 +24,7 @@ def first_finish(
     count, _ = data.samples
     if count < 2:
         return None
-    tried = _effect(parts["calibration"], count)
+    tried = _outcomes(parts["calibration"], count)
     losses, n = int(tried.disagree.sum()), len(tried.full)
     return {
         "rule": "first-finish",
@@ -35,10 +35,10 @@ def first_finish(
         "calibration_losses": losses,
         "calibration_problems": n,
         "risk_bound": float(clopper_pearson_upper(losses, n, delta)),
-    }, _effect(parts["test"], count)
+    }, _outcomes(parts["test"], count)
 
 
-def _effect(part: Part, count: int) -> Effect:
+def _outcomes(part: DataPart, count: int) -> Outcomes:
     groups: dict[str, list[dict[str, Any]]] = {}
     columns = ["problem_id", "sample", "thinking_tokens", "full_answer", "full_status", "full_right"]
     for row in part.traces().select(columns).to_pylist():
@@ -55,4 +55,5 @@ def _effect(part: Part, count: int) -> Effect:
         verdicts = [np.nan if row["full_right"] is None else row["full_right"] for row in (first, winner)]
         rows.append((first is not winner, full, early, early * count, early, not same, *verdicts, 0))
     values = np.array(rows, np.float64).T
-    return Effect(values[0].astype(bool), *values[1:])
+    exits, full, gross, net, oracle, disagree, right_full, right_early, trials = values
+    return Outcomes(exits == 1, full, gross, net, oracle, disagree == 1, right_full, right_early, trials)

@@ -13,7 +13,7 @@ from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
 
 SHOWN = (
     "rule", "needs", "certified", "bound", "accuracy", "disagree", "harm / help", "exits", "trials",
-    "saved gross", "net", "of the oracle's", "behind the best",
+    "saved gross", "net", "of the oracle's", "below the best",
 )  # fmt: skip
 """Headers of the table that people read."""
 
@@ -22,7 +22,7 @@ def cells(line: Line) -> list[str]:
     """Return a row as people read it, under `SHOWN`."""
     row = line.row
     share = f"{row['disagree'] / row['requests']:.1%}"
-    behind = row["behind_best"]
+    less = row["behind_best"]
     return [
         row["rule"],
         row["needs"],
@@ -36,9 +36,7 @@ def cells(line: Line) -> list[str]:
         f"{row['saved_gross']:.1%}",
         f"{row['saved_net']:.1%} [{row['saved_net_low']:.1%}, {row['saved_net_high']:.1%}]",
         f"{row['oracle_share']:.0%}",
-        "-"
-        if behind is None
-        else f"{behind:.1%} [{row['behind_best_low']:.1%}, {row['behind_best_high']:.1%}]",
+        "-" if less is None else f"{less:.1%} [{row['behind_best_low']:.1%}, {row['behind_best_high']:.1%}]",
     ]
 
 
@@ -73,7 +71,7 @@ def as_json(found: Comparison) -> str:
 
 
 def as_csv(found: Comparison) -> str:
-    """Return the table as CSV; the rows of published constants carry `(published)` behind the name."""
+    """Return the table as CSV; the rows of published constants carry `(published)` after the name."""
     text = io.StringIO()
     rows = [line.row for line in ordered(found)]
     rows += [

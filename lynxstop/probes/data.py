@@ -11,12 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.core.points import CUE, of_kind
+from lynxstop.core.points import CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.target import Target, target_named
+from lynxstop.recordings.kinds import of_kind
 from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.points import read_points
 from lynxstop.rules.learned import LogprobProbe
 
 Features = Literal["hidden", "logprobs", "both"]
@@ -130,14 +132,13 @@ def load(
 
 def _signals(data: DataSet, known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Signals at the chosen cues, streamed as they are live."""
-    from lynxstop.replay.points import read_points
-
     keys = LogprobProbe.keys
     values = np.full((len(known), len(keys)), np.nan, np.float32)
     logits = np.full(len(known), np.nan, np.float32)
-    for trace in read_points(data, keys, logits, StopPolicy(exit_ids=data.meta.exit_ids)):
-        for row, point in zip(trace.rows, trace.points, strict=True):
-            values[row] = [point.signals[key] for key in keys]
+    table = read_points(data, keys, logits, StopPolicy(exit_ids=data.meta.exit_ids))
+    points = (point for own in table.points for point in own)
+    for row, point in zip(table.rows, points, strict=True):
+        values[row] = [point.signals[key] for key in keys]
     values[~np.isfinite(values)] = np.nan
     return values[known]
 

@@ -1,4 +1,4 @@
-"""What speaks for a trained score: how well it foresees, on problems that it was not fitted on."""
+"""Evidence for a trained score: how well it predicts, on problems that it was not fitted on."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ WIDE = 1 << 25
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How to fit; see `lynxstop.probes.trainer.ProbeTrainer`. `backend` is decided, and so is `C`."""
 
     kind: str
@@ -89,7 +89,7 @@ def fit(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     rows: NDArray[np.float32],
-    settings: Settings,
+    settings: FitSettings,
     *,
     overwrite: bool = False,
 ) -> Fitted:
@@ -103,7 +103,7 @@ def fit(
         0 or 1, shape (cues,).
     rows : ndarray
         float32, shape (cues,): weights.
-    settings : Settings
+    settings : FitSettings
     overwrite : bool
         Whether the features may be destroyed, which saves a copy.
     """

@@ -1,13 +1,17 @@
-"""What a probe or a rule is trained to foresee."""
+"""What a probe or a rule is trained to predict."""
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.errors import ConfigError
 
 Target = Literal["agrees", "right"]
 """That the answer forced at a point equals the full trace's, or that it equals gold."""
+
+LOSS_OF = {"agrees": LOSSES["disagree"], "right": LOSSES["wrong"]}
+"""The loss of an exit where the target is missed, by target."""
 
 
 def target_named(name: str) -> Target:
@@ -18,6 +22,6 @@ def target_named(name: str) -> Target:
     ConfigError
         When there is none.
     """
-    if name not in get_args(Target):
-        raise ConfigError(f"There is no target {name!r}.", hint=f"Targets: {', '.join(get_args(Target))}.")
+    if name not in LOSS_OF:
+        raise ConfigError(f"There is no target {name!r}.", hint=f"Targets: {', '.join(LOSS_OF)}.")
     return cast(Target, name)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lynxstop.errors import ConfigError
 from lynxstop.probes import torch_logistic, torch_mlp
-from lynxstop.probes.fitting import Fitted, Settings, fold
+from lynxstop.probes.fitting import FitSettings, Fitted, fold
 from lynxstop.probes.rivals import Folds
 
 
@@ -19,7 +19,7 @@ def fit(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     rows: NDArray[np.float32],
-    settings: Settings,
+    settings: FitSettings,
     *,
     overwrite: bool = False,
 ) -> Fitted:
@@ -51,7 +51,7 @@ def out_of_fold(
     rows: Sequence[NDArray[np.float32]],
     parts: Folds,
     penalties: Sequence[float],
-    settings: Settings,
+    settings: FitSettings,
     *,
     overwrite: bool = False,
 ) -> list[NDArray[np.float32]]:
@@ -68,7 +68,7 @@ def out_of_fold(
     parts : Folds
     penalties : sequence of float
         In place of the settings' own.
-    settings : Settings
+    settings : FitSettings
     overwrite : bool
         Whether the features may be destroyed.
     """

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.probe import Probe
-from lynxstop.core.points import CUE, of_kind
+from lynxstop.core.points import CUE
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.evidence import Evidence, platt
@@ -21,6 +21,8 @@ from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import PENALTIES, area, areas, by_penalty, out_of_fold, split
 from lynxstop.probes.target import Target, target_named
 from lynxstop.probes.trainer import ProbeTrainer
+from lynxstop.recordings.kinds import of_kind
+from lynxstop.replay.parts import Recorded
 
 
 class Candidate(NamedTuple):
@@ -41,7 +43,7 @@ class TrainedProbe(Evidence):
     probe : Probe
         Fitted on all cues.
     trainer : ProbeTrainer or another classifier
-        The fitted classifier behind it.
+        The fitted classifier that the probe was exported from.
     chosen : Candidate
     table : tuple of Candidate
         All that were tried.
@@ -62,31 +64,8 @@ class TrainedProbe(Evidence):
         } | self.summary()
 
 
-class TrainingData(Protocol):
-    """What is read of a data set, or of a part of one."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Recorded layers."""
-
-    @property
-    def problem_ids(self) -> tuple[str, ...]:
-        """Ids of the problems, each once."""
-
-    def traces(self) -> Any:
-        """One row per trace."""
-
-    def cues(self) -> Any:
-        """One row per decision point."""
-
-    def features(
-        self, layers: Sequence[int] | None = None, rows: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
-        """Features of the chosen decision points."""
-
-
 def train(
-    dataset: TrainingData,
+    dataset: Recorded,
     *,
     target: Target = "agrees",
     kind: str = "logistic",
@@ -104,11 +83,10 @@ def train(
 
     Parameters
     ----------
-    dataset : TrainingData
-        A `lynxstop.recordings.storage.DataSet`, or a part of one.
+    dataset : Recorded
         Recorded traces of the training split.
     target : {"agrees", "right"}
-        Foresee that the answer forced at the cue equals the full trace's, or that it equals gold.
+        Predict that the answer forced at the cue equals the full trace's, or that it equals gold.
     kind : {"logistic", "mlp"}
         The layers are always chosen with the logistic probe, which is fast; then the kind is fitted on them.
     estimator : classifier, optional
@@ -216,12 +194,12 @@ def default_layer_sets(recorded: Sequence[int]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys([*sets, tuple(layers)]))
 
 
-def _owners(dataset: TrainingData) -> NDArray[Any]:
+def _owners(dataset: Recorded) -> NDArray[Any]:
     traces = dataset.traces()
     return np.repeat(np.array(traces["problem_id"].to_pylist(), dtype=object), traces["cues"].to_numpy())
 
 
-def _features(dataset: TrainingData, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _features(dataset: Recorded, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
     features = dataset.features(layers, rows)
     blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
     if wrong := sum(int((~np.isfinite(block)).any(axis=1).sum()) for block in blocks):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from lynxstop.artifacts.probe import Affine, Probe
 from lynxstop.errors import ConfigError, MissingExtraError
 from lynxstop.probes import fitting
-from lynxstop.probes.fitting import ClassWeight, Map, Settings, choose_backend, row_weights
+from lynxstop.probes.fitting import ClassWeight, FitSettings, Map, choose_backend, row_weights
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -161,11 +161,11 @@ class ProbeTrainer(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return Probe(layers, tuple(_affine(*part) for part in self.maps_))
 
-    def settings(self, numbers: int, C: float) -> Settings:
+    def settings(self, numbers: int, C: float) -> FitSettings:
         """Return how features of so many numbers are fitted at a penalty, with the backend decided."""
         backend = choose_backend(self.backend, numbers)
         hidden = tuple(self.hidden)
-        return Settings(self.kind, C, hidden, self.max_iter, self.seed, backend, self.device)
+        return FitSettings(self.kind, C, hidden, self.max_iter, self.seed, backend, self.device)
 
     def _check(self) -> None:
         if self.kind not in ("logistic", "mlp"):

@@ -1,8 +1,9 @@
 """Record shadow traffic: what every exit would have answered, as a score table to certify on.
 
 For a request in shadow mode the proxy knows the whole answer. Afterwards it requests the answer at every
-decision point, and the table gets one row per point: the score, whether that answer differs, and the thinking
-tokens. `lynxstop calibrate --scores` certifies thresholds on it. No text is kept unless configured.
+decision point, and the table gets one row per point: the score, whether that answer differs (empty where it
+could not be judged), and the thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No
+text is kept unless configured.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lynxstop.proxy.logs import logger
 from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.dialects.base import Limits
+
+if TYPE_CHECKING:
+    from lynxstop.grading.grading import Grade
 
 COLUMNS = ("trace_id", "problem_id", "cue", "score", "loss", "tokens", "full_tokens", "model")
 TABLE, PROMPTS, SALT = "scores.csv", "prompts.jsonl", "salt"
@@ -97,7 +103,7 @@ class ShadowRecorder:
             self._on_done("failed")
 
     async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
-        from lynxstop.grading.grading import agrees, grade
+        from lynxstop.grading.grading import grade
 
         session = chat.session
         full = await asyncio.to_thread(grade, chat.answer, None)
@@ -117,11 +123,22 @@ class ShadowRecorder:
             text = session.config.exit_text + "".join(delta.content for delta in deltas)
             answer = text[max(text.rfind(close) + len(close) for close in session.config.close) :]
             trial = await asyncio.to_thread(grade, answer, None)
-            loss = 0 if agrees(trial, full.answer, full.status) else 1
+            loss = "" if math.isnan(differs := _differs(trial, full)) else int(differs)
             rows.append(
                 (trace, problem, ordinal, repr(event.score), loss, truncation.thinking_tokens, *shared)
             )
         return rows or [(trace, problem, "", "", "", "", *shared)]
+
+
+def _differs(trial: Grade, full: Grade) -> float:
+    """Loss `disagree` of an exit; NaN where one of the two answers was not parsed."""
+    from lynxstop.calibration.losses import LOSSES, Verdicts
+    from lynxstop.grading.grading import agrees
+
+    parsed = trial.status == full.status == "parsed"
+    same = float(agrees(trial, full.answer, full.status)) if parsed else math.nan
+    unknown = np.array([math.nan])
+    return float(LOSSES["disagree"].at_exit(Verdicts(np.array([same]), unknown, unknown))[0])
 
 
 def _lines(rows: list[tuple[Any, ...]]) -> bytes:

@@ -17,7 +17,7 @@ PARTS = {"train": 0.3, "calibration": 0.4, "test": 0.3}
 """Shares of the problems."""
 
 
-class Part:
+class DataPart:
     """Some traces of a data set, in its order: what training and replay read of it.
 
     Parameters
@@ -63,7 +63,11 @@ class Part:
         return (tokens for tokens, taken in zip(self.data.tokens(), self.chosen, strict=True) if taken)
 
 
-def parts_of(data: DataSet, seed: int = 0) -> dict[str, Part]:
+Recorded = DataSet | DataPart
+"""A data set, or a part of one."""
+
+
+def parts_of(data: DataSet, seed: int = 0) -> dict[str, DataPart]:
     """Split a data set by problem.
 
     The recorded splits are taken when all three are there; else a digest of the problem's id and the seed
@@ -80,7 +84,7 @@ def parts_of(data: DataSet, seed: int = 0) -> dict[str, Part]:
         places = np.array([_place(problem, seed) for problem in traces["problem_id"].to_pylist()])
         edges = np.cumsum(list(PARTS.values()))[:-1]
         recorded = np.array(list(PARTS))[np.searchsorted(edges, places, side="right")]
-    parts = {name: Part(data, np.asarray(recorded == name, bool)) for name in PARTS}
+    parts = {name: DataPart(data, np.asarray(recorded == name, bool)) for name in PARTS}
     for name, part in parts.items():
         if not part.chosen.any():
             raise DataError(
@@ -94,9 +98,9 @@ def _place(problem: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}".encode()).digest()[:7], "big") / (1 << 56)
 
 
-def spread(data: DataSet, most: int) -> Part:
+def spread(data: DataSet, most: int) -> DataPart:
     """Return at most `most` traces, spread evenly over the data."""
     count = len(data.traces())
     chosen = np.zeros(count, bool)
     chosen[np.linspace(0, count - 1, min(most, count)).round().astype(int)] = True
-    return Part(data, chosen)
+    return DataPart(data, chosen)

@@ -2,72 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.calibration.traces import TraceTable
-from lynxstop.core.points import CUE
+from lynxstop.calibration.losses import Loss, charge
+from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import eligible_mask
+from lynxstop.core.session import Mode, Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.core.types import Tokens
-from lynxstop.errors import ConfigError, DataError
+from lynxstop.core.watch import Reader, WatchState, WatchStep
+from lynxstop.errors import DataError
 from lynxstop.grading.normalise import normalise
+from lynxstop.replay.exits import ExitTable, exits_at
+from lynxstop.replay.parts import Recorded
 from lynxstop.rules import Point, Rule, Training, Trial
-from lynxstop.rules.training import run
+from lynxstop.rules.base import run
 from lynxstop.signals.panel import Panel
 
-LOSSES = ("disagree", "harm", "wrong")
-
-
-class Recorded(Protocol):
-    """A data set, or a part of one."""
-
-    @property
-    def meta(self) -> Any:
-        """As `lynxstop.recordings.schema.Meta`."""
-
-    def traces(self) -> Any:
-        """One row per trace."""
-
-    def cues(self) -> Any:
-        """One row per decision point."""
-
-    def tokens(self) -> Iterator[Tokens]:
-        """Tokens of every trace."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One recorded trace; sequences are about its eligible decision points.
-
-    `right` is None where there is no gold, or no verdict; `rows` are places in the cue table.
-    """
-
-    trace_id: str
-    problem_id: str
-    tokens: int
-    right: bool | None
-    answer: str
-    points: tuple[Point, ...]
-    at_exit: NDArray[np.int64]
-    losses: NDArray[np.float64]
-    agrees: NDArray[np.bool_]
-    exit_right: tuple[bool | None, ...]
-    is_cue: NDArray[np.bool_]
-    rows: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What a rule makes of the points of many traces: per trace, scores (NaN abstains) and token costs."""
-
-    scores: list[NDArray[np.float64]]
-    costs: list[NDArray[np.int64]]
+Row = Mapping[str, Any]
+Signals = dict[str, float]
 
 
 def read_points(
@@ -76,10 +34,9 @@ def read_points(
     logits: NDArray[np.float32],
     policy: StopPolicy,
     *,
-    loss: str = "disagree",
     step: Callable[[], None] = lambda: None,
-) -> list[Trace]:
-    """Stream the signals of all traces once.
+) -> ExitTable:
+    """Run a session over every recorded trace once, and keep its eligible decision points with their signals.
 
     Parameters
     ----------
@@ -90,93 +47,168 @@ def read_points(
         Of the probe, NaN without one.
     policy : StopPolicy
         Its guards and kinds of points decide which points are eligible.
-    loss : {"disagree", "harm", "wrong"}
-        A missing or undecided answer is a loss.
     step : callable
-        Called behind every trace.
+        Called after every trace.
     """
-    if loss not in LOSSES:
-        raise ConfigError(f"There is no loss {loss!r}.", hint=f"Losses: {', '.join(LOSSES)}.")
-    rows: list[dict[str, Any]] = data.cues().to_pylist()
-    columns = ["trace_id", "problem_id", "cues", "thinking_tokens", "full_right", "full_answer"]
-    keys, found, start = tuple(dict.fromkeys(keys)), [], 0
-    for trace, tokens in zip(data.traces().select(columns).to_pylist(), data.tokens(), strict=True):
-        own = rows[start : start + trace["cues"]]
-        seen = _signals(own, tokens, keys)
-        asked = [place for place, row in enumerate(own) if row["kind"] & policy.points]
-        mask = eligible_mask(policy, np.array([own[place]["position"] for place in asked], np.int64))
-        kept = [place for place, ready in zip(asked, mask, strict=True) if ready]
-        found.append(_trace(trace, own, seen, kept, logits[start : start + len(own)], loss, start))
-        start += len(own)
+    cues, traces = data.cues(), data.traces()
+    recorded: list[dict[str, Any]] = cues.to_pylist()
+    keys, start = tuple(dict.fromkeys(keys)), 0
+    points: list[list[Point]] = []
+    rows: list[int] = []
+    for count, tokens in zip(traces["cues"].to_pylist(), data.tokens(), strict=True):
+        own = recorded[start : start + count]
+        seen = _replayed(own, tokens, keys, policy)
+        rows += [start + place for place, _ in seen]
+        points.append(
+            [
+                Point(signals, float(logits[start + place]), own[place]["position"], _trial(own[place]))
+                for place, signals in seen
+            ]
+        )
+        start += count
         step()
-    return found
+    return replace(exits_at(traces, cues, np.array(rows, np.int64)), points=points)
 
 
-def _signals(rows: Sequence[dict[str, Any]], tokens: Tokens, keys: Sequence[str]) -> list[dict[str, float]]:
-    """Signals at every recorded point, in the order in which a session asks for them."""
-    panel = Panel(keys)
-    looks: dict[int, list[int]] = {}
-    cues: dict[int, int] = {}
-    for place, row in enumerate(rows):
-        looks.setdefault(row["index"], []).append(place)
-        if row["kind"] & CUE:
-            cues[row["seen_at"]] = row["seen_at"] - row["index"]
-    found: list[dict[str, float]] = [{} for _ in rows]
-    last = max((row["seen_at"] for row in rows), default=-1)
-    thinking = tokens.thinking.tolist()
-    steps = zip(tokens.ids[: last + 1].tolist(), tokens.statistics[: last + 1].tolist(), strict=True)
-    for index, (token, statistics) in enumerate(steps):
-        if thinking[index]:
-            panel.step(token, Statistics(*statistics))
-        if cues.get(index) == 1:
-            panel.cue(1)
-        if index in looks:
-            values = panel.values()
-            for place in looks[index]:
-                found[place] = values
-        if cues.get(index) == 0:
-            panel.cue(0)
-    return found
-
-
-def _trace(
-    trace: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
-    seen: Sequence[dict[str, float]],
-    kept: Sequence[int],
-    logits: NDArray[np.float32],
-    loss: str,
-    start: int,
-) -> Trace:
-    taken = [rows[place] for place in kept]
-    points = tuple(
-        Point(seen[place], float(logits[place]), row["position"], _trial(row))
-        for place, row in zip(kept, taken, strict=True)
-    )
-    return Trace(
-        trace_id=trace["trace_id"],
-        problem_id=trace["problem_id"],
-        tokens=trace["thinking_tokens"],
-        right=trace["full_right"],
-        answer=trace["full_answer"],
-        points=points,
-        at_exit=np.array([row["thinking_at_exit"] for row in taken], np.int64),
-        losses=np.array([_loss(row, trace["full_right"], loss) for row in taken], np.float64),
-        agrees=np.array([bool(row["agrees"]) for row in taken], bool),
-        exit_right=tuple(row["right"] for row in taken),
-        is_cue=np.array([bool(row["kind"] & CUE) for row in taken], bool),
-        rows=np.array(kept, np.int64) + start,
+def training_of(table: ExitTable, budget: int, loss: Loss) -> Training:
+    """Return traces as rules learn from them; an unknown loss counts as a loss."""
+    losses = charge(loss.at_exit(table.verdicts))
+    return Training(
+        table.points,
+        np.split(losses, np.cumsum(table.lengths)[:-1]),
+        table.problem_ids.tolist(),
+        table.full_tokens.tolist(),
+        budget,
     )
 
 
-def _loss(row: dict[str, Any], full_right: bool | None, loss: str) -> float:
-    if loss == "disagree":
-        return 0.0 if row["agrees"] else 1.0
-    wrong = row["right"] is not True
-    return float(wrong and (loss == "wrong" or full_right is not False))
+def score_points(rule: Rule, table: ExitTable) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Let a rule score all traces.
+
+    Returns
+    -------
+    (scores, costs)
+        Per point; scores as float32, as they are compared live, NaN where the rule abstains; costs in tokens
+        of trial answers.
+
+    Raises
+    ------
+    DataError
+        When a score is infinite.
+    """
+    found = [run(rule, own) for own in table.points]
+    scores = np.concatenate([np.zeros(0, np.float32), *(own for own, _ in found)])
+    if np.isinf(scores).any():
+        raise DataError(f"The rule {rule.name!r} gives an infinite score.", hint="A rule abstains with NaN.")
+    return scores, np.concatenate([np.zeros(0, np.int64), *(costs for _, costs in found)])
 
 
-def _trial(row: dict[str, Any]) -> Trial:
+def _replayed(
+    rows: Sequence[Row], tokens: Tokens, keys: Sequence[str], policy: StopPolicy
+) -> list[tuple[int, Signals]]:
+    """Eligible points of one trace, by their place among its rows, with the signals there."""
+    asked = {place: row for place, row in enumerate(rows) if row["kind"] & policy.points}
+    found: list[tuple[int, Signals]] = []
+    collector = _Collector(keys, tokens.ids.tolist(), asked, found)
+    # Points that their own token settles are boundaries to this session, wherever they were recorded.
+    kinds = policy.points & CUE | BOUNDARY
+    shown = replace(policy, levels=(), budget=None, loop_guard=None, points=kinds, every=0, rule=collector)
+    session = Session(
+        _RecordedWatch(asked.values(), tokens.thinking, policy.points), shown, (), mode=Mode.SHADOW
+    )
+    end = 1 + max((row["seen_at"] for row in asked.values()), default=-1)
+    for index, statistics in enumerate(tokens.statistics[:end].tolist()):
+        session.read(index)
+        session.decide(None, Statistics(*statistics))
+    return found
+
+
+class _RecordedWatch(Reader):
+    """Shows a session what was seen when its trace was recorded; the tokens it reads are their indices."""
+
+    __slots__ = ("_confirmed", "_here", "_pending", "_thinking", "boundaries")
+
+    def __init__(self, rows: Iterable[Row], thinking: NDArray[np.bool_], points: int) -> None:
+        self._thinking = [*thinking.tolist(), False]
+        self.boundaries: set[int] = set()
+        self._here: set[int] = set()
+        self._pending: set[int] = set()
+        self._confirmed: set[int] = set()
+        for row in rows:
+            index, settled = row["index"], row["seen_at"]
+            if row["kind"] & points & ~CUE:
+                self.boundaries.add(index)
+            if row["kind"] & CUE and settled == index:
+                self._here.add(index)
+            elif row["kind"] & CUE:
+                self._pending.add(index)
+                self._confirmed.add(settled)
+
+    def start(self, prompt_ids: Iterable[int]) -> WatchState:
+        return WatchState(int(self._thinking[0]), 0)
+
+    def inside(self, state: WatchState) -> bool:
+        return bool(state.thinking)
+
+    def read(self, state: WatchState, token: int) -> WatchStep:
+        # The token that opens a block is not a thinking token itself; the session has to see it.
+        inside = self._thinking[token] or self._thinking[token + 1]
+        return WatchStep(
+            WatchState(int(inside), 0),
+            inside,
+            token in self._confirmed,
+            token in self._here,
+            token in self._pending,
+        )
+
+
+class _Collector(NamedTuple):
+    """In place of a rule: keeps the signals of every point that a session asks it to score."""
+
+    keys: Sequence[str]
+    ids: Sequence[int]
+    rows: Mapping[int, Row]
+    found: list[tuple[int, Signals]]
+
+    @property
+    def statistics(self) -> bool:
+        """Whether it needs statistics at every thinking token."""
+        return True
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it needs the probe's logit."""
+        return False
+
+    def start(self) -> _CollectorState:
+        """Begin a trace."""
+        return _CollectorState(self)
+
+
+class _CollectorState:
+    def __init__(self, collector: _Collector) -> None:
+        self._ids, self._found = collector.ids, collector.found
+        self._places = {(row["index"], row["seen_at"]): place for place, row in collector.rows.items()}
+        self._panel = Panel(collector.keys)
+        self._index = -1
+
+    def step(self, token: int, statistics: Statistics) -> None:
+        self._index = token
+        self._panel.step(self._ids[token], statistics)
+
+    def cue(self, ago: int) -> None:
+        self._panel.cue(ago)
+
+    def snapshot(self, logit: float) -> tuple[int, Signals]:
+        return self._index, self._panel.values()
+
+    def score(self, seen: tuple[int, Signals]) -> float:
+        index, signals = seen
+        self._found.append((self._places[index, self._index], signals))
+        return float("nan")
+
+
+def _trial(row: Row) -> Trial:
     return Trial(
         answer=normalise(row["trial_answer"]) if row["trial_answer"] else "",
         text=row["trial_text"],
@@ -185,46 +217,4 @@ def _trial(row: dict[str, Any]) -> Trial:
         mean_prob=row["trial_mean_prob"],
         min_prob=row["trial_min_prob"],
         first_entropy=row["trial_first_entropy"],
-    )
-
-
-def training_of(traces: Sequence[Trace], budget: int) -> Training:
-    """Return traces as rules learn from them."""
-    return Training(
-        [trace.points for trace in traces],
-        [trace.losses for trace in traces],
-        [trace.problem_id for trace in traces],
-        [trace.tokens for trace in traces],
-        budget,
-    )
-
-
-def replay(rule: Rule, traces: Sequence[Trace]) -> Replay:
-    """Let a rule score all traces; scores become float32 numbers, as they are compared live.
-
-    Raises
-    ------
-    DataError
-        When a score is infinite.
-    """
-    found = [run(rule, trace.points) for trace in traces]
-    scores = [own.astype(np.float32).astype(np.float64) for own, _ in found]
-    if any(np.isinf(own).any() for own in scores):
-        raise DataError(f"The rule {rule.name!r} gives an infinite score.", hint="A rule abstains with NaN.")
-    return Replay(scores, [costs for _, costs in found])
-
-
-def table_of(traces: Sequence[Trace], scores: Sequence[NDArray[np.float64]]) -> TraceTable:
-    """Return a rule's scores as the table that is calibrated; points at which it abstains are left out."""
-    known = [~np.isnan(own) for own in scores]
-    empty = np.zeros(0)
-    pairs = list(zip(traces, known, strict=True))
-    return TraceTable.from_arrays(
-        trace_ids=[trace.trace_id for trace in traces],
-        problem_ids=[trace.problem_id for trace in traces],
-        lengths=[int(mask.sum()) for mask in known],
-        scores=np.concatenate([empty, *(own[mask] for own, mask in zip(scores, known, strict=True))]),
-        losses=np.concatenate([empty, *(trace.losses[mask] for trace, mask in pairs)]),
-        tokens=np.concatenate([empty, *(trace.at_exit[mask] for trace, mask in pairs)]).astype(np.int64),
-        full_tokens=[trace.tokens for trace in traces],
     )

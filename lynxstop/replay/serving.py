@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.core.policy import StopPolicy
-from lynxstop.replay.points import Recorded, Trace, read_points, replay, training_of
+from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.parts import Recorded
+from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules import Rule
 from lynxstop.rules.served import serve
-
-
-class Featured(Recorded, Protocol):
-    """Recorded data with features."""
-
-    def features(self, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return features of all decision points, shape (cues, width)."""
 
 
 def fit_rule(
@@ -48,12 +41,12 @@ def fit_rule(
         When the rule needs trial answers, which are not taken live.
     """
     serve(rule)
-    traces = read_points(data, rule.signals, logits, policy)
-    fitted = rule.fit(training_of(traces, data.meta.budget or data.meta.max_tokens))
-    return fitted, _spread(fitted, traces, len(logits))
+    table = read_points(data, rule.signals, logits, policy)
+    fitted = rule.fit(training_of(table, data.meta.budget or data.meta.max_tokens, LOSSES["disagree"]))
+    return fitted, _by_row(fitted, table, len(logits))
 
 
-def scores_of(bundle: Bundle, data: Featured) -> NDArray[np.float32]:
+def scores_of(bundle: Bundle, data: Recorded) -> NDArray[np.float32]:
     """Scores of all recorded decision points under a bundle's probe and rule, shape (cues,).
 
     NaN where the bundle's rule abstains or its guards keep it from deciding.
@@ -65,12 +58,11 @@ def scores_of(bundle: Bundle, data: Featured) -> NDArray[np.float32]:
     if bundle.policy.rule is None:
         return logits
     rule = bundle.policy.rule.rule
-    traces = read_points(data, rule.signals, logits, bundle.policy.stop_policy())
-    return _spread(rule, traces, len(logits))
+    table = read_points(data, rule.signals, logits, bundle.policy.stop_policy())
+    return _by_row(rule, table, len(logits))
 
 
-def _spread(rule: Rule, traces: list[Trace], count: int) -> NDArray[np.float32]:
+def _by_row(rule: Rule, table: ExitTable, count: int) -> NDArray[np.float32]:
     scores = np.full(count, np.nan, np.float32)
-    for trace, own in zip(traces, replay(rule, traces).scores, strict=True):
-        scores[trace.rows] = own
+    scores[table.rows], _ = score_points(rule, table)
     return scores

@@ -1,4 +1,4 @@
-"""The report of a calibration: what was certified, and the curves behind it."""
+"""The report of a calibration: what was certified, and the curves it rests on."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Rules: one score per decision point from signals, probes and trial answers; higher exits."""
 
-from lynxstop.rules.base import Point, Rule, Score, Trial
-from lynxstop.rules.training import Training
+from lynxstop.rules.base import Point, Rule, Score, Training, Trial
 
 __all__ = ["Point", "Rule", "Score", "Training", "Trial"]

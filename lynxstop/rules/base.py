@@ -1,15 +1,19 @@
-"""What a rule is: one float per decision point, higher means exit."""
+"""What a rule is: one float per decision point, higher means exit; and what it learns from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lynxstop.core.first_exit import exit_steps, sums_at
 from lynxstop.errors import StepError
 
-if TYPE_CHECKING:
-    from lynxstop.rules.training import Training
+Floats = NDArray[np.float64]
 
 Use = Literal["hidden", "statistics", "trial"]
 """What a rule needs beside the tokens: a probe's logit, `Statistics`, answers forced for trial."""
@@ -81,7 +85,7 @@ class Point:
         return self._known
 
     def first_entropy(self) -> float:
-        """Entropy behind a forced end of thinking; costs one token."""
+        """Entropy after a forced end of thinking; costs one token."""
         self.cost = max(self.cost, 1)
         return self._known.first_entropy
 
@@ -138,3 +142,68 @@ class Rule:
     def constants(self) -> dict[str, Any]:
         """Return its constants as plain data."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Training:
+    """Decision points of full traces, with what an exit there would have done.
+
+    Parameters
+    ----------
+    traces : sequence of sequences of Point
+    losses : sequence of arrays of float
+        Loss of an exit at each point, 0 or 1.
+    problems : sequence of str
+        Of each trace.
+    tokens : sequence of int
+        Thinking tokens of each full trace.
+    budget : int
+        Thinking tokens a request may take.
+    """
+
+    traces: Sequence[Sequence[Point]]
+    losses: Sequence[Floats]
+    problems: Sequence[str]
+    tokens: Sequence[int]
+    budget: int
+
+    def scores(self, rule: Rule) -> list[Floats]:
+        """Let a rule score every trace; NaN where it abstains."""
+        return [run(rule, points)[0] for points in self.traces]
+
+    def column(self, of: Callable[[Point], float]) -> Floats:
+        """One number of all points, shape (points,)."""
+        return np.array([of(point) for points in self.traces for point in points], np.float64)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Whether an exit is without loss, shape (points,)."""
+        return np.asarray(np.concatenate([np.zeros(0), *self.losses]) == 0, bool)
+
+    def risks(self, scores: Sequence[Floats], thresholds: Floats) -> tuple[Floats, Floats]:
+        """First-exit risk, and share of thinking tokens saved, at each threshold.
+
+        Parameters
+        ----------
+        scores : sequence of arrays
+            Per trace, one score per point; NaN never exits.
+        thresholds : ascending, shape (thresholds,)
+        """
+        owners = np.repeat(np.arange(len(scores)), [len(own) for own in scores])
+        found = exit_steps(owners, np.concatenate([np.zeros(0), *scores]))
+        losses = np.concatenate([np.zeros(0), *self.losses])[found.event]
+        saved = np.array(self.tokens)[found.trace] - self.column(lambda point: point.position)[found.event]
+        limits = thresholds.astype(np.float32)
+        lost, gone = sums_at(found, losses, limits), sums_at(found, saved, limits)
+        return lost / max(len(scores), 1), gone / max(sum(self.tokens), 1)
+
+
+def run(rule: Rule, points: Sequence[Point]) -> tuple[Floats, NDArray[np.int64]]:
+    """Score the points of one trace in order; also the tokens each cost, shapes (points,)."""
+    score = rule.start()
+    scores, costs = np.full(len(points), math.nan), np.zeros(len(points), np.int64)
+    for place, point in enumerate(points):
+        seen = point.fresh()
+        scores[place] = score(seen)
+        costs[place] = seen.cost
+    return scores, costs

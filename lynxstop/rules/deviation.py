@@ -7,8 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from lynxstop.rules.base import Rule, Score
-from lynxstop.rules.training import Training
+from lynxstop.rules.base import Rule, Score, Training
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lynxstop.rules.base import Point, Rule, Score
-from lynxstop.rules.training import Floats, Training
+from lynxstop.rules.base import Floats, Point, Rule, Score, Training
 
 _KNOTS = 64
 _FACTORS = (1e6, 100.0, 10.0, 3.0, 1.0)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from lynxstop.errors import StepError
 from lynxstop.extras import need
-from lynxstop.rules.base import Point, Rule, Score, Use
-from lynxstop.rules.training import Training
+from lynxstop.rules.base import Point, Rule, Score, Training, Use
 
 _LOGPROBS = ("entropy", "top_gap", "end_margin", "min_logprob", "mean_logprob", "rpdi:32")
 _TOGETHER = (3e-3,)
@@ -144,16 +143,6 @@ class Combined(Learned):
 
     name = "combined"
     uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics"})
-    keys = (*_LOGPROBS, *_RUNS)
-    penalties = _TOGETHER
-
-
-@dataclass(frozen=True)
-class CombinedTrial(Learned):
-    """All of `combined`, and a trial answer at every point: what it would be worth, at its price."""
-
-    name = "combined-trial"
-    uses: ClassVar[frozenset[Use]] = frozenset({"hidden", "statistics", "trial"})
     keys = (*_LOGPROBS, *_RUNS)
     penalties = _TOGETHER
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-from lynxstop.rules.base import Point, Rule, Score
-from lynxstop.rules.training import Training
+from lynxstop.rules.base import Point, Rule, Score, Training
 
 
 @dataclass(frozen=True)

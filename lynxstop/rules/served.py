@@ -25,9 +25,9 @@ class Served(NamedTuple):
         """Whether it needs the probe's logit."""
         return "hidden" in self.rule.needs
 
-    def start(self) -> _Judge:
+    def start(self) -> _Scorer:
         """Begin a request."""
-        return _Judge(self.rule)
+        return _Scorer(self.rule)
 
 
 def serve(rule: Rule) -> Served:
@@ -46,7 +46,7 @@ def serve(rule: Rule) -> Served:
     return Served(rule)
 
 
-class _Judge:
+class _Scorer:
     __slots__ = ("_panel", "_position", "_score")
 
     def __init__(self, rule: Rule) -> None:
@@ -58,8 +58,8 @@ class _Judge:
         self._position += 1
         self._panel.step(token, statistics)
 
-    def cue(self, behind: int) -> None:
-        self._panel.cue(behind)
+    def cue(self, ago: int) -> None:
+        self._panel.cue(ago)
 
     def snapshot(self, logit: float) -> Point:
         return Point(self._panel.values(), logit, self._position)

@@ -9,15 +9,16 @@ from typing import Any
 
 from lynxstop.errors import ConfigError
 from lynxstop.rules.base import Rule
-from lynxstop.rules.cascade import Cascade, QExit
+from lynxstop.rules.baselines.cascade import Cascade
+from lynxstop.rules.baselines.combined_trial import CombinedTrial
+from lynxstop.rules.baselines.eat import AnswerEntropy, Eat
+from lynxstop.rules.baselines.puma import Puma
+from lynxstop.rules.baselines.trials import Convergence, Deer, Dynasor
 from lynxstop.rules.deviation import Rpdi, RpdiShort, RpdiTransitions
-from lynxstop.rules.eat import AnswerEntropy, Eat
 from lynxstop.rules.either import CombinedOrLower, Either, LynxOrRpdi
-from lynxstop.rules.learned import Combined, CombinedTrial, LogprobProbe, RunProbe
-from lynxstop.rules.lynx import Lynx, Smoothed
+from lynxstop.rules.learned import Combined, LogprobProbe, RunProbe
+from lynxstop.rules.lynx import Lynx, QExit, Smoothed
 from lynxstop.rules.plain import Budget, Looping, Redundant, Sched, ThinkBrake
-from lynxstop.rules.puma import Puma
-from lynxstop.rules.trials import Convergence, Deer, Dynasor
 
 GROUP = "lynxstop.rules"
 """Entry-point group of other packages' rules: a name, and an instance of `Rule`."""

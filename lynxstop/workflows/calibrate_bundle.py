@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,33 +23,16 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
-from lynxstop.core.types import Tokens
 from lynxstop.errors import ConfigError, FingerprintError
-from lynxstop.replay.recorded import Recorded, from_recorded
+from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.recorded import from_recorded
+from lynxstop.replay.serving import scores_of
 
 FOLDER = "certificates"
 THRESHOLDS = "thresholds"
 """Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
 _SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
-
-
-class DataSet(Recorded, Protocol):
-    """A recorded data set with features and the record of its making."""
-
-    @property
-    def meta(self) -> Any:
-        """As `lynxstop.recordings.schema.Meta`."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the whole."""
-
-    def tokens(self) -> Iterator[Tokens]:
-        """Tokens of every trace, which rules read."""
-
-    def features(self, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return features of all cues, shape (cues, width)."""
 
 
 def scored(
@@ -66,8 +48,6 @@ def scored(
         As `from_recorded`.
     """
     check_same(bundle.policy, data.meta)
-    from lynxstop.replay.serving import scores_of
-
     return from_recorded(
         data,
         scores_of(bundle, data),

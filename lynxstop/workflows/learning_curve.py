@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.case import Case
+from lynxstop.calibration.losses import UNKNOWN_LOSS
 from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import as_units
@@ -18,7 +19,7 @@ from lynxstop.extras import need
 from lynxstop.probes.data import ProbeData, load
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.search import area
-from lynxstop.probes.target import Target
+from lynxstop.probes.target import LOSS_OF, Target
 from lynxstop.probes.train import train
 from lynxstop.probes.trainer import ProbeTrainer
 from lynxstop.recordings.storage import DataSet
@@ -131,7 +132,7 @@ def learning_curve(
     risk, confidence : float
         The level to certify, with Learn then Test over all float32 thresholds.
     target : {"agrees", "right"}
-        What the probe foresees; the certified loss is `disagree` or `wrong`.
+        What the probe predicts; the certified loss is `disagree` or `wrong`.
     sizes : sequence of int, optional
         Numbers of problems; by default all, and halves of it, down to 20 or a sixteenth.
     repeats : int
@@ -167,7 +168,7 @@ def learning_curve(
         layers, C = search.chosen.layers, search.chosen.C
         estimator = ProbeTrainer(C=C)
     points = load(data, layers=layers, target=target)
-    loss = "disagree" if target == "agrees" else "wrong"
+    loss = LOSS_OF[target].name
     every = data.features(points.layers)
     draws: list[list[tuple[float, float, float, bool]]] = []
     rng = np.random.default_rng(seed)
@@ -242,7 +243,7 @@ def _one(
 
 def _case(table: TraceTable, problems: Sequence[str]) -> Case:
     units = as_units(table.select(np.isin(table.problem_ids, np.array(problems, np.str_))), "one", 0)
-    return Case(units, units.table.charged(1.0))
+    return Case(units, units.table.charged(UNKNOWN_LOSS))
 
 
 def _halves(most: int) -> list[int]:

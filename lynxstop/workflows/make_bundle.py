@@ -21,6 +21,7 @@ from lynxstop.artifacts.provenance import provenance
 from lynxstop.core.policy import StopPolicy
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.serving import fit_rule
 from lynxstop.rules.base import Rule
 from lynxstop.workflows.train_rule import TrainedRule
 
@@ -93,8 +94,6 @@ def make_bundle(
     found = trained.scores
     probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
     if rule is not None and served is None:
-        from lynxstop.replay.serving import fit_rule
-
         guards = StopPolicy(
             meta.exit_ids,
             min_tokens=min_tokens,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import area, split
-from lynxstop.probes.target import Target, target_named
+from lynxstop.probes.target import LOSS_OF, Target, target_named
 from lynxstop.recordings.storage import DataSet
+from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules.base import Rule
 from lynxstop.rules.served import serve
 
@@ -67,7 +69,7 @@ def train_rule(
     rule : Rule
         One that needs neither hidden states nor trial answers.
     target : {"agrees", "right"}
-        Foresee that the answer forced at the point equals the full trace's, or that it equals gold.
+        Predict that the answer forced at the point equals the full trace's, or that it equals gold.
     min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
     folds : int
@@ -84,8 +86,6 @@ def train_rule(
     DataError
         When the rule scores no point, only one outcome occurs, or there are too few problems for the folds.
     """
-    from lynxstop.replay.points import Trace, read_points, replay, training_of
-
     target_named(target)
     if "hidden" in serve(rule).rule.needs:
         raise ConfigError(
@@ -111,33 +111,22 @@ def train_rule(
         if progress is not None:
             progress(done, steps)
 
-    def fitted(to: Sequence[Trace]) -> Rule:
-        made = rule.fit(training_of(to, budget))
+    def fitted(to: ExitTable) -> Rule:
+        made = rule.fit(training_of(to, budget, LOSS_OF[target]))
         step()
         return made
 
-    values = cues[target].to_pylist()
-    loss = "disagree" if target == "agrees" else "wrong"
-    traces = [
-        trace
-        for trace in read_points(
-            data, rule.signals, np.full(len(cues), np.nan, np.float32), guards, loss=loss
-        )
-        if all(values[row] is not None for row in trace.rows)
-    ]
+    table = read_points(data, rule.signals, np.full(len(cues), np.nan, np.float32), guards)
+    truths = {"agrees": table.agrees, "right": table.right}[target]
+    unknown = np.bincount(table.owners, np.isnan(truths), len(table.trace_ids)) > 0
+    table, truth = table.select(~unknown), truths[~unknown[table.owners]] == 1
     step()
-    rows = np.concatenate([np.zeros(0, np.int64), *(trace.rows for trace in traces)])
-    truth = np.array([bool(values[row]) for row in rows], bool)
-    owners = np.repeat(
-        np.array([trace.problem_id for trace in traces], object), [len(trace.rows) for trace in traces]
-    )
+    rows, owners = table.rows, table.problem_ids[table.owners]
     scores = np.full(len(cues), np.nan, np.float32)
     for _, test in split(truth, owners, folds, seed):
-        held_out = set(owners[test].tolist())
-        by_others = fitted([trace for trace in traces if trace.problem_id not in held_out])
-        own = [trace for trace in traces if trace.problem_id in held_out]
-        for trace, found in zip(own, replay(by_others, own).scores, strict=True):
-            scores[trace.rows] = found
+        held_out = np.isin(table.problem_ids, owners[test])
+        own = table.select(held_out)
+        scores[own.rows], _ = score_points(fitted(table.select(~held_out)), own)
     known = np.isfinite(scores[rows])
     if len(set(truth[known].tolist())) < 2:
         raise DataError(
@@ -147,7 +136,7 @@ def train_rule(
     rows, truth, owners = rows[known], truth[known], owners[known]
     parts = split(truth, owners, folds, seed)
     return TrainedRule(
-        rule=fitted(traces),
+        rule=fitted(table),
         auc=area(truth, scores[rows]),
         rivals={name: alone(signal[rows], truth, parts) for name, signal in rival_signals(cues).items()},
         platt=platt(scores[rows], truth),

@@ -13,12 +13,12 @@ from lynxstop.demo.problems import (
     LABELS,
     MODULUS,
     Family,
-    Problem,
+    GeneratedProblem,
     calculate,
     stream,
 )
 from lynxstop_research.reasoner.tokenizer import BEGIN, END, THINK
-from lynxstop_research.reasoner.traces import CLOSE, CUES, EXIT, Writer
+from lynxstop_research.reasoner.traces import CLOSE, CUES, EXIT, TraceWriter
 
 VERDICTS = (" ok.", " fails.", " yes.", " no.")
 VERDICT_WEIGHT = 5.0
@@ -56,7 +56,7 @@ class Documents:
         self._verdicts = {self._encode(word)[0] for word in VERDICTS}
         self._cues = {self._encode(cue)[-1] for cue in CUES}
         self._equals = self._encode(" =")[0]
-        self._writer = Writer(self.rng)
+        self._writer = TraceWriter(self.rng)
         self._streams = {
             (family, level): stream(self.rng, "reasoner", family, level)
             for family in FAMILIES
@@ -79,7 +79,7 @@ class Documents:
         forced = self.rng.random() < EXIT_SHARE
         if forced:
             cue = self.rng.randrange(len(trace.cues))
-            # A stop is served one token behind the cue, where the cue is known to be a whole word.
+            # A stop is served one token after the cue, where the cue is known to be a whole word.
             cut = len(self._encode(trace.until(cue))) + self.rng.choice((0, 1, 1))
             thinking = self._encode(trace.until(cue) + trace.phrases[cue])[:cut]
             answer = trace.paragraphs[cue].answer
@@ -134,7 +134,7 @@ class Documents:
         result = calculate(left, operator, right)
         return f" {self.rng.choice(LABELS)}. {left} {operator} {right} = {result}"
 
-    def _problem(self) -> Problem:
+    def _problem(self) -> GeneratedProblem:
         family: Family = self.rng.choice(FAMILIES)
         level = self.rng.choices(tuple(_LEVELS), tuple(_LEVELS.values()))[0]
         return next(self._streams[family, level])

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
+from lynxstop.core.first_exit import exit_steps, first_exits
 from lynxstop.demo.problems import draw
 from lynxstop_research.reasoner.sampling import CueRecord, Sampled, Sampler
 
@@ -102,19 +103,21 @@ def out_of_fold(features: Values, right: NDArray[np.bool_], groups: NDArray[np.i
 
 def first_exit(traces: Sequence[Sampled], scores: Values, level: float = 0.05) -> Report:
     """Stop at the first cue above a threshold that keeps `level` on the other half."""
-    edges = np.cumsum([0] + [len(t.cues) for t in traces])
-    split = [scores[a:b] for a, b in pairwise(edges)]
+    counts = [len(t.cues) for t in traces]
+    found = exit_steps(np.repeat(np.arange(len(traces)), counts), scores)
+    differs = np.array([cue.answer != t.answer for t in traces for cue in t.cues], bool)
     order = np.random.default_rng(0).permutation(len(traces))
-    stops: list[int | None] = [None] * len(traces)
+    events = np.full(len(traces), -1)
     for half, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
         chosen = np.inf
         for threshold in np.quantile(scores, np.linspace(0.99, 0, 100)):
-            trial = [_disagrees(traces[i], _first(split[i] >= threshold)) for i in half]
-            if np.mean(trial) > level:
+            taken = first_exits(found, len(traces), threshold)[half]
+            if differs[taken[taken >= 0]].sum() > level * len(half):
                 break
             chosen = threshold
-        for i in other:
-            stops[i] = _first(split[i] >= chosen)
+        events[other] = first_exits(found, len(traces), chosen)[other]
+    starts = np.cumsum(counts) - counts
+    stops = [None if event < 0 else int(event - start) for event, start in zip(events, starts, strict=True)]
     return {
         "saves": _saved(traces, stops),
         "disagrees": _mean(_disagrees(t, s) for t, s in zip(traces, stops, strict=True)),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from lynxstop.demo.problems import Problem
+from lynxstop.demo.problems import GeneratedProblem
 from lynxstop_research.reasoner.documents import prompt_text
 from lynxstop_research.reasoner.tokenizer import END, END_THINK
 from lynxstop_research.reasoner.traces import CUES, EXIT
@@ -53,7 +53,7 @@ class CueRecord:
 class Sampled:
     """One sampled trace: its answer, its thinking tokens and its cues in order."""
 
-    problem: Problem
+    problem: GeneratedProblem
     answer: str | None
     tokens: int
     text: str
@@ -75,7 +75,7 @@ class Sampler:
         self._exit = self._ids(EXIT)
 
     @torch.no_grad()
-    def run(self, problems: Sequence[Problem], batch: int = 250) -> list[Sampled]:
+    def run(self, problems: Sequence[GeneratedProblem], batch: int = 250) -> list[Sampled]:
         """Sample one trace for each problem."""
         ordered = sorted(problems, key=lambda p: (p.difficulty, len(p.prompt)))
         sampled: list[Sampled] = []
@@ -99,7 +99,7 @@ class Sampler:
         replies = out[:, ids.shape[1] :].tolist()
         return [r[: r.index(self._end) + 1] if self._end in r else r for r in replies]
 
-    def _examine(self, problem: Problem, prompt: list[int], reply: list[int]) -> Sampled:
+    def _examine(self, problem: GeneratedProblem, prompt: list[int], reply: list[int]) -> Sampled:
         out = self.model(torch.tensor([prompt + reply]), output_hidden_states=True)
         scores = out.logits[0].log_softmax(-1)
         states = torch.stack(out.hidden_states)[:, 0]

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from lynxstop.demo.problems import MODULUS, draw
-from lynxstop_research.reasoner.traces import CLOSE, EXIT, Writer
+from lynxstop_research.reasoner.traces import CLOSE, EXIT, TraceWriter
 
 BEGIN, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 THINK, END_THINK = "<think>", "</think>"
@@ -75,7 +75,7 @@ def save(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _texts(problems: int, seed: int) -> Iterator[str]:
-    writer = Writer(random.Random(seed))
+    writer = TraceWriter(random.Random(seed))
     usual = draw(problems, seed, split="reasoner")
     for problem in usual + draw(problems // 4, seed, split="reasoner", hard=True):
         prompt = f"user\n{problem.prompt}\nassistant\n"

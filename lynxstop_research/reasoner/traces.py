@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lynxstop.demo.problems import LETTERS, MODULUS, Chain, Problem, Step
+from lynxstop.demo.problems import LETTERS, MODULUS, Chain, GeneratedProblem, Step
 
 EXIT = "\n</think>\n\nThe answer is \\boxed{"
 CLOSE = "}."
@@ -75,7 +75,7 @@ class Paragraph:
 class Trace:
     """A written trace: ``openings[i]`` is the cue before ``paragraphs[i + 1]``."""
 
-    problem: Problem
+    problem: GeneratedProblem
     paragraphs: tuple[Paragraph, ...]
     cues: tuple[str, ...]
     phrases: tuple[str, ...]
@@ -96,14 +96,14 @@ class Trace:
         return "".join(parts) + PARAGRAPH + self.cues[cue]
 
 
-class Writer:
+class TraceWriter:
     """Writes traces from one random stream."""
 
     def __init__(self, rng: random.Random, rates: Rates | None = None) -> None:
         self.rng = rng
         self.rates = rates or Rates()
 
-    def write(self, problem: Problem) -> Trace:
+    def write(self, problem: GeneratedProblem) -> Trace:
         """Write one trace; its length is drawn before anything is computed."""
         rates, rng = self.rates, self.rng
         planned = rng.randint(rates.least_cues, rates.most_cues)
@@ -127,7 +127,7 @@ class Writer:
         phrases = PHRASES if right else PHRASES[::-1]
         return self.rng.choices(phrases, _ZIPF_PHRASES)[0]
 
-    def _solve_and_check(self, problem: Problem) -> Paragraph:
+    def _solve_and_check(self, problem: GeneratedProblem) -> Paragraph:
         slip = self.rates.slip[problem.difficulty]
         if problem.family == "choose":
             text, answer = self._try_options(problem, slip)
@@ -139,7 +139,7 @@ class Writer:
         check = self._check(problem, answer)
         return Paragraph(f"Solve{text} {opener} {answer}. {check.text}", answer, check.passed)
 
-    def _try_options(self, problem: Problem, slip: float) -> tuple[str, str]:
+    def _try_options(self, problem: GeneratedProblem, slip: float) -> tuple[str, str]:
         target = _target(problem)
         parts = []
         for option, chain in enumerate(problem.chains[:-1]):
@@ -152,7 +152,7 @@ class Writer:
                 return "".join(parts), letter
         return "".join(parts), LETTERS[len(problem.chains) - 1]
 
-    def _check(self, problem: Problem, answer: str) -> Paragraph:
+    def _check(self, problem: GeneratedProblem, answer: str) -> Paragraph:
         steps, start, wanted = _way_back(problem, answer)
         wishful = self.rng.random() < self.rates.wishful
         text, value = self._run(steps, start, self.rates.check_slip, wanted if wishful else None)
@@ -188,16 +188,16 @@ _ZIPF_FILLERS = _zipf(len(FILLERS), 1.3)
 _ZIPF_OPENERS = _zipf(len(OPENERS), 2.0)
 
 
-def _target(problem: Problem) -> int:
+def _target(problem: GeneratedProblem) -> int:
     return problem.chains[LETTERS.index(problem.answer)].end
 
 
-def _forward(problem: Problem) -> tuple[Sequence[Step], int]:
+def _forward(problem: GeneratedProblem) -> tuple[Sequence[Step], int]:
     chain = problem.chains[0]
     return chain.steps, chain.start
 
 
-def _back(problem: Problem) -> tuple[Sequence[Step], int]:
+def _back(problem: GeneratedProblem) -> tuple[Sequence[Step], int]:
     chain = problem.chains[0]
     return _undo(chain), chain.end
 
@@ -206,7 +206,7 @@ def _undo(chain: Chain) -> list[Step]:
     return [step.inverse() for step in reversed(chain.steps)]
 
 
-def _way_back(problem: Problem, answer: str) -> tuple[Sequence[Step], int, int]:
+def _way_back(problem: GeneratedProblem, answer: str) -> tuple[Sequence[Step], int, int]:
     """Return the steps of a check of `answer`, where it starts and where it should end."""
     if problem.family == "solve":
         chain = problem.chains[0]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.units import as_units
-from lynxstop.core.rule import first_exit
+from tests.support.first_exit import first_exit
 from tests.support.strategies import tables
 
 THRESHOLDS = np.array([9.0, 3.0, 2.0, 1.0, 0.5, 0.3, 0.1, 0.0, -0.5, -1.0, -2.0, -2.5, -9.0], np.float32)

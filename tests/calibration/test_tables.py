@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lynxstop.calibration.tables import read_evidence, read_table, read_weights, write_evidence
-from lynxstop.errors import DataError
+from lynxstop.errors import ConfigError, DataError
 
 CSV = """trace_id,problem_id,cue,score,loss,tokens,full_tokens,route
 t2,p2,,,,,70,chat
@@ -127,3 +127,15 @@ def test_weights_are_matched_by_trace(csv):
     assert read_weights(weights, table.trace_ids).tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="exactly one weight"):
         read_weights(csv("trace_id,weight\nt3,3\nt1,1\n"), table.trace_ids)
+
+
+@pytest.mark.parametrize("loss", ["toxicty", "score", "tokens"])
+def test_a_loss_that_is_no_column_of_its_own_is_refused(csv, loss):
+    # given a table with the column `loss`, and one of the user's own
+    path = csv("trace_id,problem_id,cue,score,loss,toxicity\nt,p,0,1,0,1\n")
+    assert read_table(path, loss="toxicity").losses.tolist() == [1]
+    # when the name of that one is misspelt, then `loss` does not stand in for it
+    with pytest.raises(ConfigError, match=loss) as caught:
+        read_table(path, loss=loss)
+    assert "disagree" in caught.value.hint
+    assert "toxicity" in caught.value.hint

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.rule import eligible_mask
 from lynxstop.core.session import Mode, Phase, Reason, Session
 from lynxstop.errors import ConfigError
+from tests.support.first_exit import first_exit
 
 
 def policy(words, **options):

@@ -4,18 +4,21 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.core.points import points_named
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
+from lynxstop.evaluate.intervals import draws, ratio
 from lynxstop.evaluate.report import as_csv, as_json, as_page
-from lynxstop.evaluate.result import draws, effect, ratio
+from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.parts import parts_of
-from lynxstop.replay.points import Replay, Trace, read_points, replay, table_of
+from lynxstop.replay.points import read_points, score_points
 from lynxstop.rules import Point
 from lynxstop.rules.table import rule_named
 from lynxstop_research.export import serial_groups, to_lines
@@ -28,47 +31,54 @@ def found(scripted):
     return compare(scripted, [rule_named(name) for name in NAMES], risk=0.4)
 
 
-def trace(
-    at_exit=(10, 20, 30), agrees=(False, True, True), tokens=100, right=True, exits=(False, True, None)
-):
-    return Trace(
-        "t", "p", tokens, right, "7",
-        tuple(Point({}, 0.0, position) for position in at_exit),
-        np.array(at_exit), 1.0 - np.array(agrees, float), np.array(agrees), exits,
-        np.ones(len(at_exit), bool), np.arange(len(at_exit)),
+def trace(agrees=(False, True, True), right=(0.0, 1.0, math.nan)):
+    """One trace of 100 tokens, whose answer is right, with exits at 10, 20 and 30."""
+    return ExitTable(
+        trace_ids=np.array(["t"]), problem_ids=np.array(["p"]), full_tokens=np.array([100]),
+        full_right=np.ones(1), full_parsed=np.ones(1, bool), owners=np.zeros(3, int),
+        tokens=np.array([10, 20, 30]), agrees=np.array(agrees, float), right=np.array(right),
+        parsed=np.ones(3, bool), cue=np.ones(3, bool), rows=np.arange(3),
     )  # fmt: skip
 
 
-def scored(*scores, costs=(5, 5, 5)):
-    return Replay([np.array(scores, float)], [np.array(costs)])
+def at(table, scores, threshold):
+    return table.at(np.array(scores, np.float32), threshold, np.array([5, 5, 5]))
 
 
 def test_an_exit_pays_for_the_trials_up_to_it():
-    done = effect([trace()], scored(0.1, 0.9, 0.95), 0.5)
+    done = at(trace(), (0.1, 0.9, 0.95), 0.5)
     assert (done.gross[0], done.net[0], done.oracle[0], done.trials[0]) == (20, 30, 20, 2)
     assert (done.disagree[0], done.right_early[0]) == (0, 1)
 
 
 def test_a_trace_that_never_exits_pays_for_all_trials():
-    done = effect([trace()], scored(0.1, math.nan, 0.3), 0.5)
+    done = at(trace(), (0.1, math.nan, 0.3), 0.5)
     assert (done.exits[0], done.gross[0], done.net[0]) == (False, 100, 115)
 
 
 def test_a_refused_rule_does_not_even_look():
-    done = effect([trace()], scored(9.0, 9.0, 9.0), math.inf)
+    done = at(trace(), (9.0, 9.0, 9.0), math.inf)
     assert done.net[0] == 100
 
 
 def test_an_unjudged_exit_is_a_disagreement_without_a_verdict():
-    done = effect([trace(agrees=(False, True, False))], scored(0.0, 0.0, 0.9), 0.5)
+    done = at(trace(agrees=(False, True, False)), (0.0, 0.0, 0.9), 0.5)
     assert done.disagree[0] == 1
     assert not done.graded[0]
 
 
 def test_abstaining_points_are_left_out_of_what_is_calibrated():
-    table = table_of([trace()], [np.array([math.nan, 1.0, math.nan])])
+    table = trace().scored(np.array([math.nan, 1.0, math.nan]), LOSSES["disagree"])
     assert table.scores.tolist() == [1.0]
     assert table.tokens.tolist() == [20]
+
+
+def test_an_answer_that_was_not_parsed_has_an_unknown_loss():
+    table = replace(trace(), parsed=np.array([True, False, True]))
+    scores = np.arange(3.0)
+    assert np.array_equal(table.scored(scores, LOSSES["disagree"]).losses, [1, math.nan, 0], equal_nan=True)
+    unparsed = replace(table, full_parsed=np.zeros(1, bool))
+    assert np.isnan(unparsed.scored(scores, LOSSES["disagree"]).losses).all()
 
 
 def test_parts_share_no_problem_and_keep_their_problems(scripted):
@@ -84,20 +94,27 @@ def test_parts_share_no_problem_and_keep_their_problems(scripted):
 
 
 def test_signals_count_what_was_recorded(scripted):
-    traces = read_points(
+    table = read_points(
         scripted, ["tokens", "cues"], np.zeros(len(scripted.cues()), np.float32), StopPolicy((1,))
     )
-    for one in traces:
-        for place, point in enumerate(one.points):
+    for own in table.points:
+        for place, point in enumerate(own):
             assert point.signals == {"tokens": point.position, "cues": place}
 
 
-def test_guards_keep_points_from_being_decided(scripted):
-    logits = np.zeros(len(scripted.cues()), np.float32)
-    every = read_points(scripted, [], logits, StopPolicy((1,)))
-    guarded = read_points(scripted, [], logits, StopPolicy((1,), min_tokens=9))
-    assert sum(len(t.points) for t in guarded) < sum(len(t.points) for t in every)
-    assert all(point.position >= 9 for t in guarded for point in t.points)
+@pytest.mark.parametrize("guards", [{}, {"min_tokens": 9}, {"cooldown": 7}])
+def test_a_session_over_recorded_traces_finds_the_eligible_points(scripted, guards):
+    # given the points that the array form of the guards lets exit
+    policy = StopPolicy((1,), **guards)
+    expected = read_exits(scripted, policy)
+    assert (len(expected.rows) < len(scripted.cues())) == bool(guards)
+    # when a session reads the traces, then it decides at the same
+    table = read_points(scripted, [], np.arange(len(scripted.cues()), dtype=np.float32), policy)
+    assert table.rows.tolist() == expected.rows.tolist()
+    positions = scripted.cues()["position"].to_numpy()[table.rows]
+    points = [point for own in table.points for point in own]
+    assert [point.position for point in points] == positions.tolist()
+    assert [point.logit for point in points] == table.rows.tolist()
 
 
 def test_every_rule_gets_a_row_and_first_finish_too(found):
@@ -139,7 +156,7 @@ def test_what_cannot_be_compared_is_refused(scripted):
     with pytest.raises(ConfigError, match="disagree"):
         compare(scripted, [rule_named("budget")], loss="nonsense")
     with pytest.raises(DataError, match="NaN"):
-        replay(Infinite(), [trace()])
+        score_points(Infinite(), replace(trace(), points=[[Point({}, 0.0, 10)] * 3]))
 
 
 class Infinite(type(rule_named("budget"))):

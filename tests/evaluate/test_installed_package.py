@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from lynxstop.rules.puma import Puma
+from lynxstop.rules.baselines.puma import Puma
 from lynxstop.signals.embedding import EmbeddingRedundancy
 
 

@@ -1,27 +1,39 @@
 """Outcomes add up."""
 
+import math
+
+import numpy as np
 import pytest
 
 from lynxstop.errors import DataError
-from lynxstop.replay.outcome import Outcome, summarize
+from lynxstop.replay.outcomes import Outcomes, summarize
+
+DEFAULTS = {
+    "exits": False, "full": 100, "gross": 100, "net": 100, "oracle": 40, "disagree": False,
+    "right_full": 1, "right_early": 1, "trials": 0,
+}  # fmt: skip
 
 
-def outcome(**changes: object) -> Outcome:
-    base = Outcome("p", True, True, False, False, 100, 100, 40)
-    return base._replace(**changes)
+def outcomes(*requests: dict[str, float]) -> Outcomes:
+    """One request per dictionary, which says what differs from an untouched right one."""
+    rows = [DEFAULTS | request for request in requests]
+    columns = {name: np.array([row[name] for row in rows], np.float64) for name in DEFAULTS}
+    columns |= {name: columns[name] == 1 for name in ("exits", "disagree")}
+    return Outcomes(**columns)
 
 
 def test_a_summary_counts_every_kind() -> None:
     # given one untouched request, a harmless exit, a harmful one, a helpful one, and one without gold
-    outcomes = [
-        outcome(),
-        outcome(exited=True, tokens_early=50),
-        outcome(exited=True, tokens_early=50, right_early=False, disagree=True),
-        outcome(exited=True, tokens_early=50, right_full=False, disagree=True),
-        outcome(exited=True, tokens_early=50, right_full=None, right_early=None, disagree=True),
-    ]
-
-    found = summarize(outcomes)
+    early = {"exits": True, "gross": 50}
+    found = summarize(
+        outcomes(
+            {},
+            early,
+            early | {"right_early": 0, "disagree": True},
+            early | {"right_full": 0, "disagree": True},
+            early | {"right_full": math.nan, "right_early": math.nan, "disagree": True},
+        )
+    )
 
     assert (found.n_problems, found.exits, found.disagree) == (5, 4, 3)
     assert (found.harm, found.help, found.ungraded) == (1, 1, 1)
@@ -33,9 +45,7 @@ def test_a_summary_counts_every_kind() -> None:
 
 
 def test_accuracy_lost_is_harm_minus_help() -> None:
-    outcomes = [outcome(right_early=False), outcome(right_full=False), outcome(right_early=False), outcome()]
-
-    found = summarize(outcomes)
+    found = summarize(outcomes({"right_early": 0}, {"right_full": 0}, {"right_early": 0}, {}))
 
     assert found.accuracy_full is not None
     assert found.accuracy_early is not None
@@ -43,7 +53,7 @@ def test_accuracy_lost_is_harm_minus_help() -> None:
 
 
 def test_without_gold_there_is_no_accuracy() -> None:
-    found = summarize([outcome(right_full=None, right_early=None)])
+    found = summarize(outcomes({"right_full": math.nan, "right_early": math.nan}))
 
     assert found.accuracy_full is None
     assert found.accuracy_early is None
@@ -51,4 +61,4 @@ def test_without_gold_there_is_no_accuracy() -> None:
 
 def test_nothing_to_summarise_is_an_error() -> None:
     with pytest.raises(DataError):
-        summarize([])
+        summarize(outcomes())

@@ -49,18 +49,19 @@ def test_the_engine_decides_as_replayed(
     points: int,
 ) -> None:
     # given what a rule would have decided on recorded traces
-    policy, traces, expected = prepared(recorded, bundle, name, points)
+    policy, table, expected = prepared(recorded, bundle, name, points)
     probe = bundle.probe if policy.needs_probe else None
     engine = TransformersEngine(
         loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=probe, batch_size=5
     )
     # when it is served
-    requests = [Request(t.trace_id, ids, risk=0.05) for t, ids in zip(traces, asked, strict=True)]
+    ids_of = table.trace_ids.tolist()
+    requests = [Request(trace, ids, risk=0.05) for trace, ids in zip(ids_of, asked, strict=True)]
     live = {g.request.id: g for g in engine.generate(requests, Sampling(max_tokens=TOKENS, answer_tokens=4))}
     # then every request exits at the same point with the same score
     exits = 0
-    for trace, decided in zip(traces, expected, strict=True):
-        stop = live[trace.trace_id].exit
+    for trace, decided in zip(ids_of, expected, strict=True):
+        stop = live[trace].exit
         if decided is None:
             assert stop is None or stop.reason == "budget"
             continue

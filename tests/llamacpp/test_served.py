@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
-from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.rule import eligible_mask
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import scores_of
+from tests.support.first_exit import first_exit
 from tests.support.servers import proxied
 
 RECIPE = """

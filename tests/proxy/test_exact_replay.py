@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
-from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.rule import eligible_mask
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import scores_of
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
+from tests.support.first_exit import first_exit
 from tests.support.servers import Proxied, command, program, proxied, serving
 
 RECIPE = """

@@ -5,12 +5,12 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from lynxstop.demo.problems import Problem, draw
+from lynxstop.demo.problems import GeneratedProblem, draw
 from lynxstop_research.reasoner.measure import dynamics, first_exit, out_of_fold
 from lynxstop_research.reasoner.sampling import CueRecord, Sampled
 
 
-def _trace(problem: Problem, stands: str, right_at_the_end: bool) -> Sampled:
+def _trace(problem: GeneratedProblem, stands: str, right_at_the_end: bool) -> Sampled:
     """Make a trace of ten tokens a cue; ``r`` and ``w`` tell what stands at each."""
     cues = [
         CueRecord(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lynxstop.errors import ConfigError, StepError
 from lynxstop.rules import Point, Rule, Training, Trial
+from lynxstop.rules.base import run
 from lynxstop.rules.either import Either
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES, rule_from, rule_named
-from lynxstop.rules.training import run
 from lynxstop.signals.table import SIGNALS
 
 KEYS = sorted({key for rule in RULES.values() for key in rule.signals})

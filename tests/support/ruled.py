@@ -11,13 +11,15 @@ import numpy as np
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.collect.recording import record
 from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.demo import held_out
 from lynxstop.recordings.storage import DataSet
-from lynxstop.replay.points import Trace, read_points, replay, training_of
+from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules import Training
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
@@ -56,29 +58,27 @@ def record_greedy(out: Path) -> DataSet:
 
 def prepared(
     recorded: DataSet, bundle: Bundle, name: str, points: int
-) -> tuple[StopPolicy, list[Trace], list[Decided | None]]:
-    """A policy that serves the rule at a threshold that some points pass, and what replay says of it."""
+) -> tuple[StopPolicy, ExitTable, list[Decided | None]]:
+    """A policy that serves the rule at a threshold that some points pass, and what replay decides."""
     every = 40 if points & INTERVAL else 0
     guards = StopPolicy(bundle.policy.exit_ids, min_tokens=30, cooldown=5, points=points, every=every)
     rule = rule_named(name)
     logits = bundle.probe.score(recorded.features(bundle.probe.layers))
-    traces = read_points(recorded, rule.signals, logits, guards)
-    fitted = rule.fit(_training(traces))
+    table = read_points(recorded, rule.signals, logits, guards)
+    fitted = rule.fit(_training(table))
     if "scales" in fitted.constants():
-        traces = read_points(recorded, fitted.signals, logits, guards)
-    scores = replay(fitted, traces).scores
-    known = np.concatenate(scores)
+        table = read_points(recorded, fitted.signals, logits, guards)
+    known, _ = score_points(fitted, table)
     # halfway between two scores, so that the last bits of other batches decide nothing
     ladder = np.unique(known[np.isfinite(known)].round(3))
     place = int(0.7 * (len(ladder) - 1))
     threshold = float(ladder[place : place + 2].mean())
     policy = replace(guards, levels=(Level(0.05, threshold),), budget=BUDGET, rule=serve(fitted))
-    hits = [next((i for i, score in enumerate(own) if score > threshold), None) for own in scores]
-    expected = [
-        None if hit is None else Decided(int(trace.at_exit[hit]), float(own[hit]))
-        for trace, own, hit in zip(traces, scores, hits, strict=True)
-    ]
-    return policy, traces, expected
+    expected: list[Decided | None] = [None] * len(table.trace_ids)
+    for owner, tokens, score in reversed(list(zip(table.owners, table.tokens, known, strict=True))):
+        if score > threshold:
+            expected[owner] = Decided(int(tokens), float(score))
+    return policy, table, expected
 
 
 def prompts(texts: Texts) -> list[tuple[int, ...]]:
@@ -86,7 +86,7 @@ def prompts(texts: Texts) -> list[tuple[int, ...]]:
     return [texts.prompt_ids(problem.prompt) for problem in held_out.problems(PROBLEMS, 9)]
 
 
-def _training(traces: list[Trace]) -> Training:
+def _training(table: ExitTable) -> Training:
     """Labels that alternate: so few greedy traces are all right, and nothing could be learnt."""
-    made = training_of(traces, BUDGET)
+    made = training_of(table, BUDGET, LOSSES["disagree"])
     return replace(made, losses=[np.arange(len(own)) % 2.0 for own in made.losses])

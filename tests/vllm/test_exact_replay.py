@@ -15,11 +15,12 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.setup import setup_from_bundle
 from lynxstop.collect.texts import Texts
-from lynxstop.core.rule import eligible_mask, first_exit
+from lynxstop.core.rule import eligible_mask
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.loading import EXTENSION
+from tests.support.first_exit import first_exit
 
 REQUESTS = 200
 

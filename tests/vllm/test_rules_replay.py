@@ -63,7 +63,7 @@ def test_vllm_decides_as_replayed_and_as_transformers(
     name: str, points: int,
 ) -> None:  # fmt: skip
     # given what a rule would have decided on recorded traces, and what the transformers engine makes of it
-    policy, traces, expected = prepared(recorded, bundle, name, points)
+    policy, table, expected = prepared(recorded, bundle, name, points)
     asked = prompts(Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues))
     engine = TransformersEngine(
         loaded.engine.model, loaded.tokenizer, loaded.setup.watch, policy, probe=bundle.probe, batch_size=5
@@ -79,7 +79,7 @@ def test_vllm_decides_as_replayed_and_as_transformers(
         theirs = there[str(number)].output_ids
         assert ids[: len(theirs)] == theirs
         end = policy.budget if decided is None else decided.thinking_tokens
-        cut = min(end, traces[number].tokens)
+        cut = min(end, int(table.full_tokens[number]))
         assert ids[:cut] == tokens.ids[:cut].tolist()
         if decided is not None:
             assert tuple(ids[cut : cut + len(policy.exit_ids)]) == policy.exit_ids

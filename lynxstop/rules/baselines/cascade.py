@@ -1,4 +1,4 @@
-"""Rules on top of the probe's logit: the window cascade and Q-exit."""
+"""The window cascade: trial answers only where the probe's logit is not sure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from lynxstop.rules.base import Point, Rule, Score
-from lynxstop.rules.training import Training
+from lynxstop.rules.base import Point, Rule, Score, Training
 
 
 @dataclass(frozen=True)
@@ -44,35 +43,5 @@ class Cascade(Rule):
             if point.logit > self.high:
                 return 1.0 + squashed
             return point.trial().confidence if point.logit > self.low else squashed - 1.0
-
-        return score
-
-
-@dataclass(frozen=True)
-class QExit(Rule):
-    """The probability to have exited by now, 1 - prod(1 - p_i), exceeds q (PALBERT).
-
-    The score is the sum of -log(1 - p_i), so that nothing saturates: it exceeds -log(1 - q).
-    """
-
-    name = "q-exit"
-    paper = "PALBERT"
-    uses = frozenset({"hidden"})
-    q: float = 0.5
-
-    @property
-    def published(self) -> float:
-        """The limit that belongs to q."""
-        return -math.log1p(-self.q)
-
-    def start(self) -> Score:
-        """Begin a request."""
-        total = 0.0
-
-        def score(point: Point) -> float:
-            nonlocal total
-            if not math.isnan(point.logit):
-                total += float(np.logaddexp(0.0, point.logit))
-            return total
 
         return score

@@ -1,4 +1,4 @@
-"""EAT: the entropy behind a forced end of thinking has settled."""
+"""EAT: the entropy after a forced end of thinking has settled."""
 
 from __future__ import annotations
 
