@@ -36,7 +36,7 @@ _SPELLINGS = [
 ]
 _NAMED = re.compile(r"sqrt|sin|cos|tan|ln|exp|pi")
 _TOKEN = re.compile(rf"{_NAMED.pattern}|[a-z]|\d+(?:\.\d*)?|\.\d+|\*\*|[-+*/()]")
-_CHOICE = re.compile(r"\(?([A-J])\)?[.:]?(?: (.*))?", re.DOTALL)
+_CHOICE = re.compile(r"\(?([A-J])(?:[.:)]+(?: (.*))?)?", re.DOTALL)
 _ASSIGNED = re.compile(r"^\s*[a-z]\s*=(?!.*=)")
 _FUNCTIONS = {"sqrt", "sin", "cos", "tan", "ln", "exp"}
 
@@ -94,7 +94,7 @@ def second_opinion(left: str, right: str) -> bool | None:
     if choices[0] and choices[1]:
         open_options = choices[0][2] and choices[1][2] and choices[0][2] != choices[1][2]
         return None if open_options else choices[0][1] == choices[1][1]
-    if choices != (None, None) or re.search(r"\\(?:text|math)|\.\.", left + right):
+    if choices != (None, None) or re.search(r"\\(?:text|math)|\.\.|\d[eE][-+\d]", left + right):
         return None
     names = [_ASSIGNED.match(_respelled(text)) for text in (left, right)]
     if names[0] and names[1] and names[0][0].split() != names[1][0].split():
@@ -206,6 +206,8 @@ def _value(node: ast.expr, iv: Any, point: int) -> Any:
 
 
 def _worked(operator: ast.operator, left: Any, right: Any) -> Any:
+    if isinstance(operator, ast.Pow) and 0 in left and right.a <= 0:
+        raise ValueError("not defined")
     match operator:
         case ast.Add():
             return left + right
