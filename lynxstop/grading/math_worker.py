@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import signal
 import sys
 from types import FrameType
@@ -20,6 +21,10 @@ _DIGITS, _CLOSE = 30, 6
 _MOST_BITS, _MOST_FACTORIAL = 4096, 500
 _POINTS = (("17/10", "23/19"), ("31/12", "5/7"), ("3/11", "41/13"))
 """Where formulas with symbols are compared: start and factor of the symbols' values, all positive."""
+_ARITHMETIC = {
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
+    "negate": operator.neg,
+}  # fmt: skip
 _NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log"}
 
 
@@ -163,17 +168,9 @@ def _built(tree: list[Any]) -> Any:
     if operation == "constant":
         return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[operands[0]]
     values = [_built(operand) for operand in operands]
+    if operation in _ARITHMETIC:
+        return _ARITHMETIC[operation](*values)
     match operation:
-        case "add":
-            return values[0] + values[1]
-        case "subtract":
-            return values[0] - values[1]
-        case "multiply":
-            return values[0] * values[1]
-        case "divide":
-            return values[0] / values[1]
-        case "negate":
-            return -values[0]
         case "power":
             return _power(*values)
         case "root":
