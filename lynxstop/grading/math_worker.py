@@ -12,6 +12,7 @@ import logging
 import operator
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ _DIGITS, _CLOSE = 30, 6
 _MOST_BITS, _MOST_FACTORIAL = 4096, 500
 _POINTS = (("17/10", "23/19"), ("31/12", "5/7"), ("3/11", "41/13"))
 """Where formulas with symbols are compared: start and factor of the symbols' values, all positive."""
-_ARITHMETIC = {
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
     "negate": operator.neg,
 }  # fmt: skip
