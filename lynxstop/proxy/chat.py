@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.assemble import assemble
@@ -147,6 +148,8 @@ class ChatHandler:
             content = orjson.dumps(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service)
         cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
+        if cause is None:
+            request, cause = self._compare(request)
         try:
             if cause is None:
                 await self._watch(request)
@@ -206,6 +209,7 @@ class ChatHandler:
         service, options = request.service, request.options
         assert service.dialect is not None
         assert service.stream_config is not None
+        body = self._services.with_certified_sampling(body)
         client_request = ClientRequest(body, options.risk, options.mode, options.group)
         return Chat(
             request.server,
@@ -224,6 +228,18 @@ class ChatHandler:
         return assemble(events)
 
     # What all routes share.
+
+    def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
+        """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
+        departures = self._services.departures(request.body, request.options)
+        if not departures:
+            return request, None
+        for cause in departures:
+            self._metrics.uncertified.labels(cause).inc()
+        thinks = self._config.policy.uncertified is Uncertified.THINK
+        if thinks and request.options.mode is Mode.STOP:
+            return request, "uncertified"
+        return replace(request, options=replace(request.options, certified=False)), None
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
         """Forward the request as it is."""
@@ -293,11 +309,9 @@ class ChatHandler:
         level = self._services.level(request.options.risk, request.options.group)
         if level is None:
             return []
-        shown = {
-            "risk": f"{level.risk:g}",
-            "mode": str(request.options.mode),
-            "certificate": level.certificate,
-        }
+        shown = {"risk": f"{level.risk:g}", "mode": str(request.options.mode)}
+        if request.options.certified:
+            shown["certificate"] = level.certificate
         return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
 
     async def _stream(
@@ -327,7 +341,7 @@ class ChatHandler:
             chat.session,
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
-            certificate=None if level is None else level.certificate,
+            certificate=level.certificate if level is not None and options.certified else None,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:

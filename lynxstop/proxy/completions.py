@@ -52,7 +52,11 @@ class CompletionsHandler(ChatHandler):
         assert service.stream_config is not None
         opened = leaves_open(str(request.known["text"]), service.stream_config.watch.delimiters)
         client_request = TextRequest(
-            body, options.risk, options.mode, options.group, service.dialect.facts.completion_limit
+            self._services.with_certified_sampling(body),
+            options.risk,
+            options.mode,
+            options.group,
+            service.dialect.facts.completion_limit,
         )
         return Chat(
             request.server,

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from lynxstop.core.conditions import Uncertified
 from lynxstop.remote.dialects.table import DIALECTS
 from lynxstop.remote.http.config import ConnectionConfig, Section
 
@@ -74,6 +75,14 @@ class PolicyConfig(Section):
     )
     reasoning_effort: dict[str, Risk] = Field(
         default={}, description="Level by the request's reasoning_effort, as in low=0.1,high=off."
+    )
+    uncertified: Uncertified = Field(
+        default=Uncertified.THINK,
+        description="Requests outside the certified conditions, or at an expired level: "
+        "think, or stop without a certificate.",
+    )
+    grace_days: NonNegativeFloat = Field(
+        default=0.0, description="Days for which a level is still used after it has expired."
     )
 
 

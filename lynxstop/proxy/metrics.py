@@ -82,6 +82,12 @@ class Metrics:
             ["cause"],
             registry=registry,
         )
+        self.uncertified = Counter(
+            "lynxstop_uncertified",
+            "Requests outside the certified conditions, by what departs.",
+            ["cause"],
+            registry=registry,
+        )
         self.recorded = Counter(
             "lynxstop_shadow_recorded",
             "Shadow requests by what came of recording.",

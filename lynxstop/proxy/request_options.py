@@ -32,6 +32,8 @@ class RequestOptions:
     group : str or None
     named : bool
         Whether the request itself named anything.
+    certified : bool
+        False for a request outside the conditions of its level's certificate.
     """
 
     risk: float | None
@@ -39,6 +41,7 @@ class RequestOptions:
     race: int = 1
     group: str | None = None
     named: bool = False
+    certified: bool = True
 
 
 def read_options(

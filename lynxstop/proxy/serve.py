@@ -8,6 +8,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def build(config: ProxyConfig) -> App:
     metrics = Metrics()
     upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
-    services = Services(bundle, config.upstream.dialect)
+    services = Services(bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days))
     check_levels(config.policy, services.policy)
     risk = config.policy.risk or (bundle and bundle.policy.default_risk)
     metrics.risk_target.set(risk if isinstance(risk, float) else 0.0)

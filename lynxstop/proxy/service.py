@@ -7,11 +7,17 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
+from lynxstop.artifacts.certified import Certified
+from lynxstop.artifacts.expiry import NO_GRACE
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.stream import StreamWatch
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
+from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
@@ -69,10 +75,18 @@ class Services:
         None: nothing is ever stopped.
     dialect : str
         Kind of server; "auto" asks it.
+    grace : timedelta
+        How long after its expiry a level is still used.
+
+    Attributes
+    ----------
+    certified : Certified or None
+        What the levels were certified for; None where there are none.
     """
 
-    def __init__(self, bundle: Bundle | None, dialect: str = "auto") -> None:
+    def __init__(self, bundle: Bundle | None, dialect: str = "auto", grace: timedelta = NO_GRACE) -> None:
         self.bundle = bundle
+        self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._saved = {} if bundle is None else _saved(bundle)
         self._stream_config = (
@@ -160,6 +174,27 @@ class Services:
             return None
         found = {level.group: level for level in self.bundle.policy.levels if abs(level.risk - risk) < 1e-9}
         return found.get(group, found.get(None))
+
+    def departures(self, body: Mapping[str, Any], options: RequestOptions) -> tuple[str, ...]:
+        """Name what a request departs from its level's certificate in; empty where that holds for it."""
+        if self.certified is None or self.policy is None:
+            return ()
+        limits = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
+        most = next((limit for limit in limits if limit is not None), None)
+        served = Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
+        return self.certified.departures(served, self.policy.level(options.risk, options.group))
+
+    def with_certified_sampling(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the certified value of each sampling setting that a request leaves to the server."""
+        if self.certified is None:
+            return body
+        known = self.certified.conditions
+        settings = {"temperature": known.temperature}
+        if known.temperature > 0:
+            settings |= {"top_p": known.top_p} if known.top_p < 1 else {}
+            settings |= {"top_k": known.top_k} if known.top_k > 0 else {}
+        missing = {name: value for name, value in settings.items() if body.get(name) is None}
+        return {**body, **missing} if missing else body
 
     def saved(self, level: CertifiedLevel | None) -> float | None:
         """Return the share of the thinking tokens that a level saved when it was certified."""

@@ -77,7 +77,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def proxy(stock: str) -> Iterator[Proxied]:
-    given = {"upstream": {"url": stock}, "policy": {"bundle": shipped.STREAM_BUNDLE}}
+    given = {"upstream": {"url": stock}, "policy": {"bundle": shipped.STREAM_BUNDLE, "uncertified": "stop"}}
     with proxied(stock, build(ProxyConfig.model_validate(given))) as made:
         yield made
 

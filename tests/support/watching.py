@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lynxstop.artifacts.certified import Certified
 from lynxstop.core.cues import CueSet
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.stream import StreamWatch
@@ -43,9 +44,11 @@ class Fixed(Services):
         before: bool = True,
         rule: str = "thinkbrake",
         cause: str | None = None,
+        certified: Certified | None = None,
         **policy: Any,
     ) -> None:
         super().__init__(None)
+        self.certified = certified
         levels = (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
         stream_config = StreamConfig(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
