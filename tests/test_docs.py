@@ -4,6 +4,8 @@ import ast
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.losses import LOSSES, loss_names
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import app
 from lynxstop.remote.dialects.table import DIALECTS
@@ -157,6 +159,28 @@ def test_every_row_of_the_code_has_a_row_in_the_docs(page: str, names: Collectio
     described = set(re.findall(r"`([^`:]+)[^`]*`", "\n".join(rows).replace(r"\|", "|")))
 
     assert set(names) <= described
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "names"),
+    [
+        ("calibrate", "loss", LOSSES),
+        ("calibrate", "method", METHODS),
+        ("evaluate", "loss", loss_names(selective=False)),
+    ],
+)
+def test_help_lists_what_can_be_chosen(command: str, option: str, names: Collection[str]) -> None:
+    # the command line names them by itself, so that it starts without the tables, and without numpy
+    said = next(found.help for found in GROUP.commands[command].params if found.name == option)
+
+    assert set(names) <= set(re.split(r",? or |, |\.", said))
+
+
+def test_the_command_line_starts_without_numpy() -> None:
+    code = "import sys, lynxstop.cli; print({'numpy', 'asyncio', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
 
 
 def test_every_metric_of_the_proxy_is_described() -> None:

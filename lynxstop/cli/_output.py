@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -51,12 +51,6 @@ def progress(*columns: str) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
-
-
-def either(names: Iterable[str]) -> str:
-    """List two or more names: ``a, b or c``."""
-    *others, last = names
-    return f"{', '.join(others)} or {last}"
 
 
 def table(title: str, *headers: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +41,8 @@ def doctor(
     """
     for package in ("httpx", "msgspec", "orjson"):
         need(package, "proxy")
+    import asyncio
+
     found, mode, trouble = asyncio.run(_examine(url, model, bundle, dialect))
     if json:
         _output.emit({**found.document(), "mode": mode, "trouble": trouble})
