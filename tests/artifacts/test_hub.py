@@ -3,14 +3,11 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle

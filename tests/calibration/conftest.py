@@ -1,13 +1,8 @@
 """Small tables of traces."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import settings
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.calibration.traces import TraceTable
 from tests.support.tiny_bundle import recorded, tiny_bundle

@@ -1,8 +1,5 @@
 """A small real recording, and the made data of this folder."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from lynxstop import shipped
@@ -10,8 +7,6 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.recording import record
 from lynxstop.recordings.problems import load_problems
 from lynxstop.recordings.storage import DataSet
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "collect")]
 
 
 @pytest.fixture(scope="session")

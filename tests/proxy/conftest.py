@@ -1,12 +1,8 @@
-"""Make the servers importable beside the tests; a mock server, and a proxy that watches in front of it."""
+"""A mock server, and a proxy that watches in front of it."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
