@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path
 
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     # given an undisturbed collection, and one killed before each rename, then at random calls
-    script = Path(__file__).with_name("killed.py")
+    script = Path(__file__).parents[1] / "support" / "killed.py"
     done = subprocess.run(
         [sys.executable, script, tmp_path],
         cwd=Path(__file__).parents[2],

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
+sys.path.insert(0, os.getcwd())
 
 from lynxstop.collect.runner import collect
 from tests.support.scripted import SAMPLING, ScriptedSource, problems
