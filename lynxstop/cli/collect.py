@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +48,13 @@ def collect(
     ] = "math",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
+    shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what is held in memory.")] = 256,
+    keep_every: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds of work that an interruption may cost; inf keeps whole shards only."
+        ),
+    ] = 30.0,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
     base_url: Annotated[
@@ -110,7 +117,8 @@ def collect(
         cpus_per_actor=cpus_per_actor,
     )
     settings = find_recipe(recipe) if recipe else Recipe()
-    with redirect_stdout(sys.stderr):  # engines and Ray print there
+    # Engines and Ray print to stdout.
+    with _ended_by_sigterm(), redirect_stdout(sys.stderr):
         result = record(
             model,
             load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
@@ -122,6 +130,7 @@ def collect(
             seed=seed,
             batch_size=batch_size,
             shard_size=shard_size,
+            keep_every=keep_every,
             device=device,
             dtype=dtype,
             grader=grader,
@@ -137,6 +146,20 @@ def collect(
             f"{result['traces']} traces with {result['cues']} cues in {out}; "
             f"next: lynxstop train {out} BUNDLE"
         )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that finished traces are kept."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster | None:

@@ -18,7 +18,7 @@ from lynxstop.collect.begin import describe, other_settings
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import carry_out
 from lynxstop.collect.source import Source
-from lynxstop.collect.work import Counts, Order, Work, record_shard
+from lynxstop.collect.work import KEEP_EVERY, Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.extras import need
@@ -79,6 +79,7 @@ def collect_on_ray(
     append: bool = False,
     console: Console | None = None,
     grader: Grader = grade,
+    keep_every: float = KEEP_EVERY,
 ) -> DataSet:
     """Record as `lynxstop.collect.runner.collect` does, with many engines on any number of machines.
 
@@ -101,7 +102,7 @@ def collect_on_ray(
     LynxstopError
         As `collect` does, from whichever machine; also when there is no such cluster, or `out` is not shared.
     """
-    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader)
+    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader, keep_every)
     place = store_at(out).resolved()
     with _connected(cluster) as ray:
         options = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor}

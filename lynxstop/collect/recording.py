@@ -15,6 +15,7 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.cluster import Cluster, collect_on_ray
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import SourceOptions, load_source
+from lynxstop.collect.work import KEEP_EVERY
 from lynxstop.core.types import Sampling
 from lynxstop.grading.graders import MATH, grader_named
 from lynxstop.recordings.problems import Problem
@@ -32,6 +33,7 @@ def record(
     seed: int = 0,
     batch_size: int | None = None,
     shard_size: int = 256,
+    keep_every: float = KEEP_EVERY,
     device: str | None = None,
     dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -62,6 +64,7 @@ def record(
         "samples": samples,
         "max_cues": max_cues,
         "shard_size": shard_size,
+        "keep_every": keep_every,
         "append": append,
         "console": console,
         "grader": grader_named(grader),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lynxstop.collect import partial
 from lynxstop.collect.begin import begin, check_order, describe
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.source import Source
-from lynxstop.collect.work import Counts, Order, Work, record_shard
+from lynxstop.collect.work import KEEP_EVERY, Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.extras import need
 from lynxstop.grading.grading import Grader, grade
@@ -40,6 +41,7 @@ def collect(
     append: bool = False,
     console: Console | None = None,
     grader: Grader = grade,
+    keep_every: float = KEEP_EVERY,
 ) -> DataSet:
     """Record full traces and the answer forced at every cue.
 
@@ -86,7 +88,7 @@ def collect(
         When there are no problems, the disk is full, a finished shard is damaged, or an append would change a
         problem. Finished shards are kept.
     """
-    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader)
+    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader, keep_every)
 
     def fill(work: Work, numbers: list[int], store: Store, meter: Meter) -> Iterable[Counts]:
         return (record_shard(source, work, number, store, meter.generated) for number in numbers)
@@ -135,19 +137,36 @@ def carry_out(
         done = shards.complete(store, work.numbers)
         for number in done:
             check_shard(store, meta, number, meta.instalments[-1], verify=store.near)
+        _remove(store, partial.files(store, done))
         missing = [number for number in work.numbers if number not in done]
+        recorded = sum(len(work.part(number)) for number in done)
         try:
-            with Meter(len(work.jobs), sum(len(work.part(number)) for number in done), console) as meter:
+            with Meter(len(work.jobs), recorded, console, str(store)) as meter:
                 for counts in fill(work, missing, store, meter):
                     meter.recorded(*counts)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             if console is not None:
-                kept = len(shards.complete(store, work.numbers))
-                console.print(
-                    f"Interrupted: {kept} of {len(work.numbers)} shards are kept; "
-                    "run the same command to go on."
-                )
+                _say_what_is_kept(console, store, work)
             raise
         store.clear()
+        _remove(store, partial.files(store, work.numbers))
         seal(store, meta)
         return DataSet.open(out, verify=False)
+
+
+def _remove(store: Store, names: Iterable[str]) -> None:
+    for name in names:
+        store.remove(name)
+
+
+def _say_what_is_kept(console: Console, store: Store, work: Work) -> None:
+    done = set(shards.complete(store, work.numbers))
+    traces = sum(len(work.part(number)) for number in done)
+    traces += len(partial.ids(store, set(work.numbers) - done, work.key))
+    console.print(
+        f"Interrupted: {traces} of {len(work.jobs)} traces are kept in {store}; "
+        "run the same command to go on.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

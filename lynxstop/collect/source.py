@@ -22,6 +22,12 @@ class Recorder(Protocol):
     """Hidden states that it records; may be none."""
     width: int
 
+    @property
+    def exits_at_once(self) -> int | None:
+        """Exits to force in one call, for the engine to be well used; None where that is done as soon as a
+        trace is finished, because only the process that generated it can."""
+        ...
+
     def generate(
         self,
         requests: Sequence[Request],

@@ -1,11 +1,6 @@
 """A recorded data set made without a model."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from lynxstop.collect.runner import collect
 from tests.support.scripted import SAMPLING, ScriptedSource, problems

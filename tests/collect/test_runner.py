@@ -80,11 +80,11 @@ def test_a_finished_collection_is_not_repeated(recorded):
     assert source.engine.generated == []
 
 
-def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path):
-    # given an interruption in the third shard
+def test_ctrl_c_keeps_every_finished_trace_and_resuming_skips_them(recorded, tmp_path):
+    # given an interruption in the third shard, at its second trace
     class Interrupted(ScriptedEngine):
         def _think(self, request, sampling):
-            if len(self.generated) == 9:
+            if len(self.generated) == 10:
                 raise KeyboardInterrupt
             return super()._think(request, sampling)
 
@@ -94,37 +94,48 @@ def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path
         collect(
             ScriptedSource(Interrupted()), problems(10), out, sampling=SAMPLING, shard_size=4, console=console
         )
-    assert console.file.getvalue().strip().startswith("Interrupted: 2 of 3 shards are kept")
+    assert f"Interrupted: 9 of 10 traces are kept in {out};" in console.file.getvalue()
+    assert [file.name for file in out.glob("*.partial")] == ["shard-00002-0000.partial"]
     # when it goes on
     source = ScriptedSource()
     source.engine = type("Interrupted", (ScriptedEngine,), {})()
     collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
-    # then only the unfinished shard is redone
-    assert sorted(source.engine.generated) == ["p8#0", "p9#0"]
-    assert len(DataSet.open(out).traces()) == 10
+    # then only what is missing is recorded, and the files are those of an undisturbed run
+    assert source.engine.generated == ["p8#0"]
+    assert content(out) == content(recorded.path)
+    assert list(out.glob("*.partial")) == []
 
 
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    # given an undisturbed collection, and one killed before each rename, then at random calls
+@pytest.mark.parametrize("every", ["0", "inf"])
+def test_kill_9_at_any_moment_loses_nothing_that_was_kept(tmp_path, every):
+    # given an undisturbed collection, and one killed before each rename, then at random calls, that keeps
+    # each trace or only whole shards
     script = Path(__file__).parents[1] / "support" / "killed.py"
     done = subprocess.run(
-        [sys.executable, script, tmp_path],
+        [sys.executable, script, tmp_path, every],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     )
-    shards = json.loads(done.stdout)
+    seen = json.loads(done.stdout)
     # then it was killed often, with some shards there and some not
-    assert shards[:5] == [0, 0, 0, 0, 1]
-    assert len(shards) >= 10
-    assert len(set(shards)) >= 6
+    if every == "inf":
+        assert seen["shards"][:5] == [0, 0, 0, 0, 1]
+        assert seen["traces"] == [min(3 * shards, 40) for shards in seen["shards"]]
+    else:
+        assert seen["traces"][:5] == [0, 0, 2, 3, 3]
+        assert seen["traces"] == sorted(seen["traces"])
+    assert len(seen["shards"]) >= 10
+    assert len(set(seen["shards"])) >= 6
+    # and no trace that was kept was generated again
+    assert seen["repeated"] == []
     # and the result is the same, byte by byte, and nothing half-written is left
     calm, out = tmp_path / "calm", tmp_path / "killed"
     assert content(out) == content(calm)
     assert DataSet.open(out).digest == DataSet.open(calm).digest
     np.testing.assert_array_equal(DataSet.open(out).features(), DataSet.open(calm).features())
-    assert [file.name for file in out.glob(".*")] == []
+    assert [*out.glob(".*"), *out.glob("*.partial")] == []
 
 
 def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):

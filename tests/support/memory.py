@@ -8,7 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
+sys.path.insert(0, os.getcwd())
 
 import numpy as np
 

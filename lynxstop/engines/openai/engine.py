@@ -73,6 +73,7 @@ class OpenAIEngine:
     id: ClassVar[str] = "openai"
     layers: tuple[int, ...] = ()
     width = 0
+    exits_at_once = None
 
     def __init__(
         self,
