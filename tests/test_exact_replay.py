@@ -6,6 +6,7 @@ import pytest
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.collect.texts import Texts
 from lynxstop.core.rule import eligible_mask, first_exit
@@ -28,7 +29,7 @@ def bundle() -> Bundle:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     out = tmp_path_factory.mktemp("replay") / "data"
     recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
-    record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, seed=3)
+    record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, CollectOptions(seed=3))
     return DataSet.open(out)
 
 

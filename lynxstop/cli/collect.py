@@ -15,7 +15,7 @@ from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColum
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lynxstop.collect.cluster import Cluster
+    from lynxstop.collect.options import Cluster
 
 
 def collect(
@@ -105,6 +105,7 @@ def collect(
     """
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.artifacts.recipes import find_recipe
+    from lynxstop.collect.options import CollectOptions
     from lynxstop.collect.recording import record
     from lynxstop.recordings.problems import load_problems
 
@@ -116,29 +117,26 @@ def collect(
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
     )
+    options = CollectOptions(
+        engine=engine if cluster is None else ray_engine or "transformers",
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
+        seed=seed,
+        cluster=cluster,
+        samples=samples,
+        max_cues=max_cues,
+        shard_size=shard_size,
+        keep_every=keep_every,
+        grader=grader,
+        append=append,
+    )
     settings = find_recipe(recipe) if recipe else Recipe()
+    asked = load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit]
     # Engines and Ray print to stdout.
     with _ended_by_sigterm(), redirect_stdout(sys.stderr):
-        result = record(
-            model,
-            load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
-            out,
-            settings,
-            engine=engine if cluster is None else ray_engine or "transformers",
-            samples=samples,
-            max_cues=max_cues,
-            seed=seed,
-            batch_size=batch_size,
-            shard_size=shard_size,
-            keep_every=keep_every,
-            device=device,
-            dtype=dtype,
-            grader=grader,
-            arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
-            append=append,
-            cluster=cluster,
-            console=_output.console,
-        )
+        result = record(model, asked, out, settings, options, console=_output.console)
     if json:
         _output.emit(result)
     else:
@@ -164,7 +162,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster | None:
     """Read the options of Ray; without it they are refused rather than ignored."""
-    from lynxstop.collect.cluster import Cluster
+    from lynxstop.collect.options import Cluster
 
     given = {name: value for name, value in options.items() if value is not None}
     if engine == "ray":

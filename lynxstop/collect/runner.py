@@ -9,12 +9,13 @@ from rich.console import Console
 
 from lynxstop.collect import partial
 from lynxstop.collect.begin import begin, check_order, describe
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.source import Source
-from lynxstop.collect.work import KEEP_EVERY, Counts, Order, Work, record_shard
+from lynxstop.collect.work import Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.extras import need
-from lynxstop.grading.grading import Grader, grade
+from lynxstop.grading.grading import grade
 from lynxstop.grading.verify_math import require_math_verify
 from lynxstop.recordings import shards
 from lynxstop.recordings.content import check_shard
@@ -32,16 +33,10 @@ def collect(
     source: Source,
     problems: Sequence[Problem],
     out: str | Path,
-    *,
     sampling: Sampling,
-    samples: int = 1,
-    max_cues: int | None = None,
-    shard_size: int = 256,
-    resume: bool = True,
-    append: bool = False,
+    options: CollectOptions | None = None,
+    *,
     console: Console | None = None,
-    grader: Grader = grade,
-    keep_every: float = KEEP_EVERY,
 ) -> DataSet:
     """Record full traces and the answer forced at every cue.
 
@@ -54,48 +49,35 @@ def collect(
     out : path or URL
         Folder of the data set, or a place that fsspec reaches, such as ``s3://bucket/data``.
     sampling : Sampling
-    samples : int
-        Traces per problem.
-    max_cues : int, optional
-        Force exits at no more than this many cues of a trace, spread evenly: cheaper training data. For
-        calibration every cue is needed.
-    shard_size : int
-        Traces per shard: what an interruption can cost, and what is held in memory.
-    resume : bool
-        Go on with an unfinished collection of the same settings instead of refusing it.
-    append : bool
-        Add to a finished data set the traces that are asked for and not there: new problems, or more samples.
+    options : CollectOptions, optional
     console : Console, optional
-        Where to show progress, if it is a terminal, and to say what an interruption leaves.
-    grader : callable
-        Replaces `lynxstop.grading.grading.grade` for answers that need another check.
+        Where to show progress, and to say what an interruption leaves.
 
     Returns
     -------
     DataSet
-        The finished data set. Its content depends on the settings only, not on the number of interruptions.
+        The finished data set. Its content depends on the settings only; after an interruption its numbers may
+        differ in their last bits, where the engine's depend on the size of a batch.
 
     Raises
     ------
     ConfigError
-        On impossible counts, when `out` holds a recording of other settings, which are named, and while
-        another process collects into it.
+        When `out` holds a recording of other settings, which are named, cannot be written, and while another
+        process collects into it.
     MissingExtraError
         When pyarrow or math-verify is not installed: at once, not at the first answer that needs it.
     StepError
         When there is nothing finished to append to.
     DataError
         When there are no problems, the disk is full, a finished shard is damaged, or an append would change a
-        problem. Finished shards are kept.
+        problem. What is finished is kept.
     """
-    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader, keep_every)
+    order = Order(tuple(problems), sampling, options or CollectOptions())
 
     def fill(work: Work, numbers: list[int], store: Store, meter: Meter) -> Iterable[Counts]:
         return (record_shard(source, work, number, store, meter.generated) for number in numbers)
 
-    return carry_out(
-        order, out, lambda: describe(source, order), fill, resume=resume, append=append, console=console
-    )
+    return carry_out(order, out, lambda: describe(source, order), fill, console=console)
 
 
 def carry_out(
@@ -104,8 +86,6 @@ def carry_out(
     describing: Callable[[], Meta],
     fill: Fill,
     *,
-    resume: bool = True,
-    append: bool = False,
     console: Console | None = None,
 ) -> DataSet:
     """Settle what there is to record, let `fill` record the shards that are missing, and seal the data set.
@@ -117,8 +97,7 @@ def carry_out(
     describing : callable
         Gives the description of the collection; called once the order is known to be sound.
     fill : callable
-    resume, append, console
-        As `collect` takes them.
+    console : Console, optional
 
     Raises
     ------
@@ -127,11 +106,11 @@ def carry_out(
     """
     check_order(order)
     need("pyarrow.parquet", "calibrate")
-    if order.grader is grade:
+    if order.options.grade is grade:
         require_math_verify()
     store = store_at(out)
     with store.alone():
-        meta, work = begin(store, describing(), order, resume=resume, append=append)
+        meta, work = begin(store, describing(), order)
         if meta.finished:
             return DataSet.open(out)
         done = shards.complete(store, work.numbers)

@@ -8,18 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.partial import PartialShard, Recorded
 from lynxstop.collect.rows import cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.source import Source
 from lynxstop.collect.texts import Texts
 from lynxstop.core.types import Generation, Request, Sampling
-from lynxstop.grading.grading import Grader, grade
 from lynxstop.recordings import shards
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.store import Store
-
-KEEP_EVERY = 30.0
-"""Seconds of work that an interruption may cost, unless told otherwise."""
 
 
 class Job(NamedTuple):
@@ -49,29 +46,18 @@ class Order:
     ----------
     problems : tuple of Problem
     sampling : Sampling
-    samples : int
-        Traces per problem.
-    max_cues : int, optional
-        Most exits forced in a trace.
-    shard_size : int
-        Traces per shard.
-    grader : callable
-        Must be importable where it runs.
-    keep_every : float
-        Seconds between two savings of the traces of an unfinished shard.
+    options : CollectOptions
     """
 
     problems: tuple[Problem, ...]
     sampling: Sampling
-    samples: int = 1
-    max_cues: int | None = None
-    shard_size: int = 256
-    grader: Grader = grade
-    keep_every: float = KEEP_EVERY
+    options: CollectOptions
 
     def jobs(self) -> tuple[Job, ...]:
         """All traces asked for."""
-        return tuple(Job(problem, sample) for problem in self.problems for sample in range(self.samples))
+        return tuple(
+            Job(problem, sample) for problem in self.problems for sample in range(self.options.samples)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +81,8 @@ class Work:
 
     def part(self, number: int) -> Sequence[Job]:
         """Traces of a shard."""
-        start = (number - self.numbers.start) * self.order.shard_size
-        return self.jobs[start : start + self.order.shard_size]
+        start = (number - self.numbers.start) * self.order.options.shard_size
+        return self.jobs[start : start + self.order.options.shard_size]
 
 
 def record_shard(
@@ -120,7 +106,7 @@ def record_shard(
     texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
     jobs = {job.trace_id: job for job in work.part(number)}
     requests = {name: Request(name, texts.prompt_ids(job.problem.prompt)) for name, job in jobs.items()}
-    with PartialShard(store, number, work.key, requests, work.order.keep_every) as partial:
+    with PartialShard(store, number, work.key, requests, work.order.options.keep_every) as partial:
         before = len(partial)
 
         def record(generations: Sequence[Generation]) -> None:
@@ -139,7 +125,7 @@ def record_shard(
                     partial.add_generated(generation)
                 if progress is not None:
                     progress(len(partial), before)
-        for names in _groups(partial, jobs, work.order.max_cues, source.engine.exits_at_once):
+        for names in _groups(partial, jobs, work.order.options.max_cues, source.engine.exits_at_once):
             record([partial.generated[name] for name in names if name in partial.generated])
         done = [partial.recorded[name] for name in jobs]
         traces, cues = [one.trace for one in done], [row for one in done for row in one.cues]
@@ -179,10 +165,10 @@ def _force(
     source: Source, jobs: Mapping[str, Job], order: Order, texts: Texts, generations: Sequence[Generation]
 ) -> Iterator[Recorded]:
     """Force the exits of traces, and grade."""
-    engine, sampling, grader = source.engine, order.sampling, order.grader
+    engine, sampling, grader = source.engine, order.sampling, order.options.grade
     if not generations:
         return
-    chosen = [spread(len(generation.events), order.max_cues) for generation in generations]
+    chosen = [spread(len(generation.events), order.options.max_cues) for generation in generations]
     cuts = [
         [generation.events[ordinal].seen_at for ordinal in ordinals]
         for generation, ordinals in zip(generations, chosen, strict=True)

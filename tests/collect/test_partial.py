@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lynxstop.collect import partial
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.partial import PartialShard, Recorded
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import collect
@@ -119,7 +120,7 @@ def test_what_is_generated_is_kept_while_the_engine_is_busy_with_the_next(tmp_pa
             return super()._think(request, sampling)
 
     with pytest.raises(SystemExit):
-        collect(ScriptedSource(Waiting()), problems(4), tmp_path, sampling=SAMPLING, keep_every=0.01)
+        collect(ScriptedSource(Waiting()), problems(4), tmp_path, SAMPLING, CollectOptions(keep_every=0.01))
     assert kept(tmp_path) == {"p3#0", "p2#0"}
 
 
@@ -151,7 +152,7 @@ def test_exits_are_forced_in_the_same_company_after_an_interruption(tmp_path, en
 
     def run(folder):
         source = ScriptedSource(Noting(exits_at_once=at_once))
-        return collect(source, problems(9), tmp_path / folder, sampling=SAMPLING, keep_every=0)
+        return collect(source, problems(9), tmp_path / folder, SAMPLING, CollectOptions(keep_every=0))
 
     company, stop = [], 0
     run("calm")

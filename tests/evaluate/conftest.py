@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
@@ -16,4 +17,4 @@ from tests.support.scripted import SAMPLING, ScriptedSource, problems
 def scripted(tmp_path_factory):
     """160 problems, each with two traces."""
     out = tmp_path_factory.mktemp("scripted") / "data"
-    return collect(ScriptedSource(), problems(160), out, sampling=SAMPLING, samples=2)
+    return collect(ScriptedSource(), problems(160), out, SAMPLING, CollectOptions(samples=2))

@@ -2,10 +2,9 @@
 
 First before each kind of file is renamed into place, then at random moments. A moment is the number of a call
 of Python or C that this package made since the start: it falls between any two operations on the disk, and
-does not depend on the machine's speed. The second argument is how often traces of an unfinished shard are kept.
+does not depend on the machine's speed. The second argument says how often finished traces are kept.
 """
 
-# ruff: noqa: E402
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())
 
 from lynxstop.collect import partial
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.recordings.meta_file import read_meta
 from lynxstop.recordings.storage import DataSet
@@ -62,7 +62,9 @@ def child(out, call=-1, rename=-1):
         calling, renaming, replace = Fatal(call), Fatal(rename), Path.replace
         Path.replace = lambda path, target: renaming() or replace(path, target)
         sys.setprofile(lambda frame, *_: "/lynxstop/" in frame.f_code.co_filename and calling())
-        collect(logging(noting), problems(40), out, sampling=SAMPLING, shard_size=SIZE, keep_every=EVERY)
+        collect(
+            logging(noting), problems(40), out, SAMPLING, CollectOptions(shard_size=SIZE, keep_every=EVERY)
+        )
         sys.setprofile(None)
         os.write(writer, str(calling.calls).encode())
         os._exit(0)
