@@ -39,9 +39,9 @@ def collect(
     max_cues: Annotated[
         int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")
     ] = None,
-    id_column: IdColumn = "id",
-    prompt_column: PromptColumn = "prompt",
-    answer_column: AnswerColumn = "answer",
+    id_column: IdColumn = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
     grader: Annotated[
         str,
         typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
@@ -91,7 +91,7 @@ def collect(
 
     - `lynxstop collect MODEL train.jsonl data/train --recipe recipe.toml`
 
-    - `lynxstop collect MODEL hf://openai/gsm8k:main/train data/train --prompt-column question`
+    - `lynxstop collect MODEL hf://openai/gsm8k:main/train data/train`
 
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
 

@@ -34,7 +34,7 @@ def cues(
     out: Annotated[Path | None, typer.Option(help="Write the proposal as the `[cues]` of a recipe.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Rank words that open sentences by frequency and by how well an exit there is foreseen; propose a set.
+    """Rank cue words by frequency and by how well an exit there is foreseen; propose a set.
 
     Frequencies come from the texts. Exits are measured at recorded cues and, when the recipe says
     `[points] boundaries = true` and `--model` is given, at every boundary in front of a word.

@@ -126,7 +126,7 @@ def _example(seen: Any, tokenizer: Any) -> Text:
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     return Text.assemble(
-        ("\n" + seen.problems[index].prompt + "\n", "bold"),
+        (f"\n{seen.problems[index].prompt}\n", "bold"),
         text(early.output_ids[:cut]),
         (f"  ◀ stopped here, score {early.exit.score:.2f} > {early.exit.threshold:.2f}", "bold green"),
         (text(early.output_ids[cut:]), "green"),

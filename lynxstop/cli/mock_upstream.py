@@ -30,7 +30,7 @@ def mock_upstream(
     split: Annotated[int, typer.Option(help="Write so many bytes at a time; 0: whole events.")] = 0,
     fault: Annotated[str, typer.Option(help="What goes wrong; an unknown one names them all.")] = "none",
 ) -> None:
-    """Serve a toy reasoning model: a real HTTP server that thinks, checks itself and fails as told.
+    """Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.
 
     It works out sums like 7 + 5 * 2, thinks aloud with cue words and sometimes revises its answer. The header
     `x-mock: delay=0.01, fault=mid-answer` turns knobs for one request; GET /stats tells what each request

@@ -210,11 +210,10 @@ class OpenAIEngine:
                 self._runner.run(cancel(pending))
 
     async def _generate(self, request: Request, sampling: Sampling) -> Generation:
-        prompt = self._tokenizer.prompt(request.prompt_ids)
         body = {
             **self._extra,
             "model": self._model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": self._tokenizer.messages(request.prompt_ids),
             **self._dialect.neutral,
             **_parameters(sampling),
             "max_tokens": sampling.max_tokens,
