@@ -142,7 +142,9 @@ def collect(
     else:
         _output.console.print(
             f"{result['traces']} traces with {result['cues']} cues in {out}; "
-            f"next: lynxstop train {out} BUNDLE"
+            f"next: lynxstop train {out} BUNDLE; or, for problems that no probe has seen, "
+            f"lynxstop calibrate BUNDLE {out}",
+            soft_wrap=True,
         )
 
 

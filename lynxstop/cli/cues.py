@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 
 if TYPE_CHECKING:
     from lynxstop.recordings.storage import DataSet
@@ -23,7 +24,7 @@ def cues(
         typer.Option(help="Model folder: its tokenizer tells which words open behind recorded boundaries."),
     ] = None,
     risk: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of changed answers at which savings are compared.")
+        float, typer.Option(parser=read_risk, help="Share of changed answers at which savings are compared.")
     ] = 0.05,
     least: Annotated[
         float, typer.Option(min=0, max=1, help="Share of traces in which a candidate opens a sentence.")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
 
@@ -17,7 +18,9 @@ def demo(
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=10, help="Held-out problems to run.")
     ] = 400,
-    risk: Annotated[float | None, typer.Option(help="A certified level; by default the bundle's.")] = None,
+    risk: Annotated[
+        float | None, typer.Option(parser=read_risk, help="A certified level; by default the bundle's.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Draw fresh problems by this seed; without it the shipped test set is used."),

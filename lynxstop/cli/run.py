@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk_or_off
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def run(
     ] = None,
     risk: Annotated[
         str | None,
-        typer.Option(help="A certified level, or `off` to think to the end; by default the bundle's."),
+        typer.Option(
+            parser=risk_or_off,
+            help="A certified level, such as 5%, or `off` to think to the end; by default the bundle's.",
+        ),
     ] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
     temperature: Annotated[
@@ -104,12 +108,7 @@ def run(
 def _level(risk: str | None, default: float | None) -> float | None:
     if risk is None:
         return default
-    if risk == "off":
-        return None
-    try:
-        return float(risk)
-    except ValueError as error:
-        raise ConfigError(f"--risk is a certified level or `off`, not {risk!r}.") from error
+    return None if risk == "off" else float(risk)
 
 
 def _group(problem: Problem, column: str | None) -> str | None:
