@@ -33,9 +33,9 @@ SUMMARIES = {
     "pull": "Download a bundle, check it, and only then put it in place.",
     "recipes": "List the shipped recipes, or print one as TOML for `collect --recipe`.",
     "proxy": "Put early exit in front of a server that speaks the OpenAI API.",
-    "config": "Look at the proxy's configuration.",
     "mock-upstream": "Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.",
     "serve": "Serve a model with vLLM, stopping each request when its answer is known.",
+    "config": "Look at the proxy's configuration.",
 }
 """The first sentence of every command's help, so that listing them loads none."""
 
