@@ -67,7 +67,7 @@ def test_transformers_decides_live_as_replayed(
         hit = first_exit(scores[start:end], eligible_mask(policy, positions), threshold)
         generation = live[trace["trace_id"]]
         stop = generation.exit
-        answer = grade(texts.behind_thinking(texts.decode(generation.output_ids)), trace["gold"])
+        answer = grade(texts.after_thinking(texts.decode(generation.output_ids)), trace["gold"])
         if hit < 0:
             assert stop is None or stop.reason is Reason.BUDGET
             assert answer.answer == trace["full_answer"]

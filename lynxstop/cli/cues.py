@@ -21,7 +21,7 @@ def cues(
     data: Annotated[Path, typer.Argument(help="Recorded traces, from `lynxstop collect`.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="Model folder: its tokenizer tells which words open behind recorded boundaries."),
+        typer.Option(help="Model folder: its tokenizer tells which words follow recorded boundaries."),
     ] = None,
     risk: Annotated[
         float, typer.Option(parser=read_risk, help="Share of changed answers at which savings are compared.")

@@ -123,7 +123,7 @@ def _row(generation: Generation, texts: Texts) -> dict[str, Any]:
     stop = generation.exit
     return {
         "id": generation.request.id,
-        "answer": extract_answer(texts.behind_thinking(text)),
+        "answer": extract_answer(texts.after_thinking(text)),
         "text": text,
         "finish": generation.finish,
         "thinking_tokens": generation.thinking_tokens,

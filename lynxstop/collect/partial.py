@@ -36,7 +36,7 @@ Arrays = dict[str, NDArray[Any]]
 Entry = tuple[dict[str, Any], Arrays]
 
 
-class Recorded(NamedTuple):
+class TraceRows(NamedTuple):
     """All that a shard holds of one trace."""
 
     trace: Row
@@ -65,7 +65,7 @@ class PartialShard:
     ----------
     generated : dict of str to Generation
         Traces whose exits are not forced yet, by trace id.
-    recorded : dict of str to Recorded
+    recorded : dict of str to TraceRows
         Traces that are done, by trace id.
     """
 
@@ -73,7 +73,7 @@ class PartialShard:
         self, store: Store, number: int, key: str, requests: Mapping[str, Request], every: float
     ) -> None:
         self.generated: dict[str, Generation] = {}
-        self.recorded: dict[str, Recorded] = {}
+        self.recorded: dict[str, TraceRows] = {}
         self._store, self._number, self._key, self._every = store, number, key, every
         self._names: list[str] = []
         self._waiting: list[Entry] = []
@@ -119,7 +119,7 @@ class PartialShard:
         self.generated[generation.request.id] = generation
         self._add([_of_generation(generation)])
 
-    def add_recorded(self, traces: Sequence[Recorded]) -> None:
+    def add_recorded(self, traces: Sequence[TraceRows]) -> None:
         """Keep traces that are done, all of them or none: their exits were forced together.
 
         Raises
@@ -173,7 +173,7 @@ class PartialShard:
     def _take(self, entry: dict[str, Any], arrays: Arrays, request: Request) -> None:
         if "trace" in entry:
             self.generated.pop(entry["id"], None)
-            self.recorded[entry["id"]] = Recorded(
+            self.recorded[entry["id"]] = TraceRows(
                 entry["trace"], entry["cues"], arrays["features"], _tokens(arrays)
             )
         elif entry["id"] not in self.recorded:
@@ -217,7 +217,7 @@ def _read(store: Store, name: str, key: str) -> list[Entry]:
     return list(zip(content["entries"], parts, strict=True))
 
 
-def _of_recorded(recorded: Recorded) -> Entry:
+def _of_recorded(recorded: TraceRows) -> Entry:
     entry = {"id": recorded.trace["trace_id"], "trace": recorded.trace, "cues": recorded.cues}
     return entry, {"features": recorded.features, **_of_tokens(recorded.tokens)}
 

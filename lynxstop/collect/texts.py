@@ -53,7 +53,7 @@ class Texts:
         )
         return text
 
-    def behind_thinking(self, text: str) -> str:
+    def after_thinking(self, text: str) -> str:
         """What follows the last thinking block; empty when the thinking never ends."""
         ends = [place + len(close) for close in self._close if (place := text.rfind(close)) >= 0]
         return text[max(ends) :] if ends else ""

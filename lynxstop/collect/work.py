@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lynxstop.collect.options import CollectOptions
-from lynxstop.collect.partial import PartialShard, Recorded
+from lynxstop.collect.partial import PartialShard, TraceRows
 from lynxstop.collect.rows import cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.source import Source
 from lynxstop.collect.texts import Texts
@@ -163,7 +163,7 @@ def _groups(
 
 def _force(
     source: Source, jobs: Mapping[str, Job], order: Order, texts: Texts, generations: Sequence[Generation]
-) -> Iterator[Recorded]:
+) -> Iterator[TraceRows]:
     """Force the exits of traces, and grade."""
     engine, sampling, grader = source.engine, order.sampling, order.options.grade
     if not generations:
@@ -183,4 +183,4 @@ def _force(
         if ordinals:
             assert generation.features is not None
             features = generation.features[ordinals]
-        yield Recorded(trace, cues, features, tokens_of(generation))
+        yield TraceRows(trace, cues, features, tokens_of(generation))

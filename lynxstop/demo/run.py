@@ -85,7 +85,7 @@ def demonstrate(
     cues = _every_cue(loaded, texts, problems, requests, sampling, progress)
 
     def graded(problem: Problem, generation: Generation) -> Grade:
-        return grade(texts.behind_thinking(texts.decode(generation.output_ids)), problem.answer)
+        return grade(texts.after_thinking(texts.decode(generation.output_ids)), problem.answer)
 
     grades = [(graded(p, full[i]), graded(p, early[i])) for i, p in enumerate(problems)]
     outcomes = [
@@ -112,9 +112,9 @@ def _every_cue(
     answers = engine.force_exits(traces, sampling)
     found = []
     for problem, trace, forced in zip(problems, traces, answers, strict=True):
-        full = grade(texts.behind_thinking(texts.decode(trace.output_ids)), problem.answer)
+        full = grade(texts.after_thinking(texts.decode(trace.output_ids)), problem.answer)
         trials = [
-            grade(texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])), problem.answer)
+            grade(texts.after_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])), problem.answer)
             for answer in forced
         ]
         found.append(

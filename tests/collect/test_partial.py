@@ -20,7 +20,7 @@ from rich.console import Console
 
 from lynxstop.collect import partial
 from lynxstop.collect.options import CollectOptions
-from lynxstop.collect.partial import PartialShard, Recorded
+from lynxstop.collect.partial import PartialShard, TraceRows
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import collect
 from lynxstop.core.session import CueEvent, Exit, Reason
@@ -86,7 +86,7 @@ def test_a_generated_trace_comes_back_as_it_was(tmp_path_factory, generation):
 def test_a_recorded_trace_comes_back_and_takes_the_place_of_the_generated_one(tmp_path):
     row = {"trace_id": "a#0", "text": "é\n", "full_right": None, "events": np.int64(2)}
     tokens = Tokens(np.arange(2, dtype=np.int32), np.ones(2, bool), np.full((2, 4), np.nan, np.float32))
-    made = Recorded(row, [{"entropy": math.nan}, {"entropy": 0.1}], np.eye(2, dtype=np.float32), tokens)
+    made = TraceRows(row, [{"entropy": math.nan}, {"entropy": 0.1}], np.eye(2, dtype=np.float32), tokens)
     kept = shard(tmp_path, "a#0")
     kept.add_generated(Generation(Request("a#0", (7, 8)), [1], 1, "stop", [], None))
     kept.add_recorded([made])
