@@ -1,6 +1,82 @@
-"""lynxstop: stop reasoning models when they know the answer, with a certified risk per request."""
+"""lynxstop: stop reasoning models when they know the answer, with a certified risk per request.
+
+The names below are loaded when they are first used: `import lynxstop` itself loads Python's own library only.
+In the order of the work: `load_problems`, `record`, `ProbeTrainer`, `calibrate`, `verify`, `load_engine` and
+`compare`.
+"""
+
+from typing import TYPE_CHECKING
 
 from lynxstop._version import __version__
 from lynxstop.errors import LynxstopError
 
-__all__ = ["LynxstopError", "__version__"]
+if TYPE_CHECKING:
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.artifacts.probe import Probe
+    from lynxstop.artifacts.recipe import Recipe
+    from lynxstop.calibration.certificate import Certificate
+    from lynxstop.calibration.run import calibrate
+    from lynxstop.calibration.traces import TraceTable
+    from lynxstop.calibration.verify import verify
+    from lynxstop.collect.options import CollectOptions
+    from lynxstop.collect.recording import record
+    from lynxstop.core.policy import StopPolicy
+    from lynxstop.engines.transformers.loading import load_engine
+    from lynxstop.evaluate.compare import compare
+    from lynxstop.probes.trainer import ProbeTrainer
+    from lynxstop.recordings.problems import load_problems
+    from lynxstop.recordings.storage import Recording
+
+__all__ = [
+    "Bundle",
+    "Certificate",
+    "CollectOptions",
+    "LynxstopError",
+    "Probe",
+    "ProbeTrainer",
+    "Recipe",
+    "Recording",
+    "StopPolicy",
+    "TraceTable",
+    "__version__",
+    "calibrate",
+    "compare",
+    "load_engine",
+    "load_problems",
+    "record",
+    "verify",
+]
+
+_HOMES = {
+    "Bundle": "artifacts.bundle",
+    "Certificate": "calibration.certificate",
+    "CollectOptions": "collect.options",
+    "Probe": "artifacts.probe",
+    "ProbeTrainer": "probes.trainer",
+    "Recipe": "artifacts.recipe",
+    "Recording": "recordings.storage",
+    "StopPolicy": "core.policy",
+    "TraceTable": "calibration.traces",
+    "calibrate": "calibration.run",
+    "compare": "evaluate.compare",
+    "load_engine": "engines.transformers.loading",
+    "load_problems": "recordings.problems",
+    "record": "collect.recording",
+    "verify": "calibration.verify",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Load a public name from the module that defines it."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"lynxstop.{_HOMES[name]}"), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    """List the public names and what is loaded."""
+    return sorted({*globals(), *__all__})

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.recordings.prompts import Prompt, messages
 from lynxstop.recordings.storage import DataSet
 
 Decode = Callable[..., str]
 
 
 def serial_groups(
-    data: DataSet, prompts: Mapping[str, str], decode: Decode, *, decay: float = 0.5
+    data: DataSet, prompts: Mapping[str, Prompt], decode: Decode, *, decay: float = 0.5
 ) -> list[dict[str, Any]]:
     """Return one row per recorded exit, and one for the end of every trace, in serial order.
 
@@ -79,7 +80,7 @@ def to_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _group(
-    name: str, prompt: str, exits: Sequence[tuple[bool | None, int, str, str]], decay: float
+    name: str, prompt: Prompt, exits: Sequence[tuple[bool | None, int, str, str]], decay: float
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     reward = 1.0
@@ -88,7 +89,7 @@ def _group(
             continue
         rows.append(
             {
-                "prompt": [{"role": "user", "content": prompt}],
+                "prompt": messages(prompt),
                 "completion": [{"role": "assistant", "content": text}],
                 "label": right,
                 "reward": reward if right else 0.0,

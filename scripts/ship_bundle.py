@@ -21,6 +21,7 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.sums import SUMS, write_sums
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.demo.rebuild import SEED
 from lynxstop.recordings.problems import load_problems
@@ -38,7 +39,12 @@ def main(work: Path) -> None:
     recipe = Recipe.load(BUNDLE / "recipe.toml")
     problems = load_problems(ROOT / "data" / "problems" / "test.jsonl")
     record(
-        ROOT / "data" / "reasoner", problems, work / "test", recipe, seed=SEED, console=Console(stderr=True)
+        ROOT / "data" / "reasoner",
+        problems,
+        work / "test",
+        recipe,
+        CollectOptions(seed=SEED),
+        console=Console(stderr=True),
     )
     pooled = [scored(built, DataSet.open(work / name)) for name in ("calibration", "test")]
 

@@ -6,6 +6,7 @@ import pytest
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.collect.texts import Texts
 from lynxstop.core.rule import eligible_mask
@@ -29,7 +30,7 @@ def bundle() -> Bundle:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     out = tmp_path_factory.mktemp("replay") / "data"
     recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
-    record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, seed=3)
+    record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, CollectOptions(seed=3))
     return DataSet.open(out)
 
 
@@ -67,7 +68,7 @@ def test_transformers_decides_live_as_replayed(
         hit = first_exit(scores[start:end], eligible_mask(policy, positions), threshold)
         generation = live[trace["trace_id"]]
         stop = generation.exit
-        answer = grade(texts.behind_thinking(texts.decode(generation.output_ids)), trace["gold"])
+        answer = grade(texts.after_thinking(texts.decode(generation.output_ids)), trace["gold"])
         if hit < 0:
             assert stop is None or stop.reason is Reason.BUDGET
             assert answer.answer == trace["full_answer"]

@@ -5,18 +5,39 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lynxstop
 
 ROOT = Path(lynxstop.__file__).parent
+MODULES = {path.stem for path in ROOT.iterdir()}
 
 
-def test_everything_imported_is_exported() -> None:
-    names = {name for name in vars(lynxstop) if not name.startswith("_")} | {"__version__"}
-    public = {name for name in names if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()}
+def test_every_public_name_is_exported_and_documented() -> None:
+    public = {name for name in vars(lynxstop) if not name.startswith("_") and name not in MODULES}
 
-    assert sorted(public) == sorted(lynxstop.__all__)
+    assert public - {"TYPE_CHECKING"} <= set(lynxstop.__all__)
     assert list(lynxstop.__all__) == sorted(lynxstop.__all__)
-    assert len(lynxstop.__all__) <= 15
+    assert set(lynxstop.__all__) <= set(dir(lynxstop))
+    for name in lynxstop.__all__:
+        found = getattr(lynxstop, name)
+        assert name == "__version__" or (found.__doc__ and found.__name__ == name), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lynxstop.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_types_of_public_names_are_those_of_their_modules() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    known = {
+        alias.name: node.module
+        for branch in tree.body
+        if isinstance(branch, ast.If) and isinstance(branch.test, ast.Name)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert known == {name: f"lynxstop.{home}" for name, home in lynxstop._HOMES.items()}
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -113,7 +113,7 @@ class PointOptions(_Section):
     every: int = Field(default=0, ge=0)
 
 
-class Source(_Section):
+class RecipeSource(_Section):
     """Where the settings come from, and for which models; for people, nothing is computed from it."""
 
     models: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class Source(_Section):
 class Recipe(_Section):
     """All sections; every one has defaults."""
 
-    source: Source = Source()
+    source: RecipeSource = RecipeSource()
     thinking: Thinking = Thinking()
     cues: Cues = Cues()
     exit: ForcedExit = ForcedExit()

@@ -1,20 +1,106 @@
-"""The command line: one file per command."""
+"""The command line: one file per command, loaded when it is called."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
 from lynxstop._version import __version__
 from lynxstop.cli import _output
 from lynxstop.errors import LynxstopError
 
+SUMMARIES = {
+    "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
+    "doctor": "Try a server out with a few tokens, and say which way the proxy will work in front of it.",
+    "collect": "Record full traces, the features of every cue, and the answer forced there.",
+    "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",
+    "curve": "Show how AUC and certified savings grow with the problems collected.",
+    "calibrate": "Certify thresholds: at most this risk, per request, with this confidence.",
+    "verify": "Recompute certificates without the model, and fail on any difference.",
+    "run": "Answer prompts, stopping the thinking where the bundle's certificate allows it.",
+    "evaluate": "Compare rules on recorded traces, each certified at the same level, beside the oracle.",
+    "export": "Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.",
+    "cues": "Rank cue words by frequency and by how well an exit there is foreseen; propose a set.",
+    "inspect": "Say what a bundle or a recorded data set holds, and check it.",
+    "plan": "Say how many problems a calibration needs, before any are collected.",
+    "push": "Check a bundle and upload it, with a card that says what it promises.",
+    "pull": "Download a bundle, check it, and only then put it in place.",
+    "recipes": "List the shipped recipes, or print one as TOML for `collect --recipe`.",
+    "proxy": "Put early exit in front of a server that speaks the OpenAI API.",
+    "mock-upstream": "Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.",
+    "serve": "Serve a model with vLLM, stopping each request when its answer is known.",
+    "config": "Look at the proxy's configuration.",
+}
+"""The first sentence of every command's help, so that listing them loads none."""
+
+_WITHOUT_ARGUMENTS = {"demo", "recipes", "proxy", "mock-upstream"}
+"""Commands that do something when they are given no arguments."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name; one is loaded when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(name, SUMMARIES[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SUMMARIES)
+
+    def __len__(self) -> int:
+        return len(SUMMARIES)
+
+
+def _load(name: str, summary: str) -> Any:
+    function = name.replace("-", "_")
+    module = import_module(f"lynxstop.cli.{function}")
+    own = typer.Typer(rich_markup_mode="markdown", add_completion=False)
+    if name == "config":
+        own = module.app
+    else:
+        # What serve does not know are flags of vLLM.
+        unknown = {"allow_extra_args": True, "ignore_unknown_options": True} if name == "serve" else None
+        command = own.command(
+            name=name, no_args_is_help=name not in _WITHOUT_ARGUMENTS, context_settings=unknown
+        )
+        command(getattr(module, function))
+    found = typer.main.get_command(own)
+    found.name = name
+    return found
+
+
+class _Group(typer.core.TyperGroup):
+    """Lists its commands without loading them, in plain text: rich takes longer to load than all else."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]
+        self.rich_markup_mode = None
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, in order."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
 app = typer.Typer(
+    cls=_Group,
     name="lynxstop",
-    help="Stop reasoning models when they know the answer, with a certified risk per request.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,61 +120,9 @@ def _root(
 ) -> None:
     """Stop reasoning models when they know the answer, with a certified risk per request.
 
-    In order: `collect` traces, `train` a probe, `calibrate` it, then `run` or `evaluate`. `demo` shows it
-    all.
+    In order: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`. `demo`
+    shows it all on a small model that is shipped.
     """
-
-
-def _register() -> None:
-    from lynxstop.cli.calibrate import calibrate
-    from lynxstop.cli.collect import collect
-    from lynxstop.cli.config import app as config
-    from lynxstop.cli.cues import cues
-    from lynxstop.cli.curve import curve
-    from lynxstop.cli.demo import demo
-    from lynxstop.cli.doctor import doctor
-    from lynxstop.cli.evaluate import evaluate
-    from lynxstop.cli.export import export
-    from lynxstop.cli.inspect import inspect
-    from lynxstop.cli.mock_upstream import mock_upstream
-    from lynxstop.cli.plan import plan
-    from lynxstop.cli.proxy import proxy
-    from lynxstop.cli.pull import pull
-    from lynxstop.cli.push import push
-    from lynxstop.cli.recipes import recipes
-    from lynxstop.cli.run import run
-    from lynxstop.cli.serve import serve
-    from lynxstop.cli.train import train
-    from lynxstop.cli.verify import verify
-
-    for command in (
-        demo,
-        doctor,
-        collect,
-        train,
-        curve,
-        calibrate,
-        verify,
-        run,
-        evaluate,
-        export,
-        cues,
-        inspect,
-        plan,
-    ):
-        app.command(no_args_is_help=command not in (demo,))(command)
-    app.command(no_args_is_help=True)(push)
-    app.command(no_args_is_help=True)(pull)
-    app.command()(recipes)
-    app.command()(proxy)
-    app.add_typer(config, name="config")
-    app.command(name="mock-upstream")(mock_upstream)
-    # What serve does not know are flags of vLLM.
-    unknown = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(no_args_is_help=True, context_settings=unknown)(serve)
-
-
-_register()
 
 
 def main() -> None:

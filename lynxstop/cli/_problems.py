@@ -9,15 +9,24 @@ import typer
 Problems = Annotated[
     str,
     typer.Argument(
-        help="Problems: JSONL, CSV or Parquet with id, prompt and, if known, answer; or "
+        help="Problems: JSONL, CSV or Parquet with a prompt and, if known, an answer; or "
         "hf://NAME[@REVISION][:CONFIG]/SPLIT."
     ),
 ]
-IdColumn = Annotated[str, typer.Option(help="Column that holds the id.")]
-PromptColumn = Annotated[str, typer.Option(help="Column that holds the prompt.")]
-AnswerColumn = Annotated[str, typer.Option(help="Column that holds the gold answer.")]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column of the id; by default id, else a digest of the prompt.")
+]
+PromptColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the prompt; by default prompt, question, problem, input or messages."),
+]
+AnswerColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the gold answer; by default answer, gold, target or solution."),
+]
 
 
-def columns(id_column: str, prompt_column: str, answer_column: str) -> dict[str, str]:
+def columns(id_column: str | None, prompt_column: str | None, answer_column: str | None) -> dict[str, str]:
     """Return the mapping that `lynxstop.recordings.problems.load_problems` takes."""
-    return {"id": id_column, "prompt": prompt_column, "answer": answer_column}
+    named = {"id": id_column, "prompt": prompt_column, "answer": answer_column}
+    return {own: column for own, column in named.items() if column is not None}

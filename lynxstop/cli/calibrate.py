@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def calibrate(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle of a trained probe.")] = None,
     data: Annotated[Path | None, typer.Argument(help="Recorded traces of other problems.")] = None,
     risk: Annotated[
-        list[float] | None, typer.Option(help="Level to certify; may be given several times.")
+        list[float] | None,
+        typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
     loss: Annotated[
@@ -69,7 +71,9 @@ def calibrate(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     default_risk: Annotated[
         float | None,
-        typer.Option(help="Level for requests that name none; by default the strictest that exits."),
+        typer.Option(
+            parser=read_risk, help="Level for requests that name none; by default the strictest that exits."
+        ),
     ] = None,
     require: Annotated[bool, typer.Option("--require", help="Fail when a level never exits.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColum
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lynxstop.collect.cluster import Cluster
+    from lynxstop.collect.options import Cluster
 
 
 def collect(
@@ -38,16 +39,22 @@ def collect(
     max_cues: Annotated[
         int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")
     ] = None,
-    id_column: IdColumn = "id",
-    prompt_column: PromptColumn = "prompt",
-    answer_column: AnswerColumn = "answer",
+    id_column: IdColumn = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
     grader: Annotated[
         str,
         typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
     ] = "math",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what a crash can cost.")] = 256,
+    shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what is held in memory.")] = 256,
+    keep_every: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds of work that an interruption may cost; inf keeps whole shards only."
+        ),
+    ] = 30.0,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
     base_url: Annotated[
@@ -84,7 +91,7 @@ def collect(
 
     - `lynxstop collect MODEL train.jsonl data/train --recipe recipe.toml`
 
-    - `lynxstop collect MODEL hf://openai/gsm8k:main/train data/train --prompt-column question`
+    - `lynxstop collect MODEL hf://openai/gsm8k:main/train data/train`
 
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
 
@@ -98,6 +105,7 @@ def collect(
     """
     from lynxstop.artifacts.recipe import Recipe
     from lynxstop.artifacts.recipes import find_recipe
+    from lynxstop.collect.options import CollectOptions
     from lynxstop.collect.recording import record
     from lynxstop.recordings.problems import load_problems
 
@@ -109,39 +117,54 @@ def collect(
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
     )
+    options = CollectOptions(
+        engine=engine if cluster is None else ray_engine or "transformers",
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
+        seed=seed,
+        cluster=cluster,
+        samples=samples,
+        max_cues=max_cues,
+        shard_size=shard_size,
+        keep_every=keep_every,
+        grader=grader,
+        append=append,
+    )
     settings = find_recipe(recipe) if recipe else Recipe()
-    with redirect_stdout(sys.stderr):  # engines and Ray print there
-        result = record(
-            model,
-            load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit],
-            out,
-            settings,
-            engine=engine if cluster is None else ray_engine or "transformers",
-            samples=samples,
-            max_cues=max_cues,
-            seed=seed,
-            batch_size=batch_size,
-            shard_size=shard_size,
-            device=device,
-            dtype=dtype,
-            grader=grader,
-            arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
-            append=append,
-            cluster=cluster,
-            console=_output.console,
-        )
+    asked = load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit]
+    # Engines and Ray print to stdout.
+    with _ended_by_sigterm(), redirect_stdout(sys.stderr):
+        result = record(model, asked, out, settings, options, console=_output.console)
     if json:
         _output.emit(result)
     else:
         _output.console.print(
             f"{result['traces']} traces with {result['cues']} cues in {out}; "
-            f"next: lynxstop train {out} BUNDLE"
+            f"next: lynxstop train {out} BUNDLE; or, for problems that no probe has seen, "
+            f"lynxstop calibrate BUNDLE {out}",
+            soft_wrap=True,
         )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that finished traces are kept."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster | None:
     """Read the options of Ray; without it they are refused rather than ignored."""
-    from lynxstop.collect.cluster import Cluster
+    from lynxstop.collect.options import Cluster
 
     given = {name: value for name, value in options.items() if value is not None}
     if engine == "ray":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 
 if TYPE_CHECKING:
     from lynxstop.recordings.storage import DataSet
@@ -20,10 +21,10 @@ def cues(
     data: Annotated[Path, typer.Argument(help="Recorded traces, from `lynxstop collect`.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="Model folder: its tokenizer tells which words open behind recorded boundaries."),
+        typer.Option(help="Model folder: its tokenizer tells which words follow recorded boundaries."),
     ] = None,
     risk: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of changed answers at which savings are compared.")
+        float, typer.Option(parser=read_risk, help="Share of changed answers at which savings are compared.")
     ] = 0.05,
     least: Annotated[
         float, typer.Option(min=0, max=1, help="Share of traces in which a candidate opens a sentence.")
@@ -34,7 +35,7 @@ def cues(
     out: Annotated[Path | None, typer.Option(help="Write the proposal as the `[cues]` of a recipe.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Rank words that open sentences by frequency and by how well an exit there is foreseen; propose a set.
+    """Rank cue words by frequency and by how well an exit there is foreseen; propose a set.
 
     Frequencies come from the texts. Exits are measured at recorded cues and, when the recipe says
     `[points] boundaries = true` and `--model` is given, at every boundary in front of a word.

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
 
@@ -17,7 +18,9 @@ def demo(
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=10, help="Held-out problems to run.")
     ] = 400,
-    risk: Annotated[float | None, typer.Option(help="A certified level; by default the bundle's.")] = None,
+    risk: Annotated[
+        float | None, typer.Option(parser=read_risk, help="A certified level; by default the bundle's.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Draw fresh problems by this seed; without it the shipped test set is used."),
@@ -127,7 +130,7 @@ def _example(seen: Any, tokenizer: Any) -> Text:
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     return Text.assemble(
-        ("\n" + seen.problems[index].prompt + "\n", "bold"),
+        (f"\n{seen.problems[index].prompt}\n", "bold"),
         text(early.output_ids[:cut]),
         (f"  ◀ stopped here, score {early.exit.score:.2f} > {early.exit.threshold:.2f}", "bold green"),
         (text(early.output_ids[cut:]), "green"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.errors import ModelError, UpstreamError
 from lynxstop.extras import need
+
+if TYPE_CHECKING:
+    from lynxstop.remote.http.connection import Connection
 
 
 def doctor(
@@ -62,6 +66,18 @@ def doctor(
         raise typer.Exit(1)
 
 
+async def _name_models(server: Connection, model: str | None, error: UpstreamError) -> None:
+    """Raise a clearer error where the server does not list the model that was asked."""
+    try:
+        listed = [str(entry["id"]) for entry in (await server.call("/v1/models"))["data"]]
+    except (UpstreamError, KeyError, TypeError):
+        return
+    if model is not None and model not in listed:
+        raise ModelError(
+            f"The server has no model {model!r}.", hint=f"It lists: {', '.join(listed) or 'none'}."
+        ) from error
+
+
 async def _examine(url: str, model: str | None, bundle: Path | None, dialect: str) -> Any:
     """Examine a server, and let the proxy's own code decide how a bundle would be served."""
     from lynxstop.artifacts.bundle import Bundle
@@ -77,7 +93,11 @@ async def _examine(url: str, model: str | None, bundle: Path | None, dialect: st
     key = os.environ.get("OPENAI_API_KEY")
     server = Connection(upstream, [(b"authorization", b"Bearer " + key.encode())] if key else [])
     try:
-        found = await examine(server, model=model, dialect=dialect)
+        try:
+            found = await examine(server, model=model, dialect=dialect)
+        except UpstreamError as error:
+            await _name_models(server, model, error)
+            raise
         if loaded is None:
             return found, found.mode, found.trouble
         service = await Services(loaded, dialect).of(server, found.model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def evaluate(
     rules: Annotated[
         str | None, typer.Option(help="Compare these rules, separated by commas, or `all`.")
     ] = None,
-    risk: Annotated[float, typer.Option(help="Level at which rules are certified.")] = 0.05,
+    risk: Annotated[float, typer.Option(parser=read_risk, help="Level at which rules are certified.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
     loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
     points: Annotated[

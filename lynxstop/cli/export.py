@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
-from lynxstop.cli._problems import IdColumn, Problems, PromptColumn
+from lynxstop.cli._problems import IdColumn, Problems, PromptColumn, columns
 
 
 def export(
@@ -19,8 +19,8 @@ def export(
     decay: Annotated[
         float, typer.Option(help="Reward of each further right exit, as a share of the one before.")
     ] = 0.5,
-    id_column: IdColumn = "id",
-    prompt_column: PromptColumn = "prompt",
+    id_column: IdColumn = None,
+    prompt_column: PromptColumn = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.
@@ -42,7 +42,7 @@ def export(
     from lynxstop_research.export import serial_groups, to_lines
 
     tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
-    named = {"id": id_column, "prompt": prompt_column}
+    named = columns(id_column, prompt_column, None)
     prompts = {problem.id: problem.prompt for problem in load_problems(problems, named)}
     rows = serial_groups(DataSet.open(data), prompts, tokenizer.decode, decay=decay)
     atomic.write_text(out, to_lines(rows))

@@ -11,7 +11,7 @@ from lynxstop.extras import need
 
 def mock_upstream(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     delay: Annotated[float, typer.Option(help="Seconds per token.")] = 0.0,
     first_delay: Annotated[float, typer.Option(help="Seconds before the first token.")] = 0.0,
     checks: Annotated[
@@ -30,7 +30,7 @@ def mock_upstream(
     split: Annotated[int, typer.Option(help="Write so many bytes at a time; 0: whole events.")] = 0,
     fault: Annotated[str, typer.Option(help="What goes wrong; an unknown one names them all.")] = "none",
 ) -> None:
-    """Serve a toy reasoning model: a real HTTP server that thinks, checks itself and fails as told.
+    """Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.
 
     It works out sums like 7 + 5 * 2, thinks aloud with cue words and sometimes revises its answer. The header
     `x-mock: delay=0.01, fault=mid-answer` turns knobs for one request; GET /stats tells what each request
@@ -44,6 +44,7 @@ def mock_upstream(
     """
     uvicorn: Any = need("uvicorn", "proxy")
     need("orjson", "proxy")
+    from lynxstop.cli._checks import check_port
     from lynxstop.testing.server import MockServer
     from lynxstop.testing.settings import read_settings
 
@@ -64,4 +65,5 @@ def mock_upstream(
             "fault": fault,
         }
     )
+    check_port(host, port)
     uvicorn.run(MockServer(settings), host=host, port=port, log_level="warning")

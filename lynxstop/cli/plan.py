@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk as read_risk
 
 
 def plan(
-    risk: Annotated[list[float], typer.Option(help="Level to certify; may be given several times.")],
+    risk: Annotated[
+        list[float],
+        typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
+    ],
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
     expected_loss: Annotated[
-        float, typer.Option(help="Risk of the threshold you hope to certify; below every level.")
+        float,
+        typer.Option(parser=read_risk, help="Risk of the threshold you hope to certify; below every level."),
     ] = 0.0,
     power: Annotated[float, typer.Option(help="Probability of certifying it.")] = 0.8,
     exit_share: Annotated[

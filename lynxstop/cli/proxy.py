@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lynxstop.cli._risk import risk_or_off
 from lynxstop.extras import need
 
 
@@ -25,7 +26,10 @@ def proxy(
     workers: Annotated[int | None, typer.Option(help="Processes; 1.")] = None,
     risk: Annotated[
         str | None,
-        typer.Option(help='Certified level of requests that name none, or "off"; the bundle\'s default.'),
+        typer.Option(
+            parser=risk_or_off,
+            help="Certified level of requests that name none, such as 5%, or `off`; the bundle's default.",
+        ),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="stop, or shadow: decide and count, never stop.")] = None,
     dialect: Annotated[
@@ -52,7 +56,9 @@ def proxy(
     """
     for package in ("httpx", "msgspec", "orjson", "prometheus_client", "uvicorn"):
         need(package, "proxy")
+    from lynxstop.cli._checks import check_folder, check_port
     from lynxstop.proxy.serve import run
+    from lynxstop.proxy.sources import load
 
     flags = {
         "upstream.url": upstream,
@@ -66,4 +72,8 @@ def proxy(
         "serve.workers": workers,
         "record.folder": record,
     }
+    settings = load(config, flags).config
+    if settings.record.folder is not None:
+        check_folder(settings.record.folder, "--record")
+    check_port(settings.serve.host, settings.serve.port)
     run(config, flags)

@@ -15,7 +15,7 @@ def recipes(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the shipped recipes, or print one as TOML, to be changed and given to `collect --recipe`.
+    """List the shipped recipes, or print one as TOML for `collect --recipe`.
 
     **Examples**
 

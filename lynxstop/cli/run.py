@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import risk_or_off
 from lynxstop.core.conditions import Uncertified
 from lynxstop.errors import ConfigError
 
@@ -29,7 +30,10 @@ def run(
     ] = None,
     risk: Annotated[
         str | None,
-        typer.Option(help="A certified level, or `off` to think to the end; by default the bundle's."),
+        typer.Option(
+            parser=risk_or_off,
+            help="A certified level, such as 5%, or `off` to think to the end; by default the bundle's.",
+        ),
     ] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and report, but never stop.")] = False,
     temperature: Annotated[
@@ -123,12 +127,7 @@ def _tell_departures(loaded: LoadedModel, uncertified: Uncertified) -> None:
 def _level(risk: str | None, default: float | None) -> float | None:
     if risk is None:
         return default
-    if risk == "off":
-        return None
-    try:
-        return float(risk)
-    except ValueError as error:
-        raise ConfigError(f"--risk is a certified level or `off`, not {risk!r}.") from error
+    return None if risk == "off" else float(risk)
 
 
 def _group(problem: Problem, column: str | None) -> str | None:
@@ -143,7 +142,7 @@ def _row(generation: Generation, texts: Texts) -> dict[str, Any]:
     stop = generation.exit
     return {
         "id": generation.request.id,
-        "answer": extract_answer(texts.behind_thinking(text)),
+        "answer": extract_answer(texts.after_thinking(text)),
         "text": text,
         "finish": generation.finish,
         "thinking_tokens": generation.thinking_tokens,

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.cli._checks import check_folder
+from lynxstop.cli._risk import risk_or_off
 from lynxstop.core.conditions import Uncertified
 from lynxstop.errors import ConfigError
 
@@ -39,7 +41,10 @@ def serve(
     bundle: Annotated[Path, typer.Option(help="Bundle made for this model.")],
     risk: Annotated[
         str | None,
-        typer.Option(help='Certified level of requests that name none, or "off"; the bundle\'s default.'),
+        typer.Option(
+            parser=risk_or_off,
+            help="Certified level of requests that name none, such as 5%, or `off`; the bundle's default.",
+        ),
     ] = None,
     mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
@@ -82,6 +87,7 @@ def serve(
     if risk is not None:
         settings["risk"] = parse_risk(risk)
     if record is not None:
+        check_folder(record, "--record")
         settings["record"] = str(record.resolve())
     from lynxstop.engines.vllm.settings import read_settings
 

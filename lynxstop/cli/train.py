@@ -48,7 +48,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit a probe on recorded traces, choosing layers and penalty by cross-validation grouped by problem.
+    """Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.
 
     A rule that reads no hidden states, such as `logprob-probe`, is fitted alone; its bundle has no probe.
 

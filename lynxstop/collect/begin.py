@@ -23,14 +23,9 @@ def check_order(order: Order) -> None:
 
     Raises
     ------
-    ConfigError
-        On impossible counts.
     DataError
         When there are no problems, or two of one id.
     """
-    counts = (order.samples, order.shard_size, 1 if order.max_cues is None else order.max_cues)
-    if min(counts) < 1:
-        raise ConfigError("samples, max_cues and shard_size are at least 1.")
     if not order.problems:
         raise DataError("There are no problems to collect traces for.")
     if len({problem.id for problem in order.problems}) < len(order.problems):
@@ -59,13 +54,13 @@ def describe(source: Source, order: Order) -> Meta:
         max_tokens=sampling.max_tokens,
         answer_tokens=sampling.answer_tokens,
         seed=sampling.seed,
-        grader=name_of(order.grader),
+        grader=name_of(order.options.grade),
         points=engine.policy.points,
         every=engine.policy.every,
         budget=engine.policy.budget,
-        samples=order.samples,
-        max_cues=order.max_cues,
-        shard_size=order.shard_size,
+        samples=order.options.samples,
+        max_cues=order.options.max_cues,
+        shard_size=order.options.shard_size,
         problems=len(order.problems),
         problems_sha256=digest_problems(order.problems),
         provenance=provenance(),
@@ -77,9 +72,7 @@ def other_settings(before: Meta, asked: Meta, append: bool) -> list[str]:
     return [name for name in before.differences(asked) if not (append and name in _ASKED)]
 
 
-def begin(
-    store: Store, asked: Meta, order: Order, *, resume: bool = True, append: bool = False
-) -> tuple[Meta, Work]:
+def begin(store: Store, asked: Meta, order: Order) -> tuple[Meta, Work]:
     """Settle what is to be recorded; write it into meta.json, clear what an interruption left half-written.
 
     Returns
@@ -97,6 +90,7 @@ def begin(
     DataError
         When there are shards without meta.json, or the append would change a problem.
     """
+    append = order.options.append
     if META not in store.names():
         if append:
             raise StepError(f"There is no recorded data in {store} to append to.", hint="Leave --append out.")
@@ -105,7 +99,7 @@ def begin(
         write_meta(store, asked)
         return asked, _work(asked, order, order.jobs())
     before = read_meta(store)
-    if not resume:
+    if not order.options.resume:
         raise ConfigError(
             f"{store} holds a recording already.", hint="Resume it, or collect into a new folder."
         )
@@ -149,7 +143,7 @@ def _append(store: Store, before: Meta, order: Order) -> tuple[Meta, Work]:
     entry = Appended(
         problems=len(own),
         problems_sha256=digest_problems(own),
-        samples=order.samples,
+        samples=order.options.samples,
         traces=len(jobs),
         provenance=provenance(),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.collect.begin import describe, other_settings
+from lynxstop.collect.options import Cluster, CollectOptions
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import carry_out
 from lynxstop.collect.source import Source
@@ -22,7 +22,6 @@ from lynxstop.collect.work import Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.extras import need
-from lynxstop.grading.grading import Grader, grade
 from lynxstop.recordings import shards
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem
@@ -35,50 +34,14 @@ _STARTS = 3
 Batch = Mapping[str, NDArray[np.int64]]
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Where actors run and what each of them takes.
-
-    Parameters
-    ----------
-    address : str, optional
-        Of a running cluster; "auto" for the one of this machine. A cluster of this machine alone is started
-        when there is none.
-    actors : int, optional
-        Engines at once; as many as the cluster has room for by default.
-    gpus_per_actor : float
-    cpus_per_actor : float
-    """
-
-    address: str | None = None
-    actors: int | None = None
-    gpus_per_actor: float = 0
-    cpus_per_actor: float = 1
-
-    def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise ConfigError("At least one actor is needed.")
-        if (
-            min(self.gpus_per_actor, self.cpus_per_actor) < 0
-            or self.gpus_per_actor + self.cpus_per_actor <= 0
-        ):
-            raise ConfigError("An actor takes some share of a CPU or a GPU.")
-
-
 def collect_on_ray(
     load: Callable[[], Source],
     problems: Sequence[Problem],
     out: str | Path,
-    *,
     sampling: Sampling,
-    cluster: Cluster,
-    samples: int = 1,
-    max_cues: int | None = None,
-    shard_size: int = 256,
-    resume: bool = True,
-    append: bool = False,
+    options: CollectOptions,
+    *,
     console: Console | None = None,
-    grader: Grader = grade,
 ) -> DataSet:
     """Record as `lynxstop.collect.runner.collect` does, with many engines on any number of machines.
 
@@ -92,23 +55,25 @@ def collect_on_ray(
     problems : sequence of Problem
     out : path or URL
         A folder that all machines share, or a place that fsspec reaches.
-    cluster : Cluster
-    sampling, samples, max_cues, shard_size, resume, append, console, grader
-        As `collect` takes them; the grader must be importable on all machines.
+    sampling : Sampling
+    options : CollectOptions
+        Its `cluster` says where; a cluster of this machine alone by default.
+    console : Console, optional
 
     Raises
     ------
     LynxstopError
         As `collect` does, from whichever machine; also when there is no such cluster, or `out` is not shared.
     """
-    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader)
+    order = Order(tuple(problems), sampling, options)
+    cluster = options.cluster or Cluster()
     place = store_at(out).resolved()
     with _connected(cluster) as ray:
-        options = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor}
+        shares = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor}
 
         def describing() -> Meta:
             with _own_errors():
-                meta: Meta = ray.get(ray.remote(**options)(_describe).remote(load, order))
+                meta: Meta = ray.get(ray.remote(**shares)(_describe).remote(load, order))
             return meta.model_copy(update={"provenance": provenance()})
 
         def fill(work: Work, numbers: list[int], store: Store, meter: Meter) -> Iterable[Counts]:
@@ -121,13 +86,13 @@ def collect_on_ray(
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 fn_constructor_args=(load, work, place),
-                **options,
+                **shares,
             )
             with _own_errors():
                 for row in recorded.iter_rows():
                     yield Counts(row["traces"], row["cues"])
 
-        return carry_out(order, place, describing, fill, resume=resume, append=append, console=console)
+        return carry_out(order, place, describing, fill, console=console)
 
 
 class _Recorder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.collect.cluster import Cluster, collect_on_ray
+from lynxstop.collect.cluster import collect_on_ray
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
-from lynxstop.collect.sources import SourceOptions, load_source
+from lynxstop.collect.sources import load_source
 from lynxstop.core.types import Sampling
-from lynxstop.grading.graders import MATH, grader_named
 from lynxstop.recordings.problems import Problem
 
 
@@ -25,25 +25,24 @@ def record(
     problems: Sequence[Problem],
     out: str | Path,
     recipe: Recipe,
+    options: CollectOptions | None = None,
     *,
-    engine: str = "transformers",
-    samples: int = 1,
-    max_cues: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    shard_size: int = 256,
-    device: str | None = None,
-    dtype: str | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    grader: str = MATH,
-    append: bool = False,
-    cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Load a model with `lynxstop.collect.sources.load_source` and `collect` with it.
+    """Load a model and record full traces with the answer forced at every cue.
 
-    `grader` is a name that `lynxstop.grading.graders.grader_named` knows. With a `cluster`, every actor of it
-    loads the model, and `collect_on_ray` carries the collection out.
+    Parameters
+    ----------
+    model : path or str
+        A model folder, or a name that the engine knows.
+    problems : sequence of Problem
+    out : path or URL
+        Folder of the data set, or a place that fsspec reaches.
+    recipe : Recipe
+        How the model is watched, stopped and sampled.
+    options : CollectOptions, optional
+    console : Console, optional
+        Where to show progress.
 
     Returns
     -------
@@ -53,26 +52,17 @@ def record(
     Raises
     ------
     LynxstopError
-        As `load_source` and `lynxstop.collect.runner.collect` do.
+        As `lynxstop.collect.sources.load_source` and `lynxstop.collect.runner.collect` do.
     """
-    options = SourceOptions(device=device, dtype=dtype, batch_size=batch_size, arguments=arguments or {})
-    sampling = Sampling(**recipe.sampling.model_dump(), seed=seed)
-    settings: dict[str, Any] = {
-        "sampling": sampling,
-        "samples": samples,
-        "max_cues": max_cues,
-        "shard_size": shard_size,
-        "append": append,
-        "console": console,
-        "grader": grader_named(grader),
-    }
-    if cluster is not None:
+    options = options or CollectOptions()
+    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
+    if options.cluster is not None:
         folder = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-        load = partial(load_source, engine, folder, recipe, options)
-        data = collect_on_ray(load, problems, out, cluster=cluster, **settings)
+        load = partial(load_source, options.engine, folder, recipe, options)
+        data = collect_on_ray(load, problems, out, sampling, options, console=console)
     else:
-        with closing(load_source(engine, str(model), recipe, options)) as source:
-            data = collect(source, problems, out, **settings)
+        with closing(load_source(options.engine, str(model), recipe, options)) as source:
+            data = collect(source, problems, out, sampling, options, console=console)
     traces = data.traces(["full_right", "full_status", "thinking_tokens"])
     cues = data.cues(["agrees", "right"])
     return {

@@ -25,7 +25,7 @@ def trace_row(
 ) -> Row:
     """The row of a full trace; its answer is what follows the thinking."""
     text, prompt = texts.decode(generation.output_ids), generation.prompt_tokens
-    full = grader(texts.behind_thinking(text), problem.answer)
+    full = grader(texts.after_thinking(text), problem.answer)
     own = {name: _plain(problem.metadata.get(name)) for name in _COLUMNS}
     rest = {name: value for name, value in problem.metadata.items() if name not in _COLUMNS}
     return {
@@ -68,7 +68,7 @@ def cue_rows(
         if generation.exit_positions is not None:
             at_exit = generation.exit_positions[ordinal]
         trial_text = texts.decode([*exit_ids, *answer.ids])
-        trial = grader(texts.behind_thinking(trial_text), trace["gold"])
+        trial = grader(texts.after_thinking(trial_text), trace["gold"])
         rows.append(
             {
                 "trace_id": trace["trace_id"],

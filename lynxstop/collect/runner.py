@@ -7,13 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lynxstop.collect import partial
 from lynxstop.collect.begin import begin, check_order, describe
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.source import Source
 from lynxstop.collect.work import Counts, Order, Work, record_shard
 from lynxstop.core.types import Sampling
 from lynxstop.extras import need
-from lynxstop.grading.grading import Grader, grade
+from lynxstop.grading.grading import grade
 from lynxstop.grading.verify_math import require_sympy
 from lynxstop.recordings import shards
 from lynxstop.recordings.content import check_shard
@@ -31,15 +33,10 @@ def collect(
     source: Source,
     problems: Sequence[Problem],
     out: str | Path,
-    *,
     sampling: Sampling,
-    samples: int = 1,
-    max_cues: int | None = None,
-    shard_size: int = 256,
-    resume: bool = True,
-    append: bool = False,
+    options: CollectOptions | None = None,
+    *,
     console: Console | None = None,
-    grader: Grader = grade,
 ) -> DataSet:
     """Record full traces and the answer forced at every cue.
 
@@ -52,48 +49,35 @@ def collect(
     out : path or URL
         Folder of the data set, or a place that fsspec reaches, such as ``s3://bucket/data``.
     sampling : Sampling
-    samples : int
-        Traces per problem.
-    max_cues : int, optional
-        Force exits at no more than this many cues of a trace, spread evenly: cheaper training data. For
-        calibration every cue is needed.
-    shard_size : int
-        Traces per shard: what an interruption can cost, and what is held in memory.
-    resume : bool
-        Go on with an unfinished collection of the same settings instead of refusing it.
-    append : bool
-        Add to a finished data set the traces that are asked for and not there: new problems, or more samples.
+    options : CollectOptions, optional
     console : Console, optional
-        Where to show progress, if it is a terminal, and to say what an interruption leaves.
-    grader : callable
-        Replaces `lynxstop.grading.grading.grade` for answers that need another check.
+        Where to show progress, and to say what an interruption leaves.
 
     Returns
     -------
     DataSet
-        The finished data set. Its content depends on the settings only, not on the number of interruptions.
+        The finished data set. Its content depends on the settings only; after an interruption its numbers may
+        differ in their last bits, where the engine's depend on the size of a batch.
 
     Raises
     ------
     ConfigError
-        On impossible counts, when `out` holds a recording of other settings, which are named, and while
-        another process collects into it.
+        When `out` holds a recording of other settings, which are named, cannot be written, and while another
+        process collects into it.
     MissingExtraError
         When pyarrow or sympy is not installed: at once, not at the first answer that needs it.
     StepError
         When there is nothing finished to append to.
     DataError
         When there are no problems, the disk is full, a finished shard is damaged, or an append would change a
-        problem. Finished shards are kept.
+        problem. What is finished is kept.
     """
-    order = Order(tuple(problems), sampling, samples, max_cues, shard_size, grader)
+    order = Order(tuple(problems), sampling, options or CollectOptions())
 
     def fill(work: Work, numbers: list[int], store: Store, meter: Meter) -> Iterable[Counts]:
         return (record_shard(source, work, number, store, meter.generated) for number in numbers)
 
-    return carry_out(
-        order, out, lambda: describe(source, order), fill, resume=resume, append=append, console=console
-    )
+    return carry_out(order, out, lambda: describe(source, order), fill, console=console)
 
 
 def carry_out(
@@ -102,8 +86,6 @@ def carry_out(
     describing: Callable[[], Meta],
     fill: Fill,
     *,
-    resume: bool = True,
-    append: bool = False,
     console: Console | None = None,
 ) -> DataSet:
     """Settle what there is to record, let `fill` record the shards that are missing, and seal the data set.
@@ -115,8 +97,7 @@ def carry_out(
     describing : callable
         Gives the description of the collection; called once the order is known to be sound.
     fill : callable
-    resume, append, console
-        As `collect` takes them.
+    console : Console, optional
 
     Raises
     ------
@@ -125,29 +106,46 @@ def carry_out(
     """
     check_order(order)
     need("pyarrow.parquet", "calibrate")
-    if order.grader is grade:
+    if order.options.grade is grade:
         require_sympy()
     store = store_at(out)
     with store.alone():
-        meta, work = begin(store, describing(), order, resume=resume, append=append)
+        meta, work = begin(store, describing(), order)
         if meta.finished:
             return DataSet.open(out)
         done = shards.complete(store, work.numbers)
         for number in done:
             check_shard(store, meta, number, meta.instalments[-1], verify=store.near)
+        _remove(store, partial.files(store, done))
         missing = [number for number in work.numbers if number not in done]
+        recorded = sum(len(work.part(number)) for number in done)
         try:
-            with Meter(len(work.jobs), sum(len(work.part(number)) for number in done), console) as meter:
+            with Meter(len(work.jobs), recorded, console, str(store)) as meter:
                 for counts in fill(work, missing, store, meter):
                     meter.recorded(*counts)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             if console is not None:
-                kept = len(shards.complete(store, work.numbers))
-                console.print(
-                    f"Interrupted: {kept} of {len(work.numbers)} shards are kept; "
-                    "run the same command to go on."
-                )
+                _say_what_is_kept(console, store, work)
             raise
         store.clear()
+        _remove(store, partial.files(store, work.numbers))
         seal(store, meta)
         return DataSet.open(out, verify=False)
+
+
+def _remove(store: Store, names: Iterable[str]) -> None:
+    for name in names:
+        store.remove(name)
+
+
+def _say_what_is_kept(console: Console, store: Store, work: Work) -> None:
+    done = set(shards.complete(store, work.numbers))
+    traces = sum(len(work.part(number)) for number in done)
+    traces += len(partial.ids(store, set(work.numbers) - done, work.key))
+    console.print(
+        f"Interrupted: {traces} of {len(work.jobs)} traces are kept in {store}; "
+        "run the same command to go on.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

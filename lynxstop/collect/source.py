@@ -12,7 +12,7 @@ from lynxstop.core.thinking import Delimiters
 from lynxstop.core.types import Answer, Generation, Request, Sampling
 
 
-class Recorder(Protocol):
+class RecordingEngine(Protocol):
     """An engine that records traces and answers of forced exits."""
 
     id: ClassVar[str]
@@ -21,6 +21,12 @@ class Recorder(Protocol):
     layers: tuple[int, ...]
     """Hidden states that it records; may be none."""
     width: int
+
+    @property
+    def exits_at_once(self) -> int | None:
+        """Exits to force in one call, for the engine to be well used; None where that is done as soon as a
+        trace is finished, because only the process that generated it can."""
+        ...
 
     def generate(
         self,
@@ -39,11 +45,11 @@ class Recorder(Protocol):
         sampling: Sampling,
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
-        """Answers of exits forced behind the tokens `cuts` of recorded traces."""
+        """Answers of exits forced after the tokens `cuts` of recorded traces."""
         ...
 
 
-class Watched(Protocol):
+class WatchedSetup(Protocol):
     """What is watched, as `lynxstop.artifacts.setup.Setup` has it."""
 
     @property
@@ -71,7 +77,7 @@ class Source(Protocol):
     """A loaded model, as `lynxstop.engines.transformers.loading.LoadedModel` is one."""
 
     @property
-    def engine(self) -> Recorder:
+    def engine(self) -> RecordingEngine:
         """Generates."""
         ...
 
@@ -81,7 +87,7 @@ class Source(Protocol):
         ...
 
     @property
-    def setup(self) -> Watched:
+    def setup(self) -> WatchedSetup:
         """What is watched."""
         ...
 

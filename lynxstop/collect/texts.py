@@ -8,6 +8,7 @@ from typing import Any
 from lynxstop.core.cues import CueSet
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import ModelError
+from lynxstop.recordings.prompts import Prompt, messages
 
 _CUE_TOKENS = 12
 
@@ -29,8 +30,8 @@ class Texts:
         self._close = delimiters.close
         self._words = sorted((word.lower() for word in cues.words), key=len, reverse=True)
 
-    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Tokens of a user's turn in the chat template, ready for the model's own.
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens of a prompt in the chat template, ready for the model's own.
 
         Raises
         ------
@@ -41,8 +42,8 @@ class Texts:
             raise ModelError(
                 "The tokenizer has no chat template.", hint="Use a chat model, or add a chat_template."
             )
-        turn = [{"role": "user", "content": prompt}]
-        text = self._tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        turns = messages(prompt)
+        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -52,7 +53,7 @@ class Texts:
         )
         return text
 
-    def behind_thinking(self, text: str) -> str:
+    def after_thinking(self, text: str) -> str:
         """What follows the last thinking block; empty when the thinking never ends."""
         ends = [place + len(close) for close in self._close if (place := text.rfind(close)) >= 0]
         return text[max(ends) :] if ends else ""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lynxstop.collect.rows import Row, cue_rows, spread, tokens_of, trace_row
+from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.partial import PartialShard, TraceRows
+from lynxstop.collect.rows import cue_rows, spread, tokens_of, trace_row
 from lynxstop.collect.source import Source
 from lynxstop.collect.texts import Texts
-from lynxstop.core.types import Generation, Request, Sampling, Tokens
-from lynxstop.grading.grading import Grader, grade
+from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.recordings import shards
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.store import Store
@@ -46,26 +46,18 @@ class Order:
     ----------
     problems : tuple of Problem
     sampling : Sampling
-    samples : int
-        Traces per problem.
-    max_cues : int, optional
-        Most exits forced in a trace.
-    shard_size : int
-        Traces per shard.
-    grader : callable
-        Must be importable where it runs.
+    options : CollectOptions
     """
 
     problems: tuple[Problem, ...]
     sampling: Sampling
-    samples: int = 1
-    max_cues: int | None = None
-    shard_size: int = 256
-    grader: Grader = grade
+    options: CollectOptions
 
     def jobs(self) -> tuple[Job, ...]:
         """All traces asked for."""
-        return tuple(Job(problem, sample) for problem in self.problems for sample in range(self.samples))
+        return tuple(
+            Job(problem, sample) for problem in self.problems for sample in range(self.options.samples)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +81,8 @@ class Work:
 
     def part(self, number: int) -> Sequence[Job]:
         """Traces of a shard."""
-        start = (number - self.numbers.start) * self.order.shard_size
-        return self.jobs[start : start + self.order.shard_size]
+        start = (number - self.numbers.start) * self.order.options.shard_size
+        return self.jobs[start : start + self.order.options.shard_size]
 
 
 def record_shard(
@@ -98,11 +90,9 @@ def record_shard(
     work: Work,
     number: int,
     store: Store,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
-    """Generate, force the exits, grade and write one shard.
-
-    Its content depends on the work and the model alone: not on the process, nor on what was recorded before.
+    """Generate, force the exits, grade and write one shard; go on with what an interruption left of it.
 
     Parameters
     ----------
@@ -111,45 +101,86 @@ def record_shard(
     number : int
     store : Store
     progress : callable, optional
-        Told how many traces of the shard are thought to their end.
+        Called with the number of traces of the shard that are generated, and how many of them were so before.
     """
     texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
-    traces, cues, features, tokens = _record(source, work.part(number), work.order, texts, progress)
-    shards.write_shard(store, number, work.key, traces, cues, features, tokens)
+    jobs = {job.trace_id: job for job in work.part(number)}
+    requests = {name: Request(name, texts.prompt_ids(job.problem.prompt)) for name, job in jobs.items()}
+    with PartialShard(store, number, work.key, requests, work.order.options.keep_every) as partial:
+        before = len(partial)
+
+        def record(generations: Sequence[Generation]) -> None:
+            partial.add_recorded(list(_force(source, jobs, work.order, texts, generations)))
+
+        missing = [
+            request
+            for name, request in requests.items()
+            if name not in partial.generated and name not in partial.recorded
+        ]
+        if missing:
+            for generation in source.engine.generate(missing, work.order.sampling, record=True):
+                if source.engine.exits_at_once is None:
+                    record([generation])
+                else:
+                    partial.add_generated(generation)
+                if progress is not None:
+                    progress(len(partial), before)
+        for names in _groups(partial, jobs, work.order.options.max_cues, source.engine.exits_at_once):
+            record([partial.generated[name] for name in names if name in partial.generated])
+        done = [partial.recorded[name] for name in jobs]
+        traces, cues = [one.trace for one in done], [row for one in done for row in one.cues]
+        features = np.concatenate(
+            [np.empty((0, source.engine.width), np.float32), *(r.features for r in done)]
+        )
+        shards.write_shard(store, number, work.key, traces, cues, features, [one.tokens for one in done])
+    partial.remove()
     return Counts(len(traces), len(cues))
 
 
-def _record(
-    source: Source,
-    jobs: Sequence[Job],
-    order: Order,
-    texts: Texts,
-    progress: Callable[[int], None] | None,
-) -> tuple[list[Row], list[Row], NDArray[np.float32], list[Tokens]]:
-    engine, sampling = source.engine, order.sampling
-    requests = [Request(job.trace_id, texts.prompt_ids(job.problem.prompt)) for job in jobs]
-    found: dict[str, Generation] = {}
-    for generation in engine.generate(requests, sampling, record=True):
-        found[generation.request.id] = generation
-        if progress is not None:
-            progress(len(found))
-    generations = [found[job.trace_id] for job in jobs]
-    chosen = [spread(len(generation.events), order.max_cues) for generation in generations]
+def _groups(
+    partial: PartialShard, jobs: Iterable[str], max_cues: int | None, exits_at_once: int | None
+) -> Iterator[list[str]]:
+    """Traces whose exits are forced together: of similar length, and the same after any interruption."""
+
+    def size(name: str) -> tuple[int, int]:
+        if name in partial.recorded:
+            trace = partial.recorded[name].trace
+            return trace["thinking_tokens"] + trace["answer_tokens"], trace["cues"]
+        generation = partial.generated[name]
+        return len(generation.output_ids), len(spread(len(generation.events), max_cues))
+
+    sizes = {name: size(name) for name in jobs}
+    group: list[str] = []
+    exits = 0
+    for name in sorted(sizes, key=lambda name: sizes[name][0]):
+        group.append(name)
+        exits += sizes[name][1]
+        if exits >= (exits_at_once or 1):
+            yield group
+            group, exits = [], 0
+    yield group
+
+
+def _force(
+    source: Source, jobs: Mapping[str, Job], order: Order, texts: Texts, generations: Sequence[Generation]
+) -> Iterator[TraceRows]:
+    """Force the exits of traces, and grade."""
+    engine, sampling, grader = source.engine, order.sampling, order.options.grade
+    if not generations:
+        return
+    chosen = [spread(len(generation.events), order.options.max_cues) for generation in generations]
     cuts = [
         [generation.events[ordinal].seen_at for ordinal in ordinals]
         for generation, ordinals in zip(generations, chosen, strict=True)
     ]
     answers = engine.force_exits(generations, sampling, cuts)
-    traces: list[Row] = []
-    cues: list[Row] = []
-    features = [np.empty((0, engine.width), np.float32)]
-    for job, generation, ordinals, forced in zip(jobs, generations, chosen, answers, strict=True):
-        trace = trace_row(generation, job.problem, job.sample, sampling.seed, texts, order.grader)
-        rows = cue_rows(generation, trace, ordinals, forced, engine.policy.exit_ids, texts, order.grader)
-        trace["cues"] = len(rows)
-        traces.append(trace)
-        cues.extend(rows)
+    for generation, ordinals, forced in zip(generations, chosen, answers, strict=True):
+        job = jobs[generation.request.id]
+        trace = trace_row(generation, job.problem, job.sample, sampling.seed, texts, grader)
+        cues = cue_rows(generation, trace, ordinals, forced, engine.policy.exit_ids, texts, grader)
+        trace["cues"] = len(cues)
+        features = np.empty((0, engine.width), np.float32)
         if ordinals:
             assert generation.features is not None
-            features.append(generation.features[ordinals])
-    return traces, cues, np.concatenate(features), [tokens_of(generation) for generation in generations]
+            features = generation.features[ordinals]
+        yield TraceRows(trace, cues, features, tokens_of(generation))

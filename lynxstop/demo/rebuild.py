@@ -14,6 +14,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.extras import need
 from lynxstop.probes.train import train
@@ -55,7 +56,7 @@ def _rebuild(workdir: Path, console: Console) -> dict[str, Any]:
     for name in ("train", "calibration"):
         problems = load_problems(shipped.PROBLEMS / f"{name}.jsonl")
         console.print(f"Collecting {len(problems)} traces: {name}")
-        record(shipped.MODEL, problems, workdir / name, recipe, seed=SEED, console=console)
+        record(shipped.MODEL, problems, workdir / name, recipe, CollectOptions(seed=SEED), console=console)
     console.print("Training the probe")
     training = DataSet.open(workdir / "train")
     trained = train(training, seed=SEED)

@@ -79,7 +79,7 @@ def demonstrate(
     exits, scores = _every_cue(loaded, texts, problems, requests, sampling, progress)
 
     def graded(problem: Problem, generation: Generation) -> Grade:
-        return grade(texts.behind_thinking(texts.decode(generation.output_ids)), problem.answer)
+        return grade(texts.after_thinking(texts.decode(generation.output_ids)), problem.answer)
 
     grades = [(graded(p, full[i]), graded(p, early[i])) for i, p in enumerate(problems)]
     exited = np.array([one.exit is not None and one.exit.reason is Reason.SCORE for one in early], bool)
@@ -116,7 +116,7 @@ def _every_cue(
     traces = [done[request.id] for request in requests]
     answers = engine.force_exits(traces, sampling)
     full = [
-        grade(texts.behind_thinking(texts.decode(trace.output_ids)), problem.answer)
+        grade(texts.after_thinking(texts.decode(trace.output_ids)), problem.answer)
         for problem, trace in zip(problems, traces, strict=True)
     ]
     points = [
@@ -128,7 +128,7 @@ def _every_cue(
     owners = [owner for owner, _, _ in points]
     trials = [
         grade(
-            texts.behind_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])),
+            texts.after_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])),
             problems[owner].answer,
         )
         for owner, _, answer in points

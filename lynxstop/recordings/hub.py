@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,8 +68,3 @@ def hub_records(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             hint="Check name, configuration and split; a private one needs `hf auth login`.",
         ) from error
     yield from enumerate(rows, start=1)
-
-
-def content_id(prompt: str) -> str:
-    """Return the id of a problem that has none: a digest of its prompt, the same in every split and slice."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:16]

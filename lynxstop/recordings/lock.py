@@ -17,12 +17,18 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        When another process holds it, or it cannot be made.
+        When another process holds it, or it cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made a folder: {error.strerror}.") from error
+        raise ConfigError(
+            f"{folder} cannot be made a folder: {error.strerror}.", hint="Choose another folder."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{folder} cannot be written to.", hint="Choose another folder, or change its permissions."
+        )
     try:
         import fcntl
     except ModuleNotFoundError:  # not a POSIX system

@@ -12,9 +12,9 @@ from typing import Any
 
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop.recordings.hub import PREFIX, content_id, hub_records
-
-_OWN = ("id", "prompt", "answer")
+from lynxstop.recordings.columns import NAMES, bare_answer, find_columns
+from lynxstop.recordings.hub import PREFIX, hub_records
+from lynxstop.recordings.prompts import Prompt, content_id, read_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Problem:
     ----------
     id : str
         Unique in its set; splits never part the traces of one problem.
-    prompt : str
-        The user's turn, before any chat template.
+    prompt : str or tuple of mappings
+        The user's turn, or chat messages up to it, before any chat template.
     answer : str, optional
         The gold answer; without it only the `disagree` loss can be measured.
     metadata : mapping
@@ -34,7 +34,7 @@ class Problem:
     """
 
     id: str
-    prompt: str
+    prompt: Prompt
     answer: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -45,10 +45,11 @@ def load_problems(path: str | Path, columns: Mapping[str, str] | None = None) ->
     Parameters
     ----------
     path : path or str
-        A file, or ``hf://NAME[@REVISION][:CONFIG]/SPLIT`` for the `datasets` library. Without ids there, a
-        problem's id is a digest of its prompt.
+        A file, or ``hf://NAME[@REVISION][:CONFIG]/SPLIT`` for the `datasets` library.
     columns : mapping of str to str, optional
-        The columns that hold `id`, `prompt` and `answer`, where they have other names.
+        The columns that hold `id`, `prompt` and `answer`; by default the first of
+        `lynxstop.recordings.columns.NAMES` that is there. A problem without an id gets a digest of its
+        prompt. Of a worked solution only the answer is taken, unless its column is named here.
 
     Raises
     ------
@@ -56,17 +57,22 @@ def load_problems(path: str | Path, columns: Mapping[str, str] | None = None) ->
         On a missing or empty file, a broken record or a repeated id; names the file and the line (in
         Parquet and data sets the row).
     """
-    named = {own: column for own, column in (columns or {}).items() if column != own}
+    chosen = dict(columns or {})
     seen: dict[str, int] = {}
     problems = []
     try:
         for place, record in _records(path):
-            problem = _problem(_renamed(record, named, f"{path}, line {place}"), f"{path}, line {place}")
+            problem, named = _problem(record, chosen, f"{path}, line {place}")
             first = seen.setdefault(problem.id, place)
-            if first != place:
+            if first != place and named:
                 raise DataError(
                     f"{path}, line {place}: the id {problem.id!r} was used in line {first} already.",
                     hint="Every problem needs an id of its own.",
+                )
+            if first != place:
+                raise DataError(
+                    f"{path}, line {place}: the prompt of line {first} again.",
+                    hint="Leave it out, or give both an id; --samples makes several traces of a prompt.",
                 )
             problems.append(problem)
     except UnicodeDecodeError as error:
@@ -91,19 +97,6 @@ def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
     return readers[path.suffix](path)
 
 
-def _renamed(record: Any, named: Mapping[str, str], place: str) -> Any:
-    """Give the named columns our names; what had one of these names gives way."""
-    if not named or not isinstance(record, dict):
-        return record
-    if missing := [column for column in named.values() if column not in record]:
-        raise DataError(
-            f"{place}: there is no column {missing[0]!r}.", hint=f"There are: {', '.join(map(str, record))}."
-        )
-    taken = set(named.values())
-    rest = {name: value for name, value in record.items() if name not in taken and name not in named}
-    return rest | {own: record[column] for own, column in named.items()}
-
-
 def digest_problems(problems: Iterable[Problem]) -> str:
     """SHA-256 of all fields of the problems, in order."""
     digest = hashlib.sha256()
@@ -113,23 +106,28 @@ def digest_problems(problems: Iterable[Problem]) -> str:
     return digest.hexdigest()
 
 
-def _problem(record: Any, place: str) -> Problem:
+def _problem(record: Any, chosen: Mapping[str, str], place: str) -> tuple[Problem, bool]:
+    """Read a problem; also say whether it has an id of its own."""
     if not isinstance(record, dict):
-        raise DataError(f"{place}: a problem is an object with the fields id, prompt and maybe answer.")
-    if place.startswith(PREFIX) and "id" not in record and isinstance(record.get("prompt"), str):
-        record = record | {"id": content_id(record["prompt"])}
-    missing = [name for name in ("id", "prompt") if record.get(name) in (None, "")]
-    if missing:
-        raise DataError(
-            f"{place}: {' and '.join(missing)} missing or empty.",
-            hint="Columns of other names are named by --id-column, --prompt-column and --answer-column.",
-        )
-    if not isinstance(record["prompt"], str):
-        raise DataError(f"{place}: the prompt must be a string.")
-    metadata = {name: value for name, value in record.items() if name not in _OWN}
-    answer = record.get("answer")
+        raise DataError(f"{place}: a problem is an object with a prompt and maybe an id and an answer.")
+    found = find_columns(record, chosen, place)
+    values = {own: record[column] for own, column in found.items()}
+    for own in ("id", "prompt"):
+        if values.get(own, "" if own == "prompt" else "none") in (None, "", []):
+            raise DataError(
+                f"{place}: {own} missing or empty.",
+                hint=f"There are: {', '.join(map(str, record))}. It is looked for in "
+                f"{', '.join(NAMES[own])}; name another column with --{own}-column.",
+            )
+    prompt = read_prompt(values["prompt"], place)
+    answer = values.get("answer")
     given = None if answer in (None, "") else _text(answer, "answer", place)
-    return Problem(_text(record["id"], "id", place), record["prompt"], given, metadata)
+    if given is not None and "answer" not in chosen:
+        given = bare_answer(given)
+    own_id = _text(values["id"], "id", place) if "id" in values else content_id(prompt)
+    used = {*found.values(), *chosen}  # what had one of our names gives way to the column that is named
+    metadata = {name: value for name, value in record.items() if name not in used}
+    return Problem(own_id, prompt, given, metadata), "id" in values
 
 
 def _text(value: Any, name: str, place: str) -> str:

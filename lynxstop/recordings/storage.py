@@ -21,7 +21,7 @@ from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.store import Store, store_at
 
 
-class DataSet:
+class Recording:
     """Full traces, their cue events and the features there; make one with `open`.
 
     Nothing but the ids of the traces is held until a table is asked for.
@@ -173,6 +173,10 @@ class DataSet:
         """Whether every cue event has its forced exit; a certificate needs that, training does not."""
         counts = self.traces(["events", "cues"])
         return bool(np.array_equal(counts["events"].to_numpy(), counts["cues"].to_numpy()))
+
+
+DataSet = Recording
+"""The class's earlier name."""
 
 
 def _check_files(store: Store, digests: dict[str, str]) -> None:

@@ -15,7 +15,9 @@ from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.recordings.lock import alone_in
 
-_TEMPORARY = re.compile(r"\.(?:meta\.json|(?:traces|cues|features|tokens)-\d+\.\w+)\.\w+")
+_TEMPORARY = re.compile(
+    r"\.(?:meta\.json|(?:traces|cues|features|tokens)-\d+\.\w+|shard-\d+-\d+\.partial)\.\w+"
+)
 
 
 class Store(Protocol):
@@ -42,6 +44,10 @@ class Store(Protocol):
 
     def local(self, name: str) -> Path:
         """Path of a file, or of a copy of it, on this machine."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         ...
 
     def alone(self) -> Any:
@@ -83,6 +89,10 @@ class Folder:
     def local(self, name: str) -> Path:
         """Path of a file."""
         return self.path / name
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def alone(self) -> Any:
         """Hold the folder; ConfigError when another process holds it."""
@@ -140,6 +150,11 @@ class Remote:
         """Path of a copy in the cache, fetched unless it is there and the original did not change."""
         cache = {"cache_storage": str(cache_folder()), "check_files": True}
         return Path(need("fsspec", "objects").open_local(f"filecache::{self._url}/{name}", filecache=cache))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -1,8 +1,12 @@
-"""`lynxstop collect`: options that belong to Ray."""
+"""`lynxstop collect`: its options."""
+
+import inspect
+from dataclasses import fields
 
 import pytest
 
-from lynxstop.cli.collect import _cluster
+from lynxstop.cli.collect import _cluster, collect
+from lynxstop.collect.options import CollectOptions
 from lynxstop.errors import ConfigError
 
 NOTHING = {"address": None, "actors": None, "gpus_per_actor": None, "cpus_per_actor": None}
@@ -18,3 +22,10 @@ def test_options_of_ray_are_read_with_it_and_refused_without() -> None:
             _cluster("transformers", ray_engine=None, **(NOTHING | options))
     with pytest.raises(ConfigError, match="--engine ray"):
         _cluster("vllm", ray_engine="vllm", **NOTHING)
+
+
+def test_the_defaults_of_the_command_are_those_of_the_options() -> None:
+    parameters = inspect.signature(collect).parameters
+    shared = {field.name: field.default for field in fields(CollectOptions) if field.name in parameters}
+    assert len(shared) == 11
+    assert {name: parameters[name].default for name in shared} == shared

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from lynxstop.cli import _output, app
+from lynxstop.cli import SUMMARIES, _output, app
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"serve", "mock-upstream", "proxy"}
@@ -63,14 +63,22 @@ def test_an_error_on_purpose_is_one_message_without_a_traceback(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, lynxstop.cli; print(' '.join(sys.modules))"
+def test_help_loads_no_command_and_nothing_heavy() -> None:
+    code = "import sys; from lynxstop.cli import app; app(['--help'], standalone_mode=False); " + (
+        "print(' '.join(sys.modules), file=sys.stderr)"
+    )
 
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
 
-    assert not {"torch", "transformers", "sklearn", "scipy", "mapie", "pyarrow", "matplotlib"} & set(loaded)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS if " " not in name)
+    assert not {"torch", "numpy", "pydantic", "rich", "asyncio", "lynxstop.cli.collect"} & set(loaded)
+
+
+def test_the_list_of_commands_says_what_their_help_says() -> None:
+    for name, command in GROUP.commands.items():
+        first = command.help.split("\n\n")[0]
+        assert " ".join(first.split()) == SUMMARIES[name], name
 
 
 def test_json_has_no_infinities(capsys: pytest.CaptureFixture[str]) -> None:

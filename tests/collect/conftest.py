@@ -1,12 +1,8 @@
 """A recorded data set made without a model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
@@ -14,4 +10,4 @@ from tests.support.scripted import SAMPLING, ScriptedSource, problems
 @pytest.fixture
 def recorded(tmp_path):
     """Ten traces in shards of four."""
-    return collect(ScriptedSource(), problems(10), tmp_path / "data", sampling=SAMPLING, shard_size=4)
+    return collect(ScriptedSource(), problems(10), tmp_path / "data", SAMPLING, CollectOptions(shard_size=4))

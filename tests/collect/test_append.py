@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.problems import Problem
@@ -18,8 +19,9 @@ from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, pro
 
 
 def add(data, given, source=None, **options):
-    options = {"sampling": SAMPLING, "shard_size": 4, "append": True} | options
-    return collect(source or ScriptedSource(), given, data.path, **options)
+    sampling = options.pop("sampling", SAMPLING)
+    options = CollectOptions(**{"shard_size": 4, "append": True} | options)
+    return collect(source or ScriptedSource(), given, data.path, sampling, options)
 
 
 def files(data):
@@ -47,12 +49,12 @@ def test_new_problems_are_added_behind_the_old(recorded, tmp_path, given):
     assert files(data).items() > before.items()
     assert len(files(data)) == 4 * (3 + 2)
     # and the rows are those of a collection of all problems at once
-    at_once = collect(ScriptedSource(), problems(17), tmp_path / "x", sampling=SAMPLING, shard_size=4)
+    at_once = collect(ScriptedSource(), problems(17), tmp_path / "x", SAMPLING, CollectOptions(shard_size=4))
     assert by_trace(data) == by_trace(at_once) == rows | by_trace(data)
     # and both commands find nothing more to do
     idle = ScriptedSource()
     add(recorded, given, idle)
-    collect(idle, problems(10), recorded.path, sampling=SAMPLING, shard_size=4)
+    collect(idle, problems(10), recorded.path, SAMPLING, CollectOptions(shard_size=4))
     assert idle.engine.generated == []
     assert len(DataSet.open(recorded.path).traces()) == 17
 
@@ -63,7 +65,7 @@ def test_more_samples_are_added_of_old_and_new_problems(recorded, tmp_path):
     data = add(recorded, problems(12), samples=3)
     # then each has three, as if recorded at once
     at_once = collect(
-        ScriptedSource(), problems(12), tmp_path / "x", sampling=SAMPLING, shard_size=4, samples=3
+        ScriptedSource(), problems(12), tmp_path / "x", SAMPLING, CollectOptions(shard_size=4, samples=3)
     )
     assert by_trace(data) == by_trace(at_once)
     assert [(part.samples, part.problems, part.traces) for part in data.meta.appended] == [
@@ -95,7 +97,11 @@ def test_an_append_does_not_seal_what_was_damaged_before(recorded):
 def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
     # given the same problems appended to two recordings
     other = collect(
-        ScriptedSource(), problems(10), tmp_path / "other", sampling=replace(SAMPLING, seed=6), shard_size=4
+        ScriptedSource(),
+        problems(10),
+        tmp_path / "other",
+        replace(SAMPLING, seed=6),
+        CollectOptions(shard_size=4),
     )
     add(other, problems(12), sampling=replace(SAMPLING, seed=6))
     add(recorded, problems(12))
@@ -107,7 +113,7 @@ def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
 
 
 def test_full_shards_leave_no_empty_one(tmp_path):
-    data = collect(ScriptedSource(), problems(8), tmp_path / "data", sampling=SAMPLING, shard_size=4)
+    data = collect(ScriptedSource(), problems(8), tmp_path / "data", SAMPLING, CollectOptions(shard_size=4))
     assert (data.meta.shards, len(files(data))) == (2, 8)
     assert add(data, problems(12)).meta.shards == 3
 
@@ -129,10 +135,10 @@ def test_an_interrupted_append_goes_on_with_the_same_command_only(recorded):
     for given, append in ((problems(17)[10:16], True), (problems(10), True), (problems(10), False)):
         with pytest.raises(ConfigError, match="Finish it with the"):
             add(recorded, given, append=append)
-    # and the same goes on behind the last whole shard
+    # and the same goes on with what is missing
     source = ScriptedSource()
     data = add(recorded, problems(17)[10:], source)
-    assert sorted(source.engine.generated) == ["p14#0", "p15#0", "p16#0"]
+    assert sorted(source.engine.generated) == ["p14#0", "p15#0"]
     assert len(data.traces()) == 17
 
 
@@ -146,7 +152,7 @@ def test_what_cannot_be_appended_is_refused_and_changes_nothing(recorded, tmp_pa
         add(recorded, problems(12), max_cues=1)
     assert before == (files(recorded), (recorded.path / "meta.json").read_bytes())
     with pytest.raises(StepError, match="no recorded data"):
-        collect(ScriptedSource(), problems(3), tmp_path / "none", sampling=SAMPLING, append=True)
+        collect(ScriptedSource(), problems(3), tmp_path / "none", SAMPLING, CollectOptions(append=True))
     (recorded.path / "traces-00002.parquet").unlink()
     meta = json.loads((recorded.path / "meta.json").read_text())
     (recorded.path / "meta.json").write_text(json.dumps(meta | {"digests": None}))

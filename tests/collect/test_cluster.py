@@ -1,6 +1,5 @@
 """Collection on Ray: the same rows as one process, whatever dies on the way."""
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.begin import begin, describe
 from lynxstop.collect.cluster import Cluster, _Recorder, collect_on_ray
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.collect.runner import collect
 from lynxstop.collect.work import Order
@@ -37,9 +37,8 @@ COUNT, SIZE = 60, 4
 @pytest.fixture(scope="module")
 def machines():
     """A machine without room for actors, and two with room for two each."""
-    here = Path(__file__).parent
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     cluster = Machines(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
@@ -56,14 +55,15 @@ def machines():
 @pytest.fixture
 def alone(tmp_path):
     """What one process records."""
-    return collect(ScriptedSource(), problems(COUNT), tmp_path / "alone", sampling=SAMPLING, shard_size=SIZE)
+    return collect(
+        ScriptedSource(), problems(COUNT), tmp_path / "alone", SAMPLING, CollectOptions(shard_size=SIZE)
+    )
 
 
 def on_ray(load, out, actors=2, **options):
     cluster = Cluster(actors=actors, cpus_per_actor=1)
-    return collect_on_ray(
-        load, problems(COUNT), out, sampling=SAMPLING, cluster=cluster, shard_size=SIZE, **options
-    )
+    options = CollectOptions(cluster=cluster, shard_size=SIZE, **options)
+    return collect_on_ray(load, problems(COUNT), out, SAMPLING, options)
 
 
 def assert_same(found, expected):
@@ -75,7 +75,8 @@ def assert_same(found, expected):
 
 def test_an_actor_records_a_shard_once_and_refuses_another_model(tmp_path):
     # given work that was begun
-    order, store = Order(tuple(problems(6)), SAMPLING, shard_size=4), store_at(tmp_path / "d")
+    order = Order(tuple(problems(6)), SAMPLING, CollectOptions(shard_size=4))
+    store = store_at(tmp_path / "d")
     with pytest.raises(ConfigError, match="not the same place on all machines"):
         _Recorder(ScriptedSource, None, str(tmp_path / "d"))({"shard": np.array([0])})
     _, work = begin(store, describe(ScriptedSource(), order), order)
@@ -141,13 +142,15 @@ def test_an_object_store_by_fsspec_and_a_resumed_append(machines, tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = f"local://{tmp_path}/bucket/data"
     half = problems(COUNT)[: COUNT // 2]
-    options = {"sampling": SAMPLING, "shard_size": SIZE}
-    collect_on_ray(scripted(), half, out, cluster=Cluster(actors=2), **options)
+    collect_on_ray(
+        scripted(), half, out, SAMPLING, CollectOptions(shard_size=SIZE, cluster=Cluster(actors=2))
+    )
     # when the other half is appended
     data = on_ray(scripted(), out, append=True)
     # then one process that appends writes the same
     for given, append in ((half, False), (problems(COUNT), True)):
-        other = collect(ScriptedSource(), given, tmp_path / "one", append=append, **options)
+        options = CollectOptions(shard_size=SIZE, append=append)
+        other = collect(ScriptedSource(), given, tmp_path / "one", SAMPLING, options)
     assert_same(data, other)
     assert_same(DataSet.open(out), other)
 
@@ -192,10 +195,16 @@ def test_the_shipped_model_records_the_same_bytes(machines, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        record(shipped.MODEL, given, tmp_path / "one", recipe, shard_size=2)
+        record(shipped.MODEL, given, tmp_path / "one", recipe, CollectOptions(shard_size=2))
     finally:
         torch.set_num_threads(threads)
     # when two actors record the same shards
-    record(shipped.MODEL, given, tmp_path / "ray", recipe, shard_size=2, cluster=Cluster(actors=2))
+    record(
+        shipped.MODEL,
+        given,
+        tmp_path / "ray",
+        recipe,
+        CollectOptions(shard_size=2, cluster=Cluster(actors=2)),
+    )
     # then every file but meta.json is the same
     assert_same(DataSet.open(tmp_path / "ray"), DataSet.open(tmp_path / "one"))

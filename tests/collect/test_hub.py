@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from lynxstop.cli import app
 from lynxstop.errors import DataError
-from lynxstop.recordings.hub import HubName, content_id
+from lynxstop.recordings.hub import HubName
 from lynxstop.recordings.problems import load_problems
+from lynxstop.recordings.prompts import content_id
 
 ROWS = [
     {"question": "1+1?", "solution": "2", "subject": "sums"},
@@ -93,7 +94,6 @@ def test_an_id_column_can_be_named(folder):
 @pytest.mark.parametrize(
     ("name", "columns", "complaint"),
     [
-        ("train", {}, "prompt missing"),
         ("train", {"prompt": "text"}, "no column 'text'"),
         ("validation", {"prompt": "question"}, "validation"),
     ],

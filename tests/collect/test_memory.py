@@ -11,7 +11,7 @@ MOST_GROWTH = 24.0
 
 
 def measure(out, traces):
-    script = Path(__file__).with_name("memory.py")
+    script = Path(__file__).parents[1] / "support" / "memory.py"
     done = subprocess.run(
         [sys.executable, script, out, str(traces)],
         cwd=Path(__file__).parents[2],

@@ -7,6 +7,7 @@ pytest.importorskip("transformers")
 
 from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.errors import ConfigError
 from lynxstop.recordings.problems import load_problems
@@ -29,7 +30,7 @@ def recipe(max_tokens):
 def test_a_trace_cut_short_answers_too(tmp_path):
     # given room for some 130 thinking tokens, and a recipe without a budget
     problems = load_problems(shipped.PROBLEMS / "test.jsonl")[:6]
-    summary = record(shipped.MODEL, problems, tmp_path / "d", recipe(150), shard_size=4)
+    summary = record(shipped.MODEL, problems, tmp_path / "d", recipe(150), CollectOptions(shard_size=4))
     # then the budget leaves room for an answer, and every trace has one
     data = DataSet.open(tmp_path / "d")
     traces = data.traces().to_pylist()

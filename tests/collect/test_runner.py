@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread
 from lynxstop.collect.runner import collect
@@ -50,14 +51,14 @@ def test_rows_say_what_the_engine_did(recorded):
 
 def test_samples_and_shard_sizes_change_no_trace(recorded, tmp_path):
     other = collect(
-        ScriptedSource(), problems(10), tmp_path / "two", sampling=SAMPLING, shard_size=7, samples=2
+        ScriptedSource(), problems(10), tmp_path / "two", SAMPLING, CollectOptions(shard_size=7, samples=2)
     )
     firsts = [row for row in other.traces().to_pylist() if row["sample"] == 0]
     assert firsts == recorded.traces().to_pylist()
 
 
 def test_max_cues_spreads_the_exits_and_says_so(tmp_path):
-    data = collect(ScriptedSource(), problems(10), tmp_path / "d", sampling=SAMPLING, max_cues=2)
+    data = collect(ScriptedSource(), problems(10), tmp_path / "d", SAMPLING, CollectOptions(max_cues=2))
     assert max(data.traces()["cues"].to_pylist()) == 2
     assert not data.whole
     assert spread(10, 2) == [2, 7]
@@ -67,24 +68,30 @@ def test_max_cues_spreads_the_exits_and_says_so(tmp_path):
 def test_other_settings_are_refused_by_name(recorded):
     changed = SAMPLING.__class__(temperature=0.5, max_tokens=600, answer_tokens=8, seed=6)
     with pytest.raises(ConfigError, match=r"temperature, seed"):
-        collect(ScriptedSource(), problems(10), recorded.path, sampling=changed, shard_size=4)
+        collect(ScriptedSource(), problems(10), recorded.path, changed, CollectOptions(shard_size=4))
     with pytest.raises(ConfigError, match="problems, problems_sha256"):
-        collect(ScriptedSource(), problems(9), recorded.path, sampling=SAMPLING, shard_size=4)
+        collect(ScriptedSource(), problems(9), recorded.path, SAMPLING, CollectOptions(shard_size=4))
     with pytest.raises(ConfigError, match="already"):
-        collect(ScriptedSource(), problems(10), recorded.path, sampling=SAMPLING, shard_size=4, resume=False)
+        collect(
+            ScriptedSource(),
+            problems(10),
+            recorded.path,
+            SAMPLING,
+            CollectOptions(shard_size=4, resume=False),
+        )
 
 
 def test_a_finished_collection_is_not_repeated(recorded):
     source = ScriptedSource()
-    collect(source, problems(10), recorded.path, sampling=SAMPLING, shard_size=4)
+    collect(source, problems(10), recorded.path, SAMPLING, CollectOptions(shard_size=4))
     assert source.engine.generated == []
 
 
-def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path):
-    # given an interruption in the third shard
+def test_ctrl_c_keeps_every_finished_trace_and_resuming_skips_them(recorded, tmp_path):
+    # given an interruption in the third shard, at its second trace
     class Interrupted(ScriptedEngine):
         def _think(self, request, sampling):
-            if len(self.generated) == 9:
+            if len(self.generated) == 10:
                 raise KeyboardInterrupt
             return super()._think(request, sampling)
 
@@ -92,39 +99,55 @@ def test_ctrl_c_keeps_finished_shards_and_resuming_skips_them(recorded, tmp_path
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(KeyboardInterrupt):
         collect(
-            ScriptedSource(Interrupted()), problems(10), out, sampling=SAMPLING, shard_size=4, console=console
+            ScriptedSource(Interrupted()),
+            problems(10),
+            out,
+            SAMPLING,
+            CollectOptions(shard_size=4),
+            console=console,
         )
-    assert console.file.getvalue().strip().startswith("Interrupted: 2 of 3 shards are kept")
+    assert f"Interrupted: 9 of 10 traces are kept in {out};" in console.file.getvalue()
+    assert [file.name for file in out.glob("*.partial")] == ["shard-00002-0000.partial"]
     # when it goes on
     source = ScriptedSource()
     source.engine = type("Interrupted", (ScriptedEngine,), {})()
-    collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
-    # then only the unfinished shard is redone
-    assert sorted(source.engine.generated) == ["p8#0", "p9#0"]
-    assert len(DataSet.open(out).traces()) == 10
+    collect(source, problems(10), out, SAMPLING, CollectOptions(shard_size=4))
+    # then only what is missing is recorded, and the files are those of an undisturbed run
+    assert source.engine.generated == ["p8#0"]
+    assert content(out) == content(recorded.path)
+    assert list(out.glob("*.partial")) == []
 
 
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    # given an undisturbed collection, and one killed before each rename, then at random calls
-    script = Path(__file__).with_name("killed.py")
+@pytest.mark.parametrize("every", ["0", "inf"])
+def test_kill_9_at_any_moment_loses_nothing_that_was_kept(tmp_path, every):
+    # given an undisturbed collection, and one killed before each rename, then at random calls, that keeps
+    # each trace or only whole shards
+    script = Path(__file__).parents[1] / "support" / "killed.py"
     done = subprocess.run(
-        [sys.executable, script, tmp_path],
+        [sys.executable, script, tmp_path, every],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     )
-    shards = json.loads(done.stdout)
+    seen = json.loads(done.stdout)
     # then it was killed often, with some shards there and some not
-    assert shards[:5] == [0, 0, 0, 0, 1]
-    assert len(shards) >= 10
-    assert len(set(shards)) >= 6
+    if every == "inf":
+        assert seen["shards"][:5] == [0, 0, 0, 0, 1]
+        assert seen["traces"] == [min(3 * shards, 40) for shards in seen["shards"]]
+    else:
+        assert seen["traces"][:5] == [0, 0, 2, 3, 3]
+        assert seen["traces"] == sorted(seen["traces"])
+    assert len(seen["shards"]) >= 10
+    assert len(set(seen["shards"])) >= 6
+    # and no trace that was kept was generated again
+    assert seen["repeated"] == []
     # and the result is the same, byte by byte, and nothing half-written is left
     calm, out = tmp_path / "calm", tmp_path / "killed"
     assert content(out) == content(calm)
     assert DataSet.open(out).digest == DataSet.open(calm).digest
     np.testing.assert_array_equal(DataSet.open(out).features(), DataSet.open(calm).features())
-    assert [file.name for file in out.glob(".*")] == []
+    assert [*out.glob(".*"), *out.glob("*.partial")] == []
 
 
 def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):
@@ -139,14 +162,14 @@ def test_a_full_disk_is_one_clear_error_and_resuming_works(recorded, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(DataError, match="No space left") as caught:
-            collect(ScriptedSource(Filling()), problems(10), out, sampling=SAMPLING, shard_size=4)
+            collect(ScriptedSource(Filling()), problems(10), out, SAMPLING, CollectOptions(shard_size=4))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno in (errno.EFBIG, errno.ENOSPC)
     # when there is room again, then it goes on
     source = ScriptedSource(type("Filling", (ScriptedEngine,), {})())
-    data = collect(source, problems(10), out, sampling=SAMPLING, shard_size=4)
+    data = collect(source, problems(10), out, SAMPLING, CollectOptions(shard_size=4))
     assert data.traces().select(["text"]) == recorded.traces().select(["text"])
 
 
@@ -160,10 +183,7 @@ def interrupted(out, after):
             return super()._think(request, sampling)
 
     with pytest.raises(KeyboardInterrupt):
-        collect(
-            ScriptedSource(type("ScriptedEngine", (Interrupted,), {})()),
-            problems(10), out, sampling=SAMPLING, shard_size=4,
-        )  # fmt: skip
+        collect(ScriptedSource(Interrupted()), problems(10), out, SAMPLING, CollectOptions(shard_size=4))
 
 
 def test_finished_shards_are_checked_before_a_collection_goes_on(tmp_path):
@@ -178,7 +198,7 @@ def test_finished_shards_are_checked_before_a_collection_goes_on(tmp_path):
         DataSet.open(tmp_path, partial=True)
     source = ScriptedSource()
     with pytest.raises(DataError, match=r"features-00000\.safetensors was changed"):
-        collect(source, problems(10), tmp_path, sampling=SAMPLING, shard_size=4)
+        collect(source, problems(10), tmp_path, SAMPLING, CollectOptions(shard_size=4))
     assert source.engine.generated == []
 
 
@@ -197,14 +217,14 @@ def test_what_killed_processes_leave_goes_at_the_start_and_at_the_end(tmp_path):
             return super()._think(request, sampling)
 
     source = ScriptedSource(type("ScriptedEngine", (Beside,), {})())
-    collect(source, problems(10), tmp_path, sampling=SAMPLING, shard_size=4)
+    collect(source, problems(10), tmp_path, SAMPLING, CollectOptions(shard_size=4))
     assert list(tmp_path.glob(".*")) == []
 
 
 def test_shards_without_their_settings_are_not_overwritten(recorded):
     (recorded.path / "meta.json").unlink()
     with pytest.raises(DataError, match=r"shards without meta\.json"):
-        collect(ScriptedSource(), problems(10), recorded.path, sampling=SAMPLING, shard_size=4)
+        collect(ScriptedSource(), problems(10), recorded.path, SAMPLING, CollectOptions(shard_size=4))
 
 
 def test_traces_without_cues_are_recorded_too(tmp_path):
@@ -214,7 +234,9 @@ def test_traces_without_cues_are_recorded_too(tmp_path):
             empty = np.empty((0, self.width), np.float32)
             return replace(generation, events=[], signals=[], features=empty)
 
-    data = collect(ScriptedSource(Decided()), problems(3), tmp_path / "d", sampling=SAMPLING, shard_size=2)
+    data = collect(
+        ScriptedSource(Decided()), problems(3), tmp_path / "d", SAMPLING, CollectOptions(shard_size=2)
+    )
     assert (len(data.traces()), len(data.cues()), data.features().shape) == (3, 0, (0, 8))
     assert len(DataSet.open(data.path).traces()) == 3
 
@@ -231,7 +253,9 @@ def test_two_collections_do_not_share_a_folder(tmp_path):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_drawn_on_terminals_only(tmp_path, terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    collect(ScriptedSource(), problems(5), tmp_path / "d", sampling=SAMPLING, shard_size=2, console=console)
+    collect(
+        ScriptedSource(), problems(5), tmp_path / "d", SAMPLING, CollectOptions(shard_size=2), console=console
+    )
     assert ("traces/s" in console.file.getvalue()) is terminal
     assert ("5/5" in console.file.getvalue()) is terminal
     assert ("0:00:00 left" in console.file.getvalue()) is terminal
@@ -253,7 +277,7 @@ def test_nothing_to_do_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no problems"):
         collect(ScriptedSource(), [], tmp_path, sampling=SAMPLING)
     with pytest.raises(ConfigError):
-        collect(ScriptedSource(), problems(1), tmp_path, sampling=SAMPLING, samples=0)
+        collect(ScriptedSource(), problems(1), tmp_path, SAMPLING, CollectOptions(samples=0))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made a folder"):
         collect(ScriptedSource(), problems(1), tmp_path / "file", sampling=SAMPLING)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.errors import DataError, StepError
 from lynxstop.recordings.schema import CUES, TRACES
@@ -54,7 +55,7 @@ def test_damaged_shards_are_refused(recorded, name, fault):
 def test_shards_of_another_recording_are_refused(recorded, tmp_path):
     # given a recording that differs in its seed alone
     other = SAMPLING.__class__(temperature=1.0, max_tokens=600, answer_tokens=8, seed=6)
-    collect(ScriptedSource(), problems(10), tmp_path / "other", sampling=other, shard_size=4)
+    collect(ScriptedSource(), problems(10), tmp_path / "other", other, CollectOptions(shard_size=4))
     # when one of its shards takes the place of ours, or stands beside them
     for name in ("traces-00001.parquet", "cues-00001.parquet", "features-00001.safetensors"):
         kept = (recorded.path / name).read_bytes()
@@ -87,8 +88,8 @@ def test_files_of_other_shards_are_refused_even_unverified(recorded):
 
 def test_tokens_of_another_recording_are_refused(recorded, tmp_path):
     # given the same traces, recorded with another limit of cues
-    options = {"sampling": SAMPLING, "shard_size": 4}
-    other = collect(ScriptedSource(), problems(10), tmp_path / "other", max_cues=9, **options)
+    options = CollectOptions(shard_size=4, max_cues=9)
+    other = collect(ScriptedSource(), problems(10), tmp_path / "other", SAMPLING, options)
     shutil.copy(other.path / "tokens-00001.safetensors", recorded.path)
     with pytest.raises(DataError, match=r"tokens-00001\.safetensors belongs to another recording"):
         list(DataSet.open(recorded.path, verify=False).tokens())
@@ -121,6 +122,8 @@ def test_a_foreign_meta_file_is_refused(recorded, content, complaint):
 
 
 def test_the_digest_is_that_of_the_content(recorded, tmp_path):
-    again = collect(ScriptedSource(), problems(10), tmp_path / "again", sampling=SAMPLING, shard_size=4)
-    fewer = collect(ScriptedSource(), problems(9), tmp_path / "fewer", sampling=SAMPLING, shard_size=4)
+    again = collect(
+        ScriptedSource(), problems(10), tmp_path / "again", SAMPLING, CollectOptions(shard_size=4)
+    )
+    fewer = collect(ScriptedSource(), problems(9), tmp_path / "fewer", SAMPLING, CollectOptions(shard_size=4))
     assert recorded.digest == again.digest != fewer.digest

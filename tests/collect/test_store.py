@@ -8,6 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lynxstop.artifacts import atomic
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.shards import names
@@ -46,8 +47,8 @@ def bucket(tmp_path, monkeypatch):
     memory.store.clear()
 
 
-def record(out, source=None, **options):
-    return collect(source or ScriptedSource(), problems(10), out, sampling=SAMPLING, shard_size=4, **options)
+def record(out, source=None):
+    return collect(source or ScriptedSource(), problems(10), out, SAMPLING, CollectOptions(shard_size=4))
 
 
 def test_an_object_store_holds_what_a_folder_would(recorded, bucket):
@@ -94,7 +95,7 @@ def test_resuming_and_appending_by_url(recorded):
     source = ScriptedSource()
     record(URL, source)
     assert sorted(source.engine.generated) == ["p8#0", "p9#0"]
-    data = collect(source, problems(12)[10:], URL, sampling=SAMPLING, shard_size=4, append=True)
+    data = collect(source, problems(12)[10:], URL, SAMPLING, CollectOptions(shard_size=4, append=True))
     # then all is there
     assert data.traces().slice(0, 10).to_pylist() == recorded.traces().to_pylist()
     assert len(data.traces()) == 12

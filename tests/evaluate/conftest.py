@@ -2,6 +2,7 @@
 
 import pytest
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
@@ -10,4 +11,4 @@ from tests.support.scripted import SAMPLING, ScriptedSource, problems
 def scripted(tmp_path_factory):
     """160 problems, each with two traces."""
     out = tmp_path_factory.mktemp("scripted") / "data"
-    return collect(ScriptedSource(), problems(160), out, sampling=SAMPLING, samples=2)
+    return collect(ScriptedSource(), problems(160), out, SAMPLING, CollectOptions(samples=2))

@@ -1,5 +1,6 @@
 """First finish on data that grew: as many samples run as every problem has, whichever command added them."""
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.evaluate.first_finish import first_finish
 from lynxstop.replay.parts import parts_of
@@ -9,7 +10,9 @@ from tests.support.scripted import SAMPLING, ScriptedSource, problems
 def grown(out, *steps):
     """Data of several commands: each asks for problems and samples, all but the first append."""
     for number, (asked, samples) in enumerate(steps):
-        data = collect(ScriptedSource(), asked, out, sampling=SAMPLING, samples=samples, append=number > 0)
+        data = collect(
+            ScriptedSource(), asked, out, SAMPLING, CollectOptions(samples=samples, append=number > 0)
+        )
     return data
 
 

@@ -22,7 +22,6 @@ CONTEXT = 2048
 NO_COMPILER = 3
 
 # The proxy's own tests serve it in the same way.
-sys.path.insert(0, str(ROOT / "tests" / "proxy"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

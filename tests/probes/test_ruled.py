@@ -11,6 +11,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.policy_file import write_policy
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.cli import app
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.core.types import Request
 from lynxstop.errors import BundleError, ConfigError, DataError, FingerprintError
@@ -26,7 +27,7 @@ from tests.support.scripted import SAMPLING, BlackBoxEngine, ScriptedSource, pro
 
 def recording(folder, some, source=None):
     source = source or ScriptedSource(BlackBoxEngine())
-    return collect(source, some, folder, sampling=SAMPLING, shard_size=64)
+    return collect(source, some, folder, SAMPLING, CollectOptions(shard_size=64))
 
 
 def final_answer(problem):

@@ -1,17 +1,16 @@
 """Record and open a data set of wide features; run by path, prints the peak memory of both in MB."""
 
-# ruff: noqa: E402
-
 import json
 import os
 import resource
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), os.getcwd()]
+sys.path.insert(0, os.getcwd())
 
 import numpy as np
 
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.recordings.storage import DataSet
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
@@ -24,7 +23,7 @@ def peak():
 def main():
     out, traces = Path(sys.argv[1]), int(sys.argv[2])
     source = ScriptedSource(ScriptedEngine(width=2 * 4096))
-    collect(source, problems(traces), out, sampling=SAMPLING, shard_size=32)
+    collect(source, problems(traces), out, SAMPLING, CollectOptions(shard_size=32))
     recorded = peak()
     data = DataSet.open(out)
     cues = len(data.cues(["cue"]))

@@ -49,6 +49,7 @@ class ScriptedEngine:
     layers: tuple[int, ...] = LAYERS
     width: int = len(LAYERS) * HIDDEN
     pause: float = 0.0
+    exits_at_once: int | None = 8
     generated: list[str] = field(default_factory=list)
 
     def generate(self, requests, sampling, *, record=False, progress=None):

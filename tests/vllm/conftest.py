@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from lynxstop.artifacts import atomic  # noqa: E402
 from lynxstop.artifacts.bundle import (  # noqa: E402

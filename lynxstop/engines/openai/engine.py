@@ -75,6 +75,7 @@ class OpenAIEngine:
     id: ClassVar[str] = "openai"
     layers: tuple[int, ...] = ()
     width = 0
+    exits_at_once = None
 
     def __init__(
         self,
@@ -211,11 +212,10 @@ class OpenAIEngine:
                 self._runner.run(cancel(pending))
 
     async def _generate(self, request: Request, sampling: Sampling) -> Generation:
-        prompt = self._tokenizer.prompt(request.prompt_ids)
         body = {
             **self._extra,
             "model": self._model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": self._tokenizer.messages(request.prompt_ids),
             **self._dialect.neutral,
             **_parameters(sampling),
             "max_tokens": sampling.max_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -26,18 +27,19 @@ class StreamTokenizer:
         self._next = count()
 
     def apply_chat_template(self, turns: Sequence[dict[str, str]], **ignored: Any) -> str:
-        """Return the user's turn: the server applies its own template."""
-        return turns[-1]["content"]
+        """Return the messages as JSON: the server applies its own template."""
+        return json.dumps(list(turns))
 
     def encode(self, text: str, **ignored: Any) -> list[int]:
-        """Number a prompt; `prompt` gives it back."""
+        """Number a prompt; `messages` gives it back."""
         number = next(self._next)
         self._prompts[number] = text
         return [number]
 
-    def prompt(self, ids: Sequence[int]) -> str:
-        """Return a prompt."""
-        return self._prompts[ids[0]]
+    def messages(self, ids: Sequence[int]) -> list[dict[str, str]]:
+        """Return the messages of a prompt."""
+        found: list[dict[str, str]] = json.loads(self._prompts[ids[0]])
+        return found
 
     def forget(self) -> None:
         """Forget all prompts."""

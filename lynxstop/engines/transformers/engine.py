@@ -125,6 +125,11 @@ class TransformersEngine:
         if self.layers:
             Taps(self.model, self.layers).close()
 
+    @property
+    def exits_at_once(self) -> int:
+        """Forced exits that make a batch."""
+        return self.batch_size
+
     def generate(
         self,
         requests: Sequence[Request],

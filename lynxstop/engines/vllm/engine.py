@@ -60,6 +60,8 @@ class VllmEngine:
     """
 
     id: ClassVar[str] = "vllm"
+    exits_at_once: ClassVar[int] = 4096
+    """Forced exits that one call should have, so that its last few matter little."""
 
     def __init__(
         self,

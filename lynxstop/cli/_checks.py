@@ -1,0 +1,60 @@
+"""What a server needs of the machine, looked at before it starts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from lynxstop.errors import ConfigError
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises
+    ------
+    ConfigError
+        When the port is in use or reserved, or the address is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {port} of {host} is in use.",
+                hint="Stop what listens there, or choose another with --port.",
+            ) from None
+        if error.errno == errno.EACCES:
+            raise ConfigError(
+                f"Port {port} is reserved for the system.", hint="Choose one above 1023 with --port."
+            ) from None
+        raise ConfigError(
+            f"{host} is no address of this machine: {error.strerror}.", hint="Choose one with --host."
+        ) from None
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Make a folder that is to be written to, or refuse it.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        why = error.strerror
+    if why is not None:
+        raise ConfigError(
+            f"The folder {folder} cannot be written to: {why}.",
+            hint=f"Choose another with {option}, or change its permissions.",
+        )
