@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.calibration.sweep import breakpoints
 from lynxstop.core.cues import CUE_SETS, CueSet, find_cues
 from lynxstop.core.first_exit import exit_steps, sums_at
 from lynxstop.errors import DataError
@@ -21,6 +20,8 @@ from lynxstop_research.openers import frequent_openers, opening_counts
 
 _EARNS = 0.01
 """Share of the thinking tokens that a further cue has to save in addition."""
+_GRID = 64
+"""Quantiles of the scores that are tried as thresholds: few, so that chance chooses among few."""
 _SIDE = 10
 """Points of either outcome that an AUC needs."""
 _OFTEN = 0.1
@@ -225,8 +226,11 @@ def _greedy(words: Sequence[str], exits: WordExits, risk: float) -> tuple[list[s
 def saved_at(exits: WordExits, words: Iterable[str], risk: float) -> float:
     """Largest share of thinking tokens that first exits at these words save within the risk, out of fold."""
     mine = exits.of(words)
+    if not mine.any():
+        return 0.0
     found = exit_steps(exits.trace[mine], exits.scores[mine])
-    thresholds = breakpoints(found)[::-1]
+    quantiles = np.quantile(exits.scores[mine], np.linspace(0, 1, _GRID))
+    thresholds = np.unique(quantiles.astype(np.float32))
     lost = sums_at(found, (~exits.agrees[mine][found.event]).astype(np.float64), thresholds)
     saved = sums_at(found, exits.saves[mine][found.event].astype(np.float64), thresholds)
     return float(saved[lost <= risk * exits.traces].max(initial=0.0)) / max(exits.tokens, 1)

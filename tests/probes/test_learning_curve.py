@@ -22,6 +22,7 @@ def whole(**options):
     data = data_set(**options, **columns)
     traces = data.traces()
     traces = traces.append_column("full_status", [["parsed"] * problems])
+    traces = traces.append_column("full_right", [[True] * problems])
     traces = traces.append_column("thinking_tokens", [[cues * 10 + 10] * problems])
     data._content._tables["traces"] = traces
     return data
