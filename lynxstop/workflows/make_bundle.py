@@ -18,12 +18,11 @@ from lynxstop.artifacts.bundle import (
 )
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.provenance import provenance
-from lynxstop.core.policy import StopPolicy
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.serving import fit_rule
 from lynxstop.rules.base import Rule
-from lynxstop.workflows.train_rule import TrainedRule
+from lynxstop.workflows.train_rule import TrainedRule, guards_of
 
 
 def make_bundle(
@@ -94,15 +93,8 @@ def make_bundle(
     found = trained.scores
     probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
     if rule is not None and served is None:
-        guards = StopPolicy(
-            meta.exit_ids,
-            min_tokens=min_tokens,
-            cooldown=cooldown,
-            budget=meta.budget,
-            points=meta.points,
-            every=meta.every,
-            stride=stride,
-            max_points=max_points,
+        guards = guards_of(
+            meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points
         )
         served, found = fit_rule(rule, data, trained.scores, guards)
     if served is not None:

@@ -14,6 +14,7 @@ from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import area, split
 from lynxstop.probes.target import LOSS_OF, Target, target_named
+from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.points import read_points, score_points, training_of
@@ -45,6 +46,22 @@ class TrainedRule(Evidence):
             "layers": [],
             "search": [],
         } | self.summary()
+
+
+def guards_of(
+    meta: Meta, *, min_tokens: int, cooldown: int, stride: int, max_points: int | None
+) -> StopPolicy:
+    """Return the policy, without levels, that decision points of a recording are chosen by."""
+    return StopPolicy(
+        meta.exit_ids,
+        min_tokens=min_tokens,
+        cooldown=cooldown,
+        budget=meta.budget,
+        points=meta.points,
+        every=meta.every,
+        stride=stride,
+        max_points=max_points,
+    )
 
 
 def train_rule(
@@ -93,16 +110,7 @@ def train_rule(
             hint="Record layers and train a probe, or name a rule such as logprob-probe.",
         )
     meta, cues = data.meta, data.cues()
-    guards = StopPolicy(
-        meta.exit_ids,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        budget=meta.budget,
-        points=meta.points,
-        every=meta.every,
-        stride=stride,
-        max_points=max_points,
-    )
+    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
     steps, done, budget = folds + 2, 0, meta.budget or meta.max_tokens
 
     def step() -> None:
