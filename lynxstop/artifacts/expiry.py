@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from lynxstop.artifacts.policy import CertifiedLevel, Policy
+from lynxstop.artifacts.policy import Policy
 from lynxstop.artifacts.policy_file import read_object
 from lynxstop.errors import BundleError
 
@@ -51,31 +51,23 @@ class ExpiryDates:
 
 
 def expiry_dates(folder: Path, policy: Policy, grace: timedelta = NO_GRACE) -> ExpiryDates:
-    """Read when the levels of a bundle expire; parameters and errors as of `expired_levels`."""
-    found = {(level.risk, level.group): _expires(folder / level.certificate) for level in policy.levels}
-    return ExpiryDates({key: date for key, date in found.items() if date is not None}, grace)
-
-
-def expired_levels(
-    folder: Path, policy: Policy, *, grace: timedelta = NO_GRACE, now: datetime | None = None
-) -> tuple[CertifiedLevel, ...]:
-    """Return the levels of a bundle whose certificates have expired; requests must not stop at them.
+    """Read when the levels of a bundle expire.
 
     Parameters
     ----------
     folder : Path
         Of the bundle, which was loaded: its certificates are those that the policy names.
     policy : Policy
-    grace, now
-        As in `expired`.
+    grace : timedelta
+        How long after its expiry a level may still be used.
 
     Raises
     ------
     BundleError
         When a certificate cannot be read, or its date is none.
     """
-    dates = expiry_dates(folder, policy, grace)
-    return tuple(level for level in policy.levels if dates.expired(level.risk, level.group, now))
+    found = {(level.risk, level.group): _expires(folder / level.certificate) for level in policy.levels}
+    return ExpiryDates({key: date for key, date in found.items() if date is not None}, grace)
 
 
 def _expires(path: Path) -> datetime | None:

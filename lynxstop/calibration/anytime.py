@@ -36,7 +36,13 @@ def certify(case: Case, alpha: float, delta: float) -> Verdict:
 
 
 def betting_p(losses: Floats, alpha: float) -> float:
-    """Anytime-valid p-value of H: the mean loss exceeds `alpha`, from independent losses in [0, 1]."""
+    """Anytime-valid p-value of H: the mean loss exceeds `alpha`, from independent losses in [0, 1].
+
+    Examples
+    --------
+    >>> [betting_p(np.repeat([1.0, 0.0], [lost, 1000 - lost]), 0.05) <= 0.05 for lost in (31, 32)]
+    [True, False]
+    """
     values, counts = np.unique(losses, return_counts=True)
     return _p_value(counts @ _wealth(values, alpha))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.expiry import expired, expired_levels
+from lynxstop.artifacts.expiry import NO_GRACE, expired, expiry_dates
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from tests.support.tiny_bundle import recorded, tiny_bundle
@@ -41,7 +41,12 @@ def test_levels_of_a_bundle_expire_one_by_one(tmp_path: Path) -> None:
     install(Bundle.load(bundle.path), calibrate_bundle(bundle, data, asked))
     policy = Bundle.load(bundle.path).policy
     # then it alone is gone after that day, and later with grace
-    assert expired_levels(bundle.path, policy) == ()
     after = datetime.now(UTC) + 2 * DAY
-    assert [level.risk for level in expired_levels(bundle.path, policy, now=after)] == [0.1]
-    assert expired_levels(bundle.path, policy, now=after, grace=7 * DAY) == ()
+
+    def gone(now: datetime, grace: timedelta = NO_GRACE) -> list[float]:
+        dates = expiry_dates(bundle.path, policy, grace)
+        return [level.risk for level in policy.levels if dates.expired(level.risk, level.group, now)]
+
+    assert gone(datetime.now(UTC)) == []
+    assert gone(after) == [0.1]
+    assert gone(after, 7 * DAY) == []

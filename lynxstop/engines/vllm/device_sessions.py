@@ -73,6 +73,7 @@ class DeviceSessions:
     ) -> None:
         self.device = device
         self.policy = policy
+        self._guarded = policy.guarded
         self._automaton = automaton
         self._closed = closed
         self._affines = probe.affines
@@ -212,7 +213,7 @@ class DeviceSessions:
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         now, before = whole, settled
-        if self.policy.guarded:
+        if self._guarded:
             before = self._admit(settled, self._seen - 1)
             now = self._admit(whole, self._seen)
         hit = (before & (self._pending > self._threshold)) | (now & (scores > self._threshold))

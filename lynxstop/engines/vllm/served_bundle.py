@@ -11,7 +11,6 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.certified import Certified
-from lynxstop.artifacts.expiry import expired_levels
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
@@ -168,8 +167,9 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
             what,
             policy.dtype,
         )
-    if gone := expired_levels(bundle.path, policy, grace=settings.grace):
-        names = ", ".join(f"{level.risk:g}" for level in gone)
+    gone = [level.risk for level in policy.levels if certified.dates.expired(level.risk, level.group)]
+    if gone:
+        names = ", ".join(f"{risk:g}" for risk in gone)
         logger.warning(
             "lynxstop: the certificates of risk %s have expired: requests at them %s. Calibrate again.",
             names,
