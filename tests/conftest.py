@@ -9,6 +9,7 @@ from hypothesis import settings
 settings.register_profile("lynxstop", deadline=None)
 settings.load_profile("lynxstop")
 
+TESTS = Path(__file__).parent
 ENGINES = ("vllm", "proxy/test_vllm.py")
 """Where vLLM runs: one engine at a time fits in the memory of a small computer."""
 
@@ -17,6 +18,8 @@ ENGINES = ("vllm", "proxy/test_vllm.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file on one worker of pytest-xdist, and all tests of vLLM on the same one."""
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
+        if not item.path.is_relative_to(TESTS):
+            continue
+        place = item.path.relative_to(TESTS)
         vllm = any(place.is_relative_to(engine) for engine in ENGINES)
         item.add_marker(pytest.mark.xdist_group("vllm" if vllm else place.as_posix()))
