@@ -71,7 +71,7 @@ def _p_value(log_wealth: Floats) -> float:
 
 
 def _walk(case: Case, thresholds: NDArray[np.float32], alpha: float, delta: float) -> Floats:
-    """P-values in order, up to the first that fails; 1 behind it."""
+    """P-values in order, up to the first that fails; 1 after it."""
     place, unit, change = _changes(case, thresholds)
     losses = np.zeros(case.units.count)
     log_wealth = case.units.count * _wealth(np.zeros(1), alpha)[0]

@@ -202,7 +202,7 @@ class TraceTable:
             if len(self.tokens) != events or len(self.full_tokens) != n:
                 raise DataError("The token columns do not match the cues and the traces.")
             if (self.tokens < 0).any() or (self.tokens > self.full_tokens[self.owners]).any():
-                raise DataError("A cue lies behind the end of its trace: tokens exceeds full_tokens.")
+                raise DataError("A cue lies after the end of its trace: tokens exceeds full_tokens.")
 
 
 def _float32(scores: ArrayLike) -> NDArray[np.float32]:
