@@ -41,16 +41,17 @@ def check_port(host: str, port: int) -> None:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Make a folder that is to be written to, or refuse it.
+    """Refuse a folder that cannot be written to, or made; make nothing.
 
     Raises
     ------
     ConfigError
-        When it cannot be made or written to.
+        When it, or the nearest folder above it that is there, cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        why = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+        writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        why = None if writable else os.strerror(errno.EACCES if place.is_dir() else errno.ENOTDIR)
     except OSError as error:
         why = error.strerror
     if why is not None:

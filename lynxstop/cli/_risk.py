@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 
-import typer
+from lynxstop.errors import ConfigError
 
 
 def risk(text: str | float) -> float:
@@ -12,7 +12,7 @@ def risk(text: str | float) -> float:
 
     Raises
     ------
-    typer.BadParameter
+    ConfigError
         When it is none.
     """
     number, percent, rest = str(text).strip().partition("%")
@@ -21,10 +21,10 @@ def risk(text: str | float) -> float:
     except InvalidOperation:
         value = Decimal("NaN")
     if rest or not value.is_finite():
-        raise typer.BadParameter(f"A risk is a number such as 0.05 or 5%, not {text!r}.")
+        raise ConfigError(f"{text!r} is no risk.", hint="Give a number such as 0.05 or 5%.")
     if not 0 <= value <= 1:
-        meant = f"; did you mean {number.strip()}%?" if not percent and 1 < value <= 100 else "."
-        raise typer.BadParameter(f"A risk lies between 0 and 1, not at {text}{meant}")
+        meant = f"{number.strip()}%" if not percent and 1 < value <= 100 else "0.05 or 5%"
+        raise ConfigError(f"A risk lies between 0 and 1, not at {text}.", hint=f"Give {meant}.")
     return float(value)
 
 
@@ -33,12 +33,12 @@ def risk_or_off(text: str) -> str:
 
     Raises
     ------
-    typer.BadParameter
+    ConfigError
         When it is neither.
     """
     if text.strip().lower() == "off":
         return "off"
     try:
         return repr(risk(text))
-    except typer.BadParameter as error:
-        raise typer.BadParameter(f"{error.message} `off` stops nothing.") from None
+    except ConfigError as error:
+        raise ConfigError(error.message, hint=f"{error.hint} `off` stops nothing.") from None

@@ -70,7 +70,7 @@ def test_what_takes_too_long_to_drain_is_reported_and_stopped_at_the_server() ->
         (["--upstream", "nowhere"], "upstream.url"),
         (["--mode", "halt"], "policy.mode"),
         (["--config", "missing.toml"], "missing.toml"),
-        (["--risk", "2"], "policy.risk"),
+        (["--risk", "2"], "Give 2%."),
     ],
 )
 def test_a_wrong_configuration_is_one_message(words: list[str], named: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.cli import app
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect as collect_with
 from lynxstop.collect.sources import SourceOptions, load_source
 from lynxstop.core.types import Sampling
@@ -80,7 +82,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_bytes(
     asked = {
         "problems": load_problems(shipped.PROBLEMS / "test.jsonl")[:12],
         "sampling": Sampling(**recipe.sampling.model_dump(), seed=3),
-        "shard_size": 8,
+        "options": CollectOptions(shard_size=8, keep_every=math.inf),
     }
     with closing(load_source("vllm", str(shipped.MODEL), recipe, options)) as source:
         collect_with(source, out=tmp_path / "whole", **asked)
