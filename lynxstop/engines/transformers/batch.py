@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lynxstop.engines.transformers.cache import growing_cache, is_windowed
+from lynxstop.engines.transformers.cache import cache_argument, growing_cache, is_windowed
 
 
 class PaddedBatch:
@@ -29,9 +30,10 @@ class PaddedBatch:
         self._mask = torch.ones(0, 0, dtype=torch.long, device=device)
         self._positions = torch.zeros(0, dtype=torch.long, device=device)
         self._length = 0
-        self._extra = (
-            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        )
+        taken = inspect.signature(model.forward).parameters
+        self._extra: dict[str, Any] = {cache_argument(taken): self._cache}
+        if "logits_to_keep" in taken:
+            self._extra["logits_to_keep"] = 1
 
     @property
     def windowed(self) -> bool:
@@ -80,7 +82,6 @@ class PaddedBatch:
             input_ids=ids,
             attention_mask=self._mask[:, : self._length],
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=True,
             **self._extra,
         )

@@ -6,6 +6,8 @@ costs the copy of one row.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -71,6 +73,11 @@ def growing_cache(model: nn.Module) -> DynamicCache:
     else:
         cache.layer_class_to_replicate = GrowingLayer
     return cache
+
+
+def cache_argument(names: Container[str]) -> str:
+    """Name under which a model takes its cache, of `names`: newer versions of transformers renamed it."""
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def is_windowed(cache: DynamicCache) -> bool:

@@ -17,6 +17,7 @@ from lynxstop.core.statistics import UNKNOWN, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import statistics
+from lynxstop.engines.transformers.cache import cache_argument
 from lynxstop.engines.transformers.eos import end_tokens
 from lynxstop.engines.transformers.scoring import ProbeScorer
 from lynxstop.engines.transformers.taps import Taps
@@ -156,7 +157,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         ids = args[0] if args else kwargs.get("input_ids")
         if not isinstance(ids, Tensor) or ids.shape[1] == 1:
             return
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(cache_argument(kwargs))
         if ids.shape[1] != self._width + 1 if cache is None else cache.get_seq_length() == 0:
             self._fresh = True
         self._mask = kwargs.get("attention_mask")
