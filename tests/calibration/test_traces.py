@@ -45,7 +45,7 @@ def test_only_traces_without_cues_are_a_table_too():
         ({"problem_ids": ["a", "b", "a"]}, "'a' occurs 2 times"),
         ({"tokens": None}, "Only one of the two token columns"),
         ({"tokens": [10, 20]}, "do not match"),
-        ({"tokens": [10, 31, 5]}, "behind the end"),
+        ({"tokens": [10, 31, 5]}, "after the end"),
         ({"groups": ["x", "", "y"]}, "no group"),
     ],
 )
