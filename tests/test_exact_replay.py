@@ -46,6 +46,7 @@ def test_transformers_decides_live_as_replayed(
     # given recorded full traces, their cues and the answers forced there
     policy = bundle.policy.stop_policy()
     threshold = policy.level(risk).threshold
+    assert bundle.probe is not None
     scores = bundle.probe.score(recorded.features(bundle.probe.layers))
     cues = recorded.cues().to_pylist()
     traces = recorded.traces().to_pylist()

@@ -24,8 +24,17 @@ def test_an_error_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
 def test_content_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     sync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("sync") or sync(handle))
-    monkeypatch.setattr(Path, "replace", lambda path, target: steps.append("name") or replace(path, target))
+
+    def watched_sync(handle: int) -> None:
+        steps.append("sync")
+        sync(handle)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        steps.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
 
     atomic.write_text(tmp_path / "file", "new")
 

@@ -47,6 +47,8 @@ def test_a_bundle_loads_as_it_was_written(bundle: Bundle) -> None:
     loaded = Bundle.load(bundle.path)
 
     assert loaded.policy == bundle.policy
+    assert loaded.probe is not None
+    assert bundle.probe is not None
     assert np.array_equal(loaded.probe.affines[0][0], bundle.probe.affines[0][0])
     assert loaded.training_scores().problems == ("p1", "p2")
     assert loaded.training_scores().scores.tolist() == [0.5, -0.5]
@@ -352,7 +354,10 @@ def test_files_beside_the_probe_are_checked_where_they_are_read(bundle: Bundle, 
 
 
 def test_scores_of_another_kind_are_refused(bundle: Bundle) -> None:
-    tensors = {"scores": np.zeros((2, 2), np.float32), "problems": np.zeros(3, np.uint8)}
+    tensors: dict[str, np.ndarray] = {
+        "scores": np.zeros((2, 2), np.float32),
+        "problems": np.zeros(3, np.uint8),
+    }
     (bundle.path / "scores.safetensors").write_bytes(save(tensors))
     edit(bundle.path, files={})
     with pytest.raises(BundleError, match="other numbers"):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def made(simulated):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_recomputed(simulated, tmp_path, method):
     # given certificates of two levels and three groups, written and read
-    options = {"loss": "wrong|exit"} if method == "selective" else {}
+    options: dict[str, Any] = {"loss": "wrong|exit"} if method == "selective" else {}
     weights = np.linspace(0.5, 1.5, 400) if method == "weighted" else None
     table, train = simulated(400, 1, groups=True), simulated(150, 2, start="t")
     asked = CalibrationOptions(risks=[0.02, 0.2], method=method, by="topic", **options)
@@ -179,6 +180,8 @@ def test_groups_have_their_own_numbers_and_others_the_pooled(simulated):
     table = simulated(600, groups=True)
     certificates = calibrate(table, CalibrationOptions(risks=[0.1], by="topic")).certificates
     code, unknown = choose(certificates, 0.1, "code"), choose(certificates, 0.1, "poetry")
+    assert code is not None
+    assert unknown is not None
     assert (code.problems, unknown.problems, unknown.group) == (200, 600, None)
     assert "of group 'code'" in code.promise
     assert choose(certificates, 0.2) is None

@@ -92,6 +92,7 @@ def test_ltt_walks_the_training_grid(simulated):
     train, table = simulated(200, 1, start="t"), simulated(600, 2)
     certificate = calibrate(table, CalibrationOptions(risks=[0.05]), train_scores=train).certificates[0]
     # then the chosen one is of the grid, its p-value is exact, and the next one failed
+    assert certificate.settings.grid is not None
     grid = list(certificate.settings.grid)
     assert certificate.threshold in grid
     assert certificate.p_value == binomial_p(certificate.losses, 600, 0.05) <= 0.05
@@ -162,7 +163,7 @@ def test_lynx_is_mapie_of_each_class(simulated):
     from mapie.classification import SplitConformalClassifier
     from sklearn.base import BaseEstimator, ClassifierMixin
 
-    class Precomputed(ClassifierMixin, BaseEstimator):
+    class Precomputed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes_ = np.array([0, 1])
         n_features_in_ = 1
 
@@ -216,6 +217,7 @@ def test_selective_starts_where_exits_are_expected(simulated):
         table, CalibrationOptions(risks=[0.2], loss="wrong|exit"), train_scores=train
     ).certificates[0]
     assert certificate.method == "selective"
+    assert certificate.settings.start is not None
     assert certificate.settings.start > 0
     assert certificate.n == certificate.exits >= 30
     assert "that are stopped early" in certificate.promise
@@ -245,6 +247,7 @@ def test_few_effective_requests_refuse(simulated):
     ).certificates[0]
     assert certificate.refused
     assert certificate.effective_size == pytest.approx(20, rel=0.1)
+    assert certificate.missing is not None
     assert certificate.missing > 1000
 
 

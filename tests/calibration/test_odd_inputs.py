@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -131,26 +132,25 @@ def test_a_threshold_that_nothing_exceeds_is_a_refusal(tmp_path):
     assert (made["refused"], made["exits"], made["missing"]) == (True, 0, None)
     failed = command("--scores", path, "--require")
     assert isinstance(failed.exception, CalibrationError)
+    assert failed.exception.hint is not None
     assert "train a better probe" in failed.exception.hint
 
 
 def odd(kind):
     plain = {"trace_id": ["a", "b"], "problem_id": ["a", "b"], "cue": [0, 0], "score": [0.1, 0.2]}
-    table = plain | {"loss": [0.0, 1.0]}
-    return pa.table(
-        table
-        | {
-            "list": {"score": [[0.1], [0.2]]},
-            "struct": {"trace_id": [{"a": 1}, {"a": 2}]},
-            "map": {"loss": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))},
-            "time": {"score": pa.array([0, 1], pa.timestamp("s"))},
-            "half": {"cue": [0.5, 1.5]},
-            "bytes": {"problem_id": pa.array([b"\xff", b"\xfe"])},
-            "nulls": {"score": pa.nulls(2)},
-            "lowest": {"score": [-3.4028234663852886e38, 1.0]},
-            "huge": {"score": [1e300, 1.0]},
-        }[kind]
-    )
+    table: dict[str, Any] = plain | {"loss": [0.0, 1.0]}
+    changes: dict[str, dict[str, Any]] = {
+        "list": {"score": [[0.1], [0.2]]},
+        "struct": {"trace_id": [{"a": 1}, {"a": 2}]},
+        "map": {"loss": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))},
+        "time": {"score": pa.array([0, 1], pa.timestamp("s"))},
+        "half": {"cue": [0.5, 1.5]},
+        "bytes": {"problem_id": pa.array([b"\xff", b"\xfe"])},
+        "nulls": {"score": pa.nulls(2)},
+        "lowest": {"score": [-3.4028234663852886e38, 1.0]},
+        "huge": {"score": [1e300, 1.0]},
+    }
+    return pa.table(table | changes[kind])
 
 
 KINDS = ("list", "struct", "map", "time", "half", "bytes", "nulls", "lowest", "huge")

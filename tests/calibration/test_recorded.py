@@ -1,14 +1,18 @@
 """Recorded traces as a table: losses, unknowns and guards."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
+from lynxstop.recordings.storage import DataSet
 from lynxstop.replay.recorded import from_recorded
 
-TRACES = {
+TRACES: dict[str, list[Any]] = {
     "trace_id": ["t0", "t1", "t2", "t3"],
     "problem_id": ["p0", "p1", "p2", "p3"],
     "family": ["sum", "sum", "path", "path"],
@@ -18,7 +22,7 @@ TRACES = {
     "full_right": [True, False, True, None],
     "cues": [3, 2, 0, 2],
 }
-CUES = {
+CUES: dict[str, list[Any]] = {
     "position": [10, 20, 50, 10, 60, 30, 60],
     "thinking_at_exit": [11, 21, 51, 11, 61, 31, 61],
     "trial_status": ["parsed", "parsed", "timeout", "parsed", "parsed", "parsed", "unparsed"],
@@ -27,15 +31,18 @@ CUES = {
 }
 
 
-class Data:
+class Data(DataSet):
     """A recorded data set in memory."""
 
     whole = True
 
-    def traces(self):
+    def __init__(self) -> None:
+        pass
+
+    def traces(self, columns: Sequence[str] | None = None) -> Any:
         return pa.table(TRACES)
 
-    def cues(self):
+    def cues(self, columns: Sequence[str] | None = None) -> Any:
         return pa.table(CUES)
 
 
@@ -58,6 +65,8 @@ def test_losses(loss, expected):
     table = from_recorded(Data(), SCORES, loss=loss)
     assert np.array_equal(table.losses, expected, equal_nan=True)
     assert table.lengths.tolist() == [3, 2, 0, 2]
+    assert table.tokens is not None
+    assert table.full_tokens is not None
     assert (table.tokens.tolist(), table.full_tokens.tolist()) == (
         CUES["thinking_at_exit"],
         TRACES["thinking_tokens"],
@@ -74,7 +83,7 @@ def test_guards_decide_which_cues_may_exit():
 def test_every_trace_begins_its_guards_anew():
     # given the same cues, and no trace without any between the last two
     class Beside(Data):
-        def traces(self):
+        def traces(self, columns: Sequence[str] | None = None) -> Any:
             return pa.table(TRACES | {"cues": [3, 2, 2, 0], "thinking_tokens": [100] * 4})
 
     table = from_recorded(Beside(), SCORES, guards=StopPolicy(exit_ids=(1,), min_tokens=15, cooldown=40))
@@ -92,6 +101,7 @@ def test_a_rule_that_abstains_leaves_its_points_out():
 
 def test_a_split_and_a_group():
     table = from_recorded(Data(), SCORES, split="calibration", by="family")
+    assert table.groups is not None
     assert (table.trace_ids.tolist(), table.groups.tolist()) == (["t0", "t1", "t3"], ["sum", "sum", "path"])
 
 
@@ -111,7 +121,8 @@ def test_what_does_not_fit_is_refused(options, error):
 
 
 def test_cues_without_a_forced_exit_are_refused():
-    data = Data()
-    data.whole = False
+    class Part(Data):
+        whole = False
+
     with pytest.raises(DataError, match="without their forced exit"):
-        from_recorded(data, SCORES)
+        from_recorded(Part(), SCORES)

@@ -39,6 +39,9 @@ def test_csv_is_read_in_any_order(csv):
     assert table.lengths.tolist() == [2, 0, 1]
     assert table.scores.tolist() == [-1.5, 0.25, 3.0]
     assert np.array_equal(table.losses, [1, np.nan, 0], equal_nan=True)
+    assert table.tokens is not None
+    assert table.full_tokens is not None
+    assert table.groups is not None
     assert (table.tokens.tolist(), table.full_tokens.tolist()) == ([10, 20, 5], [90, 70, 50])
     assert table.groups.tolist() == ["code", "chat", "code"]
 
@@ -137,5 +140,6 @@ def test_a_loss_that_is_no_column_of_its_own_is_refused(csv, loss):
     # when the name of that one is misspelt, then `loss` does not stand in for it
     with pytest.raises(ConfigError, match=loss) as caught:
         read_table(path, loss=loss)
+    assert caught.value.hint is not None
     assert "disagree" in caught.value.hint
     assert "toxicity" in caught.value.hint

@@ -1,5 +1,7 @@
 """Tables of traces: what they refuse, and what identifies them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import as_units
 from lynxstop.errors import DataError
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "problem_ids": ["a", "b", "c"],
     "lengths": [2, 0, 1],
     "scores": [0.5, 1.5, -1.0],

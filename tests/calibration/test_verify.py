@@ -47,7 +47,7 @@ def test_what_is_shipped_holds(folder):
 def test_any_changed_byte_is_found(folder):
     # given one byte after the other of every file, drawn with a fixed seed
     rng = np.random.default_rng(5)
-    missed = []
+    missed: list[tuple[str, int | str]] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         for place in rng.integers(0, len(whole), 3):

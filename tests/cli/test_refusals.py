@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 
 def test_a_model_that_the_server_lacks_is_named_with_those_it_has() -> None:
     class Strict(MockServer):
-        async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        async def __call__(self, scope, receive, send) -> None:
             if scope["type"] == "http" and scope["method"] == "POST":
                 await send({"type": "http.response.start", "status": 404, "headers": []})
                 await send({"type": "http.response.body", "body": b'{"error": {"message": "no model"}}'})

@@ -3,6 +3,8 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,8 +22,8 @@ from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, pro
 
 def add(data, given, source=None, **options):
     sampling = options.pop("sampling", SAMPLING)
-    options = CollectOptions(**{"shard_size": 4, "append": True} | options)
-    return collect(source or ScriptedSource(), given, data.path, sampling, options)
+    settings: dict[str, Any] = {"shard_size": 4, "append": True} | options
+    return collect(source or ScriptedSource(), given, data.path, sampling, CollectOptions(**settings))
 
 
 def files(data):
@@ -31,7 +33,9 @@ def files(data):
 
 def by_trace(data):
     cues = data.cues().to_pylist()
-    own = {name: [] for name in data.traces()["trace_id"].to_pylist()}
+    own: dict[str, list[tuple[str, list[float]]]] = {
+        name: [] for name in data.traces()["trace_id"].to_pylist()
+    }
     for row, vector in zip(cues, data.features().tolist(), strict=True):
         own[row["trace_id"]].append((str(row), vector))
     return {row["trace_id"]: (row, own[row["trace_id"]]) for row in data.traces().to_pylist()}
@@ -107,7 +111,7 @@ def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
     add(recorded, problems(12))
     # when one takes the other's appended shard, then it is foreign
     for name in names(3):
-        shutil.copy(other.path / name, recorded.path / name)
+        shutil.copy(Path(other.path) / name, recorded.path / name)
     with pytest.raises(DataError, match="another recording"):
         DataSet.open(recorded.path, verify=False)
 

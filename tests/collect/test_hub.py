@@ -73,7 +73,12 @@ def test_configurations_are_told_apart(folder):
 
 def test_a_revision_is_asked_for(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr("datasets.load_dataset", lambda *names, **options: asked.append(options) or [])
+
+    def load_dataset(*names, **options):
+        asked.append(options)
+        return []
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     with pytest.raises(DataError):
         load_problems(f"hf://{folder}@v2/train")
     assert asked == [{"split": "train", "revision": "v2"}]

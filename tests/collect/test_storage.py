@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_tokens_of_another_recording_are_refused(recorded, tmp_path):
     # given the same traces, recorded with another limit of cues
     options = CollectOptions(shard_size=4, max_cues=9)
     other = collect(ScriptedSource(), problems(10), tmp_path / "other", SAMPLING, options)
-    shutil.copy(other.path / "tokens-00001.safetensors", recorded.path)
+    shutil.copy(Path(other.path) / "tokens-00001.safetensors", recorded.path)
     with pytest.raises(DataError, match=r"tokens-00001\.safetensors belongs to another recording"):
         list(DataSet.open(recorded.path, verify=False).tokens())
 

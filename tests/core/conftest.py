@@ -5,6 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -146,7 +147,7 @@ def tokenizer(kind: str, tokenizers: dict[str, object]) -> object:
 def encode() -> Callable[[object, str], list[int]]:
     """Encode a text with a tokenizer of any kind, adding nothing."""
 
-    def encode(tokenizer: object, text: str) -> list[int]:
+    def encode(tokenizer: Any, text: str) -> list[int]:
         if hasattr(tokenizer, "encode_ordinary"):
             return tokenizer.encode_ordinary(text)
         options = {"add_special_tokens": False} if hasattr(tokenizer, "get_vocab") else {}

@@ -219,7 +219,8 @@ def test_a_word_inside_another_is_no_cue(words):
 
 def test_settling_forgets_the_match_but_not_the_boundary(words):
     automaton = words.watch.cues
-    wait, comma, start = *words.ids("wait", ","), automaton.start
+    wait, comma = words.ids("wait", ",")
+    start = automaton.start
     pending = automaton.settle(automaton.step(start, wait)[0])
     assert automaton.step(pending, comma)[1] == 0
     assert automaton.step(pending, wait)[1] == 0

@@ -98,6 +98,7 @@ def test_a_session_closes_the_thinking_of_a_loop_and_says_so(words):
     assert out[:100] == plan * 5
     assert out[100:103] == list(stop.exit_ids)
     assert session.phase is Phase.ANSWERING
+    assert session.exit is not None
     assert (session.exit.reason, session.exit.cue, session.exit.thinking_tokens) == (Reason.LOOP, -1, 100)
     assert not session.exit.certified
 
@@ -106,6 +107,7 @@ def test_a_loop_in_shadow_is_recorded_only(words):
     plan = words.ids(" a")
     session = Session(words.watch, policy(words, loop_guard=2), words.ids("<think>"), mode=Mode.SHADOW)
     assert drive(session, plan, 80) == plan * 80
+    assert session.exit is not None
     assert (session.exit.reason, session.exit.thinking_tokens) == (Reason.LOOP, 64)
 
 

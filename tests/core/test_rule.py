@@ -16,7 +16,7 @@ thinning = st.fixed_dictionaries({"stride": st.integers(1, 4), "max_points": st.
 
 def allowed(policy, positions):
     """Eligible decision points by their definition, each looked at with all before it."""
-    found = []
+    found: list[bool] = []
     for number, position in enumerate(positions, start=1):
         before = [place for place, ready in zip(positions, found, strict=False) if ready]
         found.append(

@@ -39,6 +39,7 @@ def test_a_confident_cue_forces_the_exit_behind_its_boundary(words):
     assert out == words.ids(" a", " wait", ",", "\n\n", "</think>", " so", " a")
     assert asked == [1]
     assert session.phase is Phase.ANSWERING
+    assert session.exit is not None
     assert session.exit.reason is Reason.SCORE
     assert (session.exit.seen_at, session.exit.thinking_tokens, session.exit.score) == (2, 3, 1.5)
     assert (session.events[0].index, session.events[0].seen_at, session.events[0].position) == (1, 2, 2)
@@ -89,6 +90,7 @@ def test_shadow_records_the_exit_but_forces_nothing(words):
     out, asked = run(session, ids, [2.0, 3.0])
     assert out == ids
     assert asked == [0, 3]
+    assert session.exit is not None
     assert session.exit.score == 2.0
     assert not session.stopped
 
@@ -97,6 +99,7 @@ def test_a_budget_forces_the_exit_without_a_risk(words):
     session = Session(words.watch, policy(words, budget=2), words.ids("<think>"))
     out, _ = run(session, words.ids(" a", " a", " a", " a", " a"))
     assert out == words.ids(" a", " a", "\n\n", "</think>", " so")
+    assert session.exit is not None
     assert (session.exit.reason, session.exit.cue, session.exit.thinking_tokens) == (Reason.BUDGET, -1, 2)
 
 
@@ -104,6 +107,7 @@ def test_a_budget_in_shadow_is_recorded_only(words):
     session = Session(words.watch, policy(words, budget=2), words.ids("<think>"), mode=Mode.SHADOW)
     ids = words.ids(" a", " a", " a", " a")
     assert run(session, ids)[0] == ids
+    assert session.exit is not None
     assert session.exit.reason is Reason.BUDGET
 
 
@@ -126,6 +130,7 @@ def test_a_request_waits_for_its_block_and_answers_behind_it(words):
 def test_a_later_block_is_watched_too_but_not_after_an_exit(words):
     session = Session(words.watch, policy(words), words.ids("<think>"), risk=0.05)
     run(session, words.ids("</think>", "<think>", " hmm.", " a", " a", " a"), [2.0])
+    assert session.exit is not None
     assert session.exit.seen_at == 2
     _, asked = run(session, words.ids(" a", "<think>", " hmm.", " a"), [9.0])
     assert asked == []
@@ -197,6 +202,7 @@ def test_an_end_inside_thinking_is_closed_once(words):
         out.append(session.decide())
     # then the exit is forced, and a second end is one
     assert out == [*policy(words).exit_ids, None]
+    assert session.exit is not None
     assert (session.exit.reason, session.exit.thinking_tokens, session.phase) == (
         Reason.END,
         2,

@@ -45,7 +45,8 @@ def test_the_last_character_of_the_prompt_is_remembered(words):
 
 def test_an_exit_must_close_the_block(words):
     check_exit(words.watch, words.ids("\n\n", "</think>", " so"))
-    for bad in ([], words.ids(" so"), words.ids("</think>", "<think>")):
+    cases: tuple[list[int], ...] = ([], words.ids(" so"), words.ids("</think>", "<think>"))
+    for bad in cases:
         with pytest.raises(TokenizerError, match="does not close"):
             check_exit(words.watch, bad)
 

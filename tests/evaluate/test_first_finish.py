@@ -17,7 +17,9 @@ def grown(out, *steps):
 
 
 def raced(data):
-    row, done = first_finish(data, parts_of(data), 0.4, 0.05)
+    found = first_finish(data, parts_of(data), 0.4, 0.05)
+    assert found is not None
+    row, done = found
     row.pop("threshold")
     return row, [column.tolist() for column in (done.exits, done.full, done.net, done.gross, done.disagree)]
 

@@ -1,6 +1,8 @@
 """Outcomes add up."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def outcomes(*requests: dict[str, float]) -> Outcomes:
+def outcomes(*requests: Mapping[str, float]) -> Outcomes:
     """One request per dictionary, which says what differs from an untouched right one."""
-    rows = [DEFAULTS | request for request in requests]
-    columns = {name: np.array([row[name] for row in rows], np.float64) for name in DEFAULTS}
+    rows = [{**DEFAULTS, **request} for request in requests]
+    columns: dict[str, Any] = {name: np.array([row[name] for row in rows], np.float64) for name in DEFAULTS}
     columns |= {name: columns[name] == 1 for name in ("exits", "disagree")}
     return Outcomes(**columns)
 

@@ -14,7 +14,7 @@ from lynxstop.grading.grading import answers_agree, grade
 from lynxstop.grading.verify_math import MathWorker
 from tests.grading.pairs import PAIRS
 
-MAY = {
+MAY: dict[str, set[bool | None]] = {
     "equal": {True}, "different": {False}, "not equal": {False, None}, "not different": {True, None},
 }  # fmt: skip
 HOSTILE = [

@@ -1,5 +1,7 @@
 """scikit-learn and torch fit the same probe."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -101,7 +103,7 @@ def test_the_perceptron_finds_what_scikit_learns_does_and_repeats_itself(device)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3000, 6)).astype(np.float32)
     y = X[:, 0] * X[:, 1] > 0.4
-    options = {"kind": "mlp", "C": 1.0, "hidden": (32, 8), "seed": 3}
+    options: dict[str, Any] = {"kind": "mlp", "C": 1.0, "hidden": (32, 8), "seed": 3}
     fits = [ProbeTrainer(**options, backend="torch", device=device).fit(X[:2000], y[:2000]) for _ in range(2)]
     theirs = ProbeTrainer(**options, backend="sklearn").fit(X[:2000], y[:2000])
     aucs = [roc_auc_score(y[2000:], fit.decision_function(X[2000:])) for fit in (*fits, theirs)]

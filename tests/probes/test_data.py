@@ -87,9 +87,9 @@ def test_signals_are_those_that_rules_see(recorded):
 
 def test_unknown_choices_and_targets_are_refused():
     with pytest.raises(ConfigError, match="features"):
-        load(data_set(), features="attention")
+        load(data_set(), features="attention")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="target"):
-        load(data_set(), target="help")
+        load(data_set(), target="help")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="not known"):
         load(data_set(right=pa.array([None] * 240, pa.bool_())), target="right")
     with pytest.raises(DataError, match="no hidden states"):

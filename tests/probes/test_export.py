@@ -98,7 +98,7 @@ def test_a_torch_network_is_exported():
             export_probe(torch.nn.Sequential(*layers), (2,))
 
 
-class Shifted(LogisticRegression):
+class Shifted(LogisticRegression):  # type: ignore[misc]
     """Looks linear, and is not what its weights say."""
 
     def decision_function(self, X):

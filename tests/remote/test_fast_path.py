@@ -226,7 +226,9 @@ def test_bytes_that_are_no_json_are_parsed_and_refused():
 def test_a_clients_own_ids_are_shown_to_it():
     event = vllm_event("reasoning", " so", [entry(" so", 1.0)], [5])
     reading, template = Reading(Vllm().read, whole=False), EventTemplate()
-    shown, delta = reading.event(orjson.dumps(event))
+    found = reading.event(orjson.dumps(event))
+    assert found is not None
+    shown, delta = found
     Vllm().clean(shown, {"return_token_ids": True})
     shown["choices"][0]["logprobs"] = None
     template.learn(orjson.dumps(event), delta, shown)
@@ -242,6 +244,8 @@ def test_log_probabilities_are_cut_out_of_any_event_or_it_is_left_to_the_parser(
     assert found is None or found["choices"][0]["logprobs"].parsed() == entries
     assert (found is None) <= (spaced or "}]}]}" in "".join(texts))
     whole, quick = (Reading(Vllm().read, whole=whole).event(data) for whole in (True, False))
+    assert whole is not None
+    assert quick is not None
     assert whole[1] == quick[1]
 
 

@@ -15,8 +15,8 @@ from lynxstop.errors import ModelError
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.http.sse import Bursts
 from lynxstop.remote.identity import identify
-from lynxstop.remote.server import Bursts
 
 
 class Answering:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.sglang import SGLang
 from lynxstop.remote.dialects.table import detect
+from lynxstop.remote.http.sse import Bursts
 from lynxstop.remote.tokens import StreamToken
 
 EXIT = "\n</think>\n\nSo "
@@ -37,7 +39,8 @@ class Scripted:
     """A server that answers paths with documents."""
 
     def __init__(self, answers: Mapping[str, Any]) -> None:
-        self.answers, self.asked = answers, []
+        self.answers = answers
+        self.asked: list[tuple[str, Any]] = []
 
     async def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         self.asked.append((path, body))
@@ -48,6 +51,9 @@ class Scripted:
     async def text(self, path: str) -> bytes:
         found = self.answers.get(path, b"")
         return found if isinstance(found, bytes) else orjson.dumps(found)
+
+    def events(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Bursts]:
+        raise UpstreamError("Not found.")
 
 
 def kept(*texts: str, by_field: bool = True) -> Kept:

@@ -69,6 +69,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(
     if truncation is not None:
         assert stream.session.exit == core.exit
         assert stream.session.events == core.events
+        assert stopped is not None
         assert len(stream.tokens) == stopped + 2
 
 
@@ -80,6 +81,7 @@ def test_nothing_that_was_let_go_lies_after_the_cut(make_config, drawn, before):
     for token in tokens_of(drawn):
         truncation = stream.read(token)
         if truncation is not None:
+            assert stream.session.exit is not None
             assert gone <= truncation.index
             text = stream.text(truncation)
             assert b"".join(t.text for t in stream.tokens).startswith(text)
@@ -113,6 +115,8 @@ def test_a_budget_cuts_after_the_token_that_spent_it(make_config):
     session.mark(opens=True)
     cuts = [session.read(StreamToken(text)) for text in (b" a", b" so", b" a")]
     assert [truncation is None for truncation in cuts] == [True, True, False]
+    assert cuts[-1] is not None
+    assert session.session.exit is not None
     assert cuts[-1].index == 3
     assert cuts[-1].thinking_tokens == 2
     assert session.session.exit.reason is Reason.BUDGET
@@ -124,6 +128,8 @@ def test_a_loop_cuts_after_the_token_that_completes_it(make_config):
     texts = [b" a", b" so", *[b" a"] * 6] * 10
     cuts = [session.read(StreamToken(text)) for text in texts]
     assert next(place for place, cut in enumerate(cuts) if cut is not None) == 64
+    assert cuts[64] is not None
+    assert session.session.exit is not None
     assert cuts[64].thinking_tokens == 64
     assert session.session.exit.reason is Reason.LOOP
 
@@ -242,8 +248,8 @@ def test_what_is_enqueued_is_read_as_all_else(
     for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "idle"):
         assert getattr(queueing.session, name) == getattr(reading.session, name)
     assert [token.text for token in queueing.tokens] == [token.text for token in reading.tokens]
-    known = [np.array(session.statistics()) for session in (queueing, reading)]
-    assert np.array_equal(*known, equal_nan=True)
+    known = np.array(queueing.statistics())
+    assert np.array_equal(known, np.array(reading.statistics()), equal_nan=True)
 
 
 def test_nothing_is_enqueued_that_has_to_be_decided_on(make_config):

@@ -14,7 +14,10 @@ def joined(deltas: list[dict], **options) -> tuple[str, str]:
     parts = ThinkingSplitter(**options)
     found = [part for delta in deltas for part in parts.read(delta)] + parts.end()
     assert all(part.text for part in found)
-    return tuple("".join(part.text for part in found if part.thinking is kind) for kind in (True, False))
+    thinking, answer = (
+        "".join(part.text for part in found if part.thinking is kind) for kind in (True, False)
+    )
+    return thinking, answer
 
 
 def cut(text: str, places: list[int]) -> list[dict]:

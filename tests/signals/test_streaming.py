@@ -12,6 +12,7 @@ from lynxstop.errors import ConfigError
 from lynxstop.signals.eat import SmoothedVariance
 from lynxstop.signals.embedding import EmbeddingRedundancy
 from lynxstop.signals.panel import Panel
+from lynxstop.signals.repetition import Loop
 from lynxstop.signals.table import SIGNALS, signal
 
 NUMBER = st.floats(0, 8, width=32)
@@ -104,6 +105,7 @@ def test_loops_are_the_longest_run_of_a_period(tokens):
 
 def test_a_loop_keeps_no_more_than_its_longest_period():
     one = signal("loop:8")
+    assert isinstance(one, Loop)
     for token in range(1000):
         one.step(token, Statistics(0, 0, 0, 0))
     assert len(one._places) == 8

@@ -165,8 +165,8 @@ def chat(number: str) -> list[dict[str, Any]]:
 
 def continuation(number: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the events of a continuation."""
-    choices = [{"index": 0, "text": text} for text in numbered(ANSWER, number)]
-    choices.append({"index": 0, "text": "", "finish_reason": "stop"})  # type: ignore[dict-item]
+    choices: list[dict[str, Any]] = [{"index": 0, "text": text} for text in numbered(ANSWER, number)]
+    choices.append({"index": 0, "text": "", "finish_reason": "stop"})
     prompt = len(body.get("prompt") or ())
     used = {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}
     return [*({"choices": [choice]} for choice in choices), {"choices": [], "usage": used}]

@@ -60,7 +60,12 @@ def child(out, call=-1, rename=-1):
     pid = os.fork()
     if pid == 0:
         calling, renaming, replace = Fatal(call), Fatal(rename), Path.replace
-        Path.replace = lambda path, target: renaming() or replace(path, target)
+
+        def fatal_replace(path, target):
+            renaming()
+            return replace(path, target)
+
+        setattr(Path, "replace", fatal_replace)  # noqa: B010
         sys.setprofile(lambda frame, *_: "/lynxstop/" in frame.f_code.co_filename and calling())
         collect(
             logging(noting), problems(40), out, SAMPLING, CollectOptions(shard_size=SIZE, keep_every=EVERY)
@@ -93,7 +98,10 @@ def main():
     collect(ScriptedSource(), problems(1), folder / "warm", sampling=SAMPLING)  # imports happen once
     status, calls, _ = child(folder / "calm")
     assert status == 0
-    chance, shards, traces, repeated = random.Random(11), [], [], []
+    chance = random.Random(11)
+    shards: list[int] = []
+    traces: list[int] = []
+    repeated: list[str] = []
     for number in range(1, 6 + KILLS):
         before = kept(out)
         if number < 6:

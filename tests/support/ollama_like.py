@@ -39,7 +39,8 @@ class OllamaLike:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         asked = json.loads(body or b"{}")
         self.asked.append((scope["path"], asked))
-        kind, pieces = b"application/json", iter(())
+        kind = b"application/json"
+        pieces: Iterator[bytes] = iter(())
         match scope["path"]:
             case "/v1/models":
                 pieces = iter([orjson.dumps({"data": [{"id": "toy", "owned_by": "library"}]})])

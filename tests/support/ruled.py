@@ -63,6 +63,7 @@ def prepared(
     every = 40 if points & INTERVAL else 0
     guards = StopPolicy(bundle.policy.exit_ids, min_tokens=30, cooldown=5, points=points, every=every)
     rule = rule_named(name)
+    assert bundle.probe is not None
     logits = bundle.probe.score(recorded.features(bundle.probe.layers))
     table = read_points(recorded, rule.signals, logits, guards)
     fitted = rule.fit(_training(table))
@@ -89,4 +90,4 @@ def prompts(texts: Texts) -> list[tuple[int, ...]]:
 def _training(table: ExitTable) -> Training:
     """Labels that alternate: so few greedy traces are all right, and nothing could be learnt."""
     made = training_of(table, BUDGET, LOSSES["disagree"])
-    return replace(made, losses=[np.arange(len(own)) % 2.0 for own in made.losses])
+    return replace(made, losses=[(np.arange(len(own)) % 2).astype(np.float64) for own in made.losses])

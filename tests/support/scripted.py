@@ -95,7 +95,10 @@ class BlackBoxEngine(ScriptedEngine):
         for event in generation.events:
             statistics[event.index, 1] += 2.0 * (_draw(request.id, event.seen_at) % 3 == final)
         generation.signals = [
-            Signals(*statistics[event.index, :3].tolist(), -1.0, -0.5) for event in generation.events
+            Signals(entropy, top_gap, end_margin, -1.0, -0.5)
+            for entropy, top_gap, end_margin in (
+                statistics[event.index, :3].tolist() for event in generation.events
+            )
         ]
         thinking = np.arange(count) < generation.thinking_tokens
         generation.tokens = Tokens(np.array(generation.output_ids, np.int32), thinking, statistics)

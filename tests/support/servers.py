@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
@@ -57,7 +58,8 @@ def proxied(address: str, app: App | None = None, **sections: Any) -> Iterator[P
         yield Proxied(url, made)
 
 
-class Proxied(NamedTuple):
+@dataclass(frozen=True)
+class Proxied:
     """A proxy that serves.
 
     Attributes

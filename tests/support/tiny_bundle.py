@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ from lynxstop.artifacts.bundle import Policy, ServedSampling, TrainingScores, wr
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.provenance import provenance
+from lynxstop.calibration.traces import TraceTable
 
 PRINT = Fingerprint(config="c", weights="w", tokenizer="t", template="m")
-SHARED = {
+SHARED: dict[str, Any] = {
     "engine": "transformers",
     "dtype": "float32",
     "cue_words": ("wait",),
@@ -24,7 +26,13 @@ SHARED = {
     "cut": "after",
     "budget": None,
 }
-SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "answer_tokens": 8}
+SAMPLING: dict[str, Any] = {
+    "temperature": 0.8,
+    "top_p": 1.0,
+    "top_k": 0,
+    "max_tokens": 64,
+    "answer_tokens": 8,
+}
 
 
 TRAINING = {
@@ -44,8 +52,8 @@ TRAINING = {
 class Data:
     """Recorded traces in memory: one feature per cue, which is the probe's score."""
 
-    table: object
-    meta: object
+    table: TraceTable
+    meta: SimpleNamespace
     whole: bool = True
     digest: str = "data"
 

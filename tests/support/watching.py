@@ -56,9 +56,11 @@ class Fixed(Services):
 
     async def of(self, server: Any, model: str) -> Service:
         """Return it, with the exit's tokens as the server has them."""
-        stream_config = self.service.stream_config
+        stream_config, dialect = self.service.stream_config, self.service.dialect
+        assert stream_config is not None
+        assert dialect is not None
         if not stream_config.exit_ids:
-            exit_ids = await self.service.dialect.tokenize(server, model, EXIT)
+            exit_ids = await dialect.tokenize(server, model, EXIT)
             self.service = replace(self.service, stream_config=replace(stream_config, exit_ids=exit_ids))
         return self.service
 

@@ -48,6 +48,7 @@ def test_the_method_decides_by_that_test():
             assert made.refused == (betting_p(losses, alpha) > DELTA)
             if not made.refused:
                 assert made.p_value == pytest.approx(betting_p(losses, alpha))
+                assert made.bound is not None
                 assert betting_p(losses, made.bound) == pytest.approx(DELTA, rel=1e-3)
 
 
