@@ -169,10 +169,10 @@ def _certify_bundle(
 
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.calibration import tables
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop.workflows import calibrate_bundle as bundles
 
-    loaded, recorded = Bundle.load(bundle), DataSet.open(data)
+    loaded, recorded = Bundle.load(bundle), Recording.open(data)
     weighed = None
     if weights is not None:
         rows = recorded.traces().select(["trace_id", "split"]).to_pylist()
@@ -182,7 +182,7 @@ def _certify_bundle(
         loaded,
         recorded,
         options,
-        train=None if train is None else DataSet.open(train),
+        train=None if train is None else Recording.open(train),
         split=split,
         weights=weighed,
     )

@@ -14,7 +14,7 @@ from lynxstop.errors import StepError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
 
 
 _WIDE = 170
@@ -59,12 +59,12 @@ def evaluate(
     - `lynxstop evaluate recorded/test --bundle bundle --json`
     """
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
 
     loaded = None if bundle is None else Bundle.load(bundle)
     if loaded is not None and rules is None and not loaded.policy.levels:
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
-    recorded = DataSet.open(data)
+    recorded = Recording.open(data)
     if loaded is not None:
         _check(loaded, recorded)
     if loaded is not None and rules is None:
@@ -73,7 +73,7 @@ def evaluate(
         _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
 
 
-def _check(bundle: Bundle, recorded: DataSet) -> None:
+def _check(bundle: Bundle, recorded: Recording) -> None:
     import numpy as np
 
     from lynxstop.artifacts.fingerprint import require_same
@@ -84,7 +84,7 @@ def _check(bundle: Bundle, recorded: DataSet) -> None:
 
 
 def _rules(
-    recorded: DataSet,
+    recorded: Recording,
     bundle: Bundle | None,
     names: str,
     risk: float,
@@ -144,7 +144,7 @@ def _rules(
     _output.console.print(lead(found))
 
 
-def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
+def _levels(bundle: Bundle, recorded: Recording, csv: Path | None, json: bool) -> None:
     from lynxstop.replay.exits import read_exits
     from lynxstop.replay.outcomes import summarize
     from lynxstop.replay.serving import scores_of
