@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lynxstop.artifacts.strict import Strict
 from lynxstop.core.cues import CueSet, cue_set
-from lynxstop.core.policy import ExitSide
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -167,3 +168,16 @@ class Recipe(Strict):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{what} has a wrong value at {where}: {first['msg']}.") from error
+
+    def policy(self, exit_ids: tuple[int, ...]) -> StopPolicy:
+        """Return where these settings allow an exit, forced with these token ids."""
+        return StopPolicy(
+            exit_ids=exit_ids,
+            min_tokens=self.guards.min_tokens,
+            cooldown=self.guards.cooldown,
+            stride=self.guards.stride,
+            max_points=self.guards.max_points,
+            budget=self.guards.budget,
+            points=CUE | BOUNDARY * self.points.boundaries | INTERVAL * (self.points.every > 0),
+            every=self.points.every,
+        )
