@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop_research.real_traces import Found, at_cuts, oracle, read_letters, redrawn, study
+from lynxstop_research.real_traces import Found, at_cuts, ending, oracle, read_letters, study
 
 FILE = "gemma4-12b-gpqa-diamond.parquet"
 
@@ -30,7 +30,7 @@ def measure(path: Path, splits: int, certify_on: int) -> dict[str, Any]:
         "tokens": float(table.full_tokens.mean()),
         "full_right": float(table.full_right.mean()),
         "oracle": oracle(table),
-        "redrawn": redrawn(path),
+        "ending": ending(path)._asdict(),
         "cuts": at_cuts(table),
         "rows": [row(one, fixed[one.loss, one.level]) for one in found],
     }

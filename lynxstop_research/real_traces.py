@@ -307,8 +307,21 @@ def at_cuts(table: ExitTable) -> list[dict[str, float]]:
     return rows
 
 
-def redrawn(path: Path) -> float:
-    """How often two draws from the letters at the end of the same trace would differ: 1 - sum of squares."""
+class Ending(NamedTuple):
+    """What the letters after whole traces are worth as answers to compare with."""
+
+    redrawn: float
+    """How often two draws from the letters after the same trace would differ: 1 minus the sum of squares."""
+    mass: float
+    """Median probability of all letters together."""
+
+
+def ending(path: Path) -> Ending:
+    """Measure the distributions after whole traces of a recording."""
     parquet = need("pyarrow.parquet", "calibrate")
     rows = [row for row in parquet.read_table(path).to_pylist() if row["decile"] == FULL]
-    return float(np.mean([1 - (letter_shares(row) ** 2).sum() for row in rows]))
+    masses = [np.exp([row[f"logprob_{letter}"] for letter in LETTERS]).sum() for row in rows]
+    return Ending(
+        redrawn=float(np.mean([1 - (letter_shares(row) ** 2).sum() for row in rows])),
+        mass=float(np.median(masses)),
+    )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lynxstop.errors import DataError
-from lynxstop_research.real_traces import FULL, LETTERS, at_cuts, oracle, read_letters, redrawn, study
+from lynxstop_research.real_traces import FULL, LETTERS, at_cuts, ending, oracle, read_letters, study
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_traces.py"
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def test_cuts_and_the_oracle_by_hand(tmp_path: Path) -> None:
     # The first trace agrees from 30% on, the second never does.
     assert oracle(read_letters(path)) == pytest.approx(0.35)
     shares = np.array([0.8, 0.06, 0.06, 0.06]) / 0.98
-    assert redrawn(path) == pytest.approx(1 - (shares**2).sum())
+    assert ending(path) == pytest.approx((1 - (shares**2).sum(), 0.98))
 
 
 def test_a_sure_letter_saves_at_the_certified_risk_and_a_budget_saves_less(tmp_path: Path) -> None:
