@@ -63,7 +63,7 @@ class Reading:
         if event.get("error"):
             raise UpstreamError("The server broke off with an error.", code="upstream_failed")
         try:
-            delta = self._read(event)
+            delta = self._read(event).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
             raise _nonsense() from None
         if delta.finish:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, find, for_call
 from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
@@ -70,7 +71,7 @@ class Connection:
         UpstreamError
             When it cannot be reached, or answers with no JSON.
         """
-        content = None if body is None else orjson.dumps(body)
+        content = None if body is None else encoded(body)
         method = "GET" if body is None else "POST"
         async with self._upstream.stream(method, path, self._headers, content, query=self._query) as response:
             found = await _whole(response)
@@ -106,7 +107,7 @@ class Connection:
         UpstreamError
             When it cannot be reached, or dies in the middle.
         """
-        content = orjson.dumps(body)
+        content = encoded(body)
         async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
             kind = find(response.headers, b"content-type") or b""
             kind = kind.lower()
