@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.recipe import Recipe
@@ -17,32 +15,22 @@ from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.cli import app
 from lynxstop.core.session import Session
 from lynxstop.errors import ConfigError
+from tests.support.byte_vocabulary import byte_tokenizer
 
 SPECIAL = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"]
 FAMILIES = ("r1-distill-qwen", "r1-distill-llama", "qwen3", "qwq", "nemotron", "gpt-oss", "glm", "phi-4")
 
 
-def tokenizer(special: list[str]) -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(["Wait, hmm. Alternatively, the final answer is"] * 3, trainer)
-    made.add_special_tokens([AddedToken(text, normalized=False) for text in special])
-    return PreTrainedTokenizerFast(tokenizer_object=made)
-
-
 @pytest.fixture(scope="module")
 def with_marks() -> Any:
     """A tokenizer where the delimiters are tokens of their own."""
-    return tokenizer(["<think>", "</think>", *SPECIAL])
+    return byte_tokenizer(["<think>", "</think>", *SPECIAL])
 
 
 @pytest.fixture(scope="module")
 def spelled() -> Any:
     """A tokenizer that spells `<think>` in ordinary tokens, as Llama's does."""
-    return tokenizer(SPECIAL)
+    return byte_tokenizer(SPECIAL)
 
 
 def test_all_named_families_are_there() -> None:
