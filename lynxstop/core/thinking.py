@@ -90,7 +90,12 @@ def marks_of(delimiter: str, known: Container[str] = ()) -> list[str]:
     >>> marks_of("<|channel|>analysis<|message|>"), marks_of("<think>")
     (['<|channel|>', '<|message|>'], ['<think>'])
     """
-    return [delimiter] if delimiter in known else _MARK.findall(delimiter) or [delimiter]
+    return [delimiter] if delimiter in known else bar_marks(delimiter) or [delimiter]
+
+
+def bar_marks(text: str) -> list[str]:
+    """Return the special tokens written ``<|...|>`` in a text."""
+    return _MARK.findall(text)
 
 
 def _template_text(template: Any) -> str:
