@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +13,7 @@ from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.metrics import Metrics
@@ -21,7 +22,7 @@ from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.untouched import why_untouched
+from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
@@ -118,6 +119,7 @@ class ChatHandler:
         shadow: ShadowRecorder | None = None,
     ) -> None:
         self._shadow = shadow
+        self._by_chat = ChatRoutes()
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -179,8 +181,26 @@ class ChatHandler:
 
     async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        stream_config = request.service.stream_config
-        return "no_bundle" if stream_config is None else why_untouched(request.body, stream_config.exit_text)
+        service = request.service
+        if service.stream_config is None:
+            return "no_bundle"
+        exit_text = service.stream_config.exit_text
+        cause = why_untouched(request.body, exit_text)
+        if cause not in BY_CHAT_ROUTE:
+            return cause
+        need = need_of(request.body)
+        others = why_untouched(request.body, exit_text, need)
+        if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
+            return others or cause
+        found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
+        request.known["service"], request.known["departures"] = found, tuple(sorted(need & UNCERTIFIED))
+        return cause if found is None else None
+
+    def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
+        """Whether a request that departs from what is certified is left to think to its end."""
+        if not departures or self._services.certified is None or options.mode is not Mode.STOP:
+            return False
+        return self._config.policy.uncertified is Uncertified.THINK
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Answer a request that is not watched."""
@@ -206,7 +226,7 @@ class ChatHandler:
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
-        service, options = request.service, request.options
+        service, options = request.known.get("service", request.service), request.options
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
@@ -232,12 +252,13 @@ class ChatHandler:
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
         departures = self._services.departures(request.body, request.options)
+        if self._services.certified is not None:
+            departures += request.known.get("departures", ())
         if not departures:
             return request, None
         for cause in departures:
             self._metrics.uncertified.labels(cause).inc()
-        thinks = self._config.policy.uncertified is Uncertified.THINK
-        if thinks and request.options.mode is Mode.STOP:
+        if self._thinks(request.options, departures):
             return request, "uncertified"
         return replace(request, options=replace(request.options, certified=False)), None
 
@@ -278,6 +299,7 @@ class ChatHandler:
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        kept = kept and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
@@ -360,7 +382,7 @@ class ChatHandler:
             else sum(session.thinking)
         )
         metrics.thinking_tokens.inc(thought)
-        if chat.blind is not None:
+        if chat.blind:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
             metrics.exits.labels(str(taken.reason)).inc()

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from lynxstop.errors import ConfigError
 from lynxstop.remote.answer import kept_of
+from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Dialect, Limits, Opening
+from lynxstop.remote.dialects.base import Call, Dialect, Limits, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
@@ -47,7 +48,8 @@ class Chat:
     stopped : bool
         Whether an exit was forced.
     blind : str or None
-        Why decisions ended; the rest of the stream is forwarded as it is.
+        Why decisions ended; the rest of the stream is forwarded as it is. "" when they ended as they should:
+        with a tool call.
     prompt_tokens, completion_tokens : int or None
         What was billed to the client; known at the end.
     upstream_tokens : int
@@ -209,7 +211,8 @@ class Chat:
         if self.blind is not None:
             return None
         if delta.opaque:
-            self.blind = "not_understood"
+            # Where tools are watched, a call is how an answer may begin.
+            self.blind = "" if self.config.bare else "not_understood"
         elif lacks_tokens(self.session, delta):
             self.blind = "no_logprobs"
         else:
@@ -220,8 +223,14 @@ class Chat:
         return None
 
     def _room(self, truncation: TruncationPoint) -> bool:
-        """Whether the client's token limit leaves room for an answer; if not, the exit is not taken."""
+        """Whether there is room for an answer within the client's token limit; if not, the exit is not taken.
+
+        Nor is it within a tool call that the model writes as part of its thinking.
+        """
         limit = self.client_request.max_tokens
+        if self.config.bare and inside_call(self.session.text(truncation).decode(errors="replace")):
+            self.blind = ""
+            return False
         if limit is not None and limit - self._spent(truncation) < 1:
             self.blind = "no_room"
             return False
@@ -268,6 +277,8 @@ class Chat:
         )
         self.stopped = True
         parts = self._rewriter.split(self.config.exit_text, self.config.close)
+        if self.config.bare and len(parts) > 1:
+            parts.pop()  # The answer is all the server's own.
         said: list[ClientEvent] = [
             self._rewriter.said(text, thinking=inside) for text, inside in parts if text
         ]
@@ -283,13 +294,9 @@ class Chat:
                 said = []
                 for event, delta in reading.burst(arrived):
                     usage = delta.usage or usage
-                    self.upstream_tokens += len(delta.tokens) or bool(delta.content)
-                    if delta.content or delta.finish:
-                        one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
-                        if delta.finish:
-                            self._rewriter.finish = one
-                        else:
-                            said.append(one)
+                    self.upstream_tokens += len(delta.tokens) or bool(delta.content or delta.opaque)
+                    if (one := self._answered(call, event, delta)) is not None:
+                        said.append(one)
                 if said:
                     yield said
             reading.end()
@@ -297,6 +304,18 @@ class Chat:
         if answered is not None:
             self.upstream_tokens = own + int(answered)
         self._merge(truncation, call.forced or self.config.exit_tokens, usage, self.upstream_tokens - own)
+
+    def _answered(self, call: Call, event: Json, delta: Delta) -> ClientEvent | None:
+        """Return an event of the continuation as the client gets it; the last goes to the rewriter."""
+        if call.whole:
+            return self._rewriter.relayed(event)
+        if not (delta.content or delta.finish):
+            return None
+        one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
+        if delta.finish:
+            self._rewriter.finish = one
+            return None
+        return one
 
     def _merge(self, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:
         """Merge the usage of both requests: the prompt once, and everything generated as one completion.
