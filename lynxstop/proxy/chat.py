@@ -19,6 +19,7 @@ from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
@@ -106,6 +107,10 @@ class ChatHandler:
     services : Services
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
+    running : Running, optional
+        Lists the requests that are watched.
+    by_chat : ChatRoutes, optional
+        Finds out how requests with tools, forms and media are answered.
     """
 
     route = path = CHAT
@@ -117,9 +122,12 @@ class ChatHandler:
         metrics: Metrics,
         services: Services,
         shadow: ShadowRecorder | None = None,
+        running: Running | None = None,
+        by_chat: ChatRoutes | None = None,
     ) -> None:
         self._shadow = shadow
-        self._by_chat = ChatRoutes()
+        self._by_chat = by_chat or ChatRoutes()
+        self._running = running or Running()
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -292,8 +300,10 @@ class ChatHandler:
             await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
         ]
         race = Race(chats) if len(chats) > 1 else None
+        options = request.options
         try:
-            await self._answer(request, race or chats[0])
+            with self._running.entered(request.incoming, options.mode, options.risk, chats):
+                await self._answer(request, race or chats[0])
         finally:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
@@ -350,7 +360,8 @@ class ChatHandler:
         await reply.end(frames.end())
 
     async def _begin(self, request: ChatRequest) -> None:
-        headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
+        named = (b"x-lynxstop-request", request.incoming.id.encode())
+        headers = [*self._passed_on(request), *_STREAM, *self._announced(request), named]
         await request.reply.start(200, headers)
 
     def _passed_on(self, request: ChatRequest) -> Headers:
@@ -372,6 +383,7 @@ class ChatHandler:
 
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
+        self._running.decided(incoming, chat)
         metrics.cues.inc(len(session.session.events))
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
@@ -386,6 +398,7 @@ class ChatHandler:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
             metrics.exits.labels(str(taken.reason)).inc()
+            metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
             incoming.notes |= {
                 "exit": str(taken.reason),
                 "thinking_tokens": session.truncation.thinking_tokens,

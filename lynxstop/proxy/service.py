@@ -142,6 +142,11 @@ class Services:
         self._dialect = None
 
     @property
+    def states(self) -> dict[str, Service]:
+        """What is known of each model that was named, failed examinations included."""
+        return {name: failed for name, (_, failed) in self._failed.items()} | self._found
+
+    @property
     def trouble(self) -> str | None:
         """What keeps the bundle from being served to some model, or None."""
         return next((found.trouble for found in self._found.values() if found.trouble), None)

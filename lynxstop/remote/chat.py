@@ -84,6 +84,7 @@ class Chat:
     final_report: Json = field(default_factory=dict)
     deciding: float = 0.0
     read: int = 0
+    _asked: bool = False
     _template: EventTemplate | None = None
     _rewriter: EventRewriter = field(init=False)
     _held: deque[_Frame] = field(default_factory=deque)
@@ -126,6 +127,7 @@ class Chat:
                         self._take(data, reading, shown)
                         if self._truncation is not None:
                             break
+                    self._end_here(shown)
                     # At an exit, the stream is closed before the client is written to.
                     if self._truncation is not None:
                         break
@@ -149,6 +151,29 @@ class Chat:
         shown += self._ending()
         if shown:
             yield shown
+
+    def answer_now(self) -> None:
+        """End the thinking at the next token that arrives; no certificate is about that."""
+        self._asked = True
+
+    @property
+    def state(self) -> str:
+        """One of waiting (for thinking), thinking, answering, and unwatched (nothing can be decided)."""
+        if self._truncation is not None:
+            return "answering"
+        if self.blind is not None:
+            return "unwatched" if self.blind else "answering"
+        thought = any(self.session.thinking)
+        return "thinking" if self.session.inside else "answering" if thought else "waiting"
+
+    def _end_here(self, shown: list[ClientEvent]) -> None:
+        """Truncate after the last token, if somebody has asked for that."""
+        if not self._asked or self._truncation is not None or self.blind is not None:
+            return
+        truncation = self.session.answer_now()
+        if truncation is not None and self._room(truncation):
+            shown += self._release(None)
+            self._truncation = truncation
 
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
         """Read an event of the server's first stream; append what the client may get by now to `shown`."""
