@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.samples import Sample
 
-from lynxstop import __version__
+from lynxstop._version import __version__
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics

@@ -17,7 +17,7 @@ from lynxstop.remote import chat_route_check as check
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.testing import server as mocked
-from lynxstop.testing.reasoner import formed, held
+from lynxstop.testing.reasoner import formed, held, render
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.wire import Wire
@@ -27,7 +27,7 @@ from tests.support.watching import watching
 
 TOOL = {"type": "function", "function": {"name": "check", "parameters": {"type": "object"}}}
 FORM = {"type": "json_schema", "json_schema": {"name": "sum", "schema": {"type": "object"}}}
-BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
+BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 
 
 def stream(url: str, headers: dict[str, str] | None = None, **more: Any) -> list[dict[str, Any]]:
@@ -131,8 +131,6 @@ def test_a_template_that_changes_the_thinking_is_found_out(
     monkeypatch: pytest.MonkeyPatch, fault: str, counted: bool
 ) -> None:
     """Whether the server shows its rendered prompt, or only counts its tokens."""
-    render = mocked.render
-
     def changed(messages: list[dict[str, Any]], **how: Any) -> str:
         text = render(messages, **how)
         if not how["resume"]:
@@ -219,7 +217,7 @@ class Calling(Odd):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         if json.loads(message.get("body") or b"{}").get("continue_final_message"):
-            made = [{"id": "second", "choices": [{"index": 0, "delta": delta}]} for delta in PIECES]
+            made: list[Any] = [{"id": "second", "choices": [{"index": 0, "delta": delta}]} for delta in PIECES]
             made.append(
                 {"id": "second", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
             )

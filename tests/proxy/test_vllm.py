@@ -37,6 +37,8 @@ QUESTIONS = [problem.prompt for problem in held_out.problems(6, None)]
 FLAGS = [
     "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
     "--enforce-eager", "--max-model-len", "1536", "--max-num-seqs", "8", "--generation-config", "vllm",
+    # The model knows no JSON: where a grammar lets it, it writes blanks without end.
+    "--structured-outputs-config", '{"disable_any_whitespace": true, "backend": "xgrammar"}',
 ]  # fmt: skip
 
 
