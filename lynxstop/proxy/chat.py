@@ -201,7 +201,8 @@ class ChatHandler:
         if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
             return others or cause
         found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
-        request.known["service"], request.known["departures"] = found, tuple(sorted(need & UNCERTIFIED))
+        departures = tuple(sorted(need & UNCERTIFIED))
+        request.known.update(service=found, departures=departures, need=need)
         return cause if found is None else None
 
     def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
@@ -308,6 +309,9 @@ class ChatHandler:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
+            if "service" in request.known and any(one.misread for one in chats):
+                model = str(request.body.get("model"))
+                self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
         kept = kept and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
 from lynxstop.proxy.service import LOOK_SECONDS, RETRY_SECONDS, Service
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, causes
-from lynxstop.remote.chat_route_check import check_chat_route
+from lynxstop.remote.chat_route_check import check_chat_route, refused
 from lynxstop.remote.continuation_check import UncontinuedError
 from lynxstop.remote.server import Server
 
@@ -42,7 +43,7 @@ def need_of(body: Mapping[str, Any]) -> frozenset[str]:
 class _Found:
     of: Service
     made: Service | None
-    until: float = float("inf")
+    until: float = math.inf
 
 
 class ChatRoutes:
@@ -76,6 +77,11 @@ class ChatRoutes:
                 self._found[model, need] = found
         return None if found is None else found.made
 
+    def withdraw(self, service: Service, model: str, need: frozenset[str]) -> None:
+        """Let such requests pass through from now on: the server did not read what was kept."""
+        self._found[model, need] = _Found(service, None)
+        self._tell(need, "A continued request did not have the thinking that was kept.")
+
     def ways(self, model: str) -> dict[str, str]:
         """Return how a model's requests are answered, by kind, as far as it is known."""
         return {
@@ -102,14 +108,13 @@ class ChatRoutes:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 way, tokens = await check_chat_route(server, service.dialect, model, config, need)
-        except UncontinuedError as error:
-            self._tell(need, str(error))
-            return _Found(service, None)
         except (LynxstopError, TimeoutError) as error:
             if isinstance(error, UpstreamError) and error.status_code in _OF_THE_CLIENT:
                 return None
             self._tell(need, str(error) or "The server took too long.")
-            return _Found(service, None, time.monotonic() + RETRY_SECONDS)
+            settled = isinstance(error, UncontinuedError)
+            settled = settled or (isinstance(error, UpstreamError) and refused(error))
+            return _Found(service, None, math.inf if settled else time.monotonic() + RETRY_SECONDS)
         counted = config.closing_only(tokens) if config.bare else config
         return _Found(service, replace(service, dialect=way, stream_config=counted))
 

@@ -29,6 +29,9 @@ from lynxstop.remote.stream import ClientEvent, Reading
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken, written
 
+_SLACK = 8
+"""Tokens by which a continuation's prompt may be longer or shorter: text that is read again splits anew."""
+
 
 class _Frame(NamedTuple):
     event: ClientEvent
@@ -66,6 +69,8 @@ class Chat:
         Events of the server's first stream.
     opening : Opening or None
         What a continuation needs; None before the first event.
+    misread : bool
+        Whether the continuation's prompt was not as long as the first with what was kept.
     """
 
     server: Server
@@ -84,6 +89,7 @@ class Chat:
     final_report: Json = field(default_factory=dict)
     deciding: float = 0.0
     read: int = 0
+    misread: bool = False
     _asked: bool = False
     _template: EventTemplate | None = None
     _rewriter: EventRewriter = field(init=False)
@@ -351,6 +357,8 @@ class Chat:
         kept = len(written(self.session.tokens[: truncation.index])) + (truncation.kept > 0)
         self.refilled = int(usage.get("prompt_tokens") or 0)
         ids = self.opening.prompt_ids
+        if ids is not None and self.refilled:
+            self.misread = abs(self.refilled - len(ids) - kept - forced) > _SLACK
         prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
         completion = kept + forced + answered
         self.usage = {

@@ -125,15 +125,15 @@ async def check_chat_route(
         try:
             return way, await _try(server, way, shown, config, need)
         except UpstreamError as error:
-            if not isinstance(error, UncontinuedError) and not _refusal(error):
+            if not isinstance(error, UncontinuedError) and not refused(error):
                 raise
             troubles.append(f"By {way.describes}: {error}")
     reasons = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(f"The server cannot answer after an exit. {reasons}", code="no_continuation")
 
 
-def _refusal(error: UpstreamError) -> bool:
-    """Whether the server understood the request and will not do it."""
+def refused(error: UpstreamError) -> bool:
+    """Say whether a server understood a request and will never do it."""
     return error.code == "upstream_refused" and error.status_code not in (401, 403, 429, 502, 503)
 
 

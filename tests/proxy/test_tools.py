@@ -22,7 +22,7 @@ from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.wire import Wire
 from tests.support.canned import CHAT, Odd, chat
-from tests.support.servers import Proxied, serving
+from tests.support.servers import Proxied, eventually, serving
 from tests.support.watching import watching
 
 TOOL = {"type": "function", "function": {"name": "check", "parameters": {"type": "object"}}}
@@ -131,6 +131,7 @@ def test_a_template_that_changes_the_thinking_is_found_out(
     monkeypatch: pytest.MonkeyPatch, fault: str, counted: bool
 ) -> None:
     """Whether the server shows its rendered prompt, or only counts its tokens."""
+
     def changed(messages: list[dict[str, Any]], **how: Any) -> str:
         text = render(messages, **how)
         if not how["resume"]:
@@ -212,16 +213,24 @@ PIECES: list[dict[str, Any]] = [
 
 
 class Calling(Odd):
-    """Thinks as the canned server does; a continued chat calls two tools, piece by piece."""
+    """Thinks as the canned server does; a continued chat calls two tools, piece by piece.
+
+    Its own checks read as many tokens as they should, clients' requests as many as a test says.
+    """
+
+    def __init__(self, prompt_tokens: int = 9) -> None:
+        super().__init__()
+        self.prompt_tokens = prompt_tokens
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
-        if json.loads(message.get("body") or b"{}").get("continue_final_message"):
-            made: list[Any] = [{"id": "second", "choices": [{"index": 0, "delta": delta}]} for delta in PIECES]
-            made.append(
-                {"id": "second", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
-            )
-            used = {"prompt_tokens": 9, "completion_tokens": 30, "total_tokens": 39}
+        body = json.loads(message.get("body") or b"{}")
+        if body.get("continue_final_message"):
+            said: list[Any] = [{"index": 0, "delta": delta} for delta in PIECES]
+            said.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
+            made: list[Any] = [{"id": "second", "choices": [one]} for one in said]
+            read = 9 if "max_tokens" in body else self.prompt_tokens
+            used = {"prompt_tokens": read, "completion_tokens": 30, "total_tokens": read + 30}
             events = [*made, {"id": "second", "choices": [], "usage": used}]
         else:
             events = chat("1")
@@ -254,6 +263,39 @@ def test_the_probes_are_made_once(world: tuple[MockServer, Proxied]) -> None:
     server.records.clear()
     stream(proxy.url, tools=[TOOL])
     assert len(server.records) == 2
+
+
+def test_a_way_that_loses_the_thinking_of_a_real_request_is_given_up() -> None:
+    with serving(Calling(90)) as url, watching(url) as proxy:
+        assert stream(proxy.url, tools=[TOOL])[-1]["lynxstop"]["stopped"]
+        # The proxy counts when the client has read all.
+        eventually(lambda: "lynxstop" not in stream(proxy.url, tools=[TOOL])[-1])
+        assert proxy.count("lynxstop_passthrough_total", cause="tools") >= 1
+
+
+def test_a_refusal_is_remembered() -> None:
+    class Refusing(Calling):
+        asked = 0
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            message = await receive()
+            if scope["path"] == CHAT and b'"logprobs":true' in message["body"]:
+                self.asked += 1
+                await send({"type": "http.response.start", "status": 400, "headers": []})
+                await send({"type": "http.response.body", "body": b"no tools with logprobs"})
+                return
+
+            async def again() -> Any:
+                return message
+
+            await super().__call__(scope, again, send)
+
+    server = Refusing()
+    with serving(server) as url, watching(url) as proxy:
+        for _ in range(2):
+            assert "lynxstop" not in stream(proxy.url, tools=[TOOL])[-1]
+        assert proxy.count("lynxstop_passthrough_total", cause="tools") == 2
+    assert server.asked == 1
 
 
 def test_no_exit_is_taken_inside_a_call_that_the_thinking_shows() -> None:
