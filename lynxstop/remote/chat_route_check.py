@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.chat_route import ways
@@ -18,7 +18,6 @@ from lynxstop.remote.delta import Json
 from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import continued_stream
-from lynxstop.remote.stream_config import StreamConfig
 
 ANSWER_TOKENS = 24
 _SLACK = 2
@@ -65,6 +64,26 @@ _SCHEMA: Json = {
 _TEMPLATE = ("model", "messages", "tools", "chat_template", "chat_template_kwargs", "reasoning_effort")
 
 
+class ExitText(Protocol):
+    """What an exit puts after the thinking; see `lynxstop.remote.stream_config.StreamConfig`."""
+
+    @property
+    def exit_text(self) -> str:
+        """The text."""
+
+    @property
+    def close(self) -> tuple[str, ...]:
+        """Texts that close a thinking block."""
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Texts that open one."""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the template opens one without showing that in the stream."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answered:
     thinking: str
@@ -87,7 +106,7 @@ def probe(need: frozenset[str]) -> Json:
 
 
 async def check_chat_route(
-    server: Server, dialect: Dialect, model: str, config: StreamConfig, need: frozenset[str]
+    server: Server, dialect: Dialect, model: str, config: ExitText, need: frozenset[str]
 ) -> tuple[Dialect, int]:
     """Find the first way in which a server answers such requests after an exit.
 
@@ -96,7 +115,7 @@ async def check_chat_route(
     server : Server
     dialect : Dialect
     model : str
-    config : StreamConfig
+    config : ExitText
         With the exit text that these requests get.
     need : frozenset of str
         See `lynxstop.remote.chat_route.ways`.
@@ -138,7 +157,7 @@ def refused(error: UpstreamError) -> bool:
 
 
 async def _try(
-    server: Server, way: Dialect, shown: SampleAnswer, config: StreamConfig, need: frozenset[str]
+    server: Server, way: Dialect, shown: SampleAnswer, config: ExitText, need: frozenset[str]
 ) -> int:
     """Truncate, close and let the server answer; return the number of tokens of the exit text.
 
@@ -194,7 +213,7 @@ async def _counts(
     way: Dialect,
     shown: SampleAnswer,
     cut: int,
-    config: StreamConfig,
+    config: ExitText,
     added: int | None,
     prompt: int | None,
 ) -> None:
@@ -214,7 +233,7 @@ async def _counts(
         raise UncontinuedError("Its template does not keep the thinking as it was.")
 
 
-def _kept(shown: SampleAnswer, cut: int, config: StreamConfig) -> Kept:
+def _kept(shown: SampleAnswer, cut: int, config: ExitText) -> Kept:
     return Kept(shown.tokens[:cut], b"", config.exit_text, (), config.open[0], bool(shown.thought))
 
 
