@@ -189,15 +189,20 @@ class ChatHandler:
 
     async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        service = request.service
-        if service.stream_config is None:
+        if request.service.stream_config is None:
             return "no_bundle"
+        return await self._why_untouched(request, request.body)
+
+    async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
+        """Return why a chat cannot be watched, which says what a request says."""
+        service = request.service
+        assert service.stream_config is not None
         exit_text = service.stream_config.exit_text
-        cause = why_untouched(request.body, exit_text)
+        cause = why_untouched(body, exit_text)
         if cause not in BY_CHAT_ROUTE:
             return cause
-        need = need_of(request.body)
-        others = why_untouched(request.body, exit_text, need)
+        need = need_of(body)
+        others = why_untouched(body, exit_text, need)
         if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
             return others or cause
         found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
