@@ -63,6 +63,7 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        facts: ops.Facts | None = None,
     ) -> None:
         self._draining = draining
         self.config = config
@@ -71,7 +72,7 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
+        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, facts)
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -129,10 +130,14 @@ class App:
                 await (special or self._relay)(incoming, reply)
             return "completed"
         except RequestError as error:
+            code = error.code or str(error.status_code)
+            self.metrics.refused.labels(code).inc()
+            incoming.notes["code"] = code
             await failures.answer(reply, error)
             return "refused"
         except UpstreamError as error:
             self.metrics.upstream_errors.labels(error.code).inc()
+            incoming.notes |= logs.noted(error)
             await failures.answer(reply, error)
             return "upstream_error"
         except LynxstopError as error:
@@ -155,7 +160,9 @@ class App:
         self.metrics.requests.labels(route, outcome).inc()
         self.metrics.request_seconds.labels(route).observe(time.monotonic() - incoming.arrived)
         if reply.first_at is not None:
-            self.metrics.first_chunk_seconds.labels(route).observe(reply.first_at - incoming.arrived)
+            self.metrics.first_chunk_seconds.labels(route, str(reply.streams).lower()).observe(
+                reply.first_at - incoming.arrived
+            )
         logs.log_request(incoming, reply, route)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -191,6 +198,7 @@ def create_app(
     startup: Startup | None = None,
     tracing: Tracing | None = None,
     draining: Draining | None = None,
+    facts: ops.Facts | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -212,6 +220,8 @@ def create_app(
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
+    facts : callable, optional
+        What /ready says beside its checks.
 
     Returns
     -------
@@ -225,4 +235,4 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining)
+    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining, facts)

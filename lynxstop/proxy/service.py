@@ -136,8 +136,7 @@ class Services:
         if self.bundle is None:
             return Service(cause="no_bundle")
         if (found := self._found.get(model)) is not None:
-            if found.trouble is not None:
-                self.freshness.asked.add(model)
+            self.freshness.asked.add(model)
             return found
         until, failed = self._failed.get(model, (0.0, Service(cause="unresolved")))
         if time.monotonic() < until or len(self._found) >= _MOST_MODELS:
@@ -227,6 +226,15 @@ class Services:
         shown = {model: failed.cause or "unresolved" for model, (_, failed) in self._failed.items()}
         return shown | {model: found.cause or "watched" for model, found in self._found.items()}
 
+    def shown_states(self) -> dict[str, str]:
+        """Return the states of models whose names are the server's; a client may name anything."""
+        own = {*(self.freshness.signs or ()), self.model, self.freshness.first}
+        states = self.states()
+        shown = {model: state for model, state in states.items() if model in own}
+        if self.freshness.away is not None and (first := self.model or self.freshness.first):
+            shown[first] = "away"
+        return {**shown, "other": "unresolved"} if states.keys() - own else shown
+
     def troubled(self, seconds: float) -> set[str]:
         """Return the model of the bundle, if an examination this old found that it cannot be served."""
         model, now = self.model or self.freshness.first, time.monotonic()
@@ -269,7 +277,10 @@ class Services:
                 # Another check reports that, or only clients have a key.
                 return None
             self.freshness.first = model
-        return None if model is None else (await self.of(server, model)).trouble
+        if model is None:
+            return None
+        # What a check asks for does not count as traffic.
+        return (self._found.get(model) or await self.of(server, model)).trouble
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
