@@ -29,6 +29,7 @@ from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
@@ -146,7 +147,7 @@ class ChatHandler:
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
-            content = orjson.dumps(body)
+            content = encoded(body)
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
@@ -155,7 +156,7 @@ class ChatHandler:
         service = await self._service(server, model, options)
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
-            content = orjson.dumps(body)
+            content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service)
         cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
         if cause is None:

@@ -66,7 +66,7 @@ class Reading:
         if (event.get("error") or "choices" not in event) and (said := error_in(event)) is not None:
             raise StreamedError(said)
         try:
-            delta = self._read(event)
+            delta = self._read(event).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
             raise _nonsense() from None
         if delta.finish:

@@ -10,6 +10,7 @@ import orjson
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.http.coding import PACKED, coding_of, plain, unpacked
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.form import Form, form_of, recognised
 from lynxstop.remote.http.headers import Headers, find, for_call, without
 from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
@@ -85,7 +86,7 @@ class Connection:
         UpstreamError
             When it cannot be reached, or answers with no JSON.
         """
-        content = None if body is None else orjson.dumps(body)
+        content = None if body is None else encoded(body)
         method = "GET" if body is None else "POST"
         async with self._upstream.stream(method, path, self._headers, content, query=self._query) as response:
             found = await _whole(response)
@@ -124,7 +125,7 @@ class Connection:
         UpstreamError
             When it cannot be reached, or dies in the middle.
         """
-        content = orjson.dumps(body)
+        content = encoded(body)
         async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
             coding = coding_of(find(response.headers, b"content-encoding"))
             if response.status != 200 or coding not in ("identity", *PACKED):
