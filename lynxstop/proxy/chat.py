@@ -174,7 +174,7 @@ class ChatHandler:
             else:
                 await self._tell(request, error)
         except UpstreamError as error:
-            self._services.lost(model, error)
+            self._services.lost(error)
             raise
 
     async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:

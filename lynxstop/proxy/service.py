@@ -39,6 +39,9 @@ LOOK_SECONDS = 60.0
 _OF_THE_CLIENT = (401, 403)
 """Refusals that concern one client's key, not the server."""
 
+_LOST = ("upstream_unreachable", "upstream_died")
+"""Failures after which another server may answer."""
+
 _MOST_MODELS = 64
 _NAME = 200
 
@@ -191,16 +194,10 @@ class Services:
         self.freshness.clear()
         self._dialect = self._only = None
 
-    def lost(self, model: str, error: UpstreamError) -> None:
+    def lost(self, error: UpstreamError) -> None:
         """Take note that a request has failed: one that the server did not live to answer."""
-        if error.code == "upstream_unreachable":
-            self.forget()
-        elif error.code == "upstream_died":
-            # What the server calls its configuration shows in every stream whether it is still the same.
-            if self.freshness.fingerprints.get(model, {None}) == {None}:
-                self.forget(error.code)
-            else:
-                self.freshness.suspects.add(model)
+        if error.code in _LOST:
+            self.forget(error.code)
 
     def known(self, model: str) -> Service | None:
         """Return the service of a model that has been examined; None for others."""
@@ -214,11 +211,14 @@ class Services:
     def belongs(self, model: str, event: Mapping[str, Any]) -> bool:
         """Say whether an event comes from the server that was examined, as far as it shows.
 
-        If it does not, the server is examined again.
+        If it does not, the server is examined again before the next request is watched. What earlier
+        examinations found stays known: it may be one of several replicas.
         """
         if self.freshness.knows(model, event.get("system_fingerprint")):
             return True
         self.freshness.suspects.add(model)
+        if self._found.pop(model, None) is not None:
+            logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
         return False
 
     def states(self) -> dict[str, str]:
