@@ -22,8 +22,10 @@ def status(
 ) -> Json:
     """Describe a proxy: counts of all worker processes, models and requests of this one."""
     samples = [sample for family in metrics.summed().collect() for sample in family.samples]
-    thought = _one(samples, "lynxstop_thinking_tokens_total")
-    saved = _one(samples, "lynxstop_tokens_saved_estimate_total")
+    # In shadow mode these are what exits would have saved.
+    mode = str(config.policy.mode)
+    thought = _by(samples, "lynxstop_thinking_tokens_total", "mode").get(mode, 0.0)
+    saved = _by(samples, "lynxstop_tokens_saved_estimate_total", "mode").get(mode, 0.0)
     return {
         "version": __version__,
         "workers": config.serve.workers,
@@ -49,7 +51,7 @@ def status(
         "alarms": _alarms(samples),
         "models": [
             {"name": name, **_state(service), "kinds": by_chat.ways(name)}
-            for name, service in sorted(services.states().items())
+            for name, service in sorted(services.examined().items())
         ],
         "running": running.listed(),
         "decisions": list(running.decisions),

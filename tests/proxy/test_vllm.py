@@ -286,9 +286,9 @@ def test_metrics_tell_what_was_saved(proxy: Proxied) -> None:
     ask(proxy.url, QUESTIONS[0])
     text = httpx.get(f"{proxy.url}/metrics").text
     found = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line[:1] != "#"}
-    assert found['lynxstop_exits_total{reason="score"}'] >= 1
-    assert found["lynxstop_thinking_tokens_total"] > 0
-    assert found["lynxstop_tokens_saved_estimate_total"] > 0
+    assert found['lynxstop_exits_total{mode="stop",reason="score"}'] >= 1
+    assert found['lynxstop_thinking_tokens_total{mode="stop"}'] > 0
+    assert found['lynxstop_tokens_saved_estimate_total{mode="stop"}'] > 0
 
 
 def test_the_plugin_in_the_server_is_left_to_decide(tmp_path: Path) -> None:
