@@ -49,7 +49,7 @@ def status(
         "alarms": _alarms(samples),
         "models": [
             {"name": name, **_state(service), "kinds": by_chat.ways(name)}
-            for name, service in sorted(services.states.items())
+            for name, service in sorted(services.services.items())
         ],
         "running": running.listed(),
         "decisions": list(running.decisions),
