@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, written_again
+from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, hurried, written_again
 from lynxstop.remote.dialects.reading import read_chat
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.server import Server
@@ -58,7 +58,7 @@ def ways(dialect: Dialect, close: Sequence[str], need: frozenset[str]) -> list[D
     """
     found: list[Dialect] = [ChatRoute(dialect, form, lead, close) for form, lead in _FORMS]
     if isinstance(dialect, Vllm) and "structured_output" in need and not need & {"tools", "media"}:
-        found.insert(0, GrammarFromTokens())
+        found.insert(0, GrammarFromTokens(prioritises=dialect.prioritises))
     return found
 
 
@@ -82,7 +82,7 @@ class ChatRoute:
 
     def __init__(self, dialect: Dialect, form: Form, lead: str, close: Sequence[str]) -> None:
         self.name, self.facts, self.exact = dialect.name, dialect.facts, False
-        self.neutral = dialect.neutral
+        self.neutral, self.prioritises = dialect.neutral, dialect.prioritises
         self.form, self.lead = form, lead
         self.describes = f"the chat route, thinking as {form}" + (f" after {lead!r}" if lead else "")
         self._dialect, self._close = dialect, close
@@ -94,6 +94,10 @@ class ChatRoute:
     async def has_plugin(self, server: Server) -> bool:
         """Whether lynxstop runs inside the server's engine."""
         return await self._dialect.has_plugin(server)
+
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """The same over the dialect of the server's chats."""
+        return ChatRoute(await self._dialect.prioritised(server, model), self.form, self.lead, self._close)
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for what the server's dialect asks for."""
@@ -111,6 +115,7 @@ class ChatRoute:
         """Ask for the same chat again, with what was kept of the answer as its last message."""
         body = {
             **{name: value for name, value in opening.body.items() if name not in _OURS},
+            **hurried(self._dialect, opening.body),
             "messages": [*opening.body["messages"], self._message(kept)],
             "continue_final_message": True,
             "add_generation_prompt": False,
