@@ -53,7 +53,7 @@ def status(
         "live_risk": _live(samples),
         "models": [
             {"name": name, **_state(service), "kinds": by_chat.ways(name)}
-            for name, service in sorted(services.services.items())
+            for name, service in sorted(services.states().items())
         ],
         "running": running.listed(),
         "decisions": list(running.decisions),

@@ -349,6 +349,7 @@ class Chat:
                             self._is_foreign(event)
                         usage = delta.usage or usage
                         self.upstream_tokens += len(delta.tokens) or bool(delta.content or delta.opaque)
+                        assert second.call is not None
                         if (one := self._answered(second.call, event, delta)) is not None:
                             said.append(one)
                     if said or not arrived:
@@ -377,9 +378,9 @@ class Chat:
             parts.pop()  # The answer is all the server's own.
         return [self._rewriter.forced(text, thinking=inside) for text, inside in parts if text]
 
-    def _answered(self, call: Call | None, event: Json, delta: Delta) -> ClientEvent | None:
+    def _answered(self, call: Call, event: Json, delta: Delta) -> ClientEvent | None:
         """Return an event of the continuation as the client gets it; the last goes to the rewriter."""
-        if call is not None and call.whole:
+        if call.whole:
             return self._rewriter.relayed(event)
         if not (delta.content or delta.finish):
             return None

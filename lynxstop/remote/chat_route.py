@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, hurried, written_again
+from lynxstop.remote.dialects.base import (
+    CHAT,
+    Call,
+    Dialect,
+    Kept,
+    Limits,
+    Opening,
+    hurried,
+    written_again,
+)
 from lynxstop.remote.dialects.reading import read_chat
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.server import Server
@@ -96,7 +105,7 @@ class ChatRoute:
         return await self._dialect.has_plugin(server)
 
     async def prioritised(self, server: Server, model: str) -> Dialect:
-        """The same over the dialect of the server's chats."""
+        """The same way, with the dialect that knows whether the server schedules by priority."""
         return ChatRoute(await self._dialect.prioritised(server, model), self.form, self.lead, self._close)
 
     def watched(self, body: Mapping[str, Any]) -> Json:
@@ -121,6 +130,7 @@ class ChatRoute:
             "add_generation_prompt": False,
             "stream": True,
             "stream_options": {**(opening.body.get("stream_options") or {}), "include_usage": True},
+            **hurried(self, opening.body),
         }
         if limits.max_tokens is not None:
             named = "max_completion_tokens"
