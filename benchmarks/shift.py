@@ -1,6 +1,6 @@
 """Transfer and shift on the shipped model: what survives, what is noticed, what recalibration repairs.
 
-    python benchmarks/shift.py [--problems 300] [--risk 0.05] [--folder build/shift] [--json]
+    python benchmarks/shift.py [--problems 300] [--risk 0.05] [--only families] [--json]
 
 Records traces of the shipped model, `--problems` of each kind for training, calibration and test, and keeps
 them in the folder: the same command goes on where it stopped. Families: a probe is trained and certified on
@@ -137,11 +137,18 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("--folder", type=Path, default=Path("build/shift"))
+    parser.add_argument("--only", choices=("families", "conditions"))
     parser.add_argument("--json", action="store_true", help="print plain data")
     options = parser.parse_args()
     np.seterr(all="ignore")
     made = Recordings(options.folder, options.problems)
-    lines = [*families(made, options.risk), *conditions(made, options.risk)]
+    parts = {"families": families, "conditions": conditions}
+    lines = [
+        line
+        for name, part in parts.items()
+        if options.only in (None, name)
+        for line in part(made, options.risk)
+    ]
     print(json.dumps([asdict(one) for one in lines], indent=1) if options.json else render(lines))
 
 
