@@ -37,6 +37,9 @@ _SHUTDOWN = RequestError(
 )
 
 
+OPERATORS = "/lynxstop/"
+"""Paths that begin with this are the proxy's own."""
+
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
@@ -63,6 +66,7 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        own: Mapping[tuple[str, str], Handler],
     ) -> None:
         self._draining = draining
         self.config = config
@@ -71,7 +75,7 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
+        self._own = {**ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}), **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -88,6 +92,8 @@ class App:
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
         own = self._own.get((incoming.method, incoming.path))
+        if own is None and incoming.path.startswith(OPERATORS):
+            own = self._own.get((incoming.method, OPERATORS))
         if own is not None:
             await own(incoming, reply)
             return
@@ -191,6 +197,7 @@ def create_app(
     startup: Startup | None = None,
     tracing: Tracing | None = None,
     draining: Draining | None = None,
+    own: Mapping[tuple[str, str], Handler] | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -212,6 +219,8 @@ def create_app(
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
+    own : mapping from (method, path) to handler, optional
+        Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
 
     Returns
     -------
@@ -225,4 +234,4 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining)
+    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining, own or {})

@@ -222,10 +222,9 @@ class Services:
         self.freshness.suspects.add(model)
         return False
 
-    def states(self) -> dict[str, str]:
-        """Return what happens to the requests for each model: "watched", or why they pass through."""
-        shown = {model: failed.cause or "unresolved" for model, (_, failed) in self._failed.items()}
-        return shown | {model: found.cause or "watched" for model, found in self._found.items()}
+    def states(self) -> dict[str, Service]:
+        """What is known of each model that was named, failed examinations included."""
+        return {name: failed for name, (_, failed) in self._failed.items()} | self._found
 
     def troubled(self, seconds: float) -> set[str]:
         """Return the model of the bundle, if an examination this old found that it cannot be served."""
