@@ -1,6 +1,7 @@
 """The cost of a collection is counted with the guards that will be served."""
 
 import json
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -46,5 +47,6 @@ def test_needed_problems_are_costed_by_default():
 def test_what_cannot_be_is_refused():
     assert isinstance(plan("--stride", "4").exception, (ConfigError, SystemExit))
     for wrong in ({"traces": 0}, {"cues": -1}, {"cues": 11}, {"tokens_per_second": 0.0}):
+        given: dict[str, Any] = {"traces": 1, "guards": StopPolicy((0,)), "cues": 1, "thinking_tokens": 10}
         with pytest.raises(ConfigError):
-            cost(**{"traces": 1, "guards": StopPolicy((0,)), "cues": 1, "thinking_tokens": 10, **wrong})
+            cost(**given | wrong)

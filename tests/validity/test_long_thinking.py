@@ -1,6 +1,7 @@
 """Promises hold for requests with 50 to 500 cues, with all of them and thinned as they are served."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lynxstop.core.rule import eligible_mask
 from tests.support.worlds import exceeds
 
 ALPHA, DELTA, SIZE, N = 0.1, 0.05, 2000, 400
-GUARDS = {
+GUARDS: dict[str, dict[str, Any]] = {
     "all": {},
     "every fourth, at most 30": {"stride": 4, "max_points": 30},
     "a gap of 200 tokens": {"cooldown": 200, "min_tokens": 300},
