@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= 2
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help env demo test test-slow coverage doctest nightly check docs bench soak bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow foreign coverage doctest nightly check docs bench soak bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-slow: env-dev  ## The tests that take long; builds llama.cpp's server and f
 	scripts/llama_server $(RUN)/python > /dev/null || [ $$? = 3 ]
 	$(RUN)/python scripts/real_tokenizers.py > /dev/null || [ $$? = 3 ]
 	$(RUN)/python -m pytest -m slow
+
+foreign: env-dev  ## Take a public model through the whole way once, into out/foreign
+	$(RUN)/python scripts/foreign_model.py
 
 doctest: env-dev  ## The examples in docstrings
 	$(RUN)/python -m pytest --doctest-modules $$(grep -rl '>>> ' lynxstop --include=*.py)
