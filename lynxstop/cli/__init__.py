@@ -17,6 +17,8 @@ from lynxstop.errors import LynxstopError
 
 SUMMARIES = {
     "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
+    "certify": "Go from a model and a file of problems to a certified bundle, a report, and the command that "
+    "serves it.",
     "doctor": "Try a server out with a few tokens, and say which way the proxy will work in front of it.",
     "collect": "Record full traces, the features of every cue, and the answer forced there.",
     "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",
@@ -120,8 +122,8 @@ def _root(
 ) -> None:
     """Stop reasoning models when they know the answer, with a certified risk per request.
 
-    In order: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`. `demo`
-    shows it all on a small model that is shipped.
+    `demo` shows it on a small model that is shipped; `certify` does it for a model of yours. Its steps, each
+    a command: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`.
     """
 
 
