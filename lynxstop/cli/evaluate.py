@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
@@ -32,7 +33,7 @@ def evaluate(
     ] = None,
     risk: Annotated[float, typer.Option(parser=read_risk, help="Level at which rules are certified.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
-    loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
+    loss: Annotated[str, typer.Option(help=f"{', '.join(loss_names(selective=False))}.")] = "disagree",
     points: Annotated[
         str | None,
         typer.Option(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -26,6 +27,7 @@ from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
@@ -33,8 +35,10 @@ from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
-_MAY_BE_OURS = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
-"""Statuses of a server that may be caused by what we have added to a request."""
+_MAY_BE_OURS = frozenset({200, 400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses of a server that may be caused by what we have added to a request; 200 is another form."""
+
+_OFF = Service(cause="off")
 
 _NAME = 200
 """Longest name of a model in the log."""
@@ -127,8 +131,8 @@ class ChatHandler:
         if not incoming.readable:
             await self._pass(incoming, reply, incoming.body, "coding")
             return
-        body = incoming.json()
-        if not isinstance(body, dict):
+        body = incoming.object()
+        if body is None:
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
         incoming.notes["model"] = model = str(body.get("model"))[:_NAME]
@@ -138,14 +142,16 @@ class ChatHandler:
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
-            content = orjson.dumps(body)
+            content = encoded(body)
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
-        service = await self._services.of(server, model)
+        if body.get("model") is None and (only := await self._only_model(server)) is not None:
+            body, model = {**body, "model": only}, only
+        service = await self._service(server, model, options)
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
-            content = orjson.dumps(body)
+            content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service)
         cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
         if cause is None:
@@ -163,9 +169,18 @@ class ChatHandler:
             else:
                 await self._tell(request, error)
         except UpstreamError as error:
-            if error.code == "upstream_unreachable":
-                self._services.forget()
+            self._services.lost(model, error)
             raise
+
+    async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:
+        """Return how a model is served; a request that nothing may stop waits for no examination."""
+        if options.risk is None and self._services.decides:
+            return self._services.known(model) or _OFF
+        return await self._services.of(server, model)
+
+    async def _only_model(self, server: Connection) -> str | None:
+        """Return the model of a request that names none, where a bundle could be served to it."""
+        return await self._services.only_model(server) if self._services.decides else None
 
     # What differs between routes.
 
@@ -217,7 +232,13 @@ class ChatHandler:
             service.stream_config,
             client_request,
             lambda done: self._report(done, options),
+            self._config.upstream.continuation_tries,
+            self._belongs(body),
         )
+
+    def _belongs(self, body: Mapping[str, Any]) -> Callable[[Json], bool]:
+        """Make the check that a stream comes from the server that was examined."""
+        return partial(self._services.belongs, str(body.get("model")))
 
     def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream as the client reads it."""
@@ -337,11 +358,12 @@ class ChatHandler:
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
         level = self._services.level(options.risk, options.group)
+        holds = level is not None and options.certified and not chat.changed
         return report(
             chat.session,
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
-            certificate=level.certificate if level is not None and options.certified else None,
+            certificate=level.certificate if level is not None and holds else None,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:
@@ -370,7 +392,9 @@ class ChatHandler:
             }
         if chat.stopped:
             metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
-            metrics.continuations.labels("done" if chat.usage else "broken").inc()
+        if chat.tried:
+            metrics.continuations.labels("done" if chat.final_report else "broken").inc()
+            metrics.continuation_retries.inc(chat.tried - 1)
 
 
 def _length(content: bytes) -> tuple[bytes, bytes]:

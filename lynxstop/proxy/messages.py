@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,7 +41,7 @@ class MessagesHandler(TranslatedHandler):
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in Anthropic's shape."""
-        return by_status(error.status, refusal_message(error))
+        return by_status(error.status_code, error.said["message"] if error.said else error.message)
 
 
 def to_chat(body: Mapping[str, Any]) -> Json | str:
@@ -83,16 +82,6 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
 def shows_thinking(body: Mapping[str, Any]) -> bool:
     """Say whether a client gets blocks of thinking: when it has asked for them."""
     return bool(body.get("thinking"))
-
-
-def refusal_message(error: RefusedError) -> str:
-    """Return the message of a server's refusal."""
-    try:
-        found = json.loads(error.body)
-        inner = found.get("error", found)
-        return str(inner["message"] if isinstance(inner, dict) else inner)
-    except (ValueError, KeyError, AttributeError):
-        return error.message
 
 
 class MessageWriter:

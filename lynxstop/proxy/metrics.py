@@ -76,6 +76,11 @@ class Metrics:
         self.continuations = Counter(
             "lynxstop_continuations", "Continuations requested after an exit.", ["outcome"], registry=registry
         )
+        self.continuation_retries = Counter(
+            "lynxstop_continuation_retries",
+            "Continuations asked for again before their first token.",
+            registry=registry,
+        )
         self.passthrough = Counter(
             "lynxstop_passthrough",
             "Requests passed through untouched, by cause.",

@@ -112,7 +112,7 @@ class TranslatedHandler(ChatHandler):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if (wait := find(error.headers, b"retry-after")) is not None:
             headers.append((b"retry-after", wait))
-        await request.reply.start(error.status, headers)
+        await request.reply.start(error.status_code, headers)
         await request.reply.end(content)
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:

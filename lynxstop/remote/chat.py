@@ -22,6 +22,7 @@ from lynxstop.remote.dialects.base import Dialect, Limits, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
+from lynxstop.remote.second_request import SecondRequest
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import ClientEvent, Reading
@@ -41,11 +42,27 @@ class _Frame(NamedTuple):
 class Chat:
     """One watched request; `bursts` is its stream.
 
+    Parameters
+    ----------
+    server : Server
+    dialect : Dialect
+    config : StreamConfig
+    client_request : ClientRequest
+    report : callable
+        Writes the report at the end.
+    tries : int
+        How often a continuation is asked for at most.
+    belongs : callable, optional
+        Asked whether an event comes from the server that was examined; once one does not, nothing is
+        decided any more.
+
     Attributes
     ----------
     session : StreamSession
     stopped : bool
         Whether an exit was forced.
+    changed : bool
+        Whether an event did not come from the server that was examined; vLLM shows that in the last one.
     blind : str or None
         Why decisions ended; the rest of the stream is forwarded as it is.
     prompt_tokens, completion_tokens : int or None
@@ -54,6 +71,8 @@ class Chat:
         Tokens that came from the server, those after the truncation included.
     refilled : int
         Prompt tokens of the continuation.
+    tried : int
+        How often a continuation was asked for.
     answer : str
         Text of the server's first stream outside the field for thinking.
     final_report : dict
@@ -71,12 +90,16 @@ class Chat:
     config: StreamConfig
     client_request: ClientRequest
     report: Callable[[Chat], Json]
+    tries: int = 3
+    belongs: Callable[[Json], bool] | None = None
     session: StreamSession = field(init=False)
     stopped: bool = False
+    changed: bool = False
     blind: str | None = None
     usage: Json | None = None
     upstream_tokens: int = 0
     refilled: int = 0
+    tried: int = 0
     answer: str = ""
     opening: Opening | None = None
     final_report: Json = field(default_factory=dict)
@@ -174,6 +197,8 @@ class Chat:
         elif (parsed := reading.event(data)) is not None:
             event, delta = parsed
             self._rewriter.learn(event, delta)
+            if self._is_foreign(event):
+                self.blind = "changed"
             self.usage = delta.usage or self.usage
         else:
             return
@@ -244,7 +269,8 @@ class Chat:
                 whole = written(self.session.tokens[frame.first : truncation.index])
                 text = b"".join(token.text for token in whole)
                 if truncation.kept and frame.first <= truncation.index:
-                    text += self.session.tokens[truncation.index].text[: truncation.kept]
+                    tail = self.session.tokens[truncation.index].text[: truncation.kept]
+                    whole, text = [*whole, StreamToken(tail, 0.0)], text + tail
                 said = text.decode(errors="replace")
                 event = self._rewriter.said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
             if event:
@@ -255,7 +281,7 @@ class Chat:
     async def _continue(
         self, truncation: TruncationPoint, shown: list[ClientEvent]
     ) -> AsyncGenerator[list[ClientEvent]]:
-        """Send what is kept and the exit text, then the answer of the continuation."""
+        """Send what is kept; when the server has begun to continue, the exit text and what it answers."""
         assert self.opening is not None
         limit = self.client_request.max_tokens
         limits = Limits(
@@ -263,40 +289,55 @@ class Chat:
         )
         if shown:
             yield shown
-        call = await self.dialect.continuation(
-            self.server, self.opening, kept_of(self.session, truncation), limits
+        opening, kept = self.opening, kept_of(self.session, truncation)
+        second = SecondRequest(
+            self.server,
+            lambda: self.dialect.continuation(self.server, opening, kept, limits),
+            self.dialect.read_continuation,
+            self.tries,
         )
-        self.stopped = True
-        parts = self._rewriter.split(self.config.exit_text, self.config.close)
-        said: list[ClientEvent] = [
-            self._rewriter.said(text, thinking=inside) for text, inside in parts if text
-        ]
-        if said:
-            yield said
         usage: Json = {}
         own = self.upstream_tokens
-        reading = Reading(self.dialect.read_continuation)
-        async with self.server.events(call.path, call.body) as arriving:
-            async for arrived in arriving:
-                if not arrived:
-                    yield []
-                said = []
-                for event, delta in reading.burst(arrived):
-                    usage = delta.usage or usage
-                    self.upstream_tokens += len(delta.tokens) or bool(delta.content)
-                    if delta.content or delta.finish:
-                        one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
-                        if delta.finish:
-                            self._rewriter.finish = one
-                        else:
-                            said.append(one)
-                if said:
-                    yield said
-            reading.end()
+        try:
+            async with aclosing(second.bursts()) as arriving:
+                async for arrived in arriving:
+                    said = [] if self.stopped or not arrived else self._exit_said()
+                    self.stopped = self.stopped or bool(arrived)
+                    for event, delta in arrived:
+                        # The same server calls itself the same on both routes, if it is known to that well.
+                        if self.dialect.exact:
+                            self._is_foreign(event)
+                        usage = delta.usage or usage
+                        self.upstream_tokens += len(delta.tokens) or bool(delta.content)
+                        if delta.content or delta.finish:
+                            one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
+                            if delta.finish:
+                                self._rewriter.finish = one
+                            else:
+                                said.append(one)
+                    if said or not arrived:
+                        yield said
+        finally:
+            self.tried = second.tried
+        assert second.call is not None
         answered = usage.get("completion_tokens")
         if answered is not None:
             self.upstream_tokens = own + int(answered)
-        self._merge(truncation, call.forced or self.config.exit_tokens, usage, self.upstream_tokens - own)
+        self._merge(
+            truncation, second.call.forced or self.config.exit_tokens, usage, self.upstream_tokens - own
+        )
+
+    def _is_foreign(self, event: Json) -> bool:
+        """Whether an event is the first to show that the server is not the one that was examined."""
+        if self.changed or self.belongs is None or event.get("system_fingerprint") is None:
+            return False
+        self.changed = not self.belongs(event)
+        return self.changed
+
+    def _exit_said(self) -> list[ClientEvent]:
+        """Return the exit text as events; only once the server has begun to answer after it."""
+        parts = self._rewriter.split(self.config.exit_text, self.config.close)
+        return [self._rewriter.forced(text, thinking=inside) for text, inside in parts if text]
 
     def _merge(self, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:
         """Merge the usage of both requests: the prompt once, and everything generated as one completion.

@@ -49,6 +49,8 @@ class SampleAnswer:
         Largest number of tokens in one event.
     covered : bool
         Whether all text in the field for thinking came with tokens.
+    system_fingerprint : str or None
+        What the server calls its configuration, if it does.
     """
 
     opening: Opening
@@ -59,6 +61,7 @@ class SampleAnswer:
     usage: dict[str, Any]
     most: int
     covered: bool
+    system_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +106,20 @@ async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: in
     found: list[StreamToken] = []
     thought = content = ""
     named: str | None = None
+    system: str | None = None
     usage: dict[str, Any] = {}
     most, covered = 0, True
     async with chat_stream(server, dialect, opening) as deltas:
         async for event, delta in deltas:
             if delta.thinking and named is None:
                 named = reasoning_field(event["choices"][0]["delta"])
+            system = event.get("system_fingerprint") or system
             thought, content = thought + delta.thinking, content + delta.content
             found += delta.tokens
             usage = delta.usage or usage
             most = max(most, len(delta.tokens))
             covered = covered and (bool(delta.tokens) or not delta.thinking)
-    return SampleAnswer(opening, found, thought, content, named, usage, most, covered)
+    return SampleAnswer(opening, found, thought, content, named, usage, most, covered, system)
 
 
 async def check_continuation(

@@ -79,6 +79,10 @@ class EventRewriter:
             return None
         return event
 
+    def forced(self, text: str, *, thinking: bool) -> Json:
+        """Return an event of text that was forced, its log-probability 0 and without alternatives."""
+        return self.said(text, thinking=thinking, delta=Delta(tokens=(StreamToken(text.encode(), 0.0),)))
+
     def said(
         self,
         text: str,
