@@ -19,7 +19,7 @@ SUMMARIES = {
     "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
     "certify": "Go from a model and a file of problems to a certified bundle, a report, and the command that "
     "serves it.",
-    "doctor": "Try a server out with a few tokens, and say which way the proxy will work in front of it.",
+    "doctor": "Examine this machine, or try a server out, and say what works and what to do about the rest.",
     "collect": "Record full traces, the features of every cue, and the answer forced there.",
     "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",
     "curve": "Show how AUC and certified savings grow with the problems collected.",
@@ -41,7 +41,7 @@ SUMMARIES = {
 }
 """The first sentence of every command's help, so that listing them loads none."""
 
-_WITHOUT_ARGUMENTS = {"demo", "recipes", "proxy", "mock-upstream"}
+_WITHOUT_ARGUMENTS = {"demo", "doctor", "recipes", "proxy", "mock-upstream"}
 """Commands that do something when they are given no arguments."""
 
 

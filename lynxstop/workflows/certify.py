@@ -25,6 +25,7 @@ from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import load_source
 from lynxstop.core.types import Sampling
+from lynxstop.notebook import table_html
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem, load_problems
@@ -103,6 +104,20 @@ class CertifiedModel:
     held_out: list[dict[str, Any]]
     tried: int
     serve: str | None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{100 * row['risk']:g}%",
+                f"{row['exits']} of {row['n_problems']}",
+                f"{row['disagree']} of {row['n_problems']}",
+                f"{row['saved']:.1%}",
+            )
+            for row in self.held_out
+        ]
+        headers = ("risk", "stopped early", "answers that differ", "tokens saved")
+        title = f"{self.bundle.policy.name} on held-out problems"
+        return table_html(title, headers, rows, self.serve or "") + self.calibration._repr_html_()
 
     def report(self) -> dict[str, Any]:
         """All but arrays, ready for JSON."""
