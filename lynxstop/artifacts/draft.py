@@ -13,7 +13,7 @@ from lynxstop.errors import ConfigError
 _DEFAULTS = SamplingOptions()
 
 
-def draft_recipe(model: str | Path) -> tuple[Recipe, str]:
+def draft_recipe(model: str | Path, folder: Path | None = None) -> tuple[Recipe, str]:
     """Return a recipe for a model, and a sentence that says where it comes from.
 
     Parameters
@@ -22,13 +22,15 @@ def draft_recipe(model: str | Path) -> tuple[Recipe, str]:
         A hub name that a shipped recipe is for, a folder of such a name, or any other folder: then sampling
         comes from its generation_config.json, the length from its context, and the layers from its depth.
         Delimiters are found when the tokenizer is loaded.
+    folder : Path, optional
+        Where the files of a hub name are.
     """
     for name in (str(model), Path(model).name):
         try:
             return find_recipe(name), f"the shipped recipe for {name}"
         except ConfigError:
             continue
-    folder = Path(model)
+    folder = folder or Path(model)
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     if not config:
         return Recipe(probe=ProbeOptions(layers=())), "the defaults"

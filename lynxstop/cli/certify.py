@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,8 @@ from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from lynxstop.workflows.certify import CertifiedModel
     from lynxstop.workflows.certify_plan import Estimate
 
@@ -107,8 +109,7 @@ def certify(
     settings = None if recipe is None else find_recipe(recipe)
     asked = load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit]
     # Engines print to stdout.
-    with ended_by_sigterm(), redirect_stdout(sys.stderr), _output.progress() as bar:
-        task = bar.add_task("training", total=None, visible=False)
+    with ended_by_sigterm(), redirect_stdout(sys.stderr), ExitStack() as stack:
         made = run(
             model,
             asked,
@@ -118,7 +119,7 @@ def certify(
             tell=_tell,
             ask=lambda left: _ask(left, yes),
             console=_output.console,
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+            progress=_Bar(stack),
         )
     page = out / "report.html"
     atomic.write_text(page, certified_report(made))
@@ -126,6 +127,23 @@ def certify(
         _output.emit({**made.report(), "report": str(page)})
     else:
         _show(made, page)
+
+
+class _Bar:
+    """The progress of training; it is drawn from its first call, when that of recording is over.
+
+    A terminal shows one live display at a time.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._bar: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = self._stack.enter_context(_output.progress())
+            self._task = self._bar.add_task("training", total=total)
+        self._bar.update(self._task, completed=done, total=total)
 
 
 def _tell(sentence: str) -> None:

@@ -23,7 +23,7 @@ from lynxstop.calibration.run import Calibration
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
-from lynxstop.collect.sources import load_source
+from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.core.types import Sampling
 from lynxstop.notebook import table_html
 from lynxstop.probes.train import TrainedProbe
@@ -196,7 +196,10 @@ def certify(
     tell(", ".join(f"{count:,} problems for {name}" for name, count in sizes(parts).items()) + ".")
     for sentence in found.sentences():
         tell(sentence)
-    settings = _settle_recipe(folder, model, recipe, tell)
+    name = str(model)
+    if options.collect.engine == "transformers":
+        model = folder_of(name)
+    settings = _settle_recipe(folder, name, model, recipe, tell)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
         data = _record(source, parts, folder / "recorded", settings, options.collect, tell, ask, console)
     tell("Training.")
@@ -204,7 +207,7 @@ def certify(
     bundle, trained = train_bundle(
         data["train"],
         folder / "bundle",
-        Path(model).resolve().name if Path(model).is_dir() else str(model),
+        Path(name).resolve().name if Path(name).is_dir() else name,
         target="right" if options.loss == "wrong" else "agrees",
         kind=settings.probe.kind,
         min_tokens=guards.min_tokens,
@@ -239,7 +242,7 @@ def certify(
     )
 
 
-def _settle_recipe(folder: Path, model: str | Path, given: Recipe | None, tell: Told) -> Recipe:
+def _settle_recipe(folder: Path, name: str, model: str | Path, given: Recipe | None, tell: Told) -> Recipe:
     """Take the recipe that is given, or that of an earlier call, or draft one; write it down."""
     path = folder / "recipe.toml"
     if given is not None:
@@ -248,7 +251,7 @@ def _settle_recipe(folder: Path, model: str | Path, given: Recipe | None, tell: 
         recipe = Recipe.load(path)
         tell(f"Recipe: {path}.")
     else:
-        recipe, source = draft_recipe(model)
+        recipe, source = draft_recipe(name, Path(model))
         tell(f"Recipe: {source}; written to {path}.")
     atomic.write_text(path, as_toml(recipe))
     return recipe

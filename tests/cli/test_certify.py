@@ -1,7 +1,6 @@
 """`lynxstop certify`: one command to a certified bundle, and honest refusals."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.calibration.plan import smallest_size
 from lynxstop.cli import app
 from lynxstop.cli import certify as command
-from lynxstop.errors import ConfigError, DataError
+from lynxstop.collect.runner import collect
+from lynxstop.collect.sources import folder_of
+from lynxstop.errors import ConfigError, DataError, ModelError
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.storage import Recording
 from lynxstop.testing.server import MockServer
 from lynxstop.workflows import certify as workflow
-from lynxstop.workflows.certify_plan import SHARES, floor, outlook, require_enough, split_problems
+from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, require_enough, split_problems
 from lynxstop.workflows.verify_bundle import verify_path
 from tests.support.servers import serving
 
@@ -49,18 +50,18 @@ def test_from_a_model_and_prompts_to_a_bundle_after_an_interruption(
     problems, out = written(tmp_path, 75), tmp_path / "out"
     words = (shipped.MODEL, problems, "--risk", RISK, "--out", out)
     # given a run that is interrupted after the first problems
-    real: Callable[..., Recording] = workflow.collect
     calls = []
 
     def interrupted(*arguments: Any, **options: Any) -> Recording:
         calls.append(arguments[2].name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*arguments, **options)
+        return collect(*arguments, **options)
 
     monkeypatch.setattr(workflow, "collect", interrupted)
-    assert CliRunner().invoke(app, ["certify", *map(str, words)]).exit_code != 0
-    assert calls == ["train", "train"]
+    stopped = CliRunner().invoke(app, ["certify", *map(str, words)])
+    assert calls == ["train", "train"], (stopped.output, stopped.exc_info)
+    assert stopped.exit_code != 0
     kept = Recording.open(out / "recorded" / "train").problem_ids
     assert len(kept) == workflow.FIRST
     # when it is given again, then it goes on with what is kept, to a certificate that verifies
@@ -104,8 +105,26 @@ def test_the_model_of_a_server_is_certified_through_it(tmp_path: Path) -> None:
     assert found["serve"] is None or f"proxy --upstream {address}" in found["serve"]
 
 
+def test_a_model_with_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        if name != "maker/reasoner":
+            raise OSError("not found\nmore")
+        return str(shipped.MODEL)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folder_of("maker/reasoner") == shipped.MODEL
+    with pytest.raises(ModelError, match="no model of this name: not found"):
+        folder_of("maker/other")
+    with pytest.raises(ModelError, match="no model folder here"):
+        folder_of("here")
+    assert asked == ["maker/reasoner", "maker/other"]
+
+
 def test_hours_are_not_begun_without_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = workflow.Estimate(1000, 5000, 10**6, 0, 2 * command.LONG)
+    long = Estimate(1000, 5000, 10**6, 0, 2 * command.LONG)
     with pytest.raises(ConfigError, match="hours") as caught:
         command._ask(long, yes=False)
     assert "--yes" in str(caught.value.hint)
