@@ -54,7 +54,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("certify nosuch good.jsonl --out good.jsonl", "cannot be written to", "--out"),
         ("train nosuch bundle", "no recorded data in nosuch", "lynxstop collect"),
         ("calibrate nosuch data", "no bundle at nosuch", "lynxstop train"),
-        ("calibrate", "Give a bundle and recorded traces", "--scores"),
+        ("calibrate --risk 5%", "Give a bundle and recorded traces", "--scores"),
         ("calibrate --scores missing.csv", "missing.csv", ""),
         ("run nosuch nosuch", "either one prompt or --problems", ""),
         ("run nosuch nosuch hello", "no bundle at nosuch", ""),
@@ -84,7 +84,7 @@ def test_what_new_users_get_wrong_is_answered_by_one_sentence(
 def test_a_certificate_with_an_impossible_seed_is_none(tmp_path: Path) -> None:
     source = next((shipped.BUNDLE / "certificates").glob("risk-*.json"))
     content = json.loads(source.read_text())
-    del content[DIGEST]
+    content.pop(DIGEST, None)
     content["settings"]["seed"] = -1
     path = tmp_path / "risk-0.05-all-0.json"
     path.write_text(json.dumps(seal(content)))

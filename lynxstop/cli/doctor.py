@@ -137,7 +137,12 @@ async def _examine(url: str, model: str | None, bundle: Path | None, dialect: st
             found = await examine(server, model=model, dialect=dialect)
         except UpstreamError as error:
             await _name_models(server, model, error)
-            raise
+            raise UpstreamError(
+                f"{url} cannot be asked: {error.message}",
+                code=error.code,
+                status=error.status_code,
+                hint=error.hint or "Start the server, or check its address and port.",
+            ) from error
         if loaded is None:
             return found, found.mode, found.trouble
         service = await Services(loaded, dialect).of(server, found.model)

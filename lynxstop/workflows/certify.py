@@ -18,6 +18,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.draft import as_toml, draft_recipe
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.calibration import ledger
+from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration
 from lynxstop.collect.options import CollectOptions
@@ -63,12 +64,20 @@ class CertifyOptions:
         "disagree" needs no gold answers; "harm" and "wrong" do.
     collect : CollectOptions
         Engine, seed, grader. `samples` stays 1 and every cue is recorded.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such loss.
     """
 
     risks: Sequence[float] = RISKS
     confidence: float = 0.95
     loss: str = "disagree"
     collect: CollectOptions = field(default_factory=CollectOptions)
+
+    def __post_init__(self) -> None:
+        recorded_loss(self.loss, selective=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import expiry_dates
 from lynxstop.artifacts.fingerprint import fingerprint, require_same
 from lynxstop.errors import LynxstopError
+from lynxstop.extras import need
 
 State = Literal["yes", "no", "wrong"]
 _PLUGIN = "vllm.general_plugins"
@@ -91,8 +92,7 @@ def _extra(name: str) -> Check:
 def _gpu() -> Check:
     if find_spec("torch") is None:
         return Check("GPU", "no", "unknown without torch")
-    import torch
-
+    torch = need("torch", "transformers")
     if not torch.cuda.is_available():
         return Check("GPU", "no", "none that torch sees; models run on the processor")
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
