@@ -24,6 +24,7 @@ from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import CalibrationError
+from lynxstop.notebook import curve_html, table_html
 
 _MAX_BYTES = 64 << 20
 
@@ -59,7 +60,7 @@ class Settings(Strict):
     samples: Samples
     unit: Unit = "request"
     """Whether a problem counts as often as it is asked, or once."""
-    seed: int
+    seed: int = Field(ge=0)
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""
     tests: int = Field(ge=1)
@@ -172,6 +173,33 @@ class Certificate(Claim):
     def expired(self) -> bool:
         """Whether its date of expiry has passed."""
         return expired(self.expires)
+
+    def _repr_html_(self) -> str:
+        tested = self.tested
+        kept = [
+            i
+            for i, (at, n) in enumerate(zip(tested.thresholds, tested.n, strict=True))
+            if math.isfinite(at) and n
+        ]
+        risks = [tested.losses[i] / tested.n[i] for i in kept]
+        point = None if self.refused else (self.threshold, self.losses / max(self.n, 1))
+        curve = curve_html(
+            [tested.thresholds[i] for i in kept],
+            risks,
+            across="threshold",
+            up="observed risk of the tested thresholds",
+            level=self.risk,
+            point=point,
+        )
+        rows = [
+            ("risk", f"{100 * self.risk:g}% {self.loss} at {self.confidence:.0%} confidence"),
+            ("threshold", "never exits" if self.refused else f"{self.threshold:.6g}"),
+            ("losses", f"{self.losses:g} of {self.n}"),
+            ("upper limit", "" if self.bound is None else f"{self.bound:.2%}"),
+            ("exits", f"{self.exits / self.problems:.1%}"),
+            ("thinking tokens saved", "" if self.saved is None else f"{self.saved:.1%}"),
+        ]
+        return table_html("Certificate", ("", ""), rows, self.promise, curve)
 
     def to_json(self) -> str:
         """Return the certificate as JSON text, with a digest of itself; floats keep all their digits."""

@@ -75,6 +75,9 @@ class Calibration:
             for certificate in self.certificates
         ]
 
+    def _repr_html_(self) -> str:
+        return "".join(certificate._repr_html_() for certificate in self.certificates)
+
     def require(self) -> None:
         """Refuse a refusal.
 

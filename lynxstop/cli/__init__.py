@@ -17,7 +17,9 @@ from lynxstop.errors import LynxstopError
 
 SUMMARIES = {
     "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
-    "doctor": "Try a server out with a few tokens, and say which way the proxy will work in front of it.",
+    "certify": "Go from a model and a file of problems to a certified bundle, a report, and the command that "
+    "serves it.",
+    "doctor": "Examine this machine, or try a server out, and say what works and what to do about the rest.",
     "collect": "Record full traces, the features of every cue, and the answer forced there.",
     "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",
     "curve": "Show how AUC and certified savings grow with the problems collected.",
@@ -41,7 +43,7 @@ SUMMARIES = {
 }
 """The first sentence of every command's help, so that listing them loads none."""
 
-_WITHOUT_ARGUMENTS = {"demo", "recipes", "proxy", "mock-upstream"}
+_WITHOUT_ARGUMENTS = {"demo", "doctor", "recipes", "proxy", "mock-upstream"}
 """Commands that do something when they are given no arguments."""
 
 
@@ -122,8 +124,8 @@ def _root(
 ) -> None:
     """Stop reasoning models when they know the answer, with a certified risk per request.
 
-    In order: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`. `demo`
-    shows it all on a small model that is shipped.
+    `demo` shows it on a small model that is shipped; `certify` does it for a model of yours. Its steps, each
+    a command: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`.
     """
 
 

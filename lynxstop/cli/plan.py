@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lynxstop.calibration.plan import Plan
     from lynxstop.collect.cost import Cost
 
 
@@ -22,9 +24,12 @@ def plan(
     ],
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
     expected_loss: Annotated[
-        float,
-        typer.Option(parser=read_risk, help="Risk of the threshold you hope to certify; below every level."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            parser=read_risk,
+            help="True risk of the threshold you hope to certify, below every level; else 0, 1%, 2%.",
+        ),
+    ] = None,
     power: Annotated[float, typer.Option(help="Probability of certifying it.")] = 0.8,
     exit_share: Annotated[
         float, typer.Option(help="Share of requests that exit, for the loss wrong|exit; else 1.")
@@ -52,9 +57,10 @@ def plan(
 ) -> None:
     """Say how many problems a calibration needs, before any are collected, and what collecting them costs.
 
-    Several levels are certified together, so each is sized at its share of the error, which is larger for
-    stricter levels. With `--cues`, the forced exits, tokens and hours of the collection are counted under the
-    given guards, which belong into the recipe's [guards].
+    How many depends on how often the threshold that you hope for truly loses, which is not known yet: more
+    than 0. Several levels are certified together, so each is sized at its share of the error, which is larger
+    for stricter levels. With `--cues`, the forced exits, tokens and
+    hours of the collection are counted under the given guards, which belong into the recipe's [guards].
 
     **Examples**
 
@@ -65,19 +71,22 @@ def plan(
     - `lynxstop plan --risk 0.05 --problems 1000 --cues 160 --cues 537 --stride 4 --max-points 30`
     """
     from lynxstop.calibration.certificate import share
+    from lynxstop.calibration.plan import likely_losses
     from lynxstop.calibration.plan import plan as size
     from lynxstop.collect.cost import cost
     from lynxstop.core.policy import StopPolicy
 
-    plans = [
-        size(
-            level,
-            1.0 - (1.0 - confidence) * share(level, risk),
-            expected_loss=expected_loss,
-            power=power,
-            exit_share=exit_share,
-        )
-        for level in sorted(risk)
+    def sized(level: float, loss: float) -> Plan:
+        delta = (1.0 - confidence) * share(level, risk)
+        return size(level, 1.0 - delta, expected_loss=loss, power=power, exit_share=exit_share)
+
+    levels = sorted(risk)
+    hoped = {level: likely_losses(level) if expected_loss is None else (expected_loss,) for level in levels}
+    plans = [sized(level, hoped[level][-1]) for level in levels]
+    rows = [
+        sized(level, loss)
+        for level in levels
+        for loss in (*((0.0,) if expected_loss is None else ()), *hoped[level])
     ]
     needed = groups * max(made.problems for made in plans)
     guards = StopPolicy((0,), min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
@@ -98,30 +107,51 @@ def plan(
         for count in cues or ()
     ]
     if json:
-        counted = {"costs": [asdict(made) for made in costs]} if costs else {}
-        levels = [asdict(made) for made in plans]
-        _output.emit({"problems": needed, "groups": groups, "levels": levels, **counted})
+        _output.emit(
+            {
+                "problems": needed,
+                "groups": groups,
+                "levels": [asdict(made) for made in plans],
+                "by_true_loss": [asdict(made) for made in rows],
+                **({"costs": [asdict(made) for made in costs]} if costs else {}),
+            }
+        )
         return
     shown = _output.table(
         f"Problems per group, confidence {confidence:g}",
         "risk",
+        "true loss",
         "problems",
         "losses allowed",
-        "at least",
         "power",
     )
-    for made in plans:
+    for made in rows:
         shown.add_row(
             f"{made.risk:g}",
+            f"{100 * made.expected_loss:g}%",
             f"{made.problems:,}",
             f"{made.allowed:,}",
-            f"{made.floor:,}",
             f"{made.power:.2f}",
         )
     _output.console.print(shown)
-    _output.console.print(f"Collect {needed:,} problems that the probe is not trained on, one trace of each.")
+    _output.console.print(
+        f"Collect {needed:,} problems that the probe is not trained on, one trace of each: enough where the "
+        f"threshold that you hope for truly loses {_losses(plans)} of the requests.",
+        soft_wrap=True,
+    )
+    floor = groups * max(made.floor for made in plans)
+    if floor < needed:
+        _output.console.print(
+            f"With {floor:,}, only a threshold without a single loss is certified; below that, none.",
+            style="dim",
+            soft_wrap=True,
+        )
     if costs:
         _show_costs(costs, problems or needed, tokens_per_second)
+
+
+def _losses(plans: Sequence[Plan]) -> str:
+    return " or ".join(dict.fromkeys(f"{100 * made.expected_loss:g}%" for made in plans))
 
 
 def _show_costs(costs: list[Cost], traces: int, tokens_per_second: float) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lynxstop.probes.train import TrainedProbe
-    from lynxstop.workflows.train_rule import TrainedRule
 
 
 def train(
@@ -65,61 +61,28 @@ def train(
 
     - `lynxstop train recorded/train bundle --rule combined`
     """
-    from lynxstop.probes.target import target_named
-    from lynxstop.probes.train import train as fit
     from lynxstop.recordings.storage import Recording
-    from lynxstop.rules.served import serve
-    from lynxstop.rules.table import rule_named
-    from lynxstop.workflows.make_bundle import make_bundle
-    from lynxstop.workflows.train_rule import DEFAULT_RULE, TrainedRule, train_rule
+    from lynxstop.workflows.train_bundle import train_bundle
+    from lynxstop.workflows.train_rule import TrainedRule
 
-    foreseen = target_named(target)
-    if kind not in ("logistic", "mlp"):
-        raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
-    served = None if rule is None else serve(rule_named(rule)).rule
-    recorded = Recording.open(data)
-    if served is None and not recorded.layers:
-        served = rule_named(DEFAULT_RULE)
     with _output.progress() as bar:
         task = bar.add_task("cross-validation", total=None)
-
-        def shown(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        trained: TrainedProbe | TrainedRule
-        if served is not None and "hidden" not in served.needs:
-            trained = train_rule(
-                recorded,
-                served,
-                target=foreseen,
-                min_tokens=min_tokens,
-                cooldown=cooldown,
-                stride=stride,
-                max_points=max_points,
-                seed=seed,
-                progress=shown,
-            )
-        else:
-            trained = fit(
-                recorded,
-                target=foreseen,
-                kind=kind,
-                layer_sets=None if layers is None else [layers_of(layers)],
-                backend=backend,
-                seed=seed,
-                progress=shown,
-            )
-    make_bundle(
-        recorded,
-        trained,
-        bundle,
-        name or bundle.resolve().name,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        stride=stride,
-        max_points=max_points,
-        rule=served,
-    )
+        _, trained = train_bundle(
+            Recording.open(data),
+            bundle,
+            name or bundle.resolve().name,
+            target=target,
+            kind=kind,
+            layers=None if layers is None else layers_of(layers),
+            rule=rule,
+            backend=backend,
+            min_tokens=min_tokens,
+            cooldown=cooldown,
+            stride=stride,
+            max_points=max_points,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if json:
         _output.emit({"bundle": str(bundle), **trained.report()})
         return

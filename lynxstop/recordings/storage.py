@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError, StepError
+from lynxstop.notebook import table_html
 from lynxstop.recordings import shards
 from lynxstop.recordings.content import Content, Stored, check_shard
 from lynxstop.recordings.meta_file import read_meta
@@ -100,6 +101,20 @@ class Recording:
             Read only these; all by default, which are then held in memory.
         """
         return self._content.table("cues", columns)
+
+    def _repr_html_(self) -> str:
+        traces, cues = self.traces(["problem_id", "thinking_tokens"]), self.cues(["agrees"])
+        agreed = [value for value in cues["agrees"].to_pylist() if value is not None]
+        rows = [
+            ("problems", f"{len(self.problem_ids):,}"),
+            ("traces", f"{traces.num_rows:,}"),
+            ("decision points", f"{cues.num_rows:,}"),
+            ("thinking tokens", f"{sum(traces['thinking_tokens'].to_pylist()):,}"),
+            ("exit answers that agree", f"{sum(agreed) / len(agreed):.1%}" if agreed else "unknown"),
+            ("layers", ", ".join(map(str, self.layers)) or "none"),
+            ("engine", f"{self.meta.engine}, {self.meta.dtype}"),
+        ]
+        return table_html(f"Recording {self.path}", ("", ""), rows)
 
     @property
     def layers(self) -> tuple[int, ...]:
