@@ -154,6 +154,9 @@ class Certificate(Claim):
     cues: int
     unknown: int
     """Cues whose exit answer could not be judged."""
+    repeated: int | None = Field(default=None, ge=0)
+    """Problems whose prompt an earlier one has: they count as samples of it. None: no prompts are known, and
+    problems were told apart by their ids alone."""
     missing: int | None
     """After a refusal: how many more problems it takes; None when no number is enough."""
     effective_size: float | None

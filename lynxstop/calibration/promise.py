@@ -76,6 +76,7 @@ def sentence(
     refused: bool,
     weighing: Weighing | None = None,
     unknown: Unknown | None = None,
+    repeated: int = 0,
 ) -> str:
     """Say what a certificate promises.
 
@@ -97,10 +98,15 @@ def sentence(
         When requests are weighted.
     unknown : Unknown, optional
         When an exit answer that could not be judged counts less than a loss of 1.
+    repeated : int
+        Problem ids whose prompt an earlier one has.
     """
     whose = f" of group {group!r}" if group else ""
     drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
     basis = f"Calibrated on {problems} problems{whose}{drawn} ({created:%Y-%m-%d})."
+    basis += _REPEATED.get(
+        repeated, f" {repeated} problem ids repeat prompts of others and count as the same."
+    )
     charged = "" if unknown is None else f" {_unknown(unknown)}"
     if refused:
         why = ""
@@ -136,6 +142,9 @@ def sentence(
         seen += f", which is {_percent(weighing.share)} by weight"
     tokens = f"; {_percent(saved)} of thinking tokens saved" if saved is not None else ""
     return f"{basis} {how}, {what}. {seen}{tokens}.{charged}"
+
+
+_REPEATED = {0: "", 1: " 1 id repeats the prompt of another problem and counts as it."}
 
 
 def _population(unit: Unit, whose: str, weighing: Weighing | None) -> str:

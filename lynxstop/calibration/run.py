@@ -17,6 +17,7 @@ from lynxstop.calibration.grid import quantile_grid, start_index
 from lynxstop.calibration.groups import split_groups
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.plan import advice
+from lynxstop.calibration.repeats import check_unseen
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import check_disjoint
 from lynxstop.calibration.weighted import check_weights
@@ -69,6 +70,7 @@ class Calibration:
                 "missing": certificate.missing,
                 "unit": certificate.settings.unit,
                 "unknown": certificate.unknown,
+                "repeated": certificate.repeated,
                 "unknown_loss": certificate.settings.unknown_loss,
                 "promise": certificate.promise,
             }
@@ -93,6 +95,7 @@ def calibrate(
     *,
     train_scores: Scores = None,
     train_problems: Sequence[str] = (),
+    train_prompts: Sequence[str] = (),
     weights: NDArray[np.float64] | None = None,
     weight_limit: float | None = None,
     digests: Mapping[str, str] | None = None,
@@ -111,6 +114,8 @@ def calibrate(
         Scores of the training split: they fix the thresholds that are tested. None tests all of float32.
     train_problems : sequence of str
         Problem ids of the training split, checked to be others.
+    train_prompts : sequence of str
+        Digests of its prompts, checked to be others, too.
     weights, weight_limit : array of shape (traces,), float, optional
         Covariate-shift weights in the order of `table`, for the method "weighted".
     digests, fingerprint, created
@@ -124,6 +129,7 @@ def calibrate(
     chosen = options.certifier
     _check_given(chosen, train_scores, weights)
     _check_training(table, train_scores, train_problems)
+    check_unseen(train_prompts, table)
     parts = split_groups(table, options.by)
     settings = Settings(
         samples=options.samples or ("mean" if chosen.fractions else "one"),
@@ -149,7 +155,6 @@ def calibrate(
         created=created or datetime.now(UTC).replace(microsecond=0),
         expires=options.expires,
     )
-    evidence = table.digest()
     certificates = []
     for group in parts:
         case = case_for(table, claim.model_copy(update={"group": group}))
@@ -158,7 +163,7 @@ def calibrate(
             if chosen.selective and isinstance(train_scores, TraceTable) and case.grid is not None:
                 start = start_index(train_scores, case.grid, case.units.count, risk, asked.delta)
                 asked = asked.model_copy(update={"settings": settings.model_copy(update={"start": start})})
-            certificates.append(certify(case, asked, evidence))
+            certificates.append(certify(case, asked, table))
     return Calibration(tuple(certificates), table)
 
 
@@ -176,4 +181,5 @@ def _check_given(method: Method, train_scores: Scores, weights: NDArray[np.float
 def _check_training(table: TraceTable, train_scores: Scores, train_problems: Sequence[str]) -> None:
     if isinstance(train_scores, TraceTable):
         check_disjoint(train_scores.problem_ids, table.problem_ids)
+        check_unseen(() if train_scores.prompts is None else train_scores.prompts.tolist(), table)
     check_disjoint(np.asarray(train_problems, dtype=np.str_), table.problem_ids)

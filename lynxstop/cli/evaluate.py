@@ -77,10 +77,14 @@ def _check(bundle: Bundle, recorded: DataSet) -> None:
     import numpy as np
 
     from lynxstop.artifacts.fingerprint import require_same
+    from lynxstop.calibration.repeats import check_unseen
     from lynxstop.calibration.units import check_disjoint
+    from lynxstop.replay.exits import read_exits
 
     require_same(bundle.policy.fingerprint, recorded.meta.fingerprint, f"The bundle {bundle.path}")
-    check_disjoint(np.array(bundle.training_scores().problems), np.array(recorded.problem_ids))
+    training = bundle.training_scores()
+    check_disjoint(np.array(training.problems), np.array(recorded.problem_ids))
+    check_unseen(training.prompts, read_exits(recorded))
 
 
 def _rules(

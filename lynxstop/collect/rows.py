@@ -15,6 +15,7 @@ from lynxstop.core.types import Answer, Generation, Tokens
 from lynxstop.grading.graders import same_of
 from lynxstop.grading.grading import Grader, agrees
 from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.prompts import prompt_digest
 
 Row = dict[str, Any]
 _COLUMNS = ("family", "difficulty", "split")
@@ -47,6 +48,7 @@ def trace_row(
         "full_right": full.right,
         "events": len(generation.events),
         "cues": 0,
+        "prompt_sha256": prompt_digest(problem.prompt),
     }
 
 

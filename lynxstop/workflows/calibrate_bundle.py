@@ -97,6 +97,7 @@ def calibrate_bundle(
         options,
         train_scores=known if train is None else scored(bundle, train, loss=options.loss),
         train_problems=training.problems,
+        train_prompts=training.prompts,
         weights=weights,
         digests={
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
