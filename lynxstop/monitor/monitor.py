@@ -50,7 +50,7 @@ class MonitorOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Finding:
     """What the audits say.
 
     Parameters
@@ -104,7 +104,7 @@ class Monitor:
         self.test = RiskTest(self.options.risk, self.options.level)
         self.detector = ChangeDetector(self.options.risk, self.options.run_length)
 
-    def catch_up(self, journal: Journal) -> Verdict:
+    def catch_up(self, journal: Journal) -> Finding:
         """Read what was added to the journal; a journal that cannot be read raises the alarm."""
         try:
             for entry, offset in journal.read(self.offset):
@@ -132,9 +132,9 @@ class Monitor:
                 test.add(value, _uniform(self.audits, number))
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Finding:
         """What the audits say so far."""
-        return Verdict(
+        return Finding(
             alarm=bool(self.unreadable) or self.test.alarm or self.detector.alarms > 0,
             reason=self._reason(),
             warning=any(test.warning for test in self.inputs),
