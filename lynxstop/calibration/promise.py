@@ -144,7 +144,7 @@ def sentence(
     return f"{basis} {how}, {what}. {seen}{tokens}.{charged}"
 
 
-_REPEATED = {0: "", 1: " 1 id repeats the prompt of another problem and counts as it."}
+_REPEATED = {0: "", 1: " 1 problem id repeats the prompt of another and counts as the same."}
 
 
 def _population(unit: Unit, whose: str, weighing: Weighing | None) -> str:

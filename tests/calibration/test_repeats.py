@@ -75,7 +75,7 @@ def test_five_prompts_under_a_hundred_ids_are_five_problems():
     # when it is calibrated, then five problems are counted, which certify nothing
     (made,) = calibrate(one, options).certificates
     assert (made.problems, made.repeated, made.refused) == (5, 95, True)
-    assert "95 ids repeat the prompt of another problem" in made.promise
+    assert "95 problem ids repeat prompts of others and count as the same" in made.promise
 
 
 def test_without_prompts_nothing_is_compared_and_digests_stay():
