@@ -82,8 +82,8 @@ def calibrate_bundle(
     options : CalibrationOptions
         What is to be certified, and how.
     train : Recording, optional
-        Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
-        thresholds.
+        Recorded training traces, which the selective risk needs, and which fix the thresholds then. Else all
+        of float32 is tested; only a method that needs a grid takes it from the bundle's out-of-fold scores.
     split : str, optional
         Take only the traces of this split of `data`.
     weights : array of float, shape (traces,), optional
@@ -95,12 +95,18 @@ def calibrate_bundle(
     """
     table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
     training = bundle.training_scores()
-    known = training.scores[np.isfinite(training.scores)]
     policy = bundle.policy
+    fixed_on: dict[str, str] = {}
+    fixed: TraceTable | NDArray[np.float32] | None = None
+    if train is not None:
+        fixed, fixed_on = scored(bundle, train, loss=options.loss), {THRESHOLDS: train.digest}
+    elif options.certifier.needs == "grid":
+        fixed = training.scores[np.isfinite(training.scores)]
+        fixed_on = {THRESHOLDS: policy.files.get(SCORES, "")}
     return calibrate(
         table,
         options,
-        train_scores=known if train is None else scored(bundle, train, loss=options.loss),
+        train_scores=fixed,
         train_problems=training.problems,
         train_prompts=training.prompts,
         weights=weights,
@@ -108,7 +114,7 @@ def calibrate_bundle(
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
-            THRESHOLDS: policy.files.get(SCORES, "") if train is None else train.digest,
+            **fixed_on,
         },
         fingerprint=served_as(policy),
     )
