@@ -5,7 +5,7 @@
     BUNDLE/
     ├── policy.json          what is watched, how a stop is forced, certified levels, fingerprint, provenance
     ├── probe.safetensors    float32 weights; absent when the policy's rule reads no hidden states
-    ├── scores.safetensors   out-of-fold scores of the training split, which fix the tested thresholds
+    ├── scores.safetensors   out-of-fold scores of the training split, its problems and prompt digests
     ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
     ├── README.md            the card

@@ -66,8 +66,8 @@ def policy_4_to_5(content: Content) -> Content:
 
 
 def certificate_3_to_4(content: Content) -> Content:
-    """Tell problems apart by their ids alone."""
-    return content | {"repeated": None}
+    """Tell problems apart by their ids alone; have the grading checked by nothing."""
+    return content | {"repeated": None, "grading": None}
 
 
 POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5)

@@ -53,6 +53,15 @@ class Group(Strict):
     value: str
 
 
+class Grading(Strict):
+    """How often a second comparator contradicts the one that the losses rest on."""
+
+    pairs: int = Field(ge=0)
+    """Distinct pairs of an exit's and a full answer that both decided."""
+    contradicted: int = Field(ge=0)
+    """Of these, same by one and different by the other."""
+
+
 class Settings(Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
@@ -107,6 +116,8 @@ class Claim(Strict):
     """Of the probe, the data, the split."""
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """Model, tokenizer, template, exit tokens, cues, engine, dtype and sampling."""
+    grading: Grading | None = None
+    """Measured on the recorded answers, which the evidence does not hold; None where it was not."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
 

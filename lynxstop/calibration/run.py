@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.case import Method
-from lynxstop.calibration.certificate import Certificate, Claim, Settings
+from lynxstop.calibration.certificate import Certificate, Claim, Grading, Settings
 from lynxstop.calibration.certify import case_for, certify
 from lynxstop.calibration.grid import quantile_grid, start_index
 from lynxstop.calibration.groups import split_groups
@@ -100,6 +100,7 @@ def calibrate(
     weight_limit: float | None = None,
     digests: Mapping[str, str] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
+    grading: Grading | None = None,
     created: datetime | None = None,
 ) -> Calibration:
     """Turn scored traces into certified thresholds.
@@ -118,7 +119,7 @@ def calibrate(
         Digests of its prompts, checked to be others, too.
     weights, weight_limit : array of shape (traces,), float, optional
         Covariate-shift weights in the order of `table`, for the method "weighted".
-    digests, fingerprint, created
+    digests, fingerprint, grading, created
         Recorded as they are.
 
     Raises
@@ -152,6 +153,7 @@ def calibrate(
         settings=settings,
         digests=dict(digests or {}),
         fingerprint=dict(fingerprint or {}),
+        grading=grading,
         created=created or datetime.now(UTC).replace(microsecond=0),
         expires=options.expires,
     )

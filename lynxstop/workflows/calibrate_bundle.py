@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ from lynxstop.artifacts.hub import known_files
 from lynxstop.artifacts.policy import LATER_SETTINGS
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
-from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.certificate import Certificate, Grading
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import ConfigError, FingerprintError
+from lynxstop.grading.second import disagreement_rate
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
 
 FOLDER = "certificates"
+_MOST_PAIRS = 5000
+"""Pairs of answers that the second comparator judges; it takes milliseconds for each."""
 THRESHOLDS = "thresholds"
 """Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
@@ -117,7 +121,20 @@ def calibrate_bundle(
             **fixed_on,
         },
         fingerprint=served_as(policy),
+        grading=graded_twice(data),
     )
+
+
+def graded_twice(data: Recording) -> Grading | None:
+    """Let the second comparator judge recorded pairs of answers; None where answers are not mathematics."""
+    if data.meta.grader != "math":
+        return None
+    traces, cues = data.traces(), data.cues()
+    full = np.repeat(np.array(traces["full_answer"].to_pylist(), object), traces["cues"].to_numpy())
+    pairs = zip(cues["trial_answer"].to_pylist(), full.tolist(), strict=True)
+    distinct = dict.fromkeys(pair for pair in pairs if all(pair))
+    found = disagreement_rate(islice(distinct, _MOST_PAIRS))
+    return Grading(pairs=found.n, contradicted=found.disagree)
 
 
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
