@@ -81,6 +81,8 @@ class Settings(Strict):
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
     """Column that groups were taken from."""
+    apart: bool = False
+    """Whether promises about groups were made beside this one that do not hold together with it."""
     start: int | None = None
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None

@@ -103,6 +103,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
             weighing=_weighing(case, verdict, effective),
             unknown=_unknown(case, claim, verdict),
             repeated=again or 0,
+            apart=claim.settings.apart,
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,

@@ -77,6 +77,7 @@ def sentence(
     weighing: Weighing | None = None,
     unknown: Unknown | None = None,
     repeated: int = 0,
+    apart: bool = False,
 ) -> str:
     """Say what a certificate promises.
 
@@ -100,6 +101,8 @@ def sentence(
         When an exit answer that could not be judged counts less than a loss of 1.
     repeated : int
         Problem ids whose prompt an earlier one has.
+    apart : bool
+        Whether promises about groups were made beside this one that do not hold together with it.
     """
     whose = f" of group {group!r}" if group else ""
     drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
@@ -133,6 +136,8 @@ def sentence(
         how = "On average over calibration sets"
     elif tests > 1:
         how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
+    if kind == "confidence" and apart:
+        how += ", though not together with those of other groups"
     if kind == "confidence" and tried > 1:
         how += f", for the best of {tried} that were tried"
     if grows:

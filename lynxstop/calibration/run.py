@@ -144,6 +144,7 @@ def calibrate(
         importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
         importance_limit=weight_limit,
         by=options.by,
+        apart=options.by is not None and options.together != "all",
     )
     claim = Claim(
         loss=options.loss,
