@@ -54,6 +54,15 @@ class Group(Strict):
     value: str
 
 
+class Grading(Strict):
+    """How often a second comparator contradicts the one that the losses rest on."""
+
+    pairs: int = Field(ge=0)
+    """Distinct pairs of an exit's and a full answer that both decided."""
+    contradicted: int = Field(ge=0)
+    """Of these, same by one and different by the other."""
+
+
 class Settings(Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
@@ -73,6 +82,8 @@ class Settings(Strict):
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
     """Column that groups were taken from."""
+    apart: bool = False
+    """Whether promises about groups were made beside this one that do not hold together with it."""
     start: int | None = None
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None
@@ -108,6 +119,8 @@ class Claim(Strict):
     """Of the probe, the data, the split."""
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """Model, tokenizer, template, exit tokens, cues, engine, dtype and sampling."""
+    grading: Grading | None = None
+    """Measured on the recorded answers, which the evidence does not hold; None where it was not."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
 
@@ -150,6 +163,9 @@ class Certificate(Claim):
     cues: int
     unknown: int
     """Cues whose exit answer could not be judged."""
+    repeated: int | None = Field(default=None, ge=0)
+    """Problems whose prompt an earlier one has: they count as samples of it. None: no prompts are known, and
+    problems were told apart by their ids alone."""
     missing: int | None
     """After a refusal: how many more problems it takes; None when no number is enough."""
     effective_size: float | None

@@ -30,6 +30,7 @@ SUMMARIES = {
     "export": "Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.",
     "cues": "Rank cue words by frequency and by how well an exit there is foreseen; propose a set.",
     "inspect": "Say what a bundle or a recorded data set holds, and check it.",
+    "problems": "Look for prompts that occur twice, or nearly, in problem sets and across them.",
     "plan": "Say how many problems a calibration needs, before any are collected, and what collecting them "
     "costs.",
     "push": "Check a bundle and upload it, with a card that says what it promises.",

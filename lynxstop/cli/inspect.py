@@ -87,7 +87,7 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "sampling": policy.sampling.model_dump(),
         "guards": {
             name: getattr(policy, name)
-            for name in ("min_tokens", "cooldown", "stride", "max_points", "budget")
+            for name in ("min_tokens", "cooldown", "stride", "max_points", "tilt", "budget")
         },
         "fingerprint": policy.fingerprint.model_dump(),
         "belongs_to_model": None if model is None else True,

@@ -43,6 +43,13 @@ def train(
             "`logprob-probe` on data without hidden states."
         ),
     ] = None,
+    tilt: Annotated[
+        float | None,
+        typer.Option(
+            help="Take this off the score for each earlier cue of the request that could exit; by default "
+            "what saves most on these data. 0 takes nothing off."
+        ),
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="`sklearn`, `torch`, or `auto`: torch for features of 128 MiB and more.")
     ] = "auto",
@@ -80,6 +87,7 @@ def train(
             cooldown=cooldown,
             stride=stride,
             max_points=max_points,
+            tilt=tilt,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

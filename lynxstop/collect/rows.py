@@ -24,6 +24,7 @@ from lynxstop.core.types import (
 from lynxstop.grading.graders import same_of
 from lynxstop.grading.grading import Grader, agrees
 from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.prompts import prompt_digest
 
 Row = dict[str, Any]
 _COLUMNS = ("family", "difficulty", "split")
@@ -56,6 +57,7 @@ def trace_row(
         "full_right": full.right,
         "events": len(kept(generation.events)),
         "cues": 0,
+        "prompt_sha256": prompt_digest(problem.prompt),
     }
 
 

@@ -68,6 +68,8 @@ class StopPolicy:
         Eligible decision points of a request at most.
     budget : int, optional
         Thinking tokens after which an exit is forced whatever the score.
+    tilt : float
+        Taken off the score for each eligible decision point before; see `lynxstop.core.rule.tilted`.
     loop_guard : int, optional
         Copies of one passage in a row after which an exit is forced; see `lynxstop.core.loops.LoopGuard`. No
         certificate covers these exits. None never looks for loops.
@@ -94,6 +96,7 @@ class StopPolicy:
     rule: ScorerFactory | None = None
     stride: int = 1
     max_points: int | None = None
+    tilt: float = 0.0
     loop_guard: int | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +108,8 @@ class StopPolicy:
             raise ConfigError("stride and max_points are counts of decision points: 1 or more.")
         if self.loop_guard is not None and self.loop_guard < 2:
             raise ConfigError("A loop guard needs 2 repeats or more.")
+        if not math.isfinite(self.tilt):
+            raise ConfigError("A tilt is a finite number, in units of the score.")
         if self.budget is not None and self.budget < 1:
             raise ConfigError("A thinking budget is at least 1 token.")
         if not 0 < self.points <= ALL or self.every < 0 or bool(self.points & INTERVAL) != (self.every > 0):

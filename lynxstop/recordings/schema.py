@@ -38,13 +38,17 @@ TRACES = {
     "full_right": "bool",
     "events": "int64",
     "cues": "int64",
+    "prompt_sha256": "string",
 }
 """Column types of the trace table.
 
 `metadata` is JSON of the problem's further columns; `events` counts the decision points of the trace that the
 guards let exit, `cues` those with a row in the cue table; `thinking_tokens` and `answer_tokens` add up to the
-whole output, forced tokens included.
+whole output, forced tokens included; `prompt_sha256` is `lynxstop.recordings.prompts.prompt_digest`.
 """
+
+LATER = frozenset({"prompt_sha256"})
+"""Columns that the first recordings lack: null there."""
 
 CUES = {
     "trace_id": "string",

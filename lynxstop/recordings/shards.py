@@ -17,7 +17,7 @@ from lynxstop.core.statistics import WIDTH, unknown
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop.recordings.schema import CUES, TRACES
+from lynxstop.recordings.schema import CUES, LATER, TRACES
 from lynxstop.recordings.store import Store
 
 _KEY, _PARTS = b"lynxstop.key", b"lynxstop.parts"
@@ -92,16 +92,21 @@ def read_table(
     try:
         with parquet.ParquetFile(store.local(name), page_checksum_verification=True) as file:
             schema = file.schema_arrow
-            table = file.read(wanted if wanted is None else list(wanted))
+            absent = LATER & (columns.keys() - set(schema.names))
+            table = file.read([one for one in wanted or schema.names if one not in absent])
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     if (schema.metadata or {}).get(_KEY) != key.encode():
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
-    if schema.remove_metadata() != _schema(columns):
+    if schema.remove_metadata() != _schema({n: kind for n, kind in columns.items() if n not in absent}):
         raise DataError(
             f"{store}/{name} has other columns than this version writes.", hint="Collect the data again."
         )
-    return table
+    for one in wanted or columns:
+        if one in absent:
+            kind = arrow.type_for_alias(columns[one])
+            table = table.append_column(arrow.field(one, kind), arrow.nulls(len(table), kind))
+    return table.select(list(wanted or columns))
 
 
 def digests(store: Store, number: int) -> dict[str, str]:

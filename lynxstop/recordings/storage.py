@@ -178,6 +178,13 @@ class Recording:
         return tuple(dict.fromkeys(self.traces(["problem_id"])["problem_id"].to_pylist()))
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """Digests of the prompts, each once; those of recordings from before there were any are missing."""
+        traces, name = self.traces(), "prompt_sha256"
+        known = traces[name].to_pylist() if name in traces.column_names else []
+        return tuple(dict.fromkeys(filter(None, known)))
+
+    @property
     def samples(self) -> tuple[int, int]:
         """Fewest and most traces of a problem; they differ when an append gave some problems more."""
         counts = Counter(self.traces(["problem_id"])["problem_id"].to_pylist()).values()

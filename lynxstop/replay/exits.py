@@ -52,6 +52,8 @@ class ExitTable:
         Whether the point is a cue.
     rows : array of int64, shape (points,)
         Rows of the recorded cue table.
+    prompts : array of str, shape (traces,), optional
+        Digests of the prompts, empty where there are none.
     points : sequence of sequences of Point, shape (traces,)
         The points as rules see them; empty unless made by `lynxstop.replay.points.read_points`.
     """
@@ -68,12 +70,18 @@ class ExitTable:
     parsed: Bools
     cue: Bools
     rows: NDArray[np.int64]
+    prompts: NDArray[np.str_] | None = None
     points: Sequence[Sequence[Point]] = ()
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Points per trace, shape (traces,)."""
         return np.bincount(self.owners, minlength=len(self.trace_ids))
+
+    @property
+    def earlier(self) -> NDArray[np.int64]:
+        """Eligible points of the trace before each point, shape (points,)."""
+        return np.arange(len(self.owners)) - np.searchsorted(self.owners, self.owners)
 
     @property
     def verdicts(self) -> Verdicts:
@@ -93,6 +101,7 @@ class ExitTable:
             **{name: getattr(self, name)[traces] for name in _OF_TRACES},
             **{name: getattr(self, name)[points] for name in _OF_POINTS},
             owners=(np.cumsum(traces) - 1)[self.owners[points]],
+            prompts=None if self.prompts is None else self.prompts[traces],
             points=[self.points[i] for i in np.flatnonzero(traces)] if self.points else (),
         )
 
@@ -117,6 +126,7 @@ class ExitTable:
             tokens=self.tokens[known],
             full_tokens=self.full_tokens,
             groups=groups,
+            prompts=self.prompts,
         )
 
     def at(
@@ -208,11 +218,12 @@ def exits_at(traces: Any, cues: Any, rows: NDArray[np.int64]) -> ExitTable:
         parsed=(_texts(cues["trial_status"]) == "parsed")[rows],
         cue=of_kind(cues, CUE)[rows],
         rows=rows,
+        prompts=_texts(traces["prompt_sha256"]) if "prompt_sha256" in traces.column_names else None,
     )
 
 
 def _texts(column: Any) -> NDArray[np.str_]:
-    return np.array(column.to_pylist(), dtype=np.str_)
+    return np.array(["" if value is None else value for value in column.to_pylist()], dtype=np.str_)
 
 
 def _truth(column: Any) -> Floats:

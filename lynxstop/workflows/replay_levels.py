@@ -9,6 +9,7 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import require_same
+from lynxstop.calibration import repeats
 from lynxstop.calibration.units import check_disjoint
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
@@ -24,7 +25,9 @@ def check_unseen(bundle: Bundle, data: Recording) -> None:
     FingerprintError, DataError
     """
     require_same(bundle.policy.fingerprint, data.meta.fingerprint, f"The bundle {bundle.path}")
-    check_disjoint(np.array(bundle.training_scores().problems), np.array(data.problem_ids))
+    training = bundle.training_scores()
+    check_disjoint(np.array(training.problems), np.array(data.problem_ids))
+    repeats.check_unseen(training.prompts, read_exits(data))
 
 
 def replay_levels(bundle: Bundle, data: Recording) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ def train_bundle(
     cooldown: int = 0,
     stride: int = 1,
     max_points: int | None = None,
+    tilt: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Bundle, TrainedProbe | TrainedRule]:
@@ -55,6 +56,8 @@ def train_bundle(
     backend : {"auto", "sklearn", "torch"}
     min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    tilt : float, optional
+        Of the policy; see `lynxstop.workflows.make_bundle.make_bundle`.
     seed : int
         Fixes the folds.
     progress : callable, optional
@@ -105,6 +108,7 @@ def train_bundle(
         cooldown=cooldown,
         stride=stride,
         max_points=max_points,
+        tilt=tilt,
         rule=served,
     )
     return bundle, trained
