@@ -15,7 +15,7 @@ from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.core.policy import StopPolicy
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.parts import PARTS
 from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules.table import rule_named
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--risks", default="0.02,0.05")
     parser.add_argument("--splits", type=int, default=20)
     options = parser.parse_args()
-    data, probe = DataSet.open(options.data), Bundle.load(options.bundle).probe
+    data, probe = Recording.open(options.data), Bundle.load(options.bundle).probe
     rules = [rule_named(name) for name in options.rules.split(",")]
     risks = [float(risk) for risk in options.risks.split(",")]
     keys = [key for rule in rules for key in rule.signals]

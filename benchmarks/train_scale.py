@@ -29,7 +29,7 @@ from lynxstop.probes.rivals import SIGNALS
 from lynxstop.probes.train import train
 from lynxstop.recordings.content import InMemory
 from lynxstop.recordings.schema import Meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 CUES = 10
 
@@ -49,7 +49,7 @@ def write(path: Path, events: int, width: int) -> None:
     save_file({"features": features, "truth": truth}, path)
 
 
-def recorded(path: Path, layers: int) -> DataSet:
+def recorded(path: Path, layers: int) -> Recording:
     """Open it as a data set, with mapped features."""
     from safetensors import safe_open
 
@@ -66,7 +66,7 @@ def recorded(path: Path, layers: int) -> DataSet:
     meta = Meta.model_construct(layers=tuple(range(1, layers + 1)), hidden=width // layers)
     header = 8 + int.from_bytes(path.open("rb").read(8), "little")
     mapped = np.memmap(path, np.float32, "r", header, (events, width))
-    return DataSet(path, meta, InMemory(pa.table(traces), pa.table(columns), [mapped]))
+    return Recording(path, meta, InMemory(pa.table(traces), pa.table(columns), [mapped]))
 
 
 def measure(path: Path, layers: int, kind: str, backend: str) -> str:

@@ -16,10 +16,10 @@ from sklearn.svm import LinearSVC
 from lynxstop.probes.data import load
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.train import train
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.workflows.make_bundle import make_bundle
 
-recorded, out = DataSet.open(sys.argv[1]), Path(sys.argv[2])
+recorded, out = Recording.open(sys.argv[1]), Path(sys.argv[2])
 last = recorded.layers[-1:]
 machine = make_pipeline(StandardScaler(), LinearSVC(C=1e-3, class_weight="balanced"))
 

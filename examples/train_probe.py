@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from lynxstop.probes.train import train
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.workflows.make_bundle import make_bundle
 
-recorded, out = DataSet.open(sys.argv[1]), Path(sys.argv[2])
+recorded, out = Recording.open(sys.argv[1]), Path(sys.argv[2])
 trained = train(recorded)
 for line in sorted(trained.table, key=lambda line: -line.auc)[:5]:
     print(f"layers {line.layers}, C {line.C:g}: AUC {line.auc:.3f}")

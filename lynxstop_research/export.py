@@ -12,19 +12,19 @@ from typing import Any
 
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.recordings.prompts import Prompt, messages
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 Decode = Callable[..., str]
 
 
 def serial_groups(
-    data: DataSet, prompts: Mapping[str, Prompt], decode: Decode, *, decay: float = 0.5
+    data: Recording, prompts: Mapping[str, Prompt], decode: Decode, *, decay: float = 0.5
 ) -> list[dict[str, Any]]:
     """Return one row per recorded exit, and one for the end of every trace, in serial order.
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
     prompts : mapping
         Problem ids to prompts.
     decode : callable

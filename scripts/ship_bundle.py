@@ -25,7 +25,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.demo.rebuild import SEED
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.workflows.calibrate_bundle import measured, scored, write_bundle_sums
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def main(work: Path) -> None:
         CollectOptions(seed=SEED),
         console=Console(stderr=True),
     )
-    pooled = [scored(built, DataSet.open(work / name)) for name in ("calibration", "test")]
+    pooled = [scored(built, Recording.open(work / name)) for name in ("calibration", "test")]
 
     for old in BUNDLE.iterdir():
         if old.name != "recipe.toml":

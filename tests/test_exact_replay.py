@@ -15,7 +15,7 @@ from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.grading.grading import grade
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.first_exit import first_exit
 
 REQUESTS = 200
@@ -27,11 +27,11 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     out = tmp_path_factory.mktemp("replay") / "data"
     recipe = Recipe.load(shipped.BUNDLE / "recipe.toml")
     record(shipped.MODEL, held_out.problems(REQUESTS, 5), out, recipe, CollectOptions(seed=3))
-    return DataSet.open(out)
+    return Recording.open(out)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def loaded(bundle: Bundle) -> LoadedModel:
 
 @pytest.mark.parametrize("risk", [0.01, 0.05])
 def test_transformers_decides_live_as_replayed(
-    recorded: DataSet, loaded: LoadedModel, bundle: Bundle, risk: float
+    recorded: Recording, loaded: LoadedModel, bundle: Bundle, risk: float
 ) -> None:
     # given recorded full traces, their cues and the answers forced there
     policy = bundle.policy.stop_policy()

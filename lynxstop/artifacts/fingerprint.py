@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from lynxstop.artifacts.strict import Strict
 from lynxstop.errors import FingerprintError, ModelError
 
 _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
@@ -17,10 +16,8 @@ _SAMPLE = 65_536
 """Bytes of tensor data read at the start and at the end of every weights file."""
 
 
-class Fingerprint(BaseModel):
+class Fingerprint(Strict):
     """Digests that tell one model folder from another."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: str
     weights: str

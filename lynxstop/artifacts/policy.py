@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.migrations import POLICY
 from lynxstop.artifacts.provenance import Provenance
+from lynxstop.artifacts.strict import Strict
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.cues import CueSet
@@ -26,11 +27,7 @@ LATER_SETTINGS: dict[str, Any] = {"rule": None, "cut": "after", "stride": 1, "ma
 """Settings that the first certificates did not name, and their value in the bundles of that time."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CertifiedLevel(_Strict):
+class CertifiedLevel(Strict):
     """One line of the menu: a risk level and the threshold that its certificate allows."""
 
     risk: float = Field(gt=0, lt=1)
@@ -46,7 +43,7 @@ class CertifiedLevel(_Strict):
     sha256: str
 
 
-class ServedSampling(_Strict):
+class ServedSampling(Strict):
     """Sampling parameters under which the bundle was collected, and is to be served."""
 
     temperature: float = Field(ge=0, allow_inf_nan=False)
@@ -61,7 +58,7 @@ class ServedSampling(_Strict):
         return Conditions(self.temperature, self.top_p, self.top_k, self.max_tokens)
 
 
-class ServedRule(_Strict):
+class ServedRule(Strict):
     """The rule that makes scores from signals and the probe's logit, as plain data."""
 
     name: str
@@ -96,7 +93,7 @@ class ServedRule(_Strict):
         return serve(self.rule)
 
 
-class Policy(_Strict):
+class Policy(Strict):
     """Content of policy.json."""
 
     schema_version: int = SCHEMA_VERSION

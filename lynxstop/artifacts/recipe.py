@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from lynxstop.artifacts.strict import Strict
 from lynxstop.core.cues import CueSet, cue_set
-from lynxstop.core.policy import ExitSide
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -25,18 +27,14 @@ def _once_behind(cut: Any) -> Any:
     return "after"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Thinking(_Section):
+class Thinking(Strict):
     """Delimiters of a thinking block; empty lists are detected from the tokenizer."""
 
     open: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
 
 
-class Cues(_Section):
+class Cues(Strict):
     """Words that open a new thought, whether any paragraph break counts as one, and a named set to add.
 
     With `set` alone, such as ``set = "en+zh"``, there are no other words.
@@ -66,7 +64,7 @@ class Cues(_Section):
         return cue_set(self.set) | own if own else cue_set(self.set)
 
 
-class ForcedExit(_Section):
+class ForcedExit(Strict):
     """Text forced at an exit, where `{close}` stands for the closing delimiter, and where it cuts.
 
     None is what the engine does by itself: "before" the cue's word in front of servers, which can be asked
@@ -77,7 +75,7 @@ class ForcedExit(_Section):
     cut: Annotated[ExitSide, BeforeValidator(_once_behind)] | None = None
 
 
-class ProbeOptions(_Section):
+class ProbeOptions(Strict):
     """Layers to record (indices as in `output_hidden_states`, negative from the end; none for data without
     hidden states), and the probe's kind.
     """
@@ -86,7 +84,7 @@ class ProbeOptions(_Section):
     kind: str = Field(default="logistic", pattern="^(logistic|mlp)$")
 
 
-class SamplingOptions(_Section):
+class SamplingOptions(Strict):
     """Sampling parameters as served."""
 
     temperature: float = Field(default=0.6, ge=0)
@@ -96,7 +94,7 @@ class SamplingOptions(_Section):
     answer_tokens: int = Field(default=128, ge=1)
 
 
-class Guards(_Section):
+class Guards(Strict):
     """Limits on when a stop may happen; see `lynxstop.core.policy.StopPolicy`."""
 
     min_tokens: int = Field(default=0, ge=0)
@@ -106,14 +104,14 @@ class Guards(_Section):
     budget: int | None = Field(default=None, ge=1)
 
 
-class PointOptions(_Section):
+class PointOptions(Strict):
     """Decision points to record beside cues: ends of sentences, clauses and lines; every so many tokens."""
 
     boundaries: bool = False
     every: int = Field(default=0, ge=0)
 
 
-class RecipeSource(_Section):
+class RecipeSource(Strict):
     """Where the settings come from, and for which models; for people, nothing is computed from it."""
 
     models: tuple[str, ...] = ()
@@ -126,7 +124,7 @@ class RecipeSource(_Section):
     """Whether cues, delimiters and exit text were compiled with this model's own tokenizer files."""
 
 
-class Recipe(_Section):
+class Recipe(Strict):
     """All sections; every one has defaults."""
 
     source: RecipeSource = RecipeSource()
@@ -170,3 +168,16 @@ class Recipe(_Section):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{what} has a wrong value at {where}: {first['msg']}.") from error
+
+    def policy(self, exit_ids: tuple[int, ...]) -> StopPolicy:
+        """Return where these settings allow an exit, forced with these token ids."""
+        return StopPolicy(
+            exit_ids=exit_ids,
+            min_tokens=self.guards.min_tokens,
+            cooldown=self.guards.cooldown,
+            stride=self.guards.stride,
+            max_points=self.guards.max_points,
+            budget=self.guards.budget,
+            points=CUE | BOUNDARY * self.points.boundaries | INTERVAL * (self.points.every > 0),
+            every=self.points.every,
+        )

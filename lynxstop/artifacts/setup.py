@@ -8,7 +8,6 @@ from typing import Any
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
-from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.core.thinking import Delimiters, detect_delimiters
 from lynxstop.core.watch import Watch, check_exit, compile_watch
@@ -58,16 +57,7 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
     exit_ids = tuple(tokenizer.encode(exit_text, add_special_tokens=False))
     if not exit_ids:
         raise TokenizerError("The exit text has no tokens.", hint="Set [exit] text in the recipe.")
-    policy = StopPolicy(
-        exit_ids=exit_ids,
-        min_tokens=recipe.guards.min_tokens,
-        cooldown=recipe.guards.cooldown,
-        stride=recipe.guards.stride,
-        max_points=recipe.guards.max_points,
-        budget=recipe.guards.budget,
-        points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
-        every=recipe.points.every,
-    )
+    policy = recipe.policy(exit_ids)
     return _compiled(
         recipe.cues.cue_set, delimiters, exit_text, policy, recipe.exit.cut or "after", tokenizer
     )

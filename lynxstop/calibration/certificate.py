@@ -11,8 +11,6 @@ from typing import Any, Self
 import numpy as np
 from pydantic import (
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -21,6 +19,7 @@ from pydantic import (
 from lynxstop.artifacts.expiry import expired
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
 from lynxstop.artifacts.seal import DIGEST, digest_of, seal
+from lynxstop.artifacts.strict import Strict
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples, Unit
@@ -38,11 +37,7 @@ def share(risk: float, levels: Sequence[float]) -> float:
     return (1.0 / risk) / sum(1.0 / level for level in levels)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Tested(_Strict):
+class Tested(Strict):
     """The tested sequence, columns of equal length; see `lynxstop.calibration.case.Sequence`."""
 
     thresholds: tuple[Threshold, ...]
@@ -51,14 +46,14 @@ class Tested(_Strict):
     statistic: tuple[float, ...]
 
 
-class Group(_Strict):
+class Group(Strict):
     """The requests a certificate is about; its absence means all."""
 
     column: str
     value: str
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
     samples: Samples
@@ -97,7 +92,7 @@ class Settings(_Strict):
         return self
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """What is to be certified: everything that is chosen before the calibration data are seen."""
 
     loss: str

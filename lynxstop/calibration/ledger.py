@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from lynxstop.artifacts import atomic
+from lynxstop.artifacts.strict import Strict
 from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.traces import TraceTable
@@ -27,10 +28,8 @@ _SKETCH = 64
 _MAX_BYTES = 16 << 20
 
 
-class Attempt(BaseModel):
+class Attempt(Strict):
     """One calibration: on what, and of what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     """SHA-256 of the sorted ids of the problems."""

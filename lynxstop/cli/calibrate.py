@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -28,13 +30,11 @@ def calibrate(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
     loss: Annotated[
-        str, typer.Option(help="disagree, harm, wrong, wrong|exit, or a loss column of the table.")
+        str, typer.Option(help=f"{', '.join(LOSSES)}, or a loss column of the table.")
     ] = "disagree",
     method: Annotated[
         str | None,
-        typer.Option(
-            help="ltt, ucb, crc, split, hoeffding_bentkus, anytime, selective, holm, weighted, lynx."
-        ),
+        typer.Option(help=f"{', '.join(METHODS)}."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
     scores: Annotated[
@@ -169,10 +169,10 @@ def _certify_bundle(
 
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.calibration import tables
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop.workflows import calibrate_bundle as bundles
 
-    loaded, recorded = Bundle.load(bundle), DataSet.open(data)
+    loaded, recorded = Bundle.load(bundle), Recording.open(data)
     weighed = None
     if weights is not None:
         rows = recorded.traces().select(["trace_id", "split"]).to_pylist()
@@ -182,7 +182,7 @@ def _certify_bundle(
         loaded,
         recorded,
         options,
-        train=None if train is None else DataSet.open(train),
+        train=None if train is None else Recording.open(train),
         split=split,
         weights=weighed,
     )

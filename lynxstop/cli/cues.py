@@ -12,7 +12,7 @@ from lynxstop.cli import _output
 from lynxstop.cli._risk import risk as read_risk
 
 if TYPE_CHECKING:
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop_research.cue_points import Decode
     from lynxstop_research.cue_search import Found, Word
 
@@ -49,11 +49,11 @@ def cues(
     - `lynxstop cues recorded/train --model MODEL --risk 0.02 --json`
     """
     from lynxstop.artifacts import atomic
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop.replay.parts import spread
     from lynxstop_research.cue_search import search
 
-    recorded = DataSet.open(data)
+    recorded = Recording.open(data)
     decode = None if model is None else _decoder(model, recorded)
     with _output.progress() as bar:
         task = bar.add_task("words", total=None)
@@ -78,7 +78,7 @@ def cues(
         _output.console.print(f"Written to {out}.")
 
 
-def _decoder(model: Path, recorded: DataSet) -> Decode:
+def _decoder(model: Path, recorded: Recording) -> Decode:
     from lynxstop.errors import DataError
     from lynxstop.extras import need
 

@@ -43,7 +43,7 @@ def curve(
     from lynxstop.cli.train import layers_of
     from lynxstop.extras import need
     from lynxstop.probes.target import target_named
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop.workflows.learning_curve import learning_curve
 
     foreseen = target_named(target)
@@ -51,7 +51,7 @@ def curve(
         raise ConfigError("Risk and confidence lie between 0 and 1.")
     if report is not None:
         need("matplotlib", "report")
-    recorded = DataSet.open(data, partial=True)
+    recorded = Recording.open(data, partial=True)
     with _output.progress() as bar:
         task = bar.add_task("draws", total=repeats)
         found = learning_curve(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
 
 
 _WIDE = 170
@@ -32,7 +33,7 @@ def evaluate(
     ] = None,
     risk: Annotated[float, typer.Option(parser=read_risk, help="Level at which rules are certified.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
-    loss: Annotated[str, typer.Option(help="disagree, harm or wrong.")] = "disagree",
+    loss: Annotated[str, typer.Option(help=f"{', '.join(loss_names(selective=False))}.")] = "disagree",
     points: Annotated[
         str | None,
         typer.Option(
@@ -59,12 +60,12 @@ def evaluate(
     - `lynxstop evaluate recorded/test --bundle bundle --json`
     """
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
 
     loaded = None if bundle is None else Bundle.load(bundle)
     if loaded is not None and rules is None and not loaded.policy.levels:
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
-    recorded = DataSet.open(data)
+    recorded = Recording.open(data)
     if loaded is not None:
         _check(loaded, recorded)
     if loaded is not None and rules is None:
@@ -73,7 +74,7 @@ def evaluate(
         _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
 
 
-def _check(bundle: Bundle, recorded: DataSet) -> None:
+def _check(bundle: Bundle, recorded: Recording) -> None:
     import numpy as np
 
     from lynxstop.artifacts.fingerprint import require_same
@@ -84,7 +85,7 @@ def _check(bundle: Bundle, recorded: DataSet) -> None:
 
 
 def _rules(
-    recorded: DataSet,
+    recorded: Recording,
     bundle: Bundle | None,
     names: str,
     risk: float,
@@ -144,7 +145,7 @@ def _rules(
     _output.console.print(lead(found))
 
 
-def _levels(bundle: Bundle, recorded: DataSet, csv: Path | None, json: bool) -> None:
+def _levels(bundle: Bundle, recorded: Recording, csv: Path | None, json: bool) -> None:
     from lynxstop.replay.exits import read_exits
     from lynxstop.replay.outcomes import summarize
     from lynxstop.replay.serving import scores_of

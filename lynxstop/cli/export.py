@@ -38,13 +38,13 @@ def export(
     from lynxstop.artifacts import atomic
     from lynxstop.extras import need
     from lynxstop.recordings.problems import load_problems
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop_research.export import serial_groups, to_lines
 
     tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
     named = columns(id_column, prompt_column, None)
     prompts = {problem.id: problem.prompt for problem in load_problems(problems, named)}
-    rows = serial_groups(DataSet.open(data), prompts, tokenizer.decode, decay=decay)
+    rows = serial_groups(Recording.open(data), prompts, tokenizer.decode, decay=decay)
     atomic.write_text(out, to_lines(rows))
     right = sum(row["label"] for row in rows)
     summary = {"out": str(out), "exits": len(rows), "right": right, "groups": len({r["group"] for r in rows})}

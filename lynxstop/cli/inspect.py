@@ -109,9 +109,9 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
 
 
 def _data(path: Path) -> dict[str, Any]:
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
 
-    data = DataSet.open(path)
+    data = Recording.open(path)
     traces = data.traces()
     fewest, most = data.samples
     return {

@@ -62,7 +62,7 @@ def train(
     """
     from lynxstop.probes.target import target_named
     from lynxstop.probes.train import train as fit
-    from lynxstop.recordings.storage import DataSet
+    from lynxstop.recordings.storage import Recording
     from lynxstop.rules.served import serve
     from lynxstop.rules.table import rule_named
     from lynxstop.workflows.make_bundle import make_bundle
@@ -72,7 +72,7 @@ def train(
     if kind not in ("logistic", "mlp"):
         raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
     served = None if rule is None else serve(rule_named(rule)).rule
-    recorded = DataSet.open(data)
+    recorded = Recording.open(data)
     if served is None and not recorded.layers:
         served = rule_named(DEFAULT_RULE)
     with _output.progress() as bar:

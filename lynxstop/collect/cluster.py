@@ -26,7 +26,7 @@ from lynxstop.recordings import shards
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.schema import TRACES, Meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import Store, store_at
 
 _STARTS = 3
@@ -42,7 +42,7 @@ def collect_on_ray(
     options: CollectOptions,
     *,
     console: Console | None = None,
-) -> DataSet:
+) -> Recording:
     """Record as `lynxstop.collect.runner.collect` does, with many engines on any number of machines.
 
     A lost actor is started again, a lost machine's shards are recorded by others; a shard that was finished

@@ -22,7 +22,7 @@ from lynxstop.recordings.content import check_shard
 from lynxstop.recordings.meta_file import seal
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.schema import Meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import Store, store_at
 
 Fill = Callable[[Work, list[int], Store, Meter], Iterable[Counts]]
@@ -37,7 +37,7 @@ def collect(
     options: CollectOptions | None = None,
     *,
     console: Console | None = None,
-) -> DataSet:
+) -> Recording:
     """Record full traces and the answer forced at every cue.
 
     Parameters
@@ -55,7 +55,7 @@ def collect(
 
     Returns
     -------
-    DataSet
+    Recording
         The finished data set. Its content depends on the settings only; after an interruption its numbers may
         differ in their last bits, where the engine's depend on the size of a batch.
 
@@ -87,7 +87,7 @@ def carry_out(
     fill: Fill,
     *,
     console: Console | None = None,
-) -> DataSet:
+) -> Recording:
     """Settle what there is to record, let `fill` record the shards that are missing, and seal the data set.
 
     Parameters
@@ -112,7 +112,7 @@ def carry_out(
     with store.alone():
         meta, work = begin(store, describing(), order)
         if meta.finished:
-            return DataSet.open(out)
+            return Recording.open(out)
         done = shards.complete(store, work.numbers)
         for number in done:
             check_shard(store, meta, number, meta.instalments[-1], verify=store.near)
@@ -130,7 +130,7 @@ def carry_out(
         store.clear()
         _remove(store, partial.files(store, work.numbers))
         seal(store, meta)
-        return DataSet.open(out, verify=False)
+        return Recording.open(out, verify=False)
 
 
 def _remove(store: Store, names: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from lynxstop.collect.recording import record
 from lynxstop.extras import need
 from lynxstop.probes.train import train
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import scores_of
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.make_bundle import make_bundle
@@ -58,12 +58,12 @@ def _rebuild(workdir: Path, console: Console) -> dict[str, Any]:
         console.print(f"Collecting {len(problems)} traces: {name}")
         record(shipped.MODEL, problems, workdir / name, recipe, CollectOptions(seed=SEED), console=console)
     console.print("Training the probe")
-    training = DataSet.open(workdir / "train")
+    training = Recording.open(workdir / "train")
     trained = train(training, seed=SEED)
     made = make_bundle(training, trained, workdir / "bundle", "reasoner")
     console.print("Calibrating")
     calibration = calibrate_bundle(
-        made, DataSet.open(workdir / "calibration"), CalibrationOptions(risks=RISKS)
+        made, Recording.open(workdir / "calibration"), CalibrationOptions(risks=RISKS)
     )
     made = install(made, calibration, DEFAULT_RISK)
     return {
@@ -76,7 +76,7 @@ def _rebuild(workdir: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def _compare(made: Bundle, training: DataSet) -> dict[str, Any]:
+def _compare(made: Bundle, training: Recording) -> dict[str, Any]:
     if not (shipped.BUNDLE / "policy.json").exists():
         return {"reproduced": None}
     old = Bundle.load(shipped.BUNDLE)

@@ -19,7 +19,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import DataError
 from lynxstop.evaluate.first_finish import first_finish
 from lynxstop.evaluate.intervals import draws, ratio
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.outcomes import Outcomes, summarize
 from lynxstop.replay.parts import DataPart, parts_of
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(
-    data: DataSet,
+    data: Recording,
     rules: Sequence[Rule],
     *,
     probe: Probe | None = None,
@@ -72,7 +72,7 @@ def compare(
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
         Recorded traces, none of which the probe has seen; split by problem into three parts.
     rules : sequence of Rule
     probe : Probe, optional
@@ -292,7 +292,7 @@ def _about(
     risk: float,
     confidence: float,
     loss: str,
-    data: DataSet,
+    data: Recording,
     weights: NDArray[np.float64],
 ) -> dict[str, Any]:
     one = next(iter(outcomes.values()))

@@ -8,13 +8,13 @@ import numpy as np
 
 from lynxstop.calibration.bounds import binomial_p, clopper_pearson_upper
 from lynxstop.grading.grading import answers_agree
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.outcomes import Outcomes
 from lynxstop.replay.parts import DataPart
 
 
 def first_finish(
-    data: DataSet, parts: dict[str, DataPart], risk: float, delta: float
+    data: Recording, parts: dict[str, DataPart], risk: float, delta: float
 ) -> tuple[dict[str, Any], Outcomes] | None:
     """Measure first-finish against the first sample; None when a problem has one sample only.
 

@@ -17,7 +17,7 @@ from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.target import Target, target_named
 from lynxstop.recordings.kinds import of_kind
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.points import read_points
 from lynxstop.rules.learned import LogprobProbe
 
@@ -70,7 +70,7 @@ class ProbeData:
 
 
 def load(
-    source: DataSet | str | PathLike[str],
+    source: Recording | str | PathLike[str],
     *,
     features: Features = "hidden",
     layers: Sequence[int] | None = None,
@@ -80,7 +80,7 @@ def load(
 
     Parameters
     ----------
-    source : DataSet or path
+    source : Recording or path
         What `lynxstop collect` wrote.
     features : {"hidden", "logprobs", "both"}
         Hidden states; the signals of the rule `logprob-probe`; or the first, then the second.
@@ -99,7 +99,7 @@ def load(
     if features not in ("hidden", "logprobs", "both"):
         raise ConfigError(f"There are no features {features!r}.", hint="Features: hidden, logprobs, both.")
     target_named(target)
-    data = source if isinstance(source, DataSet) else DataSet.open(Path(source))
+    data = source if isinstance(source, Recording) else Recording.open(Path(source))
     cues, traces = data.cues(), data.traces()
     values = cues[target].to_pylist()
     known = np.array([value is not None for value in values], dtype=bool) & of_kind(cues, CUE)
@@ -130,7 +130,7 @@ def load(
     )
 
 
-def _signals(data: DataSet, known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _signals(data: Recording, known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Signals at the chosen cues, streamed as they are live."""
     keys = LogprobProbe.keys
     values = np.full((len(known), len(keys)), np.nan, np.float32)

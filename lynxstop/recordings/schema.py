@@ -7,11 +7,10 @@ import json
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.migrations import ENGINE_IDS, META
 from lynxstop.artifacts.provenance import Provenance
+from lynxstop.artifacts.strict import Strict
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import ExitSide
 from lynxstop.core.types import Signals
@@ -93,10 +92,8 @@ class Instalment(NamedTuple):
     traces: int
 
 
-class Appended(BaseModel):
+class Appended(Strict):
     """What one append asked for, and what it came to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: int
     """Problems with traces in this append."""
@@ -112,10 +109,8 @@ class Appended(BaseModel):
         return self.model_dump(mode="json", exclude={"provenance"})
 
 
-class Meta(BaseModel):
+class Meta(Strict):
     """Content of meta.json: all that shapes the data, where it came from, and the digests of its files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
     fingerprint: Fingerprint

@@ -175,10 +175,6 @@ class Recording:
         return bool(np.array_equal(counts["events"].to_numpy(), counts["cues"].to_numpy()))
 
 
-DataSet = Recording
-"""The class's earlier name."""
-
-
 def _check_files(store: Store, digests: dict[str, str]) -> None:
     """Refuse missing and additional shards; the digests themselves are compared where the shards are read."""
     found = {name for name in store.names() if name.endswith((".parquet", ".safetensors"))}

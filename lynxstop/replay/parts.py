@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 PARTS = {"train": 0.3, "calibration": 0.4, "test": 0.3}
 """Shares of the problems."""
@@ -22,11 +22,11 @@ class DataPart:
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
     chosen : bool, shape (traces,)
     """
 
-    def __init__(self, data: DataSet, chosen: NDArray[np.bool_]) -> None:
+    def __init__(self, data: Recording, chosen: NDArray[np.bool_]) -> None:
         self.data, self.chosen = data, chosen
         self.meta = data.meta
         self.cue_rows = np.repeat(chosen, data.traces()["cues"].to_numpy())
@@ -63,11 +63,11 @@ class DataPart:
         return (tokens for tokens, taken in zip(self.data.tokens(), self.chosen, strict=True) if taken)
 
 
-Recorded = DataSet | DataPart
+Recorded = Recording | DataPart
 """A data set, or a part of one."""
 
 
-def parts_of(data: DataSet, seed: int = 0) -> dict[str, DataPart]:
+def parts_of(data: Recording, seed: int = 0) -> dict[str, DataPart]:
     """Split a data set by problem.
 
     The recorded splits are taken when all three are there; else a digest of the problem's id and the seed
@@ -98,7 +98,7 @@ def _place(problem: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}".encode()).digest()[:7], "big") / (1 << 56)
 
 
-def spread(data: DataSet, most: int) -> DataPart:
+def spread(data: Recording, most: int) -> DataPart:
     """Return at most `most` traces, spread evenly over the data."""
     count = len(data.traces())
     chosen = np.zeros(count, bool)

@@ -9,12 +9,12 @@ from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import DataError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
 
 
 def from_recorded(
-    data: DataSet,
+    data: Recording,
     scores: NDArray[np.float32],
     *,
     loss: str = "disagree",
@@ -27,7 +27,7 @@ def from_recorded(
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
     scores : float32, shape (cues,)
         One per row of the cue table.
     loss : str

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,6 +12,7 @@ from pydantic import (
     ValidationError,
 )
 
+from lynxstop.artifacts.strict import Strict
 from lynxstop.errors import ConfigError, RequestError
 
 Fault = Literal[
@@ -33,10 +32,8 @@ Fault = Literal[
 ]
 
 
-class MockSettings(BaseModel):
+class MockSettings(Strict):
     """How the mock server answers; `with_header` changes some of it for one request."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     delay: NonNegativeFloat = Field(default=0.0, description="Seconds per token.")
     first_delay: NonNegativeFloat = Field(default=0.0, description="Seconds before the first token.")

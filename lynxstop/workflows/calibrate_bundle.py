@@ -24,7 +24,7 @@ from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import ConfigError, FingerprintError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
 
@@ -36,7 +36,12 @@ _SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think
 
 
 def scored(
-    bundle: Bundle, data: DataSet, *, loss: str = "disagree", by: str | None = None, split: str | None = None
+    bundle: Bundle,
+    data: Recording,
+    *,
+    loss: str = "disagree",
+    by: str | None = None,
+    split: str | None = None,
 ) -> TraceTable:
     """Score recorded traces with the bundle's probe and rule, under the bundle's guards.
 
@@ -61,10 +66,10 @@ def scored(
 
 def calibrate_bundle(
     bundle: Bundle,
-    data: DataSet,
+    data: Recording,
     options: CalibrationOptions,
     *,
-    train: DataSet | None = None,
+    train: Recording | None = None,
     split: str | None = None,
     weights: NDArray[np.float64] | None = None,
 ) -> Calibration:
@@ -76,7 +81,7 @@ def calibrate_bundle(
         `data` must hold no training problem of the bundle.
     options : CalibrationOptions
         What is to be certified, and how.
-    train : DataSet, optional
+    train : Recording, optional
         Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
         thresholds.
     split : str, optional

@@ -22,7 +22,7 @@ from lynxstop.probes.search import area
 from lynxstop.probes.target import LOSS_OF, Target
 from lynxstop.probes.train import train
 from lynxstop.probes.trainer import ProbeTrainer
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 
 TEST, TRAIN = 0.25, 0.5
@@ -107,7 +107,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    data: DataSet,
+    data: Recording,
     *,
     risk: float = 0.05,
     confidence: float = 0.95,
@@ -127,7 +127,7 @@ def learning_curve(
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
         With the forced exit of every cue.
     risk, confidence : float
         The level to certify, with Learn then Test over all float32 thresholds.
@@ -208,7 +208,7 @@ def learning_curve(
 
 
 def _one(
-    data: DataSet,
+    data: Recording,
     points: ProbeData,
     every: NDArray[np.float32],
     order: NDArray[Any],

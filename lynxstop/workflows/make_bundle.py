@@ -19,14 +19,14 @@ from lynxstop.artifacts.bundle import (
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.provenance import provenance
 from lynxstop.probes.train import TrainedProbe
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import fit_rule
 from lynxstop.rules.base import Rule
 from lynxstop.workflows.train_rule import TrainedRule, guards_of
 
 
 def make_bundle(
-    data: DataSet,
+    data: Recording,
     trained: TrainedProbe | TrainedRule,
     path: Path,
     name: str,
@@ -41,7 +41,7 @@ def make_bundle(
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
         The training data: its settings become the policy.
     trained : TrainedProbe or TrainedRule
         A trained rule makes a bundle without a probe.

@@ -15,7 +15,7 @@ from lynxstop.probes.rivals import alone, rival_signals
 from lynxstop.probes.search import area, split
 from lynxstop.probes.target import LOSS_OF, Target, target_named
 from lynxstop.recordings.schema import Meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules.base import Rule
@@ -65,7 +65,7 @@ def guards_of(
 
 
 def train_rule(
-    data: DataSet,
+    data: Recording,
     rule: Rule,
     *,
     target: Target = "agrees",
@@ -81,7 +81,7 @@ def train_rule(
 
     Parameters
     ----------
-    data : DataSet
+    data : Recording
         Recorded traces of the training split; their hidden states, if any, are not read.
     rule : Rule
         One that needs neither hidden states nor trial answers.

@@ -9,7 +9,7 @@ import pytest
 
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 
 TRACES: dict[str, list[Any]] = {
@@ -31,7 +31,7 @@ CUES: dict[str, list[Any]] = {
 }
 
 
-class Data(DataSet):
+class Data(Recording):
     """A recorded data set in memory."""
 
     whole = True

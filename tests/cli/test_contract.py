@@ -11,6 +11,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from lynxstop.cli import SUMMARIES, _output, app
+from lynxstop.remote.dialects.table import DIALECTS
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"serve", "mock-upstream", "proxy"}
@@ -31,6 +32,13 @@ def test_the_reference_is_up_to_date() -> None:
     )
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["doctor", "proxy"])
+def test_the_help_of_a_dialect_lists_all_of_them(name: str) -> None:
+    listed = next(parameter.help for parameter in COMMANDS[name].params if parameter.name == "dialect")
+
+    assert [kind for kind in DIALECTS if kind not in listed] == []
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -16,7 +16,7 @@ from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.problems import Problem
 from lynxstop.recordings.shards import names
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 
@@ -60,7 +60,7 @@ def test_new_problems_are_added_behind_the_old(recorded, tmp_path, given):
     add(recorded, given, idle)
     collect(idle, problems(10), recorded.path, SAMPLING, CollectOptions(shard_size=4))
     assert idle.engine.generated == []
-    assert len(DataSet.open(recorded.path).traces()) == 17
+    assert len(Recording.open(recorded.path).traces()) == 17
 
 
 def test_more_samples_are_added_of_old_and_new_problems(recorded, tmp_path):
@@ -95,7 +95,7 @@ def test_an_append_does_not_seal_what_was_damaged_before(recorded):
     add(recorded, problems(12))
     # then the digest that was taken when it was recorded still stands
     with pytest.raises(DataError, match=r"traces-00000\.parquet was changed"):
-        DataSet.open(recorded.path)
+        Recording.open(recorded.path)
 
 
 def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
@@ -113,7 +113,7 @@ def test_an_append_belongs_to_what_it_was_appended_to(recorded, tmp_path):
     for name in names(3):
         shutil.copy(Path(other.path) / name, recorded.path / name)
     with pytest.raises(DataError, match="another recording"):
-        DataSet.open(recorded.path, verify=False)
+        Recording.open(recorded.path, verify=False)
 
 
 def test_full_shards_leave_no_empty_one(tmp_path):
@@ -133,8 +133,8 @@ def test_an_interrupted_append_goes_on_with_the_same_command_only(recorded):
     with pytest.raises(KeyboardInterrupt):
         add(recorded, problems(17)[10:], ScriptedSource(type("ScriptedEngine", (Interrupted,), {})()))
     with pytest.raises(StepError, match="4 of 5 shards"):
-        DataSet.open(recorded.path)
-    assert len(DataSet.open(recorded.path, partial=True).traces()) == 14
+        Recording.open(recorded.path)
+    assert len(Recording.open(recorded.path, partial=True).traces()) == 14
     # then other commands are refused
     for given, append in ((problems(17)[10:16], True), (problems(10), True), (problems(10), False)):
         with pytest.raises(ConfigError, match="Finish it with the"):

@@ -26,7 +26,7 @@ from lynxstop.collect.work import Order
 from lynxstop.errors import ConfigError
 from lynxstop.recordings import shards
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import store_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -152,7 +152,7 @@ def test_an_object_store_by_fsspec_and_a_resumed_append(machines, tmp_path, monk
         options = CollectOptions(shard_size=SIZE, append=append)
         other = collect(ScriptedSource(), given, tmp_path / "one", SAMPLING, options)
     assert_same(data, other)
-    assert_same(DataSet.open(out), other)
+    assert_same(Recording.open(out), other)
 
 
 @pytest.mark.slow
@@ -207,4 +207,4 @@ def test_the_shipped_model_records_the_same_bytes(machines, tmp_path):
         CollectOptions(shard_size=2, cluster=Cluster(actors=2)),
     )
     # then every file but meta.json is the same
-    assert_same(DataSet.open(tmp_path / "ray"), DataSet.open(tmp_path / "one"))
+    assert_same(Recording.open(tmp_path / "ray"), Recording.open(tmp_path / "one"))

@@ -11,7 +11,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.errors import ConfigError
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 if not (shipped.MODEL / "model.safetensors").exists():
     pytest.skip("the shipped model is not there", allow_module_level=True)
@@ -32,7 +32,7 @@ def test_a_trace_cut_short_answers_too(tmp_path):
     problems = load_problems(shipped.PROBLEMS / "test.jsonl")[:6]
     summary = record(shipped.MODEL, problems, tmp_path / "d", recipe(150), CollectOptions(shard_size=4))
     # then the budget leaves room for an answer, and every trace has one
-    data = DataSet.open(tmp_path / "d")
+    data = Recording.open(tmp_path / "d")
     traces = data.traces().to_pylist()
     assert summary["budget"] == data.meta.budget == 150 - len(data.meta.exit_ids) - 8 - 1
     assert "budget" in {trace["exit_reason"] for trace in traces}

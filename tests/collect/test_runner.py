@@ -19,7 +19,7 @@ from lynxstop.collect.progress import Meter
 from lynxstop.collect.rows import spread
 from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 FILES = ("traces-*.parquet", "cues-*.parquet", "features-*.safetensors", "tokens-*.safetensors")
@@ -145,8 +145,8 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_kept(tmp_path, every):
     # and the result is the same, byte by byte, and nothing half-written is left
     calm, out = tmp_path / "calm", tmp_path / "killed"
     assert content(out) == content(calm)
-    assert DataSet.open(out).digest == DataSet.open(calm).digest
-    np.testing.assert_array_equal(DataSet.open(out).features(), DataSet.open(calm).features())
+    assert Recording.open(out).digest == Recording.open(calm).digest
+    np.testing.assert_array_equal(Recording.open(out).features(), Recording.open(calm).features())
     assert [*out.glob(".*"), *out.glob("*.partial")] == []
 
 
@@ -195,7 +195,7 @@ def test_finished_shards_are_checked_before_a_collection_goes_on(tmp_path):
     file.write_bytes(content)
     # then it is neither read nor gone on with
     with pytest.raises(DataError, match=r"features-00000\.safetensors was changed"):
-        DataSet.open(tmp_path, partial=True)
+        Recording.open(tmp_path, partial=True)
     source = ScriptedSource()
     with pytest.raises(DataError, match=r"features-00000\.safetensors was changed"):
         collect(source, problems(10), tmp_path, SAMPLING, CollectOptions(shard_size=4))
@@ -238,7 +238,7 @@ def test_traces_without_cues_are_recorded_too(tmp_path):
         ScriptedSource(Decided()), problems(3), tmp_path / "d", SAMPLING, CollectOptions(shard_size=2)
     )
     assert (len(data.traces()), len(data.cues()), data.features().shape) == (3, 0, (0, 8))
-    assert len(DataSet.open(data.path).traces()) == 3
+    assert len(Recording.open(data.path).traces()) == 3
 
 
 def test_two_collections_do_not_share_a_folder(tmp_path):

@@ -11,13 +11,13 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.errors import DataError, StepError
 from lynxstop.recordings.schema import CUES, TRACES
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 
 def test_the_tables_have_the_documented_columns_and_belong_together(recorded):
     # given a data set of three shards, opened again
-    data = DataSet.open(recorded.path)
+    data = Recording.open(recorded.path)
     traces, cues = data.traces(), data.cues()
     # then columns, order and counts are as documented
     assert traces.column_names == list(TRACES)
@@ -50,7 +50,7 @@ def test_damaged_shards_are_refused(recorded, name, fault):
     else:
         file.write_bytes(content if fault == "flip" else content[: len(content) // 2])
     with pytest.raises(DataError, match=name):
-        DataSet.open(recorded.path)
+        Recording.open(recorded.path)
 
 
 def test_shards_of_another_recording_are_refused(recorded, tmp_path):
@@ -62,11 +62,11 @@ def test_shards_of_another_recording_are_refused(recorded, tmp_path):
         kept = (recorded.path / name).read_bytes()
         shutil.copy(tmp_path / "other" / name, recorded.path / name)
         with pytest.raises(DataError, match="another recording"):
-            DataSet.open(recorded.path, verify=False)
+            Recording.open(recorded.path, verify=False)
         (recorded.path / name).write_bytes(kept)
     shutil.copy(tmp_path / "other" / "cues-00001.parquet", recorded.path / "cues-00007.parquet")
     with pytest.raises(DataError, match="does not belong"):
-        DataSet.open(recorded.path)
+        Recording.open(recorded.path)
 
 
 def swapped(data, *kinds):
@@ -74,7 +74,7 @@ def swapped(data, *kinds):
     for kind in kinds:
         (file,) = data.path.glob(f"{kind}-00002.*")
         shutil.copy(file, data.path / file.name.replace("00002", "00001"))
-    return DataSet.open(data.path, verify=False)
+    return Recording.open(data.path, verify=False)
 
 
 def test_files_of_other_shards_are_refused_even_unverified(recorded):
@@ -93,7 +93,7 @@ def test_tokens_of_another_recording_are_refused(recorded, tmp_path):
     other = collect(ScriptedSource(), problems(10), tmp_path / "other", SAMPLING, options)
     shutil.copy(Path(other.path) / "tokens-00001.safetensors", recorded.path)
     with pytest.raises(DataError, match=r"tokens-00001\.safetensors belongs to another recording"):
-        list(DataSet.open(recorded.path, verify=False).tokens())
+        list(Recording.open(recorded.path, verify=False).tokens())
 
 
 def test_an_unfinished_collection_is_a_missing_step(recorded, tmp_path):
@@ -101,10 +101,10 @@ def test_an_unfinished_collection_is_a_missing_step(recorded, tmp_path):
     (recorded.path / "meta.json").write_text(json.dumps(meta | {"digests": None}))
     (recorded.path / "traces-00002.parquet").unlink()
     with pytest.raises(StepError, match="2 of 3 shards"):
-        DataSet.open(recorded.path)
-    assert len(DataSet.open(recorded.path, partial=True).traces()) == 8
+        Recording.open(recorded.path)
+    assert len(Recording.open(recorded.path, partial=True).traces()) == 8
     with pytest.raises(StepError, match="no recorded data"):
-        DataSet.open(tmp_path / "nothing")
+        Recording.open(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_an_unfinished_collection_is_a_missing_step(recorded, tmp_path):
 def test_a_foreign_meta_file_is_refused(recorded, content, complaint):
     (recorded.path / "meta.json").write_text(content)
     with pytest.raises(DataError, match=complaint):
-        DataSet.open(recorded.path)
+        Recording.open(recorded.path)
 
 
 def test_the_digest_is_that_of_the_content(recorded, tmp_path):

@@ -12,7 +12,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.errors import ConfigError, DataError, StepError
 from lynxstop.recordings.shards import names
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import Folder, Remote, store_at
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
@@ -60,7 +60,7 @@ def test_an_object_store_holds_what_a_folder_would(recorded, bucket):
     assert stored.keys() == there.keys()
     assert all(stored[name] == there[name] for name in there if name != "meta.json")
     # and it is opened by its URL
-    again = DataSet.open(URL)
+    again = Recording.open(URL)
     assert again.path == data.path == URL
     assert again.digest == recorded.digest
     assert again.traces() == recorded.traces()
@@ -90,7 +90,7 @@ def test_resuming_and_appending_by_url(recorded):
     with pytest.raises(KeyboardInterrupt):
         record(URL, ScriptedSource(type("ScriptedEngine", (Interrupted,), {})()))
     with pytest.raises(StepError, match="2 of 3"):
-        DataSet.open(URL)
+        Recording.open(URL)
     # when it goes on and two problems are added
     source = ScriptedSource()
     record(URL, source)
@@ -103,16 +103,16 @@ def test_resuming_and_appending_by_url(recorded):
 
 def test_damage_in_an_object_store_is_found_even_behind_the_cache(bucket):
     record(URL)
-    DataSet.open(URL)
+    Recording.open(URL)
     name = "/bucket/data/features-00001.safetensors"
     content = bytearray(bucket.cat_file(name))
     content[-1] ^= 1
     bucket.pipe_file(name, bytes(content))
     with pytest.raises(DataError, match=r"memory://bucket/data/features-00001\.safetensors was changed"):
-        DataSet.open(URL)
+        Recording.open(URL)
     bucket.rm_file(name)
     with pytest.raises(DataError, match=r"features-00001\.safetensors is missing"):
-        DataSet.open(URL)
+        Recording.open(URL)
 
 
 def test_what_others_have_written_is_seen(bucket):

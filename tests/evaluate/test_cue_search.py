@@ -18,7 +18,7 @@ from lynxstop.core.types import Tokens
 from lynxstop.demo import held_out
 from lynxstop.errors import DataError
 from lynxstop.evaluate.compare import compare
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.rules.table import rule_named
 from lynxstop_research.cue_points import PARAGRAPH
 from lynxstop_research.cue_search import search
@@ -186,7 +186,7 @@ def test_real_traces_and_the_command(tmp_path):
     assert tomllib.loads(out.read_text())["cues"].get("paragraph", False) == found["proposal"]["paragraph"]
     # and rules can be compared there
     looks = [
-        compare(DataSet.open(data), [rule_named("convergence")], points=points).lines[0].published["trials"]
+        compare(Recording.open(data), [rule_named("convergence")], points=points).lines[0].published["trials"]
         for points in (CUE, CUE | BOUNDARY)
     ]
     assert looks[1] > 3 * looks[0] > 0

@@ -13,7 +13,7 @@ from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import EarlyExitProcessor, TransformersEngine
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.errors import ConfigError
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import rule_named
 from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
@@ -25,7 +25,7 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return record_greedy(tmp_path_factory.mktemp("live") / "data")
 
 
@@ -41,7 +41,7 @@ def asked(loaded: LoadedModel) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize(("name", "points"), CASES)
 def test_the_engine_decides_as_replayed(
-    recorded: DataSet,
+    recorded: Recording,
     loaded: LoadedModel,
     bundle: Bundle,
     asked: list[tuple[int, ...]],
@@ -74,7 +74,7 @@ def test_the_engine_decides_as_replayed(
 
 @pytest.mark.parametrize("name", ["combined", "logprob-probe"])
 def test_generate_decides_as_replayed(
-    recorded: DataSet, loaded: LoadedModel, bundle: Bundle, asked: list[tuple[int, ...]], name: str
+    recorded: Recording, loaded: LoadedModel, bundle: Bundle, asked: list[tuple[int, ...]], name: str
 ) -> None:
     policy, _, expected = prepared(recorded, bundle, name, CUE | BOUNDARY)
     probe = bundle.probe if policy.needs_probe else None

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.cli import app
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -32,13 +32,13 @@ budget = 900
 """
 
 
-def collect(model: object, out: Path, *options: str) -> DataSet:
+def collect(model: object, out: Path, *options: str) -> Recording:
     recipe = out.with_suffix(".toml")
     recipe.write_text(RECIPE)
     words = [model, shipped.PROBLEMS / "test.jsonl", out, "--recipe", recipe, "--limit", 20, "--json"]
     made = CliRunner().invoke(app, ["collect", *map(str, words), *options])
     assert made.exit_code == 0, (made.stderr, made.exception)
-    return DataSet.open(out)
+    return Recording.open(out)
 
 
 def column(rows: Any, name: str) -> list[Any]:

@@ -17,7 +17,7 @@ from lynxstop.cli import app
 from lynxstop.core.rule import eligible_mask
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import scores_of
 from tests.support.first_exit import first_exit
 from tests.support.servers import proxied
@@ -56,7 +56,7 @@ def test_a_bundle_made_from_its_streams_is_served(llama_server: str, tmp_path: P
     run("calibrate", tmp_path / "bundle", tmp_path / "cal", "--risk", RISK)
     found = CliRunner().invoke(app, ["doctor", llama_server, "--bundle", str(tmp_path / "bundle"), "--json"])
     assert json.loads(found.stdout)["mode"] == "stream"
-    bundle, data = Bundle.load(tmp_path / "bundle"), DataSet.open(tmp_path / "cal")
+    bundle, data = Bundle.load(tmp_path / "bundle"), Recording.open(tmp_path / "cal")
     policy = bundle.policy.stop_policy()
     threshold = policy.level(RISK).threshold
     scores = scores_of(bundle, data)

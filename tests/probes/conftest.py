@@ -6,7 +6,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.recording import record
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +15,4 @@ def recorded(tmp_path_factory):
     out = tmp_path_factory.mktemp("recorded") / "data"
     problems = load_problems(shipped.PROBLEMS / "train.jsonl")[:90]
     record(shipped.MODEL, problems, out, Recipe.load(shipped.BUNDLE / "recipe.toml"))
-    return DataSet.open(out)
+    return Recording.open(out)

@@ -16,7 +16,7 @@ from lynxstop.collect.runner import collect
 from lynxstop.core.types import Request
 from lynxstop.errors import BundleError, ConfigError, DataError, FingerprintError
 from lynxstop.probes.train import train
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import scores_of
 from lynxstop.rules.table import rule_named
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
@@ -47,7 +47,7 @@ def others(tmp_path_factory):
 
 
 def test_data_without_hidden_states_are_opened_and_sealed(black_box):
-    opened = DataSet.open(black_box.path)
+    opened = Recording.open(black_box.path)
     assert (opened.layers, opened.meta.hidden) == ((), 0)
     assert opened.features().shape == (len(opened.cues()), 0)
     assert opened.digest == black_box.digest
@@ -141,7 +141,7 @@ def test_a_cut_before_the_cue_is_another_recording(others, tmp_path):
         cut = "before"
 
     first = recording(tmp_path / "before", problems(150), Before(BlackBoxEngine()))
-    assert DataSet.open(first.path).meta.cut == "before"
+    assert Recording.open(first.path).meta.cut == "before"
     made = make_bundle(first, train_rule(first, rule_named("logprob-probe")), tmp_path / "b", "box")
     assert made.policy.cut == "before"
     with pytest.raises(FingerprintError, match="cut"):

@@ -18,7 +18,7 @@ from lynxstop.cli import app
 from lynxstop.core.rule import eligible_mask
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import scores_of
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
@@ -91,7 +91,7 @@ def proxy(mock: str, made: Path) -> Iterator[Proxied]:
 
 def test_the_proxy_stops_where_the_replay_says(made: Path, proxy: Proxied) -> None:
     # given recorded traces, their scores under the bundle, and the certified threshold
-    bundle, data = Bundle.load(made / "bundle"), DataSet.open(made / "cal")
+    bundle, data = Bundle.load(made / "bundle"), Recording.open(made / "cal")
     policy = bundle.policy.stop_policy()
     threshold = policy.level(RISK).threshold
     scores = scores_of(bundle, data)

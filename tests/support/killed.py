@@ -18,7 +18,7 @@ from lynxstop.collect import partial
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.recordings.meta_file import read_meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import store_at
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
@@ -88,7 +88,7 @@ def kept(out):
     meta = read_meta(store)
     found = partial.ids(store, range(meta.shards), meta.key)
     if list(out.glob("traces-*")):
-        found |= set(DataSet.open(out, partial=True).traces(["trace_id"])["trace_id"].to_pylist())
+        found |= set(Recording.open(out, partial=True).traces(["trace_id"])["trace_id"].to_pylist())
     return found
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from lynxstop.probes.rivals import SIGNALS
 from lynxstop.recordings.content import InMemory
 from lynxstop.recordings.schema import Meta
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 HIDDEN = 3
 LAYERS = (1, 2, 4)
@@ -36,4 +36,4 @@ def data_set(problems=60, cues=4, seed=0, leak=False, hidden=HIDDEN, **columns):
     meta = Meta.model_construct(layers=LAYERS, hidden=hidden)
     half = count // 2
     parts = [X[:half].astype(np.float32), X[half:].astype(np.float32)]
-    return DataSet(Path(), meta, InMemory(pa.table(traces), pa.table(table), parts))
+    return Recording(Path(), meta, InMemory(pa.table(traces), pa.table(table), parts))

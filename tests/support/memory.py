@@ -12,7 +12,7 @@ import numpy as np
 
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, problems
 
 
@@ -25,7 +25,7 @@ def main():
     source = ScriptedSource(ScriptedEngine(width=2 * 4096))
     collect(source, problems(traces), out, SAMPLING, CollectOptions(shard_size=32))
     recorded = peak()
-    data = DataSet.open(out)
+    data = Recording.open(out)
     cues = len(data.cues(["cue"]))
     rows = np.arange(cues) < 10
     assert data.features([1], rows).shape == (10, 4096)

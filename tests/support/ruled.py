@@ -17,7 +17,7 @@ from lynxstop.collect.texts import Texts
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.demo import held_out
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.points import read_points, score_points, training_of
 from lynxstop.rules import Training
@@ -46,18 +46,18 @@ class Decided(NamedTuple):
     score: float
 
 
-def record_greedy(out: Path) -> DataSet:
+def record_greedy(out: Path) -> Recording:
     """Record greedy traces with decision points of all kinds."""
     base = Recipe.load(shipped.BUNDLE / "recipe.toml").model_dump()
     base["sampling"] |= {"temperature": 0.0, "max_tokens": TOKENS, "answer_tokens": 4}
     base["guards"] |= {"budget": BUDGET}
     base["points"] = {"boundaries": True, "every": 40}
     record(shipped.MODEL, held_out.problems(PROBLEMS, 9), out, Recipe.model_validate(base))
-    return DataSet.open(out)
+    return Recording.open(out)
 
 
 def prepared(
-    recorded: DataSet, bundle: Bundle, name: str, points: int
+    recorded: Recording, bundle: Bundle, name: str, points: int
 ) -> tuple[StopPolicy, ExitTable, list[Decided | None]]:
     """A policy that serves the rule at a threshold that some points pass, and what replay decides."""
     every = 40 if points & INTERVAL else 0

@@ -24,7 +24,7 @@ from lynxstop.core.types import Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.errors import ConfigError
 from lynxstop.recordings.problems import load_problems
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 
 pytestmark = [
     pytest.mark.skipif(not (shipped.MODEL / "model.safetensors").exists(), reason="no shipped model"),
@@ -45,12 +45,12 @@ def lynxstop(*words: object) -> Any:
     return json.loads(done.stdout) if "--json" in words else None
 
 
-def collect(out: Path, *options: object, recipe: Path = RECIPE) -> DataSet:
+def collect(out: Path, *options: object, recipe: Path = RECIPE) -> Recording:
     lynxstop(
         "collect", shipped.MODEL, shipped.PROBLEMS / "test.jsonl", out, "--recipe", recipe, "--json",
         *(options or FEW),
     )  # fmt: skip
-    return DataSet.open(out)
+    return Recording.open(out)
 
 
 def test_vllm_collects_the_data_of_transformers(make_llm: Callable[..., Any], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.types import Request, Sampling
 from lynxstop.engines.transformers import TransformersEngine
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine
-from lynxstop.recordings.storage import DataSet
+from lynxstop.recordings.storage import Recording
 from tests.support.ruled import CASES, TOKENS, prepared, prompts, record_greedy
 
 
@@ -24,7 +24,7 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return record_greedy(tmp_path_factory.mktemp("live") / "data")
 
 
@@ -55,7 +55,7 @@ def serve_in(llm: Any, adapter: Any, policy: StopPolicy) -> None:
 
 @pytest.mark.parametrize(("name", "points"), CASES)
 def test_vllm_decides_as_replayed_and_as_transformers(
-    recorded: DataSet, bundle: Bundle, loaded: LoadedModel, llm: Any, adapter_of: Any, generate: Any,
+    recorded: Recording, bundle: Bundle, loaded: LoadedModel, llm: Any, adapter_of: Any, generate: Any,
     name: str, points: int,
 ) -> None:  # fmt: skip
     # given what a rule would have decided on recorded traces, and what the transformers engine makes of it
