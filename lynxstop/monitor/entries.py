@@ -32,8 +32,6 @@ class Audit:
         At the first decision point; None without one.
     cues : int
         Decision points seen before the exit or the end.
-    saved : int
-        Thinking tokens that the exit saved.
     at : float
         Seconds since the epoch, for display only.
     id : str
@@ -52,7 +50,6 @@ class Audit:
     loss: float
     score: float | None = None
     cues: int = 0
-    saved: int = 0
     at: float = 0.0
     id: str = ""
     tokens: int = 0
@@ -122,7 +119,7 @@ def _sound(entry: Audit | Begun | Reset) -> bool:
         return entry.risk is None or isinstance(entry.risk, float)
     numbers: list[Any] = [entry.risk]
     if isinstance(entry, Audit):
-        numbers += [entry.loss, entry.at, entry.cues, entry.saved, entry.tokens]
+        numbers += [entry.loss, entry.at, entry.cues, entry.tokens]
         numbers += [] if entry.score is None else [entry.score]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
         return False

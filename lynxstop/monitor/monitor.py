@@ -13,7 +13,7 @@ from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.interval import confidence_sequence
 from lynxstop.monitor.sequential import ChangeDetector, RiskTest
 
-_COUNTS = ("audits", "exits", "damaged", "lost", "repeats", "differed", "tokens", "saved")
+_COUNTS = ("audits", "exits", "damaged", "lost", "repeats", "differed", "tokens")
 
 
 class LevelKey(NamedTuple):
@@ -74,8 +74,8 @@ class Finding:
         Prompts that were answered in full twice, and those whose two answers differed.
     self_interval : tuple of float
         Confidence sequence of that disagreement at 95%.
-    tokens, saved : int
-        Tokens that audits made the server generate; thinking tokens that the audited exits saved.
+    tokens : int
+        Tokens that audits made the server generate.
     """
 
     alarm: bool
@@ -92,7 +92,6 @@ class Finding:
     differed: float
     self_interval: tuple[float, float]
     tokens: int
-    saved: int
 
     @property
     def state(self) -> str:
@@ -131,7 +130,6 @@ class Monitor:
     repeats: int = 0
     differed: float = 0.0
     tokens: int = 0
-    saved: int = 0
 
     def __post_init__(self) -> None:
         self.test = RiskTest(self.key.risk, self.options.level)
@@ -149,7 +147,6 @@ class Monitor:
             self.differed += entry.loss
             return
         self.exits += entry.exited
-        self.saved += entry.saved
         self._count(entry.loss)
         values = (math.nan if entry.score is None else entry.score, float(entry.cues))
         for number, (test, value) in enumerate(zip(self.inputs, values, strict=False)):
@@ -180,7 +177,6 @@ class Monitor:
             differed=self.differed,
             self_interval=confidence_sequence(self.differed, self.repeats),
             tokens=self.tokens,
-            saved=self.saved,
         )
 
     def _reason(self) -> str:

@@ -63,6 +63,7 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        notices: Mapping[str, ops.Check],
     ) -> None:
         self._draining = draining
         self.config = config
@@ -71,7 +72,7 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
+        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, notices)
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -191,6 +192,7 @@ def create_app(
     startup: Startup | None = None,
     tracing: Tracing | None = None,
     draining: Draining | None = None,
+    notices: Mapping[str, ops.Check] | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -212,6 +214,8 @@ def create_app(
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
+    notices : mapping from name to check, optional
+        What /ready tells operators too; requests are answered all the same.
 
     Returns
     -------
@@ -225,4 +229,6 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining)
+    return App(
+        config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining, notices or {}
+    )

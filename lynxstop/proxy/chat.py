@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,13 @@ import orjson
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
+from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.audit import Auditor
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
+from lynxstop.proxy.full_answer import Heard
+from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
@@ -82,6 +87,8 @@ class ChatRequest:
     service : Service
     known : dict
         What a route finds out before the request is watched.
+    arm : Arm
+        How the request was drawn to be treated.
     """
 
     incoming: Incoming
@@ -92,6 +99,7 @@ class ChatRequest:
     options: RequestOptions
     service: Service
     known: dict[str, Any] = field(default_factory=dict)
+    arm: Arm = Arm.SERVE
 
 
 class ChatHandler:
@@ -105,6 +113,10 @@ class ChatHandler:
     services : Services
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
+    live : LiveRisk, optional
+        Says whether a request may be stopped.
+    auditor : Auditor, optional
+        Audits those drawn for it.
     """
 
     route = path = CHAT
@@ -116,7 +128,11 @@ class ChatHandler:
         metrics: Metrics,
         services: Services,
         shadow: ShadowRecorder | None = None,
+        *,
+        live: LiveRisk | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
+        self._live, self._auditor = live, auditor
         self._shadow = shadow
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
@@ -143,11 +159,17 @@ class ChatHandler:
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
         service = await self._services.of(server, model)
+        treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
+        options = treated.options
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = orjson.dumps(body)
-        request = ChatRequest(incoming, reply, server, body, content, options, service)
-        cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
+        request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)
+        cause = (
+            service.cause
+            or treated.withheld
+            or ("off" if options.risk is None else await self._untouched(request))
+        )
         if cause is None:
             request, cause = self._compare(request)
         try:
@@ -271,15 +293,33 @@ class ChatHandler:
             await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
         ]
         race = Race(chats) if len(chats) > 1 else None
+        heard = self._heard(request, chats)
         try:
-            await self._answer(request, race or chats[0])
+            await self._answer(request, race or heard or chats[0])
         finally:
+            if heard is not None:
+                self._end(request, heard)
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
+
+    def _heard(self, request: ChatRequest, chats: Sequence[Chat]) -> Heard | None:
+        """Listen to a chat that counts for its arm: one alone, under its certificate."""
+        counts = self._auditor is not None and len(chats) == 1 and request.options.certified
+        if not counts or request.options.risk is None:
+            return None
+        return Heard(chats[0], keep=request.arm is not Arm.SERVE)
+
+    def _end(self, request: ChatRequest, heard: Heard) -> None:
+        """Let an answer be audited, if it was drawn for that."""
+        if self._auditor is not None and self._live is not None:
+            model = str(request.incoming.notes["model"])
+            key = self._live.key(model, request.options)
+            seconds = time.monotonic() - request.incoming.arrived
+            self._auditor.take(heard, request.arm, key, seconds)
 
     async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""

@@ -20,8 +20,10 @@ CHECK_SECONDS = 5.0
 """Longest time of one check."""
 
 
-def routes(metrics: Metrics, checks: Mapping[str, Check]) -> dict[tuple[str, str], Handler]:
-    """Make the handlers of the proxy's own paths."""
+def routes(
+    metrics: Metrics, checks: Mapping[str, Check], notices: Mapping[str, Check] | None = None
+) -> dict[tuple[str, str], Handler]:
+    """Make the handlers of the proxy's own paths; what a notice says does not make the proxy unready."""
 
     async def health(incoming: Incoming, reply: Reply) -> None:
         await _json(reply, 200, {"status": "ok"})
@@ -30,9 +32,10 @@ def routes(metrics: Metrics, checks: Mapping[str, Check]) -> dict[tuple[str, str
         found = dict(zip(checks, await asyncio.gather(*map(_run, checks.values())), strict=True))
         good = not any(found.values())
         shown = {name: trouble or "ok" for name, trouble in found.items()}
-        await _json(
-            reply, 200 if good else 503, {"status": "ready" if good else "not ready", "checks": shown}
-        )
+        status: dict[str, object] = {"status": "ready" if good else "not ready", "checks": shown}
+        if notices:
+            status["notices"] = {name: await _run(check) or "ok" for name, check in notices.items()}
+        await _json(reply, 200 if good else 503, status)
 
     async def show(incoming: Incoming, reply: Reply) -> None:
         await reply.start(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())])

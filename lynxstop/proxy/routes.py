@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from lynxstop.proxy.audit import Auditor
 from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.completions import CompletionsHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler
+from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.messages import MessagesHandler
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.responses import ResponsesHandler
@@ -22,6 +24,10 @@ def routes(
     metrics: Metrics,
     services: Services,
     shadow: ShadowRecorder | None = None,
+    *,
+    live: LiveRisk | None = None,
+    auditor: Auditor | None = None,
 ) -> dict[tuple[str, str], Handler]:
     """Make the handlers, by method and path."""
-    return {("POST", kind.route): kind(config, upstream, metrics, services, shadow) for kind in HANDLERS}
+    given = (config, upstream, metrics, services, shadow)
+    return {("POST", kind.route): kind(*given, live=live, auditor=auditor) for kind in HANDLERS}

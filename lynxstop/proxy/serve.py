@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -18,9 +19,10 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
-from lynxstop.proxy.app import App, create_app
+from lynxstop.proxy.app import App, Draining, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
+from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
@@ -63,17 +65,40 @@ def build(config: ProxyConfig) -> App:
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
         )
 
+    monitoring = Monitoring.of(config, metrics, services)
+
     async def belongs() -> str | None:
         return await services.ready(Connection(upstream))
 
     return create_app(
         config,
-        routes(config, upstream, metrics, services, shadow),
+        routes(
+            config,
+            upstream,
+            metrics,
+            services,
+            shadow,
+            live=monitoring.live,
+            auditor=monitoring.auditor,
+        ),
         upstream=upstream,
         metrics=metrics,
         checks={"bundle": belongs},
-        draining=None if shadow is None else shadow.drain,
+        draining=draining(
+            None if shadow is None else shadow.drain,
+            None if monitoring.live is None else monitoring.live.drain,
+        ),
+        notices={} if monitoring.auditor is None else {"monitor": monitoring.notice},
     )
+
+
+def draining(*works: Draining | None) -> Draining:
+    """Make what finishes all background work at the same time."""
+
+    async def drain() -> None:
+        await asyncio.gather(*(work() for work in works if work is not None))
+
+    return drain
 
 
 def run(path: Path | None, flags: Mapping[str, Any]) -> None:

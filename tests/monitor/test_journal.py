@@ -15,7 +15,7 @@ from lynxstop.errors import DataError
 from lynxstop.monitor.entries import Audit, Damaged, from_line, to_line
 from lynxstop.monitor.journal import FileJournal, Journal, RedisJournal
 
-AUDIT = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.5, cues=3, saved=100, at=1.0)
+AUDIT = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.5, cues=3, at=1.0)
 
 
 def entries(journal: Journal, start: int = 0) -> list[object]:
@@ -81,7 +81,7 @@ from lynxstop.monitor.journal import FileJournal
 
 journal = FileJournal(Path(sys.argv[1]))
 for _ in range(200):
-    journal.append(Audit("m", None, 0.05, True, 0.0, score=1.5, cues=3, saved=100, at=1.0))
+    journal.append(Audit("m", None, 0.05, True, 0.0, score=1.5, cues=3, at=1.0))
 """
 
 

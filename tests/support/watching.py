@@ -17,6 +17,7 @@ from lynxstop.core.thinking import Delimiters
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
@@ -79,7 +80,17 @@ def watching(
     config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
     metrics, upstream = Metrics(), Upstream(config.upstream)
     shadow = None if record is None else ShadowRecorder(record[0], **record[1])
-    handlers = routes(config, upstream, metrics, Fixed(threshold, **options), shadow)
-    app = create_app(config, handlers, upstream=upstream, metrics=metrics)
+    services = Fixed(threshold, **options)
+    monitoring = Monitoring.of(config, metrics, services)
+    live, auditor = monitoring.live, monitoring.auditor
+    handlers = routes(config, upstream, metrics, services, shadow, live=live, auditor=auditor)
+    app = create_app(
+        config,
+        handlers,
+        upstream=upstream,
+        metrics=metrics,
+        draining=None if live is None else live.drain,
+        notices={"monitor": monitoring.notice},
+    )
     with proxied(address, app) as made:
         yield made
