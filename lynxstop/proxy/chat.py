@@ -303,6 +303,7 @@ class ChatHandler:
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        kept = kept and request.options.certified
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 

@@ -11,6 +11,7 @@ from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Kept, Limits, Opening
+from lynxstop.remote.session import TruncationPoint
 from lynxstop.remote.stream import ClientEvent, Reading, as_json
 from lynxstop.remote.tokens import written
 
@@ -82,8 +83,16 @@ def after_thinking(text: str, close: tuple[str, ...]) -> str:
     return text[max(text.rfind(mark) + len(mark) if mark in text else 0 for mark in close) :]
 
 
-async def exit_answer(chat: Chat, answer_tokens: int) -> Answered:
-    """Let the server answer after the exit that a chat took, for a client that has left.
+async def exit_answer(chat: Chat, answer_tokens: int, at: TruncationPoint | None = None) -> Answered:
+    """Let the server answer after an exit.
+
+    Parameters
+    ----------
+    chat : Chat
+    answer_tokens : int
+        Limit of the answer.
+    at : TruncationPoint, optional
+        Where the exit truncates; by default that of the exit which the chat decided.
 
     Raises
     ------
@@ -91,10 +100,11 @@ async def exit_answer(chat: Chat, answer_tokens: int) -> Answered:
         When the server fails.
     """
     session = chat.session
-    assert session.truncation is not None
+    truncation = at or session.truncation
+    assert truncation is not None
     assert chat.opening is not None
     deltas, tokens, _ = await answer_after(
-        chat.server, chat.dialect, chat.opening, session, session.truncation, Limits(answer_tokens)
+        chat.server, chat.dialect, chat.opening, session, truncation, Limits(answer_tokens)
     )
     text = session.config.exit_text + "".join(delta.content for delta in deltas)
     return Answered(after_thinking(text, session.config.close), _generated(deltas, len(tokens)))

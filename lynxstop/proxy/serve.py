@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.served import served_as
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
@@ -63,6 +64,7 @@ def build(config: ProxyConfig) -> App:
             redact=config.record.redact,
             answer_tokens=bundle.policy.sampling.answer_tokens,
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
+            served=served_as(bundle.policy),
         )
 
     monitoring = Monitoring.of(config, metrics, services)

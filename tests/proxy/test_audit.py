@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def audited(proxy: Proxied) -> dict[str, float]:
     return {name: value for name, value in found.items() if value}
 
 
+def counted(proxy: Proxied, count: int) -> bool:
+    return sum(audited(proxy).values()) == count
+
+
 def section(folder: Path, **more: Any) -> dict[str, Any]:
     return {"monitor": {"state": folder, "audit": 1.0, "key": "k", **more}}
 
@@ -70,7 +75,7 @@ def test_the_finished_thinking_is_what_the_model_would_have_thought(mock: Any, t
             early = ask(proxy, number).json()["choices"][0]["message"]["content"]
             full = ask(proxy, number, lynxstop={"risk": "off"}).json()["choices"][0]["message"]["content"]
             losses.append(float(early.split("\\boxed")[1] != full.split("\\boxed")[1]))
-            eventually(lambda number=number: sum(audited(proxy).values()) == number + 1)
+            eventually(partial(counted, proxy, len(losses)))
     entries = [entry for entry, _ in FileJournal(tmp_path / JOURNAL).read(0) if isinstance(entry, Audit)]
     assert [entry.loss for entry in entries] == losses
     assert 0 < sum(losses) < 8
