@@ -111,6 +111,8 @@ class LevelMonitors:
                 return
             why = "The audit journal is another one than before."
         except DataError as error:
+            if self.journal.end() >= self.offset:
+                raise
             why = error.message
         self.offset = self.journal.end()
         self.mark = self.journal.mark(self.offset)

@@ -113,10 +113,11 @@ class LiveRisk:
         level = self._level(options)
         return LevelKey(model, level.group, level.risk)
 
-    def trouble(self) -> str | None:
-        """Say what operators have to know; None while all is well."""
+    async def look(self) -> str | None:
+        """Read what other processes have written, and say what operators have to know; None: all is well."""
         if self._monitors is None:
             return None
+        await self.refresh()
         if self._trouble:
             return f"The state of the audits is unknown: {self._trouble}"
         found = [self._sentence(*pair) for pair in self._findings.items() if pair[1].reason]

@@ -52,7 +52,7 @@ class Monitoring:
         Raises
         ------
         ConfigError
-            When audits need what the bundle does not have.
+            When audits need what the bundle does not have, or the folder cannot be written.
         """
         if not config.monitor.on and config.policy.canary == 1.0:
             return cls()
@@ -74,7 +74,7 @@ class Monitoring:
 
     async def notice(self) -> str | None:
         """Say what operators have to know; None while all is well."""
-        return None if self.live is None else self.live.trouble()
+        return None if self.live is None else await self.live.look()
 
 
 def monitors_of(config: MonitorConfig, inputs: Inputs | None = None) -> LevelMonitors:
@@ -83,7 +83,17 @@ def monitors_of(config: MonitorConfig, inputs: Inputs | None = None) -> LevelMon
     if config.redis is not None:
         return open_monitors(RedisJournal(config.redis.get_secret_value()), options, None, inputs)
     assert config.state is not None
-    return open_monitors(FileJournal(config.state / JOURNAL), options, config.state / SNAPSHOT, inputs)
+    try:
+        config.state.mkdir(parents=True, exist_ok=True)
+        made = open_monitors(FileJournal(config.state / JOURNAL), options, config.state / SNAPSHOT, inputs)
+        # `lynxstop monitor` reads the options from it.
+        made.save()
+    except OSError as error:
+        raise ConfigError(
+            f"monitor.state cannot be written: {config.state}: {error.strerror}.",
+            hint="Give a folder that the proxy owns.",
+        ) from None
+    return made
 
 
 def inputs_of(bundle: Bundle) -> Inputs:

@@ -257,17 +257,21 @@ def test_from_traffic_to_a_certificate_in_three_commands(mock: str, made: Path, 
     assert report["certificate"] == again.levels[0].certificate
 
 
+def add(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
 def test_shadow_traffic_of_another_bundle_is_refused(made: Path, tmp_path: Path) -> None:
     shadow = tmp_path / "shadow"
     options: dict[str, Any] = {"redact": True, "answer_tokens": 4, "on_done": print}
     ShadowRecorder(shadow, **options, served={"fingerprint": "other"})
-    (shadow / "scores.csv").open("a").write("a,b,,,,,5,toy,\n")
+    add(shadow / "scores.csv", "a,b,,,,,5,toy,\n")
     result = CliRunner().invoke(app, ["calibrate", str(made / "bundle"), "--from-shadow", str(shadow)])
 
     assert isinstance(result.exception, FingerprintError)
     with pytest.raises(ConfigError, match="another bundle"):
         ShadowRecorder(shadow, **options, served={"fingerprint": "mine"})
-    (shadow / "scores.csv").open("a").write("a,b,")
+    add(shadow / "scores.csv", "a,b,")
     with pytest.raises(DataError, match="torn"):
         read_shadow(shadow)
 
