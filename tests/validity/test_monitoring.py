@@ -1,7 +1,7 @@
 """The promise of the alarm: false with at most its level over long streams, and soon when it is right.
 
-Each stream is a level of its own in one journal, which is read as the proxy reads it. Streams of 10,000 audits are
-in tests/monitor/test_sequential.py.
+Each stream is a level of its own in one journal, which is read as the proxy reads it. Streams of 10,000
+audits are in tests/monitor/test_sequential.py.
 """
 
 from __future__ import annotations
