@@ -28,8 +28,9 @@ test: env-dev  ## Checks and all tests that fit in minutes
 	$(PYTEST)
 	$(MAKE) --no-print-directory doctest
 
-test-slow: env-dev  ## The tests that take long; builds llama.cpp's server once
+test-slow: env-dev  ## The tests that take long; builds llama.cpp's server and fetches tokenizers once
 	scripts/llama_server $(RUN)/python > /dev/null || [ $$? = 3 ]
+	$(RUN)/python scripts/real_tokenizers.py > /dev/null || [ $$? = 3 ]
 	$(RUN)/python -m pytest -m slow
 
 doctest: env-dev  ## The examples in docstrings

@@ -28,10 +28,15 @@ def _once_behind(cut: Any) -> Any:
 
 
 class Thinking(Strict):
-    """Delimiters of a thinking block; empty lists are detected from the tokenizer."""
+    """Delimiters of a thinking block; empty lists are detected from the tokenizer.
+
+    `special` says whether they are special tokens, each of them one token: then a tokenizer that spells them
+    out of pieces is not this model's and is refused. Left out, that holds for parts written ``<|...|>``.
+    """
 
     open: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
+    special: bool | None = None
 
 
 class Cues(Strict):

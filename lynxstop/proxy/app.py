@@ -37,6 +37,9 @@ _SHUTDOWN = RequestError(
 )
 
 
+OPERATORS = "/lynxstop/"
+"""Paths that begin with this are the proxy's own."""
+
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
@@ -64,6 +67,7 @@ class App:
         tracing: Tracing | None,
         draining: Draining | None,
         notices: Mapping[str, ops.Check],
+        own: Mapping[tuple[str, str], Handler],
     ) -> None:
         self._draining = draining
         self.config = config
@@ -72,7 +76,7 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, notices)
+        self._own = {**ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, notices), **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -89,6 +93,8 @@ class App:
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
         own = self._own.get((incoming.method, incoming.path))
+        if own is None and incoming.path.startswith(OPERATORS):
+            own = self._own.get((incoming.method, OPERATORS))
         if own is not None:
             await own(incoming, reply)
             return
@@ -193,6 +199,7 @@ def create_app(
     tracing: Tracing | None = None,
     draining: Draining | None = None,
     notices: Mapping[str, ops.Check] | None = None,
+    own: Mapping[tuple[str, str], Handler] | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -216,6 +223,8 @@ def create_app(
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
     notices : mapping from name to check, optional
         What /ready tells operators too; requests are answered all the same.
+    own : mapping from (method, path) to handler, optional
+        Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
 
     Returns
     -------
@@ -229,6 +238,5 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(
-        config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining, notices or {}
-    )
+    found = checks or {}, startup, tracing, draining, notices or {}, own or {}
+    return App(config, handlers or {}, upstream, metrics, *found)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.audit import Auditor
+from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.full_answer import Heard
@@ -23,14 +25,16 @@ from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.untouched import why_untouched
+from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
@@ -38,8 +42,10 @@ from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
-_MAY_BE_OURS = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
-"""Statuses of a server that may be caused by what we have added to a request."""
+_MAY_BE_OURS = frozenset({200, 400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses of a server that may be caused by what we have added to a request; 200 is another form."""
+
+_OFF = Service(cause="off")
 
 _NAME = 200
 """Longest name of a model in the log."""
@@ -113,6 +119,10 @@ class ChatHandler:
     services : Services
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
+    running : Running, optional
+        Lists the requests that are watched.
+    by_chat : ChatRoutes, optional
+        Finds out how requests with tools, forms and media are answered.
     live : LiveRisk, optional
         Says whether a request may be stopped.
     auditor : Auditor, optional
@@ -128,12 +138,16 @@ class ChatHandler:
         metrics: Metrics,
         services: Services,
         shadow: ShadowRecorder | None = None,
+        running: Running | None = None,
+        by_chat: ChatRoutes | None = None,
         *,
         live: LiveRisk | None = None,
         auditor: Auditor | None = None,
     ) -> None:
         self._live, self._auditor = live, auditor
         self._shadow = shadow
+        self._by_chat = by_chat or ChatRoutes()
+        self._running = running or Running()
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -143,8 +157,8 @@ class ChatHandler:
         if not incoming.readable:
             await self._pass(incoming, reply, incoming.body, "coding")
             return
-        body = incoming.json()
-        if not isinstance(body, dict):
+        body = incoming.object()
+        if body is None:
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
         incoming.notes["model"] = model = str(body.get("model"))[:_NAME]
@@ -154,22 +168,20 @@ class ChatHandler:
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
-            content = orjson.dumps(body)
+            content = encoded(body)
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
-        service = await self._services.of(server, model)
+        if body.get("model") is None and (only := await self._only_model(server)) is not None:
+            body, model = {**body, "model": only}, only
+        service = await self._service(server, model, options)
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
-            content = orjson.dumps(body)
+            content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)
-        cause = (
-            service.cause
-            or treated.withheld
-            or ("off" if options.risk is None else await self._untouched(request))
-        )
+        cause = await self._why_not(request, treated)
         if cause is None:
             request, cause = self._compare(request)
         try:
@@ -185,9 +197,24 @@ class ChatHandler:
             else:
                 await self._tell(request, error)
         except UpstreamError as error:
-            if error.code == "upstream_unreachable":
-                self._services.forget()
+            self._services.lost(model, error)
             raise
+
+    async def _why_not(self, request: ChatRequest, treated: Treatment) -> str | None:
+        """Return why a request is passed on as it is; None when it is watched."""
+        if (cause := request.service.cause or treated.withheld) is not None:
+            return cause
+        return "off" if request.options.risk is None else await self._untouched(request)
+
+    async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:
+        """Return how a model is served; a request that nothing may stop waits for no examination."""
+        if options.risk is None and self._services.decides:
+            return self._services.known(model) or _OFF
+        return await self._services.of(server, model)
+
+    async def _only_model(self, server: Connection) -> str | None:
+        """Return the model of a request that names none, where a bundle could be served to it."""
+        return await self._services.only_model(server) if self._services.decides else None
 
     # What differs between routes.
 
@@ -201,8 +228,32 @@ class ChatHandler:
 
     async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        stream_config = request.service.stream_config
-        return "no_bundle" if stream_config is None else why_untouched(request.body, stream_config.exit_text)
+        if request.service.stream_config is None:
+            return "no_bundle"
+        return await self._why_untouched(request, request.body)
+
+    async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
+        """Return why a chat cannot be watched, which says what a request says."""
+        service = request.service
+        assert service.stream_config is not None
+        exit_text = service.stream_config.exit_text
+        cause = why_untouched(body, exit_text)
+        if cause not in BY_CHAT_ROUTE:
+            return cause
+        need = need_of(body)
+        others = why_untouched(body, exit_text, need)
+        if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
+            return others or cause
+        found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
+        departures = tuple(sorted(need & UNCERTIFIED))
+        request.known.update(service=found, departures=departures, need=need)
+        return cause if found is None else None
+
+    def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
+        """Whether a request that departs from what is certified is left to think to its end."""
+        if not departures or self._services.certified is None or options.mode is not Mode.STOP:
+            return False
+        return self._config.policy.uncertified is Uncertified.THINK
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Answer a request that is not watched."""
@@ -228,7 +279,7 @@ class ChatHandler:
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
-        service, options = request.service, request.options
+        service, options = request.known.get("service", request.service), request.options
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
@@ -239,7 +290,13 @@ class ChatHandler:
             service.stream_config,
             client_request,
             lambda done: self._report(done, options),
+            self._config.upstream.continuation_tries,
+            self._belongs(body),
         )
+
+    def _belongs(self, body: Mapping[str, Any]) -> Callable[[Json], bool]:
+        """Make the check that a stream comes from the server that was examined."""
+        return partial(self._services.belongs, str(body.get("model")))
 
     def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream as the client reads it."""
@@ -254,12 +311,13 @@ class ChatHandler:
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
         departures = self._services.departures(request.body, request.options)
+        if self._services.certified is not None:
+            departures += request.known.get("departures", ())
         if not departures:
             return request, None
         for cause in departures:
             self._metrics.uncertified.labels(cause).inc()
-        thinks = self._config.policy.uncertified is Uncertified.THINK
-        if thinks and request.options.mode is Mode.STOP:
+        if self._thinks(request.options, departures):
             return request, "uncertified"
         return replace(request, options=replace(request.options, certified=False)), None
 
@@ -294,30 +352,35 @@ class ChatHandler:
         ]
         race = Race(chats) if len(chats) > 1 else None
         heard = self._heard(request, chats)
+        options = request.options
         try:
-            await self._answer(request, race or heard or chats[0])
+            with self._running.entered(request.incoming, options.mode, options.risk, chats):
+                await self._answer(request, race or heard or chats[0])
         finally:
             if heard is not None:
                 self._end(request, heard)
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
+            if "service" in request.known and any(one.misread for one in chats):
+                model = str(request.body.get("model"))
+                self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
-        kept = kept and request.options.certified
+        kept = kept and request.options.certified and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
     def _heard(self, request: ChatRequest, chats: Sequence[Chat]) -> Heard | None:
         """Listen to a chat that counts for its arm: one alone, under its certificate."""
         counts = self._auditor is not None and len(chats) == 1 and request.options.certified
-        if not counts or request.options.risk is None:
+        if not counts or request.options.risk is None or "service" in request.known:
             return None
         return Heard(chats[0], keep=request.arm is not Arm.SERVE)
 
     def _end(self, request: ChatRequest, heard: Heard) -> None:
         """Let an answer be audited, if it was drawn for that."""
         if self._auditor is not None and self._live is not None:
-            model = str(request.incoming.notes["model"])
+            model = str(request.body.get("model"))[:_NAME]
             key = self._live.key(model, request.options)
             seconds = time.monotonic() - request.incoming.arrived
             self._auditor.take(heard, request.arm, key, seconds)
@@ -369,7 +432,8 @@ class ChatHandler:
         await reply.end(frames.end())
 
     async def _begin(self, request: ChatRequest) -> None:
-        headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
+        named = (b"x-lynxstop-request", request.incoming.id.encode())
+        headers = [*self._passed_on(request), *_STREAM, *self._announced(request), named]
         await request.reply.start(200, headers)
 
     def _passed_on(self, request: ChatRequest) -> Headers:
@@ -378,11 +442,12 @@ class ChatHandler:
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
         level = self._services.level(options.risk, options.group)
+        holds = level is not None and options.certified and not chat.changed
         return report(
             chat.session,
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
-            certificate=level.certificate if level is not None and options.certified else None,
+            certificate=level.certificate if level is not None and holds else None,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:
@@ -391,6 +456,7 @@ class ChatHandler:
 
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
+        self._running.decided(incoming, chat)
         metrics.cues.inc(len(session.session.events))
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
@@ -401,17 +467,20 @@ class ChatHandler:
             else sum(session.thinking)
         )
         metrics.thinking_tokens.inc(thought)
-        if chat.blind is not None:
+        if chat.blind:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
             metrics.exits.labels(str(taken.reason)).inc()
+            metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
             incoming.notes |= {
                 "exit": str(taken.reason),
                 "thinking_tokens": session.truncation.thinking_tokens,
             }
         if chat.stopped:
             metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
-            metrics.continuations.labels("done" if chat.usage else "broken").inc()
+        if chat.tried:
+            metrics.continuations.labels("done" if chat.final_report else "broken").inc()
+            metrics.continuation_retries.inc(chat.tried - 1)
 
 
 def _length(content: bytes) -> tuple[bytes, bytes]:

@@ -64,6 +64,8 @@ class CompletionsHandler(ChatHandler):
             replace(service.stream_config, opened=opened),
             client_request,
             lambda done: self._report(done, options),
+            self._config.upstream.continuation_tries,
+            self._belongs(body),
         )
 
     def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:

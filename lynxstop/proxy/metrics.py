@@ -13,6 +13,9 @@ SHORT = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 LONG = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Buckets of a request and of its first chunk, in seconds."""
 
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Buckets of a number of tokens."""
+
 
 class Metrics:
     """Counters of one proxy.
@@ -54,6 +57,12 @@ class Metrics:
         self.exits = Counter(
             "lynxstop_exits", "Stops decided, forced or in shadow, by reason.", ["reason"], registry=registry
         )
+        self.exit_thinking_tokens = Histogram(
+            "lynxstop_exit_thinking_tokens",
+            "Thinking tokens in front of an exit.",
+            buckets=TOKENS,
+            registry=registry,
+        )
         self.cues = Counter("lynxstop_cues", "Cues seen inside thinking.", registry=registry)
         self.thinking_tokens = Counter(
             "lynxstop_thinking_tokens", "Thinking tokens that went through.", registry=registry
@@ -75,6 +84,11 @@ class Metrics:
         )
         self.continuations = Counter(
             "lynxstop_continuations", "Continuations requested after an exit.", ["outcome"], registry=registry
+        )
+        self.continuation_retries = Counter(
+            "lynxstop_continuation_retries",
+            "Continuations asked for again before their first token.",
+            registry=registry,
         )
         self.passthrough = Counter(
             "lynxstop_passthrough",
@@ -109,11 +123,15 @@ class Metrics:
 
     def render(self) -> bytes:
         """Write all metrics as Prometheus reads them, those of all workers summed up."""
+        return generate_latest(self.summed())
+
+    def summed(self) -> CollectorRegistry:
+        """Return what to read all metrics from, those of all workers summed up."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
     def close(self) -> None:
         """Take this process's gauges out of the sum."""

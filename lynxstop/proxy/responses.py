@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lynxstop.proxy.failures import RESPONSES
-from lynxstop.proxy.messages import refusal_message
 from lynxstop.proxy.translated import TranslatedHandler, Writer
+from lynxstop.remote import server_error
 from lynxstop.remote.http.connection import RefusedError
 
 Json = dict[str, Any]
@@ -75,8 +75,8 @@ class ResponsesHandler(TranslatedHandler):
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in the shape of this route."""
-        shown = {"message": refusal_message(error), "type": "upstream_error", "param": None}
-        return {"error": {**shown, "code": error.status}}
+        said = error.said or {"message": error.message}
+        return {"error": server_error.shown(said, error.status_code, error.kind)}
 
 
 def to_chat(body: Mapping[str, Any]) -> Json | str:
@@ -167,6 +167,10 @@ class ResponseWriter:
             yield from self._open(kind)
         self._text += text
         yield self._at_part(f"response.{self._kind}.delta", delta=text, **self._logprobs)
+
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Nothing: requests with tools are not translated."""
+        return iter(())
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last item, and tell how the response ended and what it used."""

@@ -21,11 +21,14 @@ from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, Draining, create_app
+from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
 from lynxstop.proxy.monitoring import Monitoring
+from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
@@ -72,6 +75,7 @@ def build(config: ProxyConfig) -> App:
     async def belongs() -> str | None:
         return await services.ready(Connection(upstream))
 
+    running, by_chat = Running(), ChatRoutes()
     return create_app(
         config,
         routes(
@@ -80,6 +84,8 @@ def build(config: ProxyConfig) -> App:
             metrics,
             services,
             shadow,
+            running,
+            by_chat,
             live=monitoring.live,
             auditor=monitoring.auditor,
         ),
@@ -91,6 +97,7 @@ def build(config: ProxyConfig) -> App:
             None if monitoring.live is None else monitoring.live.drain,
         ),
         notices={} if monitoring.auditor is None else {"monitor": monitoring.notice},
+        own=Operators(config, metrics, services, running, by_chat).routes,
     )
 
 

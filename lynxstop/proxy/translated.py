@@ -13,7 +13,6 @@ from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample
-from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
@@ -36,6 +35,9 @@ class Writer(Protocol):
 
     def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
         """Write a piece of the thinking or of the answer."""
+
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Write what an event has of tool calls."""
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Write what follows all text."""
@@ -78,7 +80,7 @@ class TranslatedHandler(ChatHandler):
         if request.service.stream_config is None:
             return "no_bundle"
         chat = self.translate(request.body)
-        return chat if isinstance(chat, str) else why_untouched(chat, request.service.stream_config.exit_text)
+        return chat if isinstance(chat, str) else await self._why_untouched(request, chat)
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Pass a request on to the server's own route, or translate it where there is none."""
@@ -112,7 +114,7 @@ class TranslatedHandler(ChatHandler):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if (wait := find(error.headers, b"retry-after")) is not None:
             headers.append((b"retry-after", wait))
-        await request.reply.start(error.status, headers)
+        await request.reply.start(error.status_code, headers)
         await request.reply.end(content)
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
@@ -177,6 +179,10 @@ class _Writing(Frames):
         for choice in event.get("choices") or ():
             for part in self._splitter.read(choice.get("delta") or {}):
                 yield from self.writer.text(part.text, thinking=part.thinking)
+            if (choice.get("delta") or {}).get("tool_calls"):
+                for part in self._splitter.end():
+                    yield from self.writer.text(part.text, thinking=part.thinking)
+                yield from self.writer.calls(choice["delta"])
             if choice.get("finish_reason"):
                 self._choice = choice
 

@@ -15,10 +15,13 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import Delimiters
 from lynxstop.proxy.app import create_app
+from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.monitoring import Monitoring
+from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.routes import routes
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.remote.dialects.base import Dialect
@@ -80,10 +83,12 @@ def watching(
     config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
     metrics, upstream = Metrics(), Upstream(config.upstream)
     shadow = None if record is None else ShadowRecorder(record[0], **record[1])
-    services = Fixed(threshold, **options)
+    services, running, by_chat = Fixed(threshold, **options), Running(), ChatRoutes()
     monitoring = Monitoring.of(config, metrics, services)
     live, auditor = monitoring.live, monitoring.auditor
-    handlers = routes(config, upstream, metrics, services, shadow, live=live, auditor=auditor)
+    handlers = routes(
+        config, upstream, metrics, services, shadow, running, by_chat, live=live, auditor=auditor
+    )
     app = create_app(
         config,
         handlers,
@@ -91,6 +96,7 @@ def watching(
         metrics=metrics,
         draining=None if live is None else live.drain,
         notices={"monitor": monitoring.notice},
+        own=Operators(config, metrics, services, running, by_chat).routes,
     )
     with proxied(address, app) as made:
         yield made
