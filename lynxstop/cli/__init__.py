@@ -40,12 +40,17 @@ SUMMARIES = {
     "proxy": "Put early exit in front of a server that speaks the OpenAI API.",
     "mock-upstream": "Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.",
     "serve": "Serve a model with vLLM, stopping each request when its answer is known.",
+    "shadow": "Say what recorded shadow traffic would have saved, and at which risk.",
+    "monitor": "Look at what the audits of live traffic say, or start them again.",
     "config": "Look at the proxy's configuration.",
 }
 """The first sentence of every command's help, so that listing them loads none."""
 
 _WITHOUT_ARGUMENTS = {"demo", "doctor", "recipes", "proxy", "mock-upstream"}
 """Commands that do something when they are given no arguments."""
+
+_WITH_COMMANDS = {"config", "monitor", "shadow"}
+"""Commands that have commands of their own."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -70,7 +75,7 @@ def _load(name: str, summary: str) -> Any:
     function = name.replace("-", "_")
     module = import_module(f"lynxstop.cli.{function}")
     own = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-    if name == "config":
+    if name in _WITH_COMMANDS:
         own = module.app
     else:
         # What serve does not know are flags of vLLM.

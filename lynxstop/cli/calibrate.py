@@ -15,7 +15,10 @@ from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.artifacts.front_matter import Measured
     from lynxstop.calibration.options import CalibrationOptions, Together
     from lynxstop.calibration.run import Calibration
     from lynxstop.calibration.units import Samples, Unit
@@ -39,6 +42,12 @@ def calibrate(
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Certify this score table (CSV or Parquet) instead of a bundle.")
+    ] = None,
+    from_shadow: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of shadow traffic, recorded by the proxy with this bundle, in place of DATA."
+        ),
     ] = None,
     train: Annotated[
         Path | None,
@@ -90,6 +99,8 @@ def calibrate(
 
     - `lynxstop calibrate BUNDLE data/calibration --risk 0.05 --by family --expires 90`
 
+    - `lynxstop calibrate BUNDLE --from-shadow shadow --risk 0.05`
+
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
     from lynxstop.calibration.options import CalibrationOptions
@@ -110,9 +121,15 @@ def calibrate(
         expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
     loaded: Bundle | None = None
-    if scores is not None:
+    if from_shadow is not None:
+        _check_shadow(bundle, data, scores, train, weights, split, out)
+        loaded, result = _certify_shadow(cast("Path", bundle), from_shadow, options)
+    elif scores is not None:
         if bundle or data or split:
-            raise ConfigError("A score table stands for itself.", hint="Leave out BUNDLE, DATA and --split.")
+            raise ConfigError(
+                "A score table stands for itself.",
+                hint="Leave out BUNDLE, DATA and --split. Shadow traffic of a bundle goes to --from-shadow.",
+            )
         result = _certify_table(scores, train, weights, options)
     elif bundle is None or data is None:
         raise ConfigError("Give a bundle and recorded traces, or a table with --scores.")
@@ -120,7 +137,8 @@ def calibrate(
         raise ConfigError("Certificates of a bundle are written into it.", hint="Leave out --out.")
     else:
         loaded, result = _certify_bundle(bundle, data, train, weights, split, options)
-    before = _note(scores.parent if scores is not None else cast("Path", data), result, options)
+    folder = scores.parent if scores is not None else from_shadow or cast("Path", data)
+    before = _note(folder, result, options)
     if require:
         result.require()
     page = None
@@ -128,6 +146,7 @@ def calibrate(
         from lynxstop.report.calibration import calibration_report
 
         page = calibration_report(result, logits=loaded is not None)
+    old = None if loaded is None or from_shadow is None else bundles.measured(loaded)
     if loaded is not None:
         bundles.install(loaded, result, default_risk)
     elif out is not None:
@@ -138,9 +157,56 @@ def calibrate(
         atomic.write_text(report, page)
     if json:
         written = bundle or out
-        _output.emit({"levels": result.rows(), "written": written and str(written), "tried": before})
+        shown: dict[str, object] = {"written": written and str(written), "tried": before}
+        _output.emit({"levels": result.rows(), **shown, **_replaced(old)})
     else:
         show(result)
+        _compare(old or (), result)
+
+
+def _check_shadow(bundle: Path | None, *others: object) -> None:
+    if bundle is None or any(others):
+        raise ConfigError(
+            "Shadow traffic certifies the bundle that it was recorded with.",
+            hint="Give BUNDLE and --from-shadow, without DATA, --scores, --train, --weights, --split, --out.",
+        )
+
+
+def _certify_shadow(bundle: Path, folder: Path, options: CalibrationOptions) -> tuple[Bundle, Calibration]:
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.workflows.shadow_traffic import calibrate_from_shadow, read_shadow
+
+    loaded = Bundle.load(bundle)
+    return loaded, calibrate_from_shadow(loaded, read_shadow(folder, by=options.by), options)
+
+
+def _replaced(old: Sequence[Measured] | None) -> dict[str, object]:
+    names = ("risk", "promise", "problems", "lost", "bound", "saved")
+    return {} if old is None else {"replaced": [{name: getattr(one, name) for name in names} for one in old]}
+
+
+def _compare(old: Sequence[Measured], result: Calibration) -> None:
+    """Print the replaced certificates beside the new ones."""
+    new = {one.risk: one for one in result.pooled}
+    shown = _output.table(
+        "before, and now", "risk", "requests", "", "observed loss", "", "limit", "", "saved", ""
+    )
+    for level in old:
+        if (made := new.get(level.risk)) is not None:
+            observed = made.observed / made.problems
+            pairs = [
+                (str(level.problems), str(made.problems)),
+                (f"{level.lost:.2%}", f"{observed:.2%}"),
+                (_share(level.bound), _share(made.bound)),
+                (_share(level.saved), _share(made.saved)),
+            ]
+            shown.add_row(f"{level.risk:g}", *(text for pair in pairs for text in pair))
+    if shown.row_count:
+        _output.console.print(shown)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2%}"
 
 
 def _certify_table(

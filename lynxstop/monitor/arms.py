@@ -20,7 +20,10 @@ class Arm(StrEnum):
     AUDIT = "audit"
     """The same, and its thinking is also finished, so that both answers can be compared."""
     HOLDOUT = "holdout"
-    """Never stopped: unbiased savings and latency."""
+    """Never stopped: unbiased savings and latency; its prompt is also answered a second time, so that the
+    disagreement of two full answers is known."""
+    OUTSIDE = "outside"
+    """Never stopped: the canary share does not cover it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class ArmShares:
     audit, holdout : float
         In [0, 1], together at most 1.
     canary : float
-        Share of all requests that may be stopped at all, in [0, 1]; audits are drawn from these.
+        Share of all requests that may be stopped at all, in [0, 1]; the other arms are drawn from these.
 
     Raises
     ------
@@ -56,7 +59,7 @@ class ArmShares:
     def arm(self, request_id: str) -> Arm:
         """Return the arm of a request, the same for the same id in every process."""
         if self._uniform(b"canary", request_id) >= self.canary:
-            return Arm.HOLDOUT
+            return Arm.OUTSIDE
         drawn = self._uniform(b"arm", request_id)
         if drawn < self.audit:
             return Arm.AUDIT

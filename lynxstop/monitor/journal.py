@@ -1,74 +1,31 @@
 """The journal of audits: an append-only log that several workers write and any of them reads.
 
-A line holds one audit as JSON and a checksum. A torn or garbled line is an audit whose outcome is lost: the
-reader counts it as a loss, so that damage never looks like good news.
+A torn or garbled line is an audit whose outcome is lost: the
+reader counts it as a loss, so that damage never looks like good news. An audit that takes long is announced
+first (`Begun`), so that one whose process is killed is not forgotten.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lynxstop.errors import DataError
 from lynxstop.extras import need
+from lynxstop.monitor.entries import Audit, Begun, Entry, Reset, from_line, to_line
 
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """One audited request, without content.
-
-    Parameters
-    ----------
-    model : str
-        Name of the served model.
-    group : str or None
-        Group of the certified level.
-    risk : float
-        Certified level that the request was served at.
-    exited : bool
-        Whether it was stopped.
-    loss : float
-        In [0, 1]; 0 without an exit, 1 when the comparison failed.
-    score : float or None
-        At the first decision point; None without one.
-    cues : int
-        Decision points seen before the exit or the end.
-    saved : int
-        Thinking tokens that the exit saved.
-    at : float
-        Seconds since the epoch, for display only.
-    """
-
-    model: str
-    group: str | None
-    risk: float
-    exited: bool
-    loss: float
-    score: float | None = None
-    cues: int = 0
-    saved: int = 0
-    at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A line that could not be read."""
-
-
-Entry = Audit | Damaged
+_MARKED = 256
+"""Bytes before an offset by which a journal is known."""
 
 
 class Journal(Protocol):
     """Where audits are kept."""
 
-    def append(self, audit: Audit) -> None:
-        """Add one audit.
+    def append(self, entry: Audit | Begun | Reset) -> None:
+        """Add one entry.
 
         Raises
         ------
@@ -79,30 +36,23 @@ class Journal(Protocol):
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:
         """Yield entries from an offset on, each with the offset after it."""
 
+    def mark(self, offset: int) -> str:
+        """Digest of what lies right before an offset, by which a replaced journal is known.
 
-def to_line(audit: Audit) -> bytes:
-    """One line of the journal."""
-    text = json.dumps(asdict(audit), separators=(",", ":"), allow_nan=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+        Raises
+        ------
+        DataError
+            When the journal cannot be read, or is shorter.
+        """
 
+    def end(self) -> int:
+        """Offset after the last whole entry.
 
-def from_line(line: bytes) -> Entry:
-    """Read a line; `Damaged` when its checksum or content is wrong."""
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    try:
-        if int(checksum, 16) != zlib.crc32(text):
-            return Damaged()
-        audit = Audit(**json.loads(text))
-    except (ValueError, TypeError):
-        return Damaged()
-    return audit if _sound(audit) else Damaged()
-
-
-def _sound(audit: Audit) -> bool:
-    numbers: list[Any] = [audit.risk, audit.loss, audit.at, audit.cues, audit.saved]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-        return False
-    return 0.0 < audit.risk < 1.0 and 0.0 <= audit.loss <= 1.0
+        Raises
+        ------
+        DataError
+            When the journal cannot be read.
+        """
 
 
 def _lock(handle: int) -> None:
@@ -126,15 +76,15 @@ class FileJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, audit: Audit) -> None:
-        """Add one audit.
+    def append(self, entry: Audit | Begun | Reset) -> None:
+        """Add one entry.
 
         Raises
         ------
         DataError
             When the file cannot be written.
         """
-        line = to_line(audit)
+        line = to_line(entry)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -164,13 +114,55 @@ class FileJournal:
             return
         if self.path.stat().st_size < start:
             raise DataError(f"The audit journal {self.path} was cut short.", hint="Reset the monitor.")
-        with self.path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                start += len(line)
-                yield from_line(line), start
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    start += len(line)
+                    yield from_line(line), start
+        except OSError as error:
+            raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
+
+    def mark(self, offset: int) -> str:
+        """Digest of the bytes before an offset.
+
+        Raises
+        ------
+        DataError
+            When the file cannot be read, or is shorter.
+        """
+        begin = max(0, offset - _MARKED)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(begin)
+                found = file.read(offset - begin)
+        except FileNotFoundError:
+            found = b""
+        except OSError as error:
+            raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
+        if len(found) < offset - begin:
+            raise DataError(
+                f"The audit journal {self.path} is gone or was cut short.", hint="Reset the monitor."
+            )
+        return hashlib.sha256(found).hexdigest()[:16]
+
+    def end(self) -> int:
+        """Offset after the last whole line.
+
+        Raises
+        ------
+        DataError
+            When the file cannot be read.
+        """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
+        return content.rfind(b"\n") + 1
 
 
 class RedisJournal:
@@ -189,8 +181,8 @@ class RedisJournal:
         self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         self._key = key
 
-    def append(self, audit: Audit) -> None:
-        """Add one audit.
+    def append(self, entry: Audit | Begun | Reset) -> None:
+        """Add one entry.
 
         Raises
         ------
@@ -198,7 +190,7 @@ class RedisJournal:
             When the server cannot be reached.
         """
         try:
-            self._client.rpush(self._key, to_line(audit))
+            self._client.rpush(self._key, to_line(entry))
         except self._failures as error:
             raise DataError(f"Redis did not keep an audit: {type(error).__name__}.") from error
 
@@ -218,3 +210,34 @@ class RedisJournal:
             raise DataError(f"Redis did not answer: {type(error).__name__}.") from error
         for number, line in enumerate(lines, start=start + 1):
             yield from_line(line), number
+
+    def mark(self, offset: int) -> str:
+        """Digest of the entry before an index.
+
+        Raises
+        ------
+        DataError
+            When the server cannot be reached, or holds fewer entries.
+        """
+        if offset == 0:
+            return ""
+        try:
+            found = self._client.lindex(self._key, offset - 1)
+        except self._failures as error:
+            raise DataError(f"Redis did not answer: {type(error).__name__}.") from error
+        if found is None:
+            raise DataError("The audit journal in Redis was cut short.", hint="Reset the monitor.")
+        return hashlib.sha256(found).hexdigest()[:16]
+
+    def end(self) -> int:
+        """Number of entries.
+
+        Raises
+        ------
+        DataError
+            When the server cannot be reached.
+        """
+        try:
+            return int(self._client.llen(self._key))
+        except self._failures as error:
+            raise DataError(f"Redis did not answer: {type(error).__name__}.") from error

@@ -1,64 +1,66 @@
-"""The monitor of one certified level: from the journal of audits to a verdict."""
+"""The monitor of one certified level: from its audits to a verdict."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
 
-from lynxstop.artifacts import atomic
-from lynxstop.errors import DataError
+from lynxstop.monitor.entries import Audit, Damaged, Reset
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.interval import confidence_sequence
-from lynxstop.monitor.journal import Audit, Entry, Journal
 from lynxstop.monitor.sequential import ChangeDetector, RiskTest
 
-STATE_VERSION = 1
+_COUNTS = ("audits", "exits", "damaged", "lost", "repeats", "differed", "tokens")
+
+
+class LevelKey(NamedTuple):
+    """A certified level as it is served: the model's name, the group (None: all requests) and the risk."""
+
+    model: str
+    group: str | None
+    risk: float
+
+    def within(self, reset: Reset) -> bool:
+        """Whether a reset is about this level."""
+        asked = (reset.model, reset.group, reset.risk)
+        return all(wanted in (None, own) for wanted, own in zip(asked, self, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorOptions:
-    """What one monitor watches, and how often it may be wrong.
+    """How often monitors may be wrong, and what raises an alarm.
 
     Parameters
     ----------
-    model : str
-    group : str or None
-    risk : float
-        The certified level.
     level : float
-        Probability that the alarm "the promise is broken" is ever false.
+        Probability that the alarm of a level that keeps its promise is ever raised.
     run_length : float
         Audits between false alarms of the change detector, on average.
+    stop_on_change : bool
+        Whether the change detector raises the alarm too: a late change is found sooner, and the probability
+        of a false alarm is then bounded per `run_length` audits, no longer over all time.
     """
 
-    model: str
-    risk: float
-    group: str | None = None
     level: float = 0.01
     run_length: float = 10_000.0
-
-    def concerns(self, entry: Entry) -> bool:
-        """Whether an audit belongs to this level; a damaged one belongs to every level."""
-        if not isinstance(entry, Audit):
-            return True
-        return (entry.model, entry.group, entry.risk) == (self.model, self.group, self.risk)
+    stop_on_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the audits say.
+    """What the audits of a level say.
 
     Parameters
     ----------
     alarm : bool
-        Exits of this level must stop: the promise is broken, the risk rose, or the audits cannot be read.
+        The promise is broken: exits of this level must stop.
     reason : str
-        In a sentence; empty while all is well.
+        In a sentence; empty while there is neither an alarm nor a change.
+    changed : bool
+        The risk rose above the certified one recently; alone it is a warning.
     warning : bool
         Inputs no longer look like those of calibration; the promise may still hold.
     audits, exits, damaged : int
@@ -68,10 +70,17 @@ class Finding:
         Confidence sequence of the live risk at 95%, valid at any time.
     e_value : float
         Evidence against the promise; the alarm is raised at 1 / level.
+    repeats, differed : int
+        Prompts that were answered in full twice, and those whose two answers differed.
+    self_interval : tuple of float
+        Confidence sequence of that disagreement at 95%.
+    tokens : int
+        Tokens that audits made the server generate.
     """
 
     alarm: bool
     reason: str
+    changed: bool
     warning: bool
     audits: int
     exits: int
@@ -79,64 +88,84 @@ class Finding:
     lost: float
     interval: tuple[float, float]
     e_value: float
+    repeats: int
+    differed: float
+    self_interval: tuple[float, float]
+    tokens: int
+
+    @property
+    def state(self) -> str:
+        """The verdict in a word: alarm, changed, inputs, or ok."""
+        states = {"alarm": self.alarm, "changed": self.changed, "inputs": self.warning}
+        return next((name for name, holds in states.items() if holds), "ok")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        risk = self.lost / self.audits if self.audits else None
+        differed = self.differed / self.repeats if self.repeats else None
+        return {"state": self.state, **asdict(self), "live_risk": risk, "self_disagreement": differed}
 
 
 @dataclass(slots=True)
 class Monitor:
-    """Reads the journal of audits, O(1) per audit; `state` survives restarts.
+    """State of one level, O(1) per audit.
 
-    Any number of monitors may read one journal: they come to the same verdict, since the journal orders the
-    audits of all workers.
+    Parameters
+    ----------
+    key : LevelKey
+    options : MonitorOptions
+    inputs : sequence of ExchangeabilityTest
+        Of the score at the first decision point, and of the number of decision points.
     """
 
+    key: LevelKey
     options: MonitorOptions
+    inputs: Sequence[ExchangeabilityTest] = ()
     test: RiskTest = field(init=False)
     detector: ChangeDetector = field(init=False)
-    inputs: Sequence[ExchangeabilityTest] = ()
-    offset: int = 0
     audits: int = 0
     exits: int = 0
     damaged: int = 0
     lost: float = 0.0
-    unreadable: str = ""
+    repeats: int = 0
+    differed: float = 0.0
+    tokens: int = 0
 
     def __post_init__(self) -> None:
-        self.test = RiskTest(self.options.risk, self.options.level)
-        self.detector = ChangeDetector(self.options.risk, self.options.run_length)
+        self.test = RiskTest(self.key.risk, self.options.level)
+        self.detector = ChangeDetector(self.key.risk, self.options.run_length)
 
-    def catch_up(self, journal: Journal) -> Finding:
-        """Read what was added to the journal; a journal that cannot be read raises the alarm."""
-        try:
-            for entry, offset in journal.read(self.offset):
-                if self.options.concerns(entry):
-                    self.add(entry)
-                self.offset = offset
-            self.unreadable = ""
-        except DataError as error:
-            self.unreadable = str(error)
-        return self.verdict
+    def add(self, entry: Audit | Damaged) -> None:
+        """Read one audit; a damaged one counts as a loss."""
+        if isinstance(entry, Damaged):
+            self.damaged += 1
+            self._count(1.0)
+            return
+        self.tokens += entry.tokens
+        if entry.repeat:
+            self.repeats += 1
+            self.differed += entry.loss
+            return
+        self.exits += entry.exited
+        self._count(entry.loss)
+        values = (math.nan if entry.score is None else entry.score, float(entry.cues))
+        for number, (test, value) in enumerate(zip(self.inputs, values, strict=False)):
+            test.add(value, _uniform(self.audits, number))
 
-    def add(self, entry: Entry) -> None:
-        """Read one entry; a damaged one counts as a loss."""
-        audit = entry if isinstance(entry, Audit) else None
-        loss = 1.0 if audit is None else audit.loss
+    def _count(self, loss: float) -> None:
         self.audits += 1
-        self.damaged += audit is None
-        self.exits += audit is not None and audit.exited
         self.lost += loss
         self.test.add(loss)
         self.detector.add(loss)
-        if audit is not None:
-            values = (math.nan if audit.score is None else audit.score, float(audit.cues))
-            for number, (test, value) in enumerate(zip(self.inputs, values, strict=False)):
-                test.add(value, _uniform(self.audits, number))
 
     @property
     def verdict(self) -> Finding:
         """What the audits say so far."""
+        changed = self.detector.alarms > 0
         return Finding(
-            alarm=bool(self.unreadable) or self.test.alarm or self.detector.alarms > 0,
+            alarm=self.test.alarm or (changed and self.options.stop_on_change),
             reason=self._reason(),
+            changed=changed,
             warning=any(test.warning for test in self.inputs),
             audits=self.audits,
             exits=self.exits,
@@ -144,82 +173,50 @@ class Monitor:
             lost=self.lost,
             interval=confidence_sequence(self.lost, self.audits),
             e_value=math.exp(min(self.test.log_e, 700.0)),
+            repeats=self.repeats,
+            differed=self.differed,
+            self_interval=confidence_sequence(self.differed, self.repeats),
+            tokens=self.tokens,
         )
 
     def _reason(self) -> str:
-        if self.unreadable:
-            return f"The audits cannot be read: {self.unreadable}"
+        risk = self.key.risk
         observed = f"{self.lost:g} losses in {self.audits} audits"
         if self.test.alarm:
-            return f"The risk has been above {self.options.risk:g} since deployment: {observed}."
+            return f"The risk has been above {risk:g} since deployment: {observed}."
         if self.detector.alarms:
-            return f"The risk rose above {self.options.risk:g} recently: {observed}."
+            return f"The risk rose above {risk:g} recently: {observed}."
         return ""
-
-    def save(self, path: Path) -> None:
-        """Write the state, atomically, with a digest of itself."""
-        content = self.to_json()
-        atomic.write_text(path, json.dumps(content | {"digest": _digest(content)}, indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain data."""
-        options = self.options
         return {
-            "schema_version": STATE_VERSION,
-            "model": options.model,
-            "group": options.group,
-            "risk": options.risk,
-            "level": options.level,
-            "run_length": options.run_length,
-            "offset": self.offset,
-            "audits": self.audits,
-            "exits": self.exits,
-            "damaged": self.damaged,
-            "lost": self.lost,
+            **self.key._asdict(),
+            **{name: getattr(self, name) for name in _COUNTS},
             "test": self.test.to_json(),
             "detector": self.detector.to_json(),
             "inputs": [test.to_json() for test in self.inputs],
         }
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any], options: MonitorOptions) -> Self:
+        """Restore a state.
 
-def load(
-    path: Path, options: MonitorOptions, inputs: Callable[[], Sequence[ExchangeabilityTest]] = tuple
-) -> Monitor:
-    """Restore a monitor, or start one that reads the journal from its beginning.
-
-    Parameters
-    ----------
-    path : Path
-        Of the state. One that is missing, damaged or made with other options is not used: the journal holds
-        all audits, so that nothing is lost.
-    options : MonitorOptions
-    inputs : callable
-        Makes the tests of inputs for a new monitor.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("digest") != _digest(content) or content["schema_version"] != STATE_VERSION:
-            raise ValueError
-        monitor = Monitor(options, [ExchangeabilityTest.from_json(test) for test in content["inputs"]])
-        if any(
-            content[name] != getattr(options, name)
-            for name in ("model", "group", "risk", "level", "run_length")
-        ):
-            raise ValueError
+        Raises
+        ------
+        DataError, LookupError, TypeError, ValueError
+            When it is damaged.
+        """
+        key = LevelKey(content["model"], content["group"], content["risk"])
+        monitor = cls(key, options, [ExchangeabilityTest.from_json(test) for test in content["inputs"]])
         monitor.test = RiskTest.from_json(content["test"])
         monitor.detector = ChangeDetector.from_json(content["detector"])
-        for name in ("offset", "audits", "exits", "damaged", "lost"):
+        for name in _COUNTS:
             setattr(monitor, name, content[name])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
-        return Monitor(options, inputs())
-    return monitor
+        return monitor
 
 
 def _uniform(audit: int, test: int) -> float:
     """A number in [0, 1) that breaks ties, the same in every process that reads the journal."""
     digest = hashlib.sha256(f"{audit}:{test}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -39,8 +40,15 @@ def log_factors(risk: float, loss: float) -> Floats:
     """
     if not 0.0 <= loss <= 1.0:
         raise DataError(f"A loss of {loss} lies outside [0, 1].")
+    return _log_factors(risk, loss)
+
+
+@lru_cache(maxsize=1024)
+def _log_factors(risk: float, loss: float) -> Floats:
     eta = (alternatives(risk) - risk) / (risk * (1.0 - risk))
-    return np.log1p(eta * (loss - risk))
+    found = np.log1p(eta * (loss - risk))
+    found.flags.writeable = False
+    return found
 
 
 def _log_mean(values: Floats) -> float:

@@ -66,6 +66,7 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        notices: Mapping[str, ops.Check],
         own: Mapping[tuple[str, str], Handler],
         facts: ops.Facts | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class App:
         self._startup = startup
         self._tracing = tracing
         checked = {"upstream": ops.reachable(upstream), **checks}
-        self._own = {**ops.routes(metrics, checked, facts), **own}
+        self._own = {**ops.routes(metrics, checked, notices, facts), **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -205,6 +206,7 @@ def create_app(
     startup: Startup | None = None,
     tracing: Tracing | None = None,
     draining: Draining | None = None,
+    notices: Mapping[str, ops.Check] | None = None,
     own: Mapping[tuple[str, str], Handler] | None = None,
     facts: ops.Facts | None = None,
 ) -> App:
@@ -228,6 +230,8 @@ def create_app(
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
+    notices : mapping from name to check, optional
+        What /ready tells operators too; requests are answered all the same.
     own : mapping from (method, path) to handler, optional
         Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
     facts : callable, optional
@@ -245,15 +249,5 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(
-        config,
-        handlers or {},
-        upstream,
-        metrics,
-        checks or {},
-        startup,
-        tracing,
-        draining,
-        own or {},
-        facts,
-    )
+    found = checks or {}, startup, tracing, draining, notices or {}, own or {}, facts
+    return App(config, handlers or {}, upstream, metrics, *found)

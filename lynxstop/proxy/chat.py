@@ -15,10 +15,14 @@ import orjson
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
+from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.audit import Auditor
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
+from lynxstop.proxy.full_answer import Heard
+from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
@@ -93,6 +97,8 @@ class ChatRequest:
     service : Service
     known : dict
         What a route finds out before the request is watched.
+    arm : Arm
+        How the request was drawn to be treated.
     """
 
     incoming: Incoming
@@ -103,6 +109,7 @@ class ChatRequest:
     options: RequestOptions
     service: Service
     known: dict[str, Any] = field(default_factory=dict)
+    arm: Arm = Arm.SERVE
 
 
 class ChatHandler:
@@ -120,6 +127,10 @@ class ChatHandler:
         Lists the requests that are watched.
     by_chat : ChatRoutes, optional
         Finds out how requests with tools, forms and media are answered.
+    live : LiveRisk, optional
+        Says whether a request may be stopped.
+    auditor : Auditor, optional
+        Audits those drawn for it.
     """
 
     route = path = CHAT
@@ -133,7 +144,11 @@ class ChatHandler:
         shadow: ShadowRecorder | None = None,
         running: Running | None = None,
         by_chat: ChatRoutes | None = None,
+        *,
+        live: LiveRisk | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
+        self._live, self._auditor = live, auditor
         self._shadow = shadow
         self._by_chat = by_chat or ChatRoutes()
         self._running = running or Running()
@@ -164,11 +179,13 @@ class ChatHandler:
         if body.get("model") is None and (only := await self._only_model(server)) is not None:
             body, model = {**body, "model": only}, only
         service = await self._service(server, model, options)
+        treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
+        options = treated.options
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = encoded(body)
-        request = ChatRequest(incoming, reply, server, body, content, options, service)
-        cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
+        request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)
+        cause = await self._why_not(request, treated)
         if cause is None:
             request, cause = self._compare(request)
         try:
@@ -186,6 +203,12 @@ class ChatHandler:
         except UpstreamError as error:
             self._services.lost(error)
             raise
+
+    async def _why_not(self, request: ChatRequest, treated: Treatment) -> str | None:
+        """Return why a request is passed on as it is; None when it is watched."""
+        if (cause := request.service.cause or treated.withheld) is not None:
+            return cause
+        return "off" if request.options.risk is None else await self._untouched(request)
 
     async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:
         """Return how a model is served; a request that nothing may stop waits for no examination."""
@@ -336,11 +359,14 @@ class ChatHandler:
             await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
         ]
         race = Race(chats) if len(chats) > 1 else None
+        heard = self._heard(request, chats)
         options = request.options
         try:
             with self._running.entered(request.incoming, options.mode, options.risk, chats):
-                await self._answer(request, race or chats[0])
+                await self._answer(request, race or heard or chats[0])
         finally:
+            if heard is not None:
+                self._end(request, heard)
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
@@ -348,9 +374,24 @@ class ChatHandler:
                 model = str(request.body.get("model"))
                 self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
-        kept = kept and "service" not in request.known
+        kept = kept and request.options.certified and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
+
+    def _heard(self, request: ChatRequest, chats: Sequence[Chat]) -> Heard | None:
+        """Listen to a chat that counts for its arm: one alone, under its certificate."""
+        counts = self._auditor is not None and len(chats) == 1 and request.options.certified
+        if not counts or request.options.risk is None or "service" in request.known:
+            return None
+        return Heard(chats[0], keep=request.arm is not Arm.SERVE)
+
+    def _end(self, request: ChatRequest, heard: Heard) -> None:
+        """Let an answer be audited, if it was drawn for that."""
+        if self._auditor is not None and self._live is not None:
+            model = str(request.body.get("model"))[:_NAME]
+            key = self._live.key(model, request.options)
+            seconds = time.monotonic() - request.incoming.arrived
+            self._auditor.take(heard, request.arm, key, seconds)
 
     async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""

@@ -93,6 +93,9 @@ class PolicyConfig(Section):
     grace_days: NonNegativeFloat = Field(
         default=0.0, description="Days for which a level is still used after it has expired."
     )
+    canary: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the requests that may be stopped at all."
+    )
 
 
 class LimitsConfig(Section):
@@ -118,6 +121,55 @@ class RecordConfig(Section):
     redact: bool = Field(default=True, description="Keep no prompts.")
 
 
+class MonitorConfig(Section):
+    """[monitor]: audits of the certified risk on live traffic, and what follows from them."""
+
+    state: Path | None = Field(
+        default=None, description="Folder of the journal of audits; none: nothing is audited."
+    )
+    redis: SecretStr | None = Field(
+        default=None, description="Redis server that keeps the journal in place of the folder, for replicas."
+    )
+    audit: float = Field(default=0.01, ge=0, le=1, description="Share of the requests that are audited.")
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share that is never stopped, for comparison; each prompt is also answered again.",
+    )
+    key: SecretStr | None = Field(
+        default=None, description="Secret that draws these requests; none: another one in every process."
+    )
+    level: float = Field(default=0.01, gt=0, lt=1, description="Probability that an alarm is ever false.")
+    on_alarm: Literal["think", "stricter", "warn"] = Field(
+        default="think",
+        description="think: no exits at that level; stricter: those of the next stricter; warn: only tell.",
+    )
+    stop_on_change: bool = Field(
+        default=False,
+        description="Take a recent rise of the risk for an alarm, too; found sooner, false at times.",
+    )
+    grader: str = Field(default="math", description="Compares answers, as in `collect --grader`.")
+    concurrent: PositiveInt = Field(default=2, description="Audits of one process at a time.")
+    waiting: PositiveInt = Field(default=64, description="Audits that wait; while so many do, none is begun.")
+    seconds: PositiveFloat = Field(default=600.0, description="Longest audit; then it counts as a loss.")
+    priority: int | None = Field(
+        default=None,
+        description="Priority of an audit's requests, for vLLM with --scheduling-policy priority.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> MonitorConfig:
+        if self.audit + self.holdout > 1:
+            raise ValueError("audit and holdout are shares of the traffic, together at most 1")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is audited."""
+        return self.state is not None or self.redis is not None
+
+
 class ProxyConfig(Section):
     """The whole configuration; unknown keys are refused."""
 
@@ -126,3 +178,4 @@ class ProxyConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     limits: LimitsConfig = LimitsConfig()
     record: RecordConfig = RecordConfig()
+    monitor: MonitorConfig = MonitorConfig()

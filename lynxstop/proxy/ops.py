@@ -25,9 +25,12 @@ Facts = Callable[[], Mapping[str, object]]
 
 
 def routes(
-    metrics: Metrics, checks: Mapping[str, Check], facts: Facts | None = None
+    metrics: Metrics,
+    checks: Mapping[str, Check],
+    notices: Mapping[str, Check] | None = None,
+    facts: Facts | None = None,
 ) -> dict[tuple[str, str], Handler]:
-    """Make the handlers of the proxy's own paths."""
+    """Make the handlers of the proxy's own paths; what a notice says does not make the proxy unready."""
 
     async def health(incoming: Incoming, reply: Reply) -> None:
         await _json(reply, 200, {"status": "ok"})
@@ -36,7 +39,9 @@ def routes(
         found = dict(zip(checks, await asyncio.gather(*map(_run, checks.values())), strict=True))
         good = not any(found.values())
         shown = {name: trouble or "ok" for name, trouble in found.items()}
-        status = {"status": "ready" if good else "not ready", "checks": shown}
+        status: dict[str, object] = {"status": "ready" if good else "not ready", "checks": shown}
+        if notices:
+            status["notices"] = {name: await _run(check) or "ok" for name, check in notices.items()}
         await _json(reply, 200 if good else 503, status | dict(facts() if facts else {}))
 
     async def show(incoming: Incoming, reply: Reply) -> None:

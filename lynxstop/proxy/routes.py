@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from lynxstop.proxy.audit import Auditor
 from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.completions import CompletionsHandler
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler
+from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.messages import MessagesHandler
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.responses import ResponsesHandler
@@ -26,7 +28,10 @@ def routes(
     shadow: ShadowRecorder | None = None,
     running: Running | None = None,
     by_chat: ChatRoutes | None = None,
+    *,
+    live: LiveRisk | None = None,
+    auditor: Auditor | None = None,
 ) -> dict[tuple[str, str], Handler]:
     """Make the handlers, by method and path."""
     given = (config, upstream, metrics, services, shadow, running, by_chat)
-    return {("POST", kind.route): kind(*given) for kind in HANDLERS}
+    return {("POST", kind.route): kind(*given, live=live, auditor=auditor) for kind in HANDLERS}

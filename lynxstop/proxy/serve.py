@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -15,14 +16,16 @@ from typing import Any
 import uvicorn
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.served import served_as
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
-from lynxstop.proxy.app import App, create_app
+from lynxstop.proxy.app import App, Draining, create_app
 from lynxstop.proxy.background import Background
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
+from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
@@ -66,21 +69,43 @@ def build(config: ProxyConfig) -> App:
             redact=config.record.redact,
             answer_tokens=bundle.policy.sampling.answer_tokens,
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
+            served=served_as(bundle.policy),
         )
 
     beside = Background(config, services, upstream, metrics, shadow)
+    monitoring = Monitoring.of(config, metrics, services)
     running, by_chat = Running(), ChatRoutes()
     return create_app(
         config,
-        routes(config, upstream, metrics, services, shadow, running, by_chat),
+        routes(
+            config,
+            upstream,
+            metrics,
+            services,
+            shadow,
+            running,
+            by_chat,
+            live=monitoring.live,
+            auditor=monitoring.auditor,
+        ),
         upstream=upstream,
         metrics=metrics,
         checks=beside.checks,
         startup=beside.begin,
-        draining=beside.end,
+        draining=draining(beside.end, None if monitoring.live is None else monitoring.live.drain),
+        notices={} if monitoring.auditor is None else {"monitor": monitoring.notice},
         own=Operators(config, metrics, services, running, by_chat).routes,
         facts=beside.facts,
     )
+
+
+def draining(*works: Draining | None) -> Draining:
+    """Make what finishes all background work at the same time."""
+
+    async def drain() -> None:
+        await asyncio.gather(*(work() for work in works if work is not None))
+
+    return drain
 
 
 def run(path: Path | None, flags: Mapping[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 For a request in shadow mode the proxy knows the whole answer. Afterwards it requests the answer at every
 decision point, and the table gets one row per point: the score, whether that answer differs (empty where it
-could not be judged), and the thinking tokens. `lynxstop calibrate --scores` certifies thresholds on it. No
-text is kept unless configured.
+could not be judged, or the server failed), and the tokens. `lynxstop calibrate BUNDLE --from-shadow`
+certifies the bundle's thresholds on it. No text is kept unless configured.
 """
 
 from __future__ import annotations
@@ -17,22 +17,33 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lynxstop.errors import ConfigError, LynxstopError
+from lynxstop.proxy.full_answer import exit_answer
 from lynxstop.proxy.logs import logger
-from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
-from lynxstop.remote.dialects.base import Limits
 
 if TYPE_CHECKING:
     from lynxstop.grading.grading import Grade
 
-COLUMNS = ("trace_id", "problem_id", "cue", "score", "loss", "tokens", "full_tokens", "model")
-TABLE, PROMPTS, SALT = "scores.csv", "prompts.jsonl", "salt"
+COLUMNS = (
+    "trace_id",
+    "problem_id",
+    "cue",
+    "score",
+    "loss",
+    "tokens",
+    "full_tokens",
+    "model",
+    "answer_tokens",
+)
+TABLE, PROMPTS, SALT, SERVED = "scores.csv", "prompts.jsonl", "salt", "served.json"
 
 AT_ONCE = 2
 """Requests whose exits are forced at a time."""
@@ -47,28 +58,45 @@ class ShadowRecorder:
     Parameters
     ----------
     folder : Path
-        Holds `scores.csv` and the salt of its ids; with `redact=False` also `prompts.jsonl`.
+        Holds `scores.csv`, the salt of its ids and what the bundle is served as; with `redact=False` also
+        `prompts.jsonl`.
     redact : bool
         Keep no prompts; ids are keyed digests of them.
     answer_tokens : int
         Limit of a forced answer.
     on_done : callable
         Called with "recorded", "dropped" or "failed" for every request.
+    served : mapping, optional
+        What the bundle is served as, by which `calibrate` knows that these are its scores.
 
     Raises
     ------
+    ConfigError
+        When the folder holds traffic of another bundle or another version.
     OSError
         When the folder cannot be written.
     """
 
     def __init__(
-        self, folder: Path, *, redact: bool, answer_tokens: int, on_done: Callable[[str], None]
+        self,
+        folder: Path,
+        *,
+        redact: bool,
+        answer_tokens: int,
+        on_done: Callable[[str], None],
+        served: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._redact, self._answer_tokens = folder, redact, answer_tokens
         self._on_done = on_done
         self._salt = _once(folder / SALT, secrets.token_hex(16).encode())
-        _once(folder / TABLE, _lines([COLUMNS]))
+        about = json.dumps(served or {}, sort_keys=True).encode()
+        header, known = _once(folder / TABLE, _lines([COLUMNS])), _once(folder / SERVED, about)
+        if not header.startswith(_lines([COLUMNS])) or known != about:
+            raise ConfigError(
+                f"{folder} holds shadow traffic of another bundle, or of another version of lynxstop.",
+                hint="Record into a new folder.",
+            )
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,17 +145,15 @@ class ShadowRecorder:
                 continue
             truncation = session.truncation_at(event)
             assert chat.opening is not None
-            deltas, _, _ = await answer_after(
-                chat.server, chat.dialect, chat.opening, session, truncation, Limits(self._answer_tokens)
-            )
-            text = session.config.exit_text + "".join(delta.content for delta in deltas)
-            answer = text[max(text.rfind(close) + len(close) for close in session.config.close) :]
-            trial = await asyncio.to_thread(grade, answer, None)
-            loss = "" if math.isnan(differs := _differs(trial, full)) else int(differs)
-            rows.append(
-                (trace, problem, ordinal, repr(event.score), loss, truncation.thinking_tokens, *shared)
-            )
-        return rows or [(trace, problem, "", "", "", "", *shared)]
+            loss: int | str = ""
+            tokens: int | str = ""
+            with suppress(LynxstopError):  # left out, the request would be missing because of what it is
+                early = await exit_answer(chat, self._answer_tokens, truncation)
+                trial, tokens = await asyncio.to_thread(grade, early.text or "", None), early.tokens
+                loss = "" if math.isnan(differs := _differs(trial, full)) else int(differs)
+            point = (ordinal, repr(event.score), loss, truncation.thinking_tokens)
+            rows.append((trace, problem, *point, *shared, tokens))
+        return rows or [(trace, problem, "", "", "", "", *shared, "")]
 
 
 def _differs(trial: Grade, full: Grade) -> float:

@@ -132,9 +132,13 @@ class TextDialect:
         forced: Sequence[int] = kept.exit_ids
         if kept.tail or not forced:
             text = kept.tail.decode(errors="replace") + kept.exit_text
-            forced = await self.tokenize(server, str(opening.body.get("model")), text)
+            forced = await self.tokenize(server, str(opening.body.get("model")), text) if text else ()
         written = [token.id for token in kept.tokens if token.id is not None]
-        if opening.prompt_ids is not None and len(written) == len(kept.tokens) and forced:
+        if (
+            opening.prompt_ids is not None
+            and len(written) == len(kept.tokens)
+            and (forced or not kept.exit_text)
+        ):
             prompt = [*opening.prompt_ids, *written, *forced]
         elif opening.prompt_text is not None:
             prompt = opening.prompt_text + kept.text + kept.exit_text

@@ -16,7 +16,7 @@ from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
 from lynxstop.artifacts.hub import known_files
-from lynxstop.artifacts.policy import LATER_SETTINGS
+from lynxstop.artifacts.served import SHARED, served_as
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate, Grading
@@ -39,7 +39,6 @@ _MOST_PAIRS = 5000
 THRESHOLDS = "thresholds"
 """Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
-_SHARED = ("engine", "dtype", "cue_words", "cue_paragraph", "think_open", "think_close", "exit_ids", "budget")
 
 
 def scored(
@@ -268,7 +267,7 @@ def check_same(policy: Policy, meta: Any) -> None:
         Naming what differs.
     """
     require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
-    differing = [name for name in (*_SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
+    differing = [name for name in (*SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
     differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
     recorded = guards_of(meta)
     if recorded != GUARDS:  # else every decision point was recorded, and any guards can be replayed
@@ -280,15 +279,6 @@ def check_same(policy: Policy, meta: Any) -> None:
             f"The data were recorded otherwise than the bundle is served: {', '.join(differing)} differ.",
             hint="Collect with the bundle's recipe, or train on data like these.",
         )
-
-
-def served_as(policy: Policy) -> dict[str, Any]:
-    """Everything a certificate of this bundle depends on, as plain JSON."""
-    names = ("fingerprint", "sampling", "min_tokens", "cooldown", "exit_text", *_SHARED)
-    dumped = policy.model_dump(mode="json")
-    return {name: dumped[name] for name in names} | {
-        name: dumped[name] for name, usual in LATER_SETTINGS.items() if dumped[name] != usual
-    }
 
 
 def _sha256(text: str) -> str:

@@ -13,12 +13,13 @@ from lynxstop.artifacts.bundle import (
     Policy,
     ServedRule,
 )
+from lynxstop.artifacts.served import served_as
 from lynxstop.calibration.certificate import Certificate, Grading
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import verify
 from lynxstop.errors import ConfigError, DataError, FingerprintError
-from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured, served_as
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured
 from tests.support.tiny_bundle import PRINT
 
 

@@ -27,7 +27,7 @@ def test_another_key_draws_other_requests() -> None:
 
 def test_a_canary_stops_no_more_than_its_share_and_grows_without_reshuffling() -> None:
     small, large = ArmShares(b"k", audit=0.1, canary=0.1), ArmShares(b"k", audit=0.1, canary=0.3)
-    stopped = [{name for name in IDS if shares.arm(name) is not Arm.HOLDOUT} for shares in (small, large)]
+    stopped = [{name for name in IDS if shares.arm(name) is not Arm.OUTSIDE} for shares in (small, large)]
 
     assert abs(len(stopped[0]) / len(IDS) - 0.1) < 0.012
     assert stopped[0] < stopped[1]

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from lynxstop.errors import DataError
-from lynxstop.monitor.journal import Audit, Damaged, FileJournal, Journal, RedisJournal, from_line, to_line
+from lynxstop.monitor.entries import Audit, Damaged, from_line, to_line
+from lynxstop.monitor.journal import FileJournal, Journal, RedisJournal
 
-AUDIT = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.5, cues=3, saved=100, at=1.0)
+AUDIT = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.5, cues=3, at=1.0)
 
 
 def entries(journal: Journal, start: int = 0) -> list[object]:
@@ -75,11 +76,12 @@ def test_a_journal_that_shrank_is_an_error(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lynxstop.monitor.journal import Audit, FileJournal
+from lynxstop.monitor.entries import Audit
+from lynxstop.monitor.journal import FileJournal
 
 journal = FileJournal(Path(sys.argv[1]))
 for _ in range(200):
-    journal.append(Audit("m", None, 0.05, True, 0.0, score=1.5, cues=3, saved=100, at=1.0))
+    journal.append(Audit("m", None, 0.05, True, 0.0, score=1.5, cues=3, at=1.0))
 """
 
 

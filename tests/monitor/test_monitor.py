@@ -1,19 +1,20 @@
-"""The verdict: never a wrong "all is well", whatever happens to the files."""
+"""The verdict on one level."""
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lynxstop.errors import DataError
+from lynxstop.monitor.entries import Audit, Damaged, Reset
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
-from lynxstop.monitor.journal import Audit, Damaged, FileJournal
-from lynxstop.monitor.monitor import Monitor, MonitorOptions, load
+from lynxstop.monitor.monitor import LevelKey, Monitor, MonitorOptions
 
-OPTIONS = MonitorOptions(model="m", risk=0.05)
-GOOD = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.0, cues=4)
+KEY, OPTIONS = LevelKey("m", None, 0.05), MonitorOptions()
+GOOD = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0, score=1.0, cues=4, tokens=10)
 BAD = replace(GOOD, loss=1.0)
+SAME = replace(GOOD, repeat=True, exited=False)
 
 
 def inputs() -> list[ExchangeabilityTest]:
@@ -24,106 +25,95 @@ def inputs() -> list[ExchangeabilityTest]:
     ]
 
 
-def test_kept_promises_raise_no_alarm(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path / "audits.jsonl")
-    for number in range(300):
-        journal.append(BAD if number % 50 == 0 else GOOD)
+def read(*entries: Audit | Damaged, options: MonitorOptions = OPTIONS) -> Monitor:
+    monitor = Monitor(KEY, options)
+    for entry in entries:
+        monitor.add(entry)
+    return monitor
 
-    verdict = Monitor(OPTIONS).catch_up(journal)
 
-    assert not verdict.alarm
+def test_kept_promises_raise_no_alarm() -> None:
+    verdict = read(*[BAD if number % 50 == 0 else GOOD for number in range(300)]).verdict
+
+    assert verdict.state == "ok"
     assert (verdict.audits, verdict.exits, verdict.lost, verdict.reason) == (300, 300, 6.0, "")
+    assert verdict.tokens == 3000
     assert verdict.interval[0] < 0.02 < verdict.interval[1]
 
 
-def test_a_broken_promise_raises_the_alarm_and_says_why(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path / "audits.jsonl")
-    for number in range(100):
-        journal.append(BAD if number % 3 == 0 else GOOD)
+def test_a_broken_promise_raises_the_alarm_and_says_why() -> None:
+    verdict = read(*[BAD if number % 3 == 0 else GOOD for number in range(100)]).verdict
 
-    verdict = Monitor(OPTIONS).catch_up(journal)
-
-    assert verdict.alarm
+    assert verdict.state == "alarm"
     assert verdict.reason == "The risk has been above 0.05 since deployment: 34 losses in 100 audits."
 
 
-def test_audits_of_other_levels_and_models_do_not_count() -> None:
-    monitor = Monitor(OPTIONS)
+LATE = [GOOD] * 3000 + [BAD] * 12
 
-    assert not any(
-        monitor.options.concerns(replace(BAD, **other))
-        for other in ({"model": "n"}, {"risk": 0.1}, {"group": "chat"})
-    )
+
+def test_a_late_change_is_a_warning_unless_it_is_to_stop_exits() -> None:
+    warned = read(*LATE).verdict
+    stopped = read(*LATE, options=MonitorOptions(stop_on_change=True)).verdict
+
+    assert (warned.state, stopped.state) == ("changed", "alarm")
+    assert warned.reason == "The risk rose above 0.05 recently: 12 losses in 3012 audits."
 
 
 def test_damaged_audits_count_as_losses() -> None:
-    monitor = Monitor(OPTIONS)
-    for _ in range(10):
-        monitor.add(Damaged())
-
-    assert monitor.verdict.alarm
-    assert monitor.verdict.damaged == 10
-
-
-def test_a_journal_that_is_gone_is_an_alarm(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path / "audits.jsonl")
-    journal.append(GOOD)
-    monitor = Monitor(OPTIONS)
-    monitor.catch_up(journal)
-    journal.path.unlink()
-
-    verdict = monitor.catch_up(journal)
+    verdict = read(*[Damaged()] * 10).verdict
 
     assert verdict.alarm
-    assert "cannot be read" in verdict.reason
+    assert verdict.damaged == 10
+
+
+def test_two_full_answers_that_differ_are_no_loss_of_the_level() -> None:
+    verdict = read(*[SAME] * 90, *[replace(SAME, loss=1.0)] * 10).verdict
+
+    assert verdict.state == "ok"
+    assert (verdict.audits, verdict.repeats, verdict.differed) == (0, 100, 10.0)
+    assert verdict.self_interval[0] < 0.1 < verdict.self_interval[1]
+    assert verdict.to_json()["self_disagreement"] == 0.1
 
 
 def test_inputs_that_change_are_a_warning_only() -> None:
-    monitor = Monitor(OPTIONS, inputs())
+    monitor = Monitor(KEY, OPTIONS, inputs())
     for _ in range(200):
         monitor.add(replace(GOOD, score=4.0))
 
-    assert monitor.verdict.warning
-    assert not monitor.verdict.alarm
+    assert monitor.verdict.state == "inputs"
 
 
-def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
-    journal, path = FileJournal(tmp_path / "audits.jsonl"), tmp_path / "monitor.json"
-    whole = Monitor(OPTIONS, inputs())
-    for number in range(60):
-        journal.append(BAD if number % 9 == 0 else GOOD)
+def test_a_restored_monitor_goes_on_where_it_was() -> None:
+    whole, half = Monitor(KEY, OPTIONS, inputs()), Monitor(KEY, OPTIONS, inputs())
+    entries = [BAD if number % 9 == 0 else GOOD for number in range(60)] + [SAME]
+    for number, entry in enumerate(entries):
+        whole.add(entry)
+        half.add(entry)
         if number == 30:
-            first = Monitor(OPTIONS, inputs())
-            first.catch_up(journal)
-            first.save(path)
+            half = Monitor.from_json(json.loads(json.dumps(half.to_json())), OPTIONS)
 
-    again = load(path, OPTIONS, inputs)
-    assert again.audits == 31
-    assert again.catch_up(journal) == whole.catch_up(journal)
-    assert again.to_json() == whole.to_json()
+    assert half.to_json() == whole.to_json()
+    assert half.verdict == whole.verdict
 
 
-@pytest.mark.parametrize("place", [0, 40, 200, -30, -2])
-def test_a_damaged_state_is_made_again_from_the_journal(tmp_path: Path, place: int) -> None:
-    journal, path = FileJournal(tmp_path / "audits.jsonl"), tmp_path / "monitor.json"
-    for _ in range(40):
-        journal.append(BAD)
-    monitor = Monitor(OPTIONS)
-    monitor.catch_up(journal)
-    monitor.save(path)
-    content = bytearray(path.read_bytes())
-    content[place] ^= 3
-    path.write_bytes(content[: len(content) // 2] if place == 0 else content)
+def test_a_damaged_state_is_refused() -> None:
+    content = read(GOOD).to_json()
+    content["test"]["wealth"] = [1.0]
 
-    assert load(path, OPTIONS).catch_up(journal).alarm
+    with pytest.raises(DataError):
+        Monitor.from_json(content, OPTIONS)
 
 
-def test_a_state_of_other_options_is_not_used(tmp_path: Path) -> None:
-    path = tmp_path / "monitor.json"
-    monitor = Monitor(OPTIONS)
-    monitor.add(GOOD)
-    monitor.save(path)
-
-    assert load(path, replace(OPTIONS, risk=0.1)).audits == 0
-    assert load(path, OPTIONS).audits == 1
-    assert json.loads(path.read_text())["schema_version"] == 1
+@pytest.mark.parametrize(
+    ("reset", "within"),
+    [
+        (Reset(), True),
+        (Reset(model="m"), True),
+        (Reset(model="n"), False),
+        (Reset(risk=0.05), True),
+        (Reset(model="m", risk=0.1), False),
+        (Reset(group="chat"), False),
+    ],
+)
+def test_which_levels_a_reset_is_about(reset: Reset, within: bool) -> None:
+    assert KEY.within(reset) is within

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,14 +17,17 @@ from typer.testing import CliRunner
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
 from lynxstop.core.rule import eligible_mask
+from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
+from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.serving import scores_of
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
+from lynxstop.workflows.shadow_traffic import read_shadow
 from tests.support.first_exit import first_exit
-from tests.support.servers import Proxied, command, program, proxied, serving
+from tests.support.servers import Proxied, command, eventually, program, proxied, serving
 
 RECIPE = """
 [cues]
@@ -206,3 +210,87 @@ def test_the_default_level_is_the_one_asked_for_and_one_there_is(made: Path, tmp
     with pytest.raises(ConfigError, match="none of the bundle's levels"):
         run("calibrate", copy, made / "cal", "--risk", RISK, "--default-risk", 0.3)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def ask_all(url: str, start: int, count: int) -> None:
+    for n in range(start, start + count):
+        messages = [{"role": "user", "content": f"What is {n} + {n % 7 + 2} * {n % 5 + 3} - {n % 3}?"}]
+        body = {"model": "toy", "messages": messages}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+
+
+def test_from_traffic_to_a_certificate_in_three_commands(mock: str, made: Path, tmp_path: Path) -> None:
+    # given a bundle, and traffic that the proxy has recorded in shadow mode
+    bundle, shadow = tmp_path / "bundle", tmp_path / "shadow"
+    shutil.copytree(made / "bundle", bundle)
+    sections = {
+        "upstream": {"url": mock, "dialect": "vllm"},
+        "policy": {"bundle": bundle, "risk": RISK, "mode": "shadow"},
+        "record": {"folder": shadow},
+    }
+    config = ProxyConfig.model_validate(sections)
+    with proxied(mock, build(config)) as served:
+        ask_all(served.url, 3000, 200)
+        eventually(lambda: served.count("lynxstop_shadow_recorded_total", outcome="recorded") == 200)
+    # when it is looked at
+    found = run("shadow", "report", shadow, "--bundle", bundle)
+    [level] = found["levels"]
+    assert (found["requests"], found["prompts"], found["models"]) == (200, 200, ["toy"])
+    assert 0 < level["saved"] < level["exits"] < 1
+    assert found["forced_tokens"] >= found["forced_answers"] > 200
+    # and certified, repeats being requests of their own
+    result = run("calibrate", bundle, "--from-shadow", shadow, "--risk", RISK)
+    # then the bundle that serves has the new certificate, beside the one it replaces
+    [new], [old] = result["levels"], result["replaced"]
+    assert (new["problems"], old["problems"]) == (200, PROBLEMS)
+    assert not new["refused"]
+    run("verify", bundle)
+    again = Bundle.load(bundle).policy
+    assert again.levels[0].threshold == new["threshold"]
+    assert again.levels[0].certificate != Bundle.load(made / "bundle").policy.levels[0].certificate
+    policy = {"bundle": bundle, "risk": RISK}
+    with proxied(
+        mock, build(ProxyConfig.model_validate({**sections, "policy": policy, "record": {}}))
+    ) as one:
+        body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2000 + 4 * 5 - 1?"}]}
+        report = httpx.post(f"{one.url}/v1/chat/completions", json=body, timeout=30).json()["lynxstop"]
+    assert report["certificate"] == again.levels[0].certificate
+
+
+def add(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_shadow_traffic_of_another_bundle_is_refused(made: Path, tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    options: dict[str, Any] = {"redact": True, "answer_tokens": 4, "on_done": print}
+    ShadowRecorder(shadow, **options, served={"fingerprint": "other"})
+    add(shadow / "scores.csv", "a,b,,,,,5,toy,\n")
+    result = CliRunner().invoke(app, ["calibrate", str(made / "bundle"), "--from-shadow", str(shadow)])
+
+    assert isinstance(result.exception, FingerprintError)
+    with pytest.raises(ConfigError, match="another bundle"):
+        ShadowRecorder(shadow, **options, served={"fingerprint": "mine"})
+    add(shadow / "scores.csv", "a,b,")
+    with pytest.raises(DataError, match="torn"):
+        read_shadow(shadow)
+
+
+def test_a_bundle_is_audited_as_it_is_served(mock: str, made: Path, tmp_path: Path) -> None:
+    sections = {
+        "upstream": {"url": mock, "dialect": "vllm"},
+        "policy": {"bundle": made / "bundle", "risk": RISK},
+        "monitor": {"state": tmp_path / "audits", "audit": 1.0},
+    }
+    with proxied(mock, build(ProxyConfig.model_validate(sections))) as served:
+        ask_all(served.url, 2000, 60)
+        eventually(lambda: served.count("lynxstop_arm_requests_total", arm="audit") == 60)
+    found = run("monitor", "status", tmp_path / "audits")
+    [level] = found["levels"]
+    # The level holds on problems like those that it was calibrated on.
+    assert (found["state"], level["state"], level["audits"]) == ("ok", "ok", 60)
+    assert 0 < level["lost"] / 60 <= RISK
+    assert 0 < level["exits"] < 60
+    assert level["tokens"] > 0
+    snapshot = json.loads((tmp_path / "audits" / "monitor.json").read_text())
+    assert [len(test["edges"]) > 1 for test in snapshot["monitors"][0]["inputs"]] == [True, True]

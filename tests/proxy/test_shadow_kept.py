@@ -60,4 +60,4 @@ def test_cues_that_may_not_stop_give_no_row_of_their_own(tmp_path: Path) -> None
         eventually(lambda: outcomes)
     assert outcomes == ["recorded"]
     [_, row] = (tmp_path / "scores.csv").read_text().splitlines()
-    assert row.split(",")[2:] == ["", "", "", "", "5", "toy"]
+    assert row.split(",")[2:] == ["", "", "", "", "5", "toy", ""]

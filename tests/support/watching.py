@@ -18,6 +18,7 @@ from lynxstop.proxy.app import create_app
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.running import Running
@@ -83,8 +84,19 @@ def watching(
     metrics, upstream = Metrics(), Upstream(config.upstream)
     shadow = None if record is None else ShadowRecorder(record[0], **record[1])
     services, running, by_chat = Fixed(threshold, **options), Running(), ChatRoutes()
-    handlers = routes(config, upstream, metrics, services, shadow, running, by_chat)
-    own = Operators(config, metrics, services, running, by_chat).routes
-    app = create_app(config, handlers, upstream=upstream, metrics=metrics, own=own)
+    monitoring = Monitoring.of(config, metrics, services)
+    live, auditor = monitoring.live, monitoring.auditor
+    handlers = routes(
+        config, upstream, metrics, services, shadow, running, by_chat, live=live, auditor=auditor
+    )
+    app = create_app(
+        config,
+        handlers,
+        upstream=upstream,
+        metrics=metrics,
+        draining=None if live is None else live.drain,
+        notices={"monitor": monitoring.notice},
+        own=Operators(config, metrics, services, running, by_chat).routes,
+    )
     with proxied(address, app) as made:
         yield made

@@ -68,7 +68,7 @@ class Vllm(ChatDialect):
         forced = list(kept.exit_ids)
         if kept.tail or not forced:
             text = kept.tail.decode(errors="replace") + kept.exit_text
-            forced = list(await self.tokenize(server, opening.body["model"], text))
+            forced = list(await self.tokenize(server, opening.body["model"], text)) if text else []
         prompt = [*opening.prompt_ids, *(token.id for token in kept.tokens), *forced]
         body = {
             **carried(opening.body),

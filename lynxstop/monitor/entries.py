@@ -1,0 +1,128 @@
+"""Entries of the journal of audits, and how one is written as a line.
+
+A line holds one entry as JSON and a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One audited request, without content.
+
+    Parameters
+    ----------
+    model : str
+        Name of the served model.
+    group : str or None
+        Group of the certified level.
+    risk : float
+        Certified level that the request was served at.
+    exited : bool
+        Whether it was stopped.
+    loss : float
+        In [0, 1]; 0 without an exit, 1 when the comparison failed.
+    score : float or None
+        At the first decision point; None without one.
+    cues : int
+        Decision points seen before the exit or the end.
+    at : float
+        Seconds since the epoch, for display only.
+    id : str
+        That of the `Begun` before it; empty when none was needed.
+    tokens : int
+        What the audit itself made the server generate.
+    repeat : bool
+        Whether two full answers to one prompt were compared: nothing was stopped; `loss` says whether they
+        differ.
+    """
+
+    model: str
+    group: str | None
+    risk: float
+    exited: bool
+    loss: float
+    score: float | None = None
+    cues: int = 0
+    at: float = 0.0
+    id: str = ""
+    tokens: int = 0
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stopped request is being audited; an `Audit` of the same id follows, or its outcome is lost."""
+
+    id: str
+    model: str
+    group: str | None
+    risk: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Start again: earlier audits of these levels no longer count; None stands for all.
+
+    Parameters
+    ----------
+    model, group, risk
+        Which levels.
+    at : float
+        Seconds since the epoch, for display only.
+    """
+
+    model: str | None = None
+    group: str | None = None
+    risk: float | None = None
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A line that could not be read."""
+
+
+Entry = Audit | Begun | Reset | Damaged
+_KINDS: dict[str, type[Audit] | type[Begun] | type[Reset]] = {"audit": Audit, "begun": Begun, "reset": Reset}
+
+
+def to_line(entry: Audit | Begun | Reset) -> bytes:
+    """One line of the journal."""
+    kind = next(name for name, made in _KINDS.items() if isinstance(entry, made))
+    content = asdict(entry) if kind == "audit" else {"kind": kind, **asdict(entry)}
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def from_line(line: bytes) -> Entry:
+    """Read a line; `Damaged` when its checksum or content is wrong."""
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(text):
+            return Damaged()
+        content = json.loads(text)
+        entry = _KINDS[content.pop("kind", "audit")](**content)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return Damaged()
+    return entry if _sound(entry) else Damaged()
+
+
+def _sound(entry: Audit | Begun | Reset) -> bool:
+    if isinstance(entry, Reset):
+        return entry.risk is None or isinstance(entry.risk, float)
+    numbers: list[Any] = [entry.risk]
+    if isinstance(entry, Audit):
+        numbers += [entry.loss, entry.at, entry.cues, entry.tokens]
+        numbers += [] if entry.score is None else [entry.score]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        return False
+    if not isinstance(entry.model, str) or not isinstance(entry.id, str):
+        return False
+    return 0.0 < entry.risk < 1.0 and (isinstance(entry, Begun) or 0.0 <= entry.loss <= 1.0)

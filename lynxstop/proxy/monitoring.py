@@ -1,0 +1,144 @@
+"""Put together what audits live traffic: the journal, the monitors of the levels, and the auditor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.errors import ConfigError, LynxstopError
+from lynxstop.extras import need
+from lynxstop.grading.graders import grader_named
+from lynxstop.monitor.exchangeability import ExchangeabilityTest
+from lynxstop.monitor.journal import FileJournal, RedisJournal
+from lynxstop.monitor.levels import JOURNAL, SNAPSHOT, Inputs, LevelMonitors, open_monitors
+from lynxstop.monitor.monitor import LevelKey, MonitorOptions
+from lynxstop.proxy.audit import Auditor, Limits
+from lynxstop.proxy.audit_metrics import AuditMetrics
+from lynxstop.proxy.config import MonitorConfig, ProxyConfig
+from lynxstop.proxy.live_risk import LiveRisk
+from lynxstop.proxy.logs import logger
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.service import Services
+
+if TYPE_CHECKING:
+    from lynxstop.calibration.traces import TraceTable
+
+AUDITED = "disagree"
+"""The loss that audits measure: traffic has no reference answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What decides whether requests may be stopped, and what audits them.
+
+    Parameters
+    ----------
+    live : LiveRisk or None
+        None where there are neither audits nor a canary share.
+    auditor : Auditor or None
+        None where nothing is audited.
+    """
+
+    live: LiveRisk | None = None
+    auditor: Auditor | None = None
+
+    @classmethod
+    def of(cls, config: ProxyConfig, metrics: Metrics, services: Services) -> Monitoring:
+        """Make it as the configuration says.
+
+        Raises
+        ------
+        ConfigError
+            When audits need what the bundle does not have, or the folder cannot be written.
+        """
+        if not config.monitor.on and config.policy.canary == 1.0:
+            return cls()
+        counted = AuditMetrics(metrics.registry)
+        if not config.monitor.on:
+            return cls(LiveRisk(config, services.policy, counted))
+        need("sympy", "calibrate")
+        grader = grader_named(config.monitor.grader)
+        bundle = services.bundle
+        if bundle is not None:
+            _require_audited(bundle)
+        monitors = monitors_of(config.monitor, None if bundle is None else inputs_of(bundle))
+        live = LiveRisk(config, services.policy, counted, monitors)
+        sampling = None if bundle is None else bundle.policy.sampling
+        limits = (
+            Limits(4096, 512) if sampling is None else Limits(sampling.max_tokens, sampling.answer_tokens)
+        )
+        return cls(live, Auditor(config.monitor, live, counted, grader, limits))
+
+    async def notice(self) -> str | None:
+        """Say what operators have to know; None while all is well."""
+        return None if self.live is None else await self.live.look()
+
+
+def monitors_of(config: MonitorConfig, inputs: Inputs | None = None) -> LevelMonitors:
+    """Open the monitors that a configuration names."""
+    options = MonitorOptions(level=config.level, stop_on_change=config.stop_on_change)
+    if config.redis is not None:
+        return open_monitors(RedisJournal(config.redis.get_secret_value()), options, None, inputs)
+    assert config.state is not None
+    try:
+        config.state.mkdir(parents=True, exist_ok=True)
+        made = open_monitors(FileJournal(config.state / JOURNAL), options, config.state / SNAPSHOT, inputs)
+        # `lynxstop monitor` reads the options from it.
+        made.save()
+    except OSError as error:
+        raise ConfigError(
+            f"monitor.state cannot be written: {config.state}: {error.strerror}.",
+            hint="Give a folder that the proxy owns.",
+        ) from None
+    return made
+
+
+def inputs_of(bundle: Bundle) -> Inputs:
+    """Make the tests that compare live inputs with those of calibration, level by level."""
+
+    def made(key: LevelKey) -> list[ExchangeabilityTest]:
+        levels = {(level.group, level.risk): level for level in bundle.policy.levels}
+        level = levels.get((key.group, key.risk))
+        if level is None:
+            return []
+        try:
+            return _tests(_evidence(bundle, level.certificate), level.threshold)
+        except (LynxstopError, OSError) as error:
+            logger.warning("inputs_not_compared", extra={"fields": {"error": type(error).__name__}})
+            return []
+
+    return made
+
+
+def _evidence(bundle: Bundle, name: str) -> TraceTable:
+    from lynxstop.calibration.certificate import Certificate
+    from lynxstop.calibration.tables import read_evidence
+
+    certificate = Certificate.load(bundle.path / name)
+    path = (bundle.path / name).parent / f"evidence-{certificate.evidence_sha256[:16]}.parquet"
+    table = read_evidence(path, certificate)
+    if certificate.group is None or table.groups is None:
+        return table
+    return table.select(table.groups == certificate.group.value)
+
+
+def _tests(table: TraceTable, threshold: float) -> list[ExchangeabilityTest]:
+    """Tests of the first score, and of the number of decision points up to the exit."""
+    first, points = np.full(table.traces, np.nan), np.zeros(table.traces)
+    for trace in range(table.traces):
+        scores = table.scores[table.offsets[trace] : table.offsets[trace + 1]]
+        if len(scores):
+            exits = np.flatnonzero(scores > threshold)
+            first[trace], points[trace] = scores[0], exits[0] + 1 if len(exits) else len(scores)
+    return [ExchangeabilityTest.from_reference(first), ExchangeabilityTest.from_reference(points)]
+
+
+def _require_audited(bundle: Bundle) -> None:
+    if other := sorted({level.loss for level in bundle.policy.levels} - {AUDITED}):
+        raise ConfigError(
+            f"Audits measure the loss {AUDITED!r}; the bundle has levels certified for {', '.join(other)}.",
+            hint=f"Certify them for --loss {AUDITED}, or leave [monitor] state out.",
+        )

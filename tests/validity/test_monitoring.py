@@ -1,0 +1,66 @@
+"""The promise of the alarm: false with at most its level over long streams, and soon when it is right.
+
+Each stream is a level of its own in one journal, which is read as the proxy reads it. Streams of 10,000
+audits are in tests/monitor/test_sequential.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from lynxstop.monitor.entries import Audit, to_line
+from lynxstop.monitor.journal import FileJournal
+from lynxstop.monitor.levels import JOURNAL, LevelMonitors, open_monitors
+from lynxstop.monitor.monitor import LevelKey, MonitorOptions
+
+RISK, LEVEL, STREAMS = 0.05, 0.01, 200
+
+
+def alarms(folder: Path, losses: NDArray[np.bool_], options: MonitorOptions) -> NDArray[np.bool_]:
+    """Run audits through a journal, one stream per column; return which raised the alarm."""
+    lines = [
+        to_line(Audit(f"stream-{stream}", None, RISK, exited=True, loss=float(lost)))
+        for row in losses
+        for stream, lost in enumerate(row)
+    ]
+    (folder / JOURNAL).write_bytes(b"".join(lines))
+    monitors: LevelMonitors = open_monitors(FileJournal(folder / JOURNAL), options)
+    assert not monitors.trouble
+    keys = [LevelKey(f"stream-{stream}", None, RISK) for stream in range(losses.shape[1])]
+    assert all(monitors.monitors[key].audits == len(losses) for key in keys)
+    findings = monitors.findings
+    return np.array([findings[key].alarm for key in keys])
+
+
+def draw(rate: float, audits: int, seed: int, streams: int = STREAMS) -> NDArray[np.bool_]:
+    return np.random.default_rng(seed).random((audits, streams)) < rate
+
+
+def test_alarms_of_levels_that_keep_their_promise_are_no_more_than_the_level(tmp_path: Path) -> None:
+    found = alarms(tmp_path, draw(RISK, 300, seed=1), MonitorOptions(level=LEVEL))
+
+    # Exact: so many false alarms or more have a probability below 1 in 10,000 at the level.
+    assert binom.sf(found.sum() - 1, STREAMS, LEVEL) > 1e-4
+
+
+@pytest.mark.parametrize(("rate", "published"), [(0.10, 241), (0.20, 34)])
+def test_most_broken_promises_are_found_within_twice_the_published_delay(
+    tmp_path: Path, rate: float, published: int
+) -> None:
+    found = alarms(tmp_path, draw(rate, 2 * published, seed=2, streams=60), MonitorOptions(level=LEVEL))
+
+    assert found.mean() > 0.5
+
+
+def test_looking_at_the_observed_risk_after_every_audit_breaks_that_promise() -> None:
+    # The known-bad monitor: alarm as soon as a fixed-sample test at the level is significant.
+    losses = draw(RISK, 1000, seed=1).cumsum(axis=0)
+    counts = np.arange(1, 1001)[:, None]
+    significant = binom.sf(losses - 1, counts, RISK) < LEVEL
+
+    assert binom.sf(significant.any(axis=0).sum() - 1, STREAMS, LEVEL) < 1e-6
