@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from lynxstop import shipped
@@ -140,7 +139,6 @@ def main() -> None:
     parser.add_argument("--only", choices=("families", "conditions"))
     parser.add_argument("--json", action="store_true", help="print plain data")
     options = parser.parse_args()
-    np.seterr(all="ignore")
     made = Recordings(options.folder, options.problems)
     parts = {"families": families, "conditions": conditions}
     lines = [
