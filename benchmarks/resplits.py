@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from lynxstop import shipped
@@ -21,6 +22,12 @@ from lynxstop.core.rule import tilted
 from lynxstop_research.resplits import resplit
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "calibration" / "reasoner" / "held-out.parquet"
+
+
+def _over(shares: NDArray[np.float64], form: str) -> str:
+    """Mean over the splits, and the range of the middle 95% of them."""
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return f"{shares.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 def main() -> None:
@@ -53,7 +60,7 @@ def main() -> None:
             test = binomtest(found.violations, arguments.splits, 0.05, alternative="greater")
             print(
                 f"| {method} | {alpha:.0%} | {found.violations}/{arguments.splits} | {test.pvalue:.3f} "
-                f"| {np.mean(found.risk):.4f} | {np.mean(found.exits):.1%} | {np.mean(found.saved):.1%} "
+                f"| {_over(found.risk, '.4f')} | {_over(found.exits, '.1%')} | {_over(found.saved, '.1%')} "
                 f"| {int(found.refused.sum())} |"
             )
 

@@ -86,11 +86,13 @@ class ServedRule(Strict):
         Raises
         ------
         ConfigError
-            As `rule`, and when it needs trial answers.
+            As `rule`, and when it needs trial answers or cannot score.
         """
-        from lynxstop.rules.served import serve
+        from lynxstop.rules.served import check_scores, serve
 
-        return serve(self.rule)
+        served = serve(self.rule)
+        check_scores(served)
+        return served
 
 
 class Policy(Strict):

@@ -137,7 +137,8 @@ class Probe:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, AttributeError, TypeError, ValueError) as error:
+            # numpy lacks some of the types that the format has.
             raise BundleError(f"The probe at {path} is damaged and cannot be read.") from error
         if metadata.get("format") != FORMAT:
             raise BundleError(
@@ -147,7 +148,7 @@ class Probe:
         try:
             layers = tuple(int(layer) for layer in json.loads(metadata["layers"]))
             width = int(metadata["width"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise BundleError(f"The metadata of the probe at {path} is damaged.") from error
         probe = cls.from_tensors(layers, tensors)
         if probe.width != width:

@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lynxstop.artifacts.strict import Strict
 from lynxstop.core.cues import CueSet, cue_set
-from lynxstop.core.policy import ExitSide
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
+from lynxstop.core.policy import ExitSide, StopPolicy
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,15 @@ def _once_behind(cut: Any) -> Any:
 
 
 class Thinking(Strict):
-    """Delimiters of a thinking block; empty lists are detected from the tokenizer."""
+    """Delimiters of a thinking block; empty lists are detected from the tokenizer.
+
+    `special` says whether they are special tokens, each of them one token: then a tokenizer that spells them
+    out of pieces is not this model's and is refused. Left out, that holds for parts written ``<|...|>``.
+    """
 
     open: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
+    special: bool | None = None
 
 
 class Cues(Strict):
@@ -167,3 +173,16 @@ class Recipe(Strict):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{what} has a wrong value at {where}: {first['msg']}.") from error
+
+    def policy(self, exit_ids: tuple[int, ...]) -> StopPolicy:
+        """Return where these settings allow an exit, forced with these token ids."""
+        return StopPolicy(
+            exit_ids=exit_ids,
+            min_tokens=self.guards.min_tokens,
+            cooldown=self.guards.cooldown,
+            stride=self.guards.stride,
+            max_points=self.guards.max_points,
+            budget=self.guards.budget,
+            points=CUE | BOUNDARY * self.points.boundaries | INTERVAL * (self.points.every > 0),
+            every=self.points.every,
+        )

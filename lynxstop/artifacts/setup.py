@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
-from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import ExitSide, StopPolicy
-from lynxstop.core.thinking import Delimiters, detect_delimiters
+from lynxstop.core.surface import added_tokens
+from lynxstop.core.thinking import Delimiters, bar_marks, detect_delimiters, marks_of
 from lynxstop.core.watch import Watch, check_exit, compile_watch
 from lynxstop.errors import ConfigError, FingerprintError, TokenizerError
 
@@ -46,7 +47,8 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
     Raises
     ------
     TokenizerError
-        When a cue, a delimiter or the exit text cannot be expressed in the tokenizer's tokens.
+        When a cue, a delimiter or the exit text cannot be expressed in the tokenizer's tokens, or a special
+        token of the recipe is none in this tokenizer.
     ModelError
         When the recipe names no delimiters and the tokenizer shows no thinking block.
     """
@@ -55,22 +57,35 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
     else:
         delimiters = detect_delimiters(tokenizer)
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
+    _check_special(recipe.thinking.special, delimiters, exit_text, tokenizer)
     exit_ids = tuple(tokenizer.encode(exit_text, add_special_tokens=False))
     if not exit_ids:
         raise TokenizerError("The exit text has no tokens.", hint="Set [exit] text in the recipe.")
-    policy = StopPolicy(
-        exit_ids=exit_ids,
-        min_tokens=recipe.guards.min_tokens,
-        cooldown=recipe.guards.cooldown,
-        stride=recipe.guards.stride,
-        max_points=recipe.guards.max_points,
-        budget=recipe.guards.budget,
-        points=CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0),
-        every=recipe.points.every,
-    )
+    policy = recipe.policy(exit_ids)
     return _compiled(
         recipe.cues.cue_set, delimiters, exit_text, policy, recipe.exit.cut or "after", tokenizer
     )
+
+
+def _check_special(special: bool | None, delimiters: Delimiters, exit_text: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that would spell out of pieces what is one special token for the recipe's model."""
+    if special is False:
+        return
+    texts = [*delimiters.open, *delimiters.close] if special else []
+    wanted = [mark for text in texts for mark in marks_of(text)]
+    wanted += [mark for text in (*delimiters.open, *delimiters.close, exit_text) for mark in bar_marks(text)]
+    single = set(added_tokens(tokenizer).values()) | set(_vocabulary(tokenizer))
+    if spelled := [mark for mark in dict.fromkeys(wanted) if mark not in single]:
+        raise TokenizerError(
+            f"The recipe's special tokens {', '.join(spelled)} are no tokens of this tokenizer, which spells "
+            "them out of pieces: the recipe is for another model.",
+            hint="Use this model's own recipe; if it really writes its delimiters in ordinary tokens, say "
+            "`special = false` in the recipe's [thinking].",
+        )
+
+
+def _vocabulary(tokenizer: Any) -> Iterable[str]:
+    return tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else ()
 
 
 def with_budget(policy: StopPolicy, recipe: Recipe) -> StopPolicy:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lynxstop.artifacts import atomic
 
 SUMS = "SHA256SUMS"
+MAX_BYTES = 4 << 20
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 
 
@@ -23,16 +24,21 @@ def write_sums(folder: Path, names: Iterable[str]) -> None:
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
-    """Return the digests by name; empty when the file is damaged, None when there is none."""
+    """Return the digests by name; empty when the file is damaged or too large, None when there is none.
+
+    A name that leads out of the folder is damage.
+    """
     path = folder / SUMS
     if not path.is_file():
         return None
     try:
+        if path.stat().st_size > MAX_BYTES:
+            return {}
         lines = path.read_text(encoding="ascii").split("\n")
     except (OSError, UnicodeDecodeError):
         return {}
     found = [_LINE.fullmatch(line) for line in lines[:-1]]
-    if lines[-1] or not all(found):
+    if lines[-1] or not all(line and _inside(line[2]) for line in found):
         return {}
     return {line[2]: line[1] for line in found if line}
 
@@ -64,3 +70,8 @@ def sums_differ(folder: Path, names: Iterable[str] | None = None) -> list[str]:
         elif atomic.sha256(path) != digests[name]:
             found.append(f"{name} was changed: its digest is not that in {SUMS}.")
     return found
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts

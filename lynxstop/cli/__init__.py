@@ -29,9 +29,11 @@ SUMMARIES = {
     "cues": "Rank cue words by frequency and by how well an exit there is foreseen; propose a set.",
     "inspect": "Say what a bundle or a recorded data set holds, and check it.",
     "problems": "Look for prompts that occur twice, or nearly, in problem sets and across them.",
-    "plan": "Say how many problems a calibration needs, before any are collected.",
+    "plan": "Say how many problems a calibration needs, before any are collected, and what collecting them "
+    "costs.",
     "push": "Check a bundle and upload it, with a card that says what it promises.",
     "pull": "Download a bundle, check it, and only then put it in place.",
+    "recipe": "Write a recipe for a model from its tokenizer, chat template, generation settings and depth.",
     "recipes": "List the shipped recipes, or print one as TOML for `collect --recipe`.",
     "proxy": "Put early exit in front of a server that speaks the OpenAI API.",
     "mock-upstream": "Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.",

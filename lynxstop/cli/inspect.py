@@ -110,6 +110,7 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
 
 def _data(path: Path) -> dict[str, Any]:
     from lynxstop.recordings.storage import Recording
+    from lynxstop.replay.thinned import guards_of
 
     data = Recording.open(path)
     traces = data.traces()
@@ -124,5 +125,6 @@ def _data(path: Path) -> dict[str, Any]:
         "samples_most": most,
         "seed": data.meta.seed,
         "every_cue": data.whole,
+        "guards": guards_of(data.meta),
         "digest": data.digest,
     }

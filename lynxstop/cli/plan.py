@@ -1,14 +1,18 @@
-"""`lynxstop plan`: how many problems to collect."""
+"""`lynxstop plan`: how many problems to collect, and what that costs."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.cli._risk import risk as read_risk
+from lynxstop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lynxstop.collect.cost import Cost
 
 
 def plan(
@@ -26,21 +30,44 @@ def plan(
         float, typer.Option(help="Share of requests that exit, for the loss wrong|exit; else 1.")
     ] = 1.0,
     groups: Annotated[int, typer.Option(min=1, help="Groups to certify, each with its own problems.")] = 1,
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Traces to cost; by default the problems that are needed.")
+    ] = None,
+    cues: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Cues of a trace, to cost the collection; may be given several times."),
+    ] = None,
+    thinking_tokens: Annotated[int, typer.Option(min=1, help="Thinking tokens of a trace.")] = 12_000,
+    answer_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a forced exit: its text and the answer.")
+    ] = 32,
+    tokens_per_second: Annotated[
+        float, typer.Option(help="Tokens that the engine generates, all requests together.")
+    ] = 1000.0,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Guard: no exit before.")] = 0,
+    cooldown: Annotated[int, typer.Option(min=0, help="Guard: thinking tokens between two exits.")] = 0,
+    stride: Annotated[int, typer.Option(min=1, help="Guard: only every so many-th cue.")] = 1,
+    max_points: Annotated[int | None, typer.Option(min=1, help="Guard: cues that may exit, at most.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say how many problems a calibration needs, before any are collected.
+    """Say how many problems a calibration needs, before any are collected, and what collecting them costs.
 
     Several levels are certified together, so each is sized at its share of the error, which is larger for
-    stricter levels.
+    stricter levels. With `--cues`, the forced exits, tokens and hours of the collection are counted under the
+    given guards, which belong into the recipe's [guards].
 
     **Examples**
 
     - `lynxstop plan --risk 0.02 --confidence 0.95 --expected-loss 0.01`
 
     - `lynxstop plan --risk 0.02 --risk 0.05 --groups 4 --json`
+
+    - `lynxstop plan --risk 0.05 --problems 1000 --cues 160 --cues 537 --stride 4 --max-points 30`
     """
     from lynxstop.calibration.certificate import share
     from lynxstop.calibration.plan import plan as size
+    from lynxstop.collect.cost import cost
+    from lynxstop.core.policy import StopPolicy
 
     plans = [
         size(
@@ -53,8 +80,27 @@ def plan(
         for level in sorted(risk)
     ]
     needed = groups * max(made.problems for made in plans)
+    guards = StopPolicy((0,), min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
+    if guards.guarded and not cues:
+        raise ConfigError(
+            "Guards change what a collection costs, not how many problems it needs.",
+            hint="Give --cues, the number of cues in a trace, to cost it.",
+        )
+    costs = [
+        cost(
+            problems or needed,
+            guards,
+            cues=count,
+            thinking_tokens=thinking_tokens,
+            answer_tokens=answer_tokens,
+            tokens_per_second=tokens_per_second,
+        )
+        for count in cues or ()
+    ]
     if json:
-        _output.emit({"problems": needed, "groups": groups, "levels": [asdict(made) for made in plans]})
+        counted = {"costs": [asdict(made) for made in costs]} if costs else {}
+        levels = [asdict(made) for made in plans]
+        _output.emit({"problems": needed, "groups": groups, "levels": levels, **counted})
         return
     shown = _output.table(
         f"Problems per group, confidence {confidence:g}",
@@ -74,3 +120,27 @@ def plan(
         )
     _output.console.print(shown)
     _output.console.print(f"Collect {needed:,} problems that the probe is not trained on, one trace of each.")
+    if costs:
+        _show_costs(costs, problems or needed, tokens_per_second)
+
+
+def _show_costs(costs: list[Cost], traces: int, tokens_per_second: float) -> None:
+    shown = _output.table(
+        f"Cost of {traces:,} traces",
+        *("cues", "forced exits", "of a trace", "thinking tokens", "answer tokens", "hours"),
+    )
+    for made in costs:
+        shown.add_row(
+            f"{made.cues:,}",
+            f"{made.forced_exits:,}",
+            f"{made.kept:,}",
+            f"{made.thinking_tokens:,}",
+            f"{made.answer_tokens:,}",
+            f"{made.hours:.1f}",
+        )
+    _output.console.print(shown)
+    _output.console.print(
+        f"At {tokens_per_second:,.0f} generated tokens per second, with a prefix cache; without one, up to "
+        f"{max(made.read_tokens for made in costs):,} tokens are read again.",
+        soft_wrap=True,
+    )

@@ -28,7 +28,12 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Title of the card; by default the folder's name.")] = None,
     min_tokens: Annotated[
-        int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")
+        int,
+        typer.Option(
+            min=0,
+            help="Thinking tokens before the first cue that may exit; data that were collected with guards, "
+            "of which this is one, give theirs.",
+        ),
     ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
     stride: Annotated[int, typer.Option(min=1, help="Let only every so many-th cue exit.")] = 1,

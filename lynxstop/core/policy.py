@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.core.scorer import ScorerFactory
@@ -41,6 +41,10 @@ class Level:
 
 NEVER = Level(risk=0.5, threshold=math.inf)
 """The level of a request that thinks to the end."""
+
+
+GUARDS: dict[str, Any] = {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
+"""Settings of a policy that make decision points ineligible, and the values at which they make none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,14 @@ class StopPolicy:
         return self.stride > 1 or self.max_points is not None
 
     @property
+    def guards(self) -> dict[str, Any]:
+        """Settings of `GUARDS`."""
+        return {name: getattr(self, name) for name in GUARDS}
+
+    @property
     def guarded(self) -> bool:
         """Whether any guard can make a decision point ineligible."""
-        return self.min_tokens > 0 or self.cooldown > 0 or self.thinned
+        return self.guards != GUARDS
 
     @property
     def needs_probe(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.core.automaton import SymbolTable, TokenAutomaton, explore, lift
+from lynxstop.core.families import ROWS
 from lynxstop.core.surface import INERT, Surfaces, added_tokens
 from lynxstop.errors import ConfigError, ModelError, TokenizerError
 
@@ -40,17 +41,11 @@ class Delimiters:
                 raise ConfigError("Thinking delimiters are non-empty lists of non-empty texts.")
 
 
-FAMILIES = {
-    "think": Delimiters(("<think>",), ("</think>",)),
-    "gpt-oss": Delimiters(("<|channel|>analysis<|message|>",), ("<|end|>", "<|channel|>final")),
-    "mistral": Delimiters(("[THINK]",), ("[/THINK]",)),
-    "seed": Delimiters(("<seed:think>",), ("</seed:think>",)),
-    "cohere": Delimiters(("<|START_THINKING|>",), ("<|END_THINKING|>",)),
-    "kimi": Delimiters(("◁think▷",), ("◁/think▷",)),
-    "thought": Delimiters(("<thought>",), ("</thought>",)),
-    "thinking": Delimiters(("<thinking>",), ("</thinking>",)),
-}
+FAMILIES = {row.name: Delimiters(row.open, row.close) for row in ROWS}
 """Delimiters by model family, in the order in which they are tried."""
+
+_SUFFIXED = re.compile(r"<think(:[^\s>]+)>")
+"""Hunyuan's tokens, which end in a code of the checkpoint."""
 
 
 def detect_delimiters(tokenizer: Any) -> Delimiters:
@@ -62,12 +57,19 @@ def detect_delimiters(tokenizer: Any) -> Delimiters:
         When neither shows a thinking block.
     """
     known = set(added_tokens(tokenizer).values())
+    for text in sorted(known):
+        if (coded := _SUFFIXED.fullmatch(text)) and f"</think{coded[1]}>" in known:
+            return Delimiters((text,), (f"</think{coded[1]}>",))
     for family in FAMILIES.values():
-        if all(mark in known for text in (family.open[0], family.close[0]) for mark in _marks(text)):
+        marks = {mark for text in (family.open[0], family.close[0]) for mark in marks_of(text, known)}
+        if marks and marks <= known:
             return family
     template = _template_text(getattr(tokenizer, "chat_template", None))
     for family in FAMILIES.values():
-        if family.open[0] in template or family.close[0] in template:
+        if family.open[0] in template:
+            return family
+    for family in FAMILIES.values():
+        if "think" in family.close[0].lower() and family.close[0] in template:
             return family
     raise ModelError(
         "This tokenizer shows no thinking block, neither in its special tokens nor in its chat template.",
@@ -75,8 +77,25 @@ def detect_delimiters(tokenizer: Any) -> Delimiters:
     )
 
 
-def _marks(text: str) -> list[str]:
-    return re.findall(r"<\|.*?\|>", text) or [text]
+_MARK = re.compile(r"<\|.*?\|>")
+
+
+def marks_of(delimiter: str, known: Container[str] = ()) -> list[str]:
+    """Return the parts of a delimiter that are special tokens: those written ``<|...|>``, else all of it.
+
+    A delimiter that is one of the `known` tokens is one mark.
+
+    Examples
+    --------
+    >>> marks_of("<|channel|>analysis<|message|>"), marks_of("<think>")
+    (['<|channel|>', '<|message|>'], ['<think>'])
+    """
+    return [delimiter] if delimiter in known else bar_marks(delimiter) or [delimiter]
+
+
+def bar_marks(text: str) -> list[str]:
+    """Return the special tokens written ``<|...|>`` in a text."""
+    return _MARK.findall(text)
 
 
 def _template_text(template: Any) -> str:

@@ -37,6 +37,9 @@ _SHUTDOWN = RequestError(
 )
 
 
+OPERATORS = "/lynxstop/"
+"""Paths that begin with this are the proxy's own."""
+
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
@@ -63,6 +66,8 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        own: Mapping[tuple[str, str], Handler],
+        facts: ops.Facts | None = None,
     ) -> None:
         self._draining = draining
         self.config = config
@@ -71,7 +76,8 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks})
+        checked = {"upstream": ops.reachable(upstream), **checks}
+        self._own = {**ops.routes(metrics, checked, facts), **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -88,6 +94,8 @@ class App:
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
         own = self._own.get((incoming.method, incoming.path))
+        if own is None and incoming.path.startswith(OPERATORS):
+            own = self._own.get((incoming.method, OPERATORS))
         if own is not None:
             await own(incoming, reply)
             return
@@ -129,10 +137,14 @@ class App:
                 await (special or self._relay)(incoming, reply)
             return "completed"
         except RequestError as error:
+            code = error.code or str(error.status_code)
+            self.metrics.refused.labels(code).inc()
+            incoming.notes["code"] = code
             await failures.answer(reply, error)
             return "refused"
         except UpstreamError as error:
             self.metrics.upstream_errors.labels(error.code).inc()
+            incoming.notes |= logs.noted(error)
             await failures.answer(reply, error)
             return "upstream_error"
         except LynxstopError as error:
@@ -155,7 +167,9 @@ class App:
         self.metrics.requests.labels(route, outcome).inc()
         self.metrics.request_seconds.labels(route).observe(time.monotonic() - incoming.arrived)
         if reply.first_at is not None:
-            self.metrics.first_chunk_seconds.labels(route).observe(reply.first_at - incoming.arrived)
+            self.metrics.first_chunk_seconds.labels(route, str(reply.streams).lower()).observe(
+                reply.first_at - incoming.arrived
+            )
         logs.log_request(incoming, reply, route)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -191,6 +205,8 @@ def create_app(
     startup: Startup | None = None,
     tracing: Tracing | None = None,
     draining: Draining | None = None,
+    own: Mapping[tuple[str, str], Handler] | None = None,
+    facts: ops.Facts | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -212,6 +228,10 @@ def create_app(
         Makes spans; by default what the configuration says.
     draining : coroutine function, optional
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
+    own : mapping from (method, path) to handler, optional
+        Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
+    facts : callable, optional
+        What /ready says beside its checks.
 
     Returns
     -------
@@ -225,4 +245,15 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining)
+    return App(
+        config,
+        handlers or {},
+        upstream,
+        metrics,
+        checks or {},
+        startup,
+        tracing,
+        draining,
+        own or {},
+        facts,
+    )

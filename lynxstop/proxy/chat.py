@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,19 +16,22 @@ from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.untouched import why_untouched
+from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
@@ -33,11 +39,16 @@ from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
-_MAY_BE_OURS = frozenset({400, 404, 405, 406, 413, 415, 422, 500, 501})
-"""Statuses of a server that may be caused by what we have added to a request."""
+_MAY_BE_OURS = frozenset({200, 400, 404, 405, 406, 413, 415, 422, 500, 501})
+"""Statuses of a server that may be caused by what we have added to a request; 200 is another form."""
+
+_OFF = Service(cause="off")
 
 _NAME = 200
 """Longest name of a model in the log."""
+
+_TAIL = 4096
+"""Bytes at the end of an answer in which its usage is looked for."""
 
 _PING = b": ping\n\n"
 
@@ -105,6 +116,10 @@ class ChatHandler:
     services : Services
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
+    running : Running, optional
+        Lists the requests that are watched.
+    by_chat : ChatRoutes, optional
+        Finds out how requests with tools, forms and media are answered.
     """
 
     route = path = CHAT
@@ -116,8 +131,12 @@ class ChatHandler:
         metrics: Metrics,
         services: Services,
         shadow: ShadowRecorder | None = None,
+        running: Running | None = None,
+        by_chat: ChatRoutes | None = None,
     ) -> None:
         self._shadow = shadow
+        self._by_chat = by_chat or ChatRoutes()
+        self._running = running or Running()
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -127,8 +146,8 @@ class ChatHandler:
         if not incoming.readable:
             await self._pass(incoming, reply, incoming.body, "coding")
             return
-        body = incoming.json()
-        if not isinstance(body, dict):
+        body = incoming.object()
+        if body is None:
             await self._pass(incoming, reply, incoming.body, "malformed")
             return
         incoming.notes["model"] = model = str(body.get("model"))[:_NAME]
@@ -138,14 +157,16 @@ class ChatHandler:
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
-            content = orjson.dumps(body)
+            content = encoded(body)
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
-        service = await self._services.of(server, model)
+        if body.get("model") is None and (only := await self._only_model(server)) is not None:
+            body, model = {**body, "model": only}, only
+        service = await self._service(server, model, options)
         if service.plugin and (xargs := self._for_plugin(body, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
-            content = orjson.dumps(body)
+            content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service)
         cause = service.cause or ("off" if options.risk is None else await self._untouched(request))
         if cause is None:
@@ -163,9 +184,18 @@ class ChatHandler:
             else:
                 await self._tell(request, error)
         except UpstreamError as error:
-            if error.code == "upstream_unreachable":
-                self._services.forget()
+            self._services.lost(error)
             raise
+
+    async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:
+        """Return how a model is served; a request that nothing may stop waits for no examination."""
+        if options.risk is None and self._services.decides:
+            return self._services.known(model) or _OFF
+        return await self._services.of(server, model)
+
+    async def _only_model(self, server: Connection) -> str | None:
+        """Return the model of a request that names none, where a bundle could be served to it."""
+        return await self._services.only_model(server) if self._services.decides else None
 
     # What differs between routes.
 
@@ -179,8 +209,32 @@ class ChatHandler:
 
     async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        stream_config = request.service.stream_config
-        return "no_bundle" if stream_config is None else why_untouched(request.body, stream_config.exit_text)
+        if request.service.stream_config is None:
+            return "no_bundle"
+        return await self._why_untouched(request, request.body)
+
+    async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
+        """Return why a chat cannot be watched, which says what a request says."""
+        service = request.service
+        config = service.stream_config
+        assert config is not None
+        cause = why_untouched(body, config.exit_text, config.exit_ids)
+        if cause not in BY_CHAT_ROUTE:
+            return cause
+        need = need_of(body)
+        others = why_untouched(body, config.exit_text, config.exit_ids, apart_from=need)
+        if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
+            return others or cause
+        found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
+        departures = tuple(sorted(need & UNCERTIFIED))
+        request.known.update(service=found, departures=departures, need=need)
+        return cause if found is None else None
+
+    def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
+        """Whether a request that departs from what is certified is left to think to its end."""
+        if not departures or self._services.certified is None or options.mode is not Mode.STOP:
+            return False
+        return self._config.policy.uncertified is Uncertified.THINK
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Answer a request that is not watched."""
@@ -206,7 +260,7 @@ class ChatHandler:
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
-        service, options = request.service, request.options
+        service, options = request.known.get("service", request.service), request.options
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
@@ -217,7 +271,13 @@ class ChatHandler:
             service.stream_config,
             client_request,
             lambda done: self._report(done, options),
+            self._config.upstream.continuation_tries,
+            self._belongs(body),
         )
+
+    def _belongs(self, body: Mapping[str, Any]) -> Callable[[Json], bool]:
+        """Make the check that a stream comes from the server that was examined."""
+        return partial(self._services.belongs, str(body.get("model")))
 
     def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream as the client reads it."""
@@ -225,19 +285,21 @@ class ChatHandler:
 
     def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Make the answer for a client that asked for no stream."""
-        return assemble(events)
+        dialect = request.service.dialect
+        return assemble(events, None if dialect is None else dialect.facts.empty_content)
 
     # What all routes share.
 
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
         departures = self._services.departures(request.body, request.options)
+        if self._services.certified is not None:
+            departures += request.known.get("departures", ())
         if not departures:
             return request, None
         for cause in departures:
             self._metrics.uncertified.labels(cause).inc()
-        thinks = self._config.policy.uncertified is Uncertified.THINK
-        if thinks and request.options.mode is Mode.STOP:
+        if self._thinks(request.options, departures):
             return request, "uncertified"
         return replace(request, options=replace(request.options, certified=False)), None
 
@@ -251,8 +313,11 @@ class ChatHandler:
             "POST", incoming.raw_path, headers, content, query=incoming.query
         ) as response:
             await reply.start(response.status, for_client(response.headers))
+            tail = b""
             async for chunk in response.chunks():
+                tail = (tail + chunk)[-_TAIL:]
                 await reply.send(chunk)
+        incoming.notes |= counted(tail)
         await reply.end()
 
     def _for_plugin(self, body: Json, options: RequestOptions) -> Json:
@@ -271,13 +336,19 @@ class ChatHandler:
             await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
         ]
         race = Race(chats) if len(chats) > 1 else None
+        options = request.options
         try:
-            await self._answer(request, race or chats[0])
+            with self._running.entered(request.incoming, options.mode, options.risk, chats):
+                await self._answer(request, race or chats[0])
         finally:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
+            if "service" in request.known and any(one.misread for one in chats):
+                model = str(request.body.get("model"))
+                self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        kept = kept and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
@@ -317,18 +388,22 @@ class ChatHandler:
     async def _stream(
         self, request: ChatRequest, bursts: AsyncGenerator[list[ClientEvent]], frames: Frames
     ) -> None:
-        reply, begun = request.reply, False
+        reply, last, longest = request.reply, 0.0, 0.0
         async for burst in bursts:
-            if not begun:
+            if not reply.started:
                 await self._begin(request)
-                begun = True
+            if burst:
+                now = time.monotonic()
+                longest, last = max(longest, now - (last or now)), now
             await reply.send(frames.write(burst) if burst else _PING)
-        if not begun:
+        if not reply.started:
             await self._begin(request)
+        request.incoming.notes["silence_seconds"] = round(longest, 6)
         await reply.end(frames.end())
 
     async def _begin(self, request: ChatRequest) -> None:
-        headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
+        named = (b"x-lynxstop-request", request.incoming.id.encode())
+        headers = [*self._passed_on(request), *_STREAM, *self._announced(request), named]
         await request.reply.start(200, headers)
 
     def _passed_on(self, request: ChatRequest) -> Headers:
@@ -337,11 +412,12 @@ class ChatHandler:
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
         level = self._services.level(options.risk, options.group)
+        holds = level is not None and options.certified and not chat.changed
         return report(
             chat.session,
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
-            certificate=level.certificate if level is not None and options.certified else None,
+            certificate=level.certificate if level is not None and holds else None,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:
@@ -350,27 +426,44 @@ class ChatHandler:
 
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
+        self._running.decided(incoming, chat)
         metrics.cues.inc(len(session.session.events))
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
             metrics.decision_seconds.observe(chat.deciding / chat.read)
         thought = (
-            session.truncation.thinking_tokens
-            if chat.stopped and session.truncation
-            else sum(session.thinking)
+            session.truncation.thinking_tokens if chat.tried and session.truncation else sum(session.thinking)
         )
-        metrics.thinking_tokens.inc(thought)
-        if chat.blind is not None:
+        mode = str(chat.client_request.mode)
+        metrics.thinking_tokens.labels(mode).inc(thought)
+        incoming.notes |= {"mode": mode, "risk": chat.client_request.risk, "dialect": chat.dialect.name}
+        if chat.client_request.group is not None:
+            incoming.notes["group"] = chat.client_request.group[:_NAME]
+        if chat.blind:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
-            metrics.exits.labels(str(taken.reason)).inc()
+            metrics.exits.labels(str(taken.reason), mode).inc()
+            metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
+            metrics.tokens_saved.labels(mode).inc(chat.final_report.get("saved_estimate", 0))
             incoming.notes |= {
                 "exit": str(taken.reason),
+                "stopped": chat.stopped,
                 "thinking_tokens": session.truncation.thinking_tokens,
             }
-        if chat.stopped:
-            metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
-            metrics.continuations.labels("done" if chat.usage else "broken").inc()
+        if (silence := incoming.notes.get("silence_seconds")) is not None:
+            metrics.silence_seconds.labels(str(chat.stopped).lower()).observe(float(silence))
+        if chat.tried:
+            metrics.continuations.labels("done" if chat.final_report else "broken").inc()
+            metrics.continuation_retries.inc(chat.tried - 1)
+
+
+def counted(tail: bytes) -> dict[str, int]:
+    """Return the tokens that the end of an answer counts, if it can be read."""
+    found = dict(_COUNTS.findall(tail))
+    return {name.decode(): int(number) for name, number in found.items()}
+
+
+_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d{1,12})\b')
 
 
 def _length(content: bytes) -> tuple[bytes, bytes]:

@@ -61,6 +61,15 @@ class UpstreamConfig(ConnectionConfig):
     dialect: Annotated[str, AfterValidator(_dialect)] = Field(
         default="auto", description="What kind of server it is; auto asks it."
     )
+    model: str | None = Field(
+        default=None, description="Model that /ready is about; none: the first that the server lists."
+    )
+    recheck_seconds: PositiveFloat = Field(
+        default=10.0, description="Age of an examination after which a watched model is examined again."
+    )
+    continuation_tries: int = Field(
+        default=3, ge=1, le=3, description="How often a continuation is asked for before its first token."
+    )
 
 
 class PolicyConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 import zlib
@@ -10,16 +11,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lynxstop.errors import RequestError
+from lynxstop.remote.http.coding import PACKED, coding_of, unpacker
 from lynxstop.remote.http.headers import Headers, find
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_PACKED = ("gzip", "x-gzip", "deflate")
-
 AHEAD = 256 * 2**10
 """Bytes of a request's body that are read before anybody asks for them."""
+
+
+class NotJsonError(RequestError):
+    """The request's body is not JSON."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__("The request's body is not valid JSON.", hint=f"Look at byte {place}.")
 
 
 class Incoming:
@@ -67,14 +74,14 @@ class Incoming:
     @property
     def readable(self) -> bool:
         """Whether the body's coding is one that we can unpack."""
-        return self._coding in ("identity", *_PACKED)
+        return self._coding in ("identity", *PACKED)
 
     @property
     def _coding(self) -> str:
-        return (self.header("content-encoding") or "identity").strip().lower()
+        return coding_of(self.header("content-encoding"))
 
     def json(self, limit: int = 256 * 2**20) -> Any:
-        """Parse the body, unpacked if it is compressed.
+        """Parse the body, unpacked if it is compressed; UTF-16, UTF-32 and a byte order mark are understood.
 
         Raises
         ------
@@ -84,12 +91,27 @@ class Incoming:
         """
         import orjson
 
+        content = self._unpacked(limit)
+        written = json.detect_encoding(content)
         try:
-            return orjson.loads(self._unpacked(limit))
-        except orjson.JSONDecodeError as error:
-            raise RequestError(
-                "The request's body is not valid JSON.", hint=f"Look at byte {error.pos}."
-            ) from None
+            return orjson.loads(content if written == "utf-8" else content.decode(written))
+        except (orjson.JSONDecodeError, UnicodeDecodeError) as error:
+            place = error.start if isinstance(error, UnicodeDecodeError) else error.pos
+            raise NotJsonError(place) from None
+
+    def object(self) -> dict[str, Any] | None:
+        """Return the body's JSON object; None when it is something else, which the server is to judge.
+
+        Raises
+        ------
+        RequestError
+            As `json` does, except when the body is not JSON.
+        """
+        try:
+            found = self.json()
+        except NotJsonError:
+            return None
+        return found if isinstance(found, dict) else None
 
     async def read(self, limit: int) -> bytes:
         """Read the whole body into memory.
@@ -155,20 +177,20 @@ class Incoming:
         coding = self._coding
         if coding == "identity":
             return self.body
-        if coding not in _PACKED:
+        if coding not in PACKED:
             raise RequestError(
                 "The request's content coding is not supported.",
                 status=415,
                 hint="Use gzip, deflate or none.",
             )
-        unpacker = zlib.decompressobj(wbits=15 if coding == "deflate" else 31)
+        current = unpacker(coding)
         try:
-            unpacked = unpacker.decompress(self.body, limit + 1)
+            unpacked: bytes = current.decompress(self.body, limit + 1)
         except zlib.error:
             raise RequestError("The request's body does not unpack as its content coding says.") from None
         if len(unpacked) > limit:
             raise _too_large(limit)
-        if not unpacker.eof:
+        if not current.eof:
             raise RequestError("The request's compressed body is cut short.")
         return unpacked
 
@@ -212,6 +234,11 @@ class Reply:
     def started(self) -> bool:
         """Whether the status has gone out."""
         return self.status != 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self._events
 
     @property
     def at_event(self) -> bool:

@@ -1,12 +1,16 @@
-"""Errors as a route's clients expect them; no content, no key, no address."""
+"""Errors as a route's clients expect them.
+
+The server's own are passed on as it said them; ours have no content, no key, no address.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from lynxstop.errors import LynxstopError, RequestError
+from lynxstop.errors import LynxstopError, RequestError, UpstreamError
 from lynxstop.proxy.exchange import Reply
+from lynxstop.remote import server_error
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 
@@ -19,6 +23,7 @@ _ANTHROPIC = {
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
+    529: "overloaded_error",
 }
 
 
@@ -37,9 +42,10 @@ def error_event(error: LynxstopError, route: str = "") -> bytes:
     return name + b"data: " + json.dumps(shown).encode() + b"\n\n"
 
 
-def by_status(status: int, message: str) -> dict[str, Any]:
-    """Write an error in Anthropic's shape, its type by the status."""
-    kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
+def by_status(status: int, message: str, kind: str | None = None) -> dict[str, Any]:
+    """Write an error in Anthropic's shape, its type by the status unless `kind` is one of Anthropic's."""
+    if kind not in _ANTHROPIC.values():
+        kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
@@ -69,8 +75,11 @@ async def answer(reply: Reply, error: LynxstopError) -> None:
 
 
 def _shown(error: LynxstopError, route: str) -> dict[str, Any]:
+    said: dict[str, Any] | None = getattr(error, "said", None)
     if route == MESSAGES:
-        return by_status(error.status_code, str(error))
+        return by_status(error.status_code, said["message"] if said else str(error), (said or {}).get("type"))
+    if said is not None:
+        return {"error": server_error.shown(said, error.status_code, UpstreamError.kind)}
     shown = {
         "message": str(error),
         "type": getattr(error, "kind", "invalid_request_error"),

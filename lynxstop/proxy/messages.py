@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lynxstop.proxy.chat import ChatRequest
 from lynxstop.proxy.failures import MESSAGES, by_status
+from lynxstop.proxy.message_tools import (
+    arguments_of,
+    begins,
+    opened_block,
+    parsed,
+    pieces,
+    tools_of,
+    turns_of,
+    uses_tools,
+)
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote.http.connection import RefusedError
 
 Json = dict[str, Any]
+
+LEAST_BUDGET = 1024
+"""Smallest `budget_tokens` of the protocol."""
 
 QUIET = 64
 """Pieces of hidden thinking after which a client gets a ping."""
@@ -19,7 +32,7 @@ QUIET = 64
 _KNOWN = frozenset(
     {
         "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences",
-        "stream", "thinking", "metadata", "seed", "vllm_xargs",
+        "stream", "thinking", "metadata", "seed", "vllm_xargs", "tools", "tool_choice", "output_config",
     }
 )  # fmt: skip
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "vllm_xargs")
@@ -36,30 +49,41 @@ class MessagesHandler(TranslatedHandler):
         """Return the chat request that means the same; a cause, when there is none."""
         return to_chat(body)
 
-    def writer(self, body: Json) -> Writer:
-        """Return what writes one answer."""
-        return MessageWriter(shows_thinking(body))
+    def writer(self, request: ChatRequest) -> Writer:
+        """Return what writes one answer.
+
+        Servers that have the route show thinking whether it was asked for or not; Anthropic does not.
+        """
+        return MessageWriter(bool(self._offered) or shows_thinking(request.body))
+
+    def _effort(self, body: Json) -> Mapping[str, Any]:
+        """Return a body that names its reasoning effort as chats do."""
+        config = body.get("output_config")
+        return {**body, "reasoning_effort": config.get("effort")} if isinstance(config, dict) else body
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in Anthropic's shape."""
-        return by_status(error.status, refusal_message(error))
+        return by_status(error.status_code, error.said["message"] if error.said else error.message)
 
 
 def to_chat(body: Mapping[str, Any]) -> Json | str:
     """Translate a request into a chat's.
 
-    Thinking of earlier turns is left out, as the protocol says; `budget_tokens` has no counterpart.
+    Thinking of earlier turns is left out, as the protocol says. A key whose value is null is absent.
+    `budget_tokens` becomes `thinking_token_budget`, as vLLM calls it.
 
     Returns
     -------
     dict or str
         The chat request; a cause, when none means the same.
     """
-    thinking = body.get("thinking") or {}
-    if unknown := sorted(name for name in set(body) - _KNOWN if body[name] not in (None, [])):
-        return "tools" if "tools" in unknown else "parameters"
-    if not isinstance(thinking, dict) or thinking.get("type", "enabled") not in ("enabled", "adaptive"):
-        return "thinking_hidden"
+    if any(body[name] not in (None, []) for name in set(body) - _KNOWN):
+        return "parameters"
+    options = _options(body)
+    if isinstance(options, str):
+        return options
+    if (tools := tools_of(body)) is None:
+        return "tools"
     system = _text(body.get("system") or "", ())
     turns = body.get("messages")
     if system is None or not isinstance(turns, list) or not turns:
@@ -68,31 +92,44 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
             return "malformed"
-        text = _text(turn.get("content"), _THINKING if turn["role"] == "assistant" else ())
-        if text is None:
+        said = _messages(turn["role"], turn.get("content"))
+        if said is None:
             return "blocks"
-        messages.append({"role": turn["role"], "content": text})
-    if messages[-1]["role"] == "assistant":
+        messages += said
+    if not messages or messages[-1]["role"] == "assistant":
         return "continued_message"
     chat = {name: body[name] for name in _SAME if body.get(name) is not None}
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
-    return {**chat, "messages": messages}
+    return {**chat, **options, **tools, "messages": messages}
+
+
+def _options(body: Mapping[str, Any]) -> Json | str:
+    """Return a chat's parameters for `thinking` and `output_config`; a cause, when there are none.
+
+    A budget that the protocol does not allow is the server's to refuse.
+    """
+    thinking, config = body.get("thinking") or {}, body.get("output_config") or {}
+    if not isinstance(thinking, dict) or not isinstance(config, dict):
+        return "malformed"
+    config, chat = _set(config), {}
+    if thinking.get("type", "enabled") not in ("enabled", "adaptive"):
+        return "thinking_hidden"
+    if config.keys() - {"effort"}:
+        return "structured_output"
+    budget, most = thinking.get("budget_tokens"), body.get("max_tokens")
+    if budget is not None and thinking.get("type") != "adaptive":
+        if type(budget) is not int or budget < LEAST_BUDGET or (type(most) is int and budget >= most):
+            return "malformed"
+        chat["thinking_token_budget"] = budget
+    if "effort" in config:
+        chat["reasoning_effort"] = config["effort"]
+    return chat
 
 
 def shows_thinking(body: Mapping[str, Any]) -> bool:
     """Say whether a client gets blocks of thinking: when it has asked for them."""
     return bool(body.get("thinking"))
-
-
-def refusal_message(error: RefusedError) -> str:
-    """Return the message of a server's refusal."""
-    try:
-        found = json.loads(error.body)
-        inner = found.get("error", found)
-        return str(inner["message"] if isinstance(inner, dict) else inner)
-    except (ValueError, KeyError, AttributeError):
-        return error.message
 
 
 class MessageWriter:
@@ -109,6 +146,7 @@ class MessageWriter:
         self._message: Json = {}
         self._blocks: list[Json] = []
         self._quiet = 0
+        self._arguments = ""
 
     def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
         """Write the head of the message."""
@@ -140,6 +178,19 @@ class MessageWriter:
         self._blocks[-1][kind] += text
         yield self._delta({"type": f"{kind}_delta", kind: text})
 
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Write the pieces of calls: a block for each call, its arguments as they come."""
+        for part in pieces(delta):
+            if begins(part) or not self._blocks or self._blocks[-1]["type"] != "tool_use":
+                yield from self._close()
+                self._blocks.append(opened_block(part))
+                self._arguments = ""
+                block = {**self._blocks[-1]}
+                yield {"type": "content_block_start", "index": self._index, "content_block": block}
+            if said := arguments_of(part):
+                self._arguments += said
+                yield self._delta({"type": "input_json_delta", "partial_json": said})
+
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last block, and tell why the message ended and what it used."""
         if not self._blocks:
@@ -148,6 +199,8 @@ class MessageWriter:
         stop, stopped = choice.get("stop_reason"), {"stop_reason": "end_turn", "stop_sequence": None}
         if choice["finish_reason"] == "length":
             stopped["stop_reason"] = "max_tokens"
+        elif self._blocks[-1]["type"] == "tool_use":
+            stopped["stop_reason"] = "tool_use"
         elif isinstance(stop, str):
             stopped = {"stop_reason": "stop_sequence", "stop_sequence": stop}
         used = {
@@ -178,7 +231,22 @@ class MessageWriter:
             # Clients want one, and nothing here checks it: a digest of what it stands for.
             block["signature"] = hashlib.sha256(block["thinking"].encode()).hexdigest()
             yield self._delta({"type": "signature_delta", "signature": block["signature"]})
+        elif block["type"] == "tool_use":
+            block["input"] = parsed(self._arguments)
         yield {"type": "content_block_stop", "index": self._index}
+
+
+def _messages(role: str, content: Any) -> list[Json] | None:
+    """Return a turn as messages of a chat; None where it has more than text, calls and results."""
+    if uses_tools(content):
+        return turns_of(role, content)
+    text = _text(content, _THINKING if role == "assistant" else ())
+    return None if text is None else [{"role": role, "content": text}]
+
+
+def _set(block: Mapping[str, Any]) -> Json:
+    """Return the keys that are set: SDKs write null into those that are not."""
+    return {name: value for name, value in block.items() if value is not None}
 
 
 def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
@@ -188,6 +256,6 @@ def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         return None
     kept = [block for block in content if block.get("type") not in dropped]
-    if any(block.get("type") != "text" or set(block) - _TEXT for block in kept):
+    if any(block.get("type") != "text" or _set(block).keys() - _TEXT for block in kept):
         return None
-    return "\n".join(str(block.get("text", "")) for block in kept)
+    return "\n".join(str(block.get("text") or "") for block in kept)

@@ -20,7 +20,13 @@ CHECK_SECONDS = 5.0
 """Longest time of one check."""
 
 
-def routes(metrics: Metrics, checks: Mapping[str, Check]) -> dict[tuple[str, str], Handler]:
+Facts = Callable[[], Mapping[str, object]]
+"""What /ready says beside its checks."""
+
+
+def routes(
+    metrics: Metrics, checks: Mapping[str, Check], facts: Facts | None = None
+) -> dict[tuple[str, str], Handler]:
     """Make the handlers of the proxy's own paths."""
 
     async def health(incoming: Incoming, reply: Reply) -> None:
@@ -30,9 +36,8 @@ def routes(metrics: Metrics, checks: Mapping[str, Check]) -> dict[tuple[str, str
         found = dict(zip(checks, await asyncio.gather(*map(_run, checks.values())), strict=True))
         good = not any(found.values())
         shown = {name: trouble or "ok" for name, trouble in found.items()}
-        await _json(
-            reply, 200 if good else 503, {"status": "ready" if good else "not ready", "checks": shown}
-        )
+        status = {"status": "ready" if good else "not ready", "checks": shown}
+        await _json(reply, 200 if good else 503, status | dict(facts() if facts else {}))
 
     async def show(incoming: Incoming, reply: Reply) -> None:
         await reply.start(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())])

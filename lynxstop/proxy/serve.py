@@ -19,14 +19,17 @@ from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
+from lynxstop.proxy.background import Background
+from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
+from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
-from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 
 KEEPALIVE_SECONDS = 75
@@ -47,7 +50,9 @@ def build(config: ProxyConfig) -> App:
     metrics = Metrics()
     upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
-    services = Services(bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days))
+    services = Services(
+        bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days), config.upstream.model
+    )
     check_levels(config.policy, services.policy)
     risk = config.policy.risk or (bundle and bundle.policy.default_risk)
     metrics.risk_target.set(risk if isinstance(risk, float) else 0.0)
@@ -63,16 +68,18 @@ def build(config: ProxyConfig) -> App:
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
         )
 
-    async def belongs() -> str | None:
-        return await services.ready(Connection(upstream))
-
+    beside = Background(config, services, upstream, metrics, shadow)
+    running, by_chat = Running(), ChatRoutes()
     return create_app(
         config,
-        routes(config, upstream, metrics, services, shadow),
+        routes(config, upstream, metrics, services, shadow, running, by_chat),
         upstream=upstream,
         metrics=metrics,
-        checks={"bundle": belongs},
-        draining=None if shadow is None else shadow.drain,
+        checks=beside.checks,
+        startup=beside.begin,
+        draining=beside.end,
+        own=Operators(config, metrics, services, running, by_chat).routes,
+        facts=beside.facts,
     )
 
 

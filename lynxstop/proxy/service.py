@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.artifacts.certified import Certified
@@ -16,12 +17,13 @@ from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.stream import StreamWatch
 from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.proxy.freshness import Freshness, listed
 from lynxstop.proxy.logs import logger
 from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
-from lynxstop.remote.identity import identify
+from lynxstop.remote.identity import identified
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream_config import StreamConfig
 
@@ -37,7 +39,13 @@ LOOK_SECONDS = 60.0
 _OF_THE_CLIENT = (401, 403)
 """Refusals that concern one client's key, not the server."""
 
+_LOST = ("upstream_unreachable", "upstream_died")
+"""Failures after which another server may answer."""
+
 _MOST_MODELS = 64
+_NAME = 200
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +61,24 @@ class Service:
         Why not: requests are then passed through, and counted by it.
     trouble : str or None
         The same for operators, in a sentence; None when it is as it should be.
+    system_fingerprint : str or None
+        What the server called its configuration when it was examined.
     """
 
     dialect: Dialect | None = None
     stream_config: StreamConfig | None = None
     cause: str | None = None
     trouble: str | None = None
+    system_fingerprint: str | None = None
 
     @property
     def plugin(self) -> bool:
         """Whether decisions are left to the plugin inside the server."""
         return self.cause == "plugin"
+
+
+NO_KEY = Service(cause="unresolved")
+"""For a request whose key the server refuses; other requests may have another."""
 
 
 class Services:
@@ -77,15 +92,25 @@ class Services:
         Kind of server; "auto" asks it.
     grace : timedelta
         How long after its expiry a level is still used.
+    model : str, optional
+        The model that the bundle is for; by default the first that the server lists.
 
     Attributes
     ----------
+    freshness : Freshness
+        What the server looked like when it was examined.
     certified : Certified or None
         What the levels were certified for; None where there are none.
     """
 
-    def __init__(self, bundle: Bundle | None, dialect: str = "auto", grace: timedelta = NO_GRACE) -> None:
-        self.bundle = bundle
+    def __init__(
+        self,
+        bundle: Bundle | None,
+        dialect: str = "auto",
+        grace: timedelta = NO_GRACE,
+        model: str | None = None,
+    ) -> None:
+        self.bundle, self.model = bundle, model
         self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._saved = {} if bundle is None else _saved(bundle)
@@ -98,6 +123,8 @@ class Services:
         self._failed: dict[str, tuple[float, Service]] = {}
         self._looking = asyncio.Lock()
         self._first: asyncio.Task[str | None] | None = None
+        self._only: str | None = None
+        self.freshness = Freshness()
 
     async def of(self, server: Server, model: str) -> Service:
         """Return the service of a model.
@@ -112,6 +139,7 @@ class Services:
         if self.bundle is None:
             return Service(cause="no_bundle")
         if (found := self._found.get(model)) is not None:
+            self.freshness.asked.add(model)
             return found
         until, failed = self._failed.get(model, (0.0, Service(cause="unresolved")))
         if time.monotonic() < until or len(self._found) >= _MOST_MODELS:
@@ -119,54 +147,144 @@ class Services:
         async with self._looking:
             if (found := self._found.get(model)) is not None:
                 return found
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    found = await self._look(server, model)
-            except (LynxstopError, TimeoutError) as error:
-                logger.warning("unresolved", extra={"fields": {"error": type(error).__name__}})
-                if getattr(error, "status_code", None) in _OF_THE_CLIENT:
-                    return Service(cause="unresolved")
-                if len(self._failed) >= _MOST_MODELS:
-                    self._failed.clear()
-                failed = Service(cause="unresolved", trouble=str(error) or "The server took too long.")
-                self._failed[model] = time.monotonic() + RETRY_SECONDS, failed
-                return failed
-            self._found[model] = found
-        if found.trouble is not None:
-            logger.error("not_served", extra={"fields": {"cause": found.cause, "trouble": found.trouble}})
+            return await self._examine(server, model)
+
+    async def again(self, server: Server, model: str) -> None:
+        """Examine the server once more, while requests are served as before.
+
+        What was found before is kept where the server is too busy to answer. Where it wants a key that only
+        clients have, that ends, so that the next client's is used.
+        """
+        async with self._looking:
+            service = await self._examine(server, model)
+            self.freshness.keyless = service is NO_KEY
+            if service is NO_KEY:
+                self._found.pop(model, None)
+                self.freshness.suspects.discard(model)
+
+    async def _examine(self, server: Server, model: str) -> Service:
+        begun = time.monotonic()
+        before = self._found.get(model)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                found = await self._look(server, model)
+        except (LynxstopError, TimeoutError) as error:
+            code = getattr(error, "code", None)
+            logger.warning("unresolved", extra={"fields": {"error": type(error).__name__, "code": code}})
+            if getattr(error, "status_code", None) in _OF_THE_CLIENT:
+                return NO_KEY
+            if len(self._failed) >= _MOST_MODELS:
+                self._failed.clear()
+            failed = Service(cause="unresolved", trouble=str(error) or "The server took too long.")
+            self._failed[model] = time.monotonic() + RETRY_SECONDS, failed
+            return failed
+        self._found[model] = found
+        self._failed.pop(model, None)
+        self.freshness.examined(model, found.system_fingerprint)
+        if before is None or before.cause != found.cause:
+            _tell(model, found, time.monotonic() - begun)
         return found
 
-    def forget(self) -> None:
-        """Examine the server again: it was unreachable, and may have been replaced."""
+    def forget(self, cause: str = "upstream_unreachable") -> None:
+        """Examine the server again before anything is watched: it may have been replaced."""
+        if self._found:
+            logger.warning("forgotten", extra={"fields": {"cause": cause, "models": len(self._found)}})
         self._found.clear()
-        self._dialect = None
+        self._failed.clear()
+        self.freshness.clear()
+        self._dialect = self._only = None
+
+    def lost(self, error: UpstreamError) -> None:
+        """Take note that a request has failed: one that the server did not live to answer."""
+        if error.code in _LOST:
+            self.forget(error.code)
+
+    def known(self, model: str) -> Service | None:
+        """Return the service of a model that has been examined; None for others."""
+        return self._found.get(model)
 
     @property
-    def trouble(self) -> str | None:
-        """What keeps the bundle from being served to some model, or None."""
-        return next((found.trouble for found in self._found.values() if found.trouble), None)
+    def decides(self) -> bool:
+        """Whether decisions are made here, and not by a plugin in the server."""
+        return self._stream_config is not None
+
+    def belongs(self, model: str, event: Mapping[str, Any]) -> bool:
+        """Say whether an event comes from the server that was examined, as far as it shows.
+
+        If it does not, the server is examined again before the next request is watched. What earlier
+        examinations found stays known: it may be one of several replicas.
+        """
+        if self.freshness.knows(model, event.get("system_fingerprint")):
+            return True
+        self.freshness.suspects.add(model)
+        if self._found.pop(model, None) is not None:
+            logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
+        return False
+
+    def examined(self) -> dict[str, Service]:
+        """Return what is known of each model that was named, failed examinations included."""
+        return {name: failed for name, (_, failed) in self._failed.items()} | self._found
+
+    def states(self) -> dict[str, str]:
+        """Return what happens to the requests for each model: "watched", or why they pass through."""
+        shown = {model: failed.cause or "unresolved" for model, (_, failed) in self._failed.items()}
+        return shown | {model: found.cause or "watched" for model, found in self._found.items()}
+
+    def shown_states(self) -> dict[str, str]:
+        """Return the states of models whose names are the server's; a client may name anything."""
+        own = {*(self.freshness.signs or ()), self.model, self.freshness.first}
+        states = self.states()
+        shown = {model: state for model, state in states.items() if model in own}
+        if self.freshness.away is not None and (first := self.model or self.freshness.first):
+            shown[first] = "away"
+        return {**shown, "other": "unresolved"} if states.keys() - own else shown
+
+    def troubled(self, seconds: float) -> set[str]:
+        """Return the model of the bundle, if an examination this old found that it cannot be served."""
+        model, now = self.model or self.freshness.first, time.monotonic()
+        if model is None:
+            return set()
+        until, _ = self._failed.get(model, (math.inf, None))
+        found = self._found.get(model)
+        stuck = found is not None and found.trouble is not None
+        return {model} if now >= until or (stuck and self.freshness.is_older(model, seconds)) else set()
+
+    async def only_model(self, server: Server) -> str | None:
+        """Return the model of requests that name none: the server's only one; None when it has several."""
+        if self._only is None:
+            try:
+                models = listed(await server.call("/v1/models"))
+            except UpstreamError:
+                return None
+            roots = {str(entry.get("root") or name) for name, entry in models.items()}
+            self._only = next(iter(models)) if len(roots) == 1 else None
+        return self._only
 
     async def ready(self, server: Server) -> str | None:
-        """Return what keeps the bundle from being served, as far as is known without a client's key.
+        """Return what keeps the bundle from being served to its model, as far as is known without a key.
 
-        Before the first request it examines the first model that the server lists. The examination goes on
-        when the caller no longer waits.
+        The model is the configured one, else the first that the server lists. The examination goes on when
+        the caller no longer waits.
         """
-        if self.bundle is None or self._found:
-            return self.trouble
+        if self.bundle is None:
+            return None
         if self._first is None or self._first.done():
             self._first = asyncio.create_task(self._look_first(server))
         return await asyncio.shield(self._first)
 
     async def _look_first(self, server: Server) -> str | None:
-        try:
-            listed = await server.call("/v1/models")
-        except UpstreamError:
-            # Another check reports that, or only clients have a key.
+        model = self.model or self.freshness.first
+        if model is None:
+            try:
+                model = next(iter(listed(await server.call("/v1/models"))), None)
+            except UpstreamError:
+                # Another check reports that, or only clients have a key.
+                return None
+            self.freshness.first = model
+        if model is None:
             return None
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        names = [entry["id"] for entry in entries or () if isinstance(entry, dict) and "id" in entry]
-        return (await self.of(server, str(names[0]))).trouble if names else None
+        # What a check asks for does not count as traffic.
+        return (self._found.get(model) or await self.of(server, model)).trouble
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
@@ -213,24 +331,62 @@ class Services:
                 cause="no_plugin",
                 trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
             )
-        try:
-            checked = await check_continuation(
+        # Side by side: with a busy server each of them waits for its turn.
+        checked, identity, hurried = await asyncio.gather(
+            check_continuation(
                 server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
-            )
-        except UncontinuedError as error:
-            return Service(dialect, cause=error.code, trouble=str(error))
-        fingerprint = await identify(server, dialect, model)
+            ),
+            identified(server, dialect, model),
+            dialect.prioritised(server, model),
+            return_exceptions=True,
+        )
+        if isinstance(checked, UncontinuedError):
+            return Service(dialect, cause=checked.code, trouble=str(checked))
+        checked, (fingerprint, system) = found(checked), found(identity)
         if different := policy.fingerprint.differences(fingerprint):
             return Service(
-                dialect,
-                cause="fingerprint",
-                trouble=f"The bundle belongs to another model or server: {', '.join(different)} differ.",
+                dialect, cause="fingerprint", trouble=_differing(different), system_fingerprint=system
             )
         exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
         stream_config = replace(
             self._stream_config, exit_ids=exit_ids, exit_tokens=checked.exit_tokens, opened=checked.opened
         )
-        return Service(checked.dialect, stream_config)
+        spoken = found(hurried) if checked.dialect is dialect else checked.dialect
+        return Service(spoken, stream_config, system_fingerprint=system)
+
+
+def found(result: Result | BaseException) -> Result:
+    """Return what one of several tasks has found.
+
+    Raises
+    ------
+    BaseException
+        What it has failed with.
+    """
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _differing(parts: Sequence[str]) -> str:
+    """Say what of a fingerprint differs."""
+    said = f"The bundle belongs to another model or server: {', '.join(parts)} differ."
+    if list(parts) == ["config"]:
+        said += " The answers are the same: the bundle was made under another name of the model, or dialect."
+    return said
+
+
+def _tell(model: str, service: Service, seconds: float) -> None:
+    """Log what an examination has found."""
+    fields: dict[str, Any] = {"model": model[:_NAME], "seconds": round(seconds, 3)}
+    if service.dialect is not None:
+        fields |= {"dialect": service.dialect.name, "continuation": service.dialect.describes}
+    if service.trouble is None:
+        logger.info("served", extra={"fields": {**fields, "by": service.cause or "stream"}})
+    else:
+        logger.error(
+            "not_served", extra={"fields": {**fields, "cause": service.cause, "trouble": service.trouble}}
+        )
 
 
 def stream_config_of(bundle: Bundle) -> StreamConfig:

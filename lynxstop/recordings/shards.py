@@ -182,7 +182,7 @@ def read_tokens(store: Store, name: str, lengths: Sequence[int], key: str) -> li
     if ids.shape != (total,) or thinking.shape != (total,) or statistics.shape != (total, WIDTH):
         raise DataError(f"{store}/{name} does not hold {total} tokens.", hint=_DAMAGED)
     ends = np.cumsum(lengths)[:-1]
-    parts = (np.split(values, ends) for values in (ids, thinking.astype(bool), statistics))
+    parts = (np.split(values, ends) for values in (ids, (thinking & 1) > 0, statistics, thinking >> 1))
     return [Tokens(*part) for part in zip(*parts, strict=True)] if len(lengths) else []
 
 
@@ -199,11 +199,17 @@ def _parts(schema: Any) -> dict[str, str]:
 def _tensors(tokens: Sequence[Tokens]) -> dict[str, NDArray[Any]]:
     return {
         "ids": np.concatenate([np.zeros(0, np.int32), *(trace.ids for trace in tokens)]),
-        "thinking": np.concatenate([np.zeros(0, bool), *(trace.thinking for trace in tokens)]).astype(
-            np.uint8
-        ),
+        "thinking": np.concatenate([np.zeros(0, np.uint8), *map(_flags, tokens)]),
         "statistics": np.concatenate([unknown(0), *(trace.statistics for trace in tokens)]),
     }
+
+
+def _flags(trace: Tokens) -> NDArray[np.uint8]:
+    """Whether a token is a thinking token in the lowest bit, and skipped decision points above it."""
+    flags: NDArray[np.uint8] = trace.thinking.astype(np.uint8)
+    if trace.skipped is not None:
+        flags |= np.left_shift(trace.skipped, 1, dtype=np.uint8)
+    return flags
 
 
 def _schema(columns: Mapping[str, str]) -> Any:

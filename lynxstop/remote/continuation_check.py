@@ -7,8 +7,9 @@ has to be the same as before, and the prompt has to be longer by exactly the tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
@@ -49,6 +50,8 @@ class SampleAnswer:
         Largest number of tokens in one event.
     covered : bool
         Whether all text in the field for thinking came with tokens.
+    system_fingerprint : str or None
+        What the server calls its configuration, if it does.
     """
 
     opening: Opening
@@ -59,6 +62,7 @@ class SampleAnswer:
     usage: dict[str, Any]
     most: int
     covered: bool
+    system_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,14 @@ class CheckedContinuation:
     opened: bool = False
 
 
-async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> SampleAnswer:
-    """Ask a model for the first tokens of a greedy answer.
+async def sample_answer(
+    server: Server,
+    dialect: Dialect,
+    model: str,
+    tokens: int = _TOKENS,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> SampleAnswer:
+    """Ask a model for the first tokens of a greedy answer; `more` is put into the request.
 
     Raises
     ------
@@ -98,23 +108,26 @@ async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: in
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0,
         "max_tokens": tokens,
+        **more,
     }
     opening = await dialect.opening(server, body)
     found: list[StreamToken] = []
     thought = content = ""
     named: str | None = None
+    system: str | None = None
     usage: dict[str, Any] = {}
     most, covered = 0, True
     async with chat_stream(server, dialect, opening) as deltas:
         async for event, delta in deltas:
             if delta.thinking and named is None:
                 named = reasoning_field(event["choices"][0]["delta"])
+            system = event.get("system_fingerprint") or system
             thought, content = thought + delta.thinking, content + delta.content
             found += delta.tokens
             usage = delta.usage or usage
             most = max(most, len(delta.tokens))
             covered = covered and (bool(delta.tokens) or not delta.thinking)
-    return SampleAnswer(opening, found, thought, content, named, usage, most, covered)
+    return SampleAnswer(opening, found, thought, content, named, usage, most, covered, system)
 
 
 async def check_continuation(

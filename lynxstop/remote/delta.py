@@ -39,6 +39,21 @@ class Delta(NamedTuple):
     prompt_ids: Sequence[int] | None = None
     opaque: bool = False
 
+    def checked(self) -> Delta:
+        """Return itself.
+
+        Raises
+        ------
+        TypeError
+            When the usage has counts that are none.
+        """
+        if self.usage is not None:
+            for name in ("prompt_tokens", "completion_tokens"):
+                count = self.usage.get(name)
+                if count is not None and (not isinstance(count, int | float) or count < 0):
+                    raise TypeError
+        return self
+
 
 def reasoning_field(said: Mapping[str, Any]) -> str | None:
     """Return the field of an event's `delta` that has thinking; None when no field has any."""

@@ -29,6 +29,11 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     UpstreamError
         When the server fails.
     """
+    return (await identified(server, dialect, model))[0]
+
+
+async def identified(server: Server, dialect: Dialect, model: str) -> tuple[Fingerprint, str | None]:
+    """Fingerprint a model as `identify` does; return it with what the server calls its configuration."""
     shown = await sample_answer(server, dialect, model, _TOKENS)
     if not shown.tokens:
         raise ModelError(
@@ -38,12 +43,13 @@ async def identify(server: Server, dialect: Dialect, model: str) -> Fingerprint:
     opening = shown.opening
     prompt = opening.prompt_text if opening.prompt_ids is None else opening.prompt_ids
     rendered = _digest(shown.usage.get("prompt_tokens") if prompt is None else prompt)
-    return Fingerprint(
+    fingerprint = Fingerprint(
         config=_digest([dialect.name, model]),
         weights=_digest([token.text.hex() for token in shown.tokens]),
         tokenizer=rendered,
         template=rendered,
     )
+    return fingerprint, shown.system_fingerprint
 
 
 def _digest(value: Any) -> str:

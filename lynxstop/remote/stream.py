@@ -13,6 +13,7 @@ from lynxstop.remote.dialects.base import Call, Dialect, Opening
 from lynxstop.remote.fast_path import parse_json, parse_without_logprobs
 from lynxstop.remote.http.sse import DONE, Bursts
 from lynxstop.remote.server import Server
+from lynxstop.remote.server_error import StreamedError, error_in
 
 Deltas = AsyncIterator[tuple[Json, Delta]]
 """Events, parsed, and what they add to the answer."""
@@ -51,8 +52,10 @@ class Reading:
 
         Raises
         ------
+        StreamedError
+            When it is an error.
         UpstreamError
-            When it is an error, is not a JSON object, or has an unknown form.
+            When it is not a JSON object, or has an unknown form.
         """
         if data == DONE:
             self._ended = True
@@ -60,10 +63,10 @@ class Reading:
         event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
         if not isinstance(event, dict):
             raise _nonsense()
-        if event.get("error"):
-            raise UpstreamError("The server broke off with an error.", code="upstream_failed")
+        if (event.get("error") or "choices" not in event) and (said := error_in(event)) is not None:
+            raise StreamedError(said)
         try:
-            delta = self._read(event)
+            delta = self._read(event).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
             raise _nonsense() from None
         if delta.finish:

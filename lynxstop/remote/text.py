@@ -10,7 +10,7 @@ from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import TOP, Call, Dialect, Kept, Limits, Opening
+from lynxstop.remote.dialects.base import TOP, Call, Dialect, Kept, Limits, Opening, hurried
 from lynxstop.remote.dialects.reading import entry_tokens, listed, read_completion, said
 from lynxstop.remote.server import Server
 
@@ -90,7 +90,7 @@ class TextDialect:
 
     def __init__(self, dialect: Dialect) -> None:
         self.name, self.facts, self.exact = dialect.name, dialect.facts, dialect.exact
-        self.neutral = dialect.neutral
+        self.neutral, self.prioritises = dialect.neutral, dialect.prioritises
         self._dialect = dialect
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
@@ -100,6 +100,10 @@ class TextDialect:
     async def has_plugin(self, server: Server) -> bool:
         """Whether lynxstop runs inside the server's engine."""
         return await self._dialect.has_plugin(server)
+
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """As the dialect of the server's chats."""
+        return TextDialect(await self._dialect.prioritised(server, model))
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for what the chat's dialect asks for, in the form of completions."""
@@ -142,6 +146,7 @@ class TextDialect:
             "stream_options": {"include_usage": True},
             "max_tokens": limits.max_tokens,
             "logprobs": limits.logprobs,
+            **hurried(self, opening.body),
         }
         body = {**opening.body, **own}
         named = {name: value for name, value in body.items() if value is not None}

@@ -18,6 +18,7 @@ from lynxstop.core.rule import eligible_mask
 from lynxstop.recordings.kinds import of_kind
 from lynxstop.replay.outcomes import Outcomes
 from lynxstop.replay.parts import Recorded
+from lynxstop.replay.thinned import chosen_already
 from lynxstop.rules import Point
 
 Floats = NDArray[np.float64]
@@ -184,11 +185,16 @@ def read_exits(data: Recorded, guards: StopPolicy | None = None) -> ExitTable:
     data : Recorded
     guards : StopPolicy, optional
         Its guards and kinds of decision points; without one, all cues.
+
+    Raises
+    ------
+    DataError
+        When the data were recorded under other guards.
     """
     traces, cues = data.traces(), data.cues()
     counts = traces["cues"].to_numpy()
     keep = of_kind(cues, CUE if guards is None else guards.points)
-    if guards is not None:
+    if guards is not None and not chosen_already(data.meta, guards):
         owners = np.repeat(np.arange(len(traces)), counts)[keep]
         starts = np.searchsorted(owners, np.arange(1, len(traces)))
         positions = np.split(cues["position"].to_numpy()[keep], starts)

@@ -46,6 +46,29 @@ def serve(rule: Rule) -> Served:
     return Served(rule)
 
 
+def check_scores(served: Served) -> None:
+    """Score two points, so that what is wrong with a rule's constants shows before any request.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot score.
+    StepError
+        When it has not been fitted.
+    """
+    try:
+        scorer = served.start()
+        for _ in range(2):
+            scorer.step(0, Statistics(1.0, 1.0, 1.0, -1.0))
+            scorer.cue(0)
+            float(scorer.score(scorer.snapshot(0.0)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The constants of the rule {served.rule.name!r} are damaged: it cannot score.",
+            hint="Train it again, or copy the bundle again.",
+        ) from error
+
+
 class _Scorer:
     __slots__ = ("_panel", "_position", "_score")
 

@@ -13,7 +13,7 @@ from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
 from lynxstop.testing.delivery import InjectedFault, hang_up, produce, send_json, send_stream, send_whole
-from lynxstop.testing.reasoner import ASSISTANT, complete, render
+from lynxstop.testing.reasoner import ASSISTANT, complete, formed, render
 from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
@@ -154,13 +154,17 @@ class MockServer:
         prompt = self._prompt(body, opened=settings.opened)
         text = self.vocabulary.decode(prompt)
         top: int | None = None
-        if settings.logprobs and body.get("logprobs") not in (None, False):
-            top = body.get("top_logprobs") or 0 if chat else int(body["logprobs"])
+        asked = body.get("logprobs")
+        # In completions 0 asks for the token's own.
+        if settings.logprobs and asked is not None and asked is not False:
+            top = body.get("top_logprobs") or 0 if chat else int(asked)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         runs = []
         for index in range(body.get("n") or 1):
             seed = int(body.get("seed") or 0) + index
             said = complete(text, seed, settings.checks)
+            if (body.get("response_format") or {}).get("type") == "json_schema":
+                said = formed(text, said)
             cut = _stop_at(said, body.get("stop"))
             finish = "stop"
             tokens = weigh(text.rpartition(ASSISTANT)[2], said[:cut], seed, rivals=bool(top))

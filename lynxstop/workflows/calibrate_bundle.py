@@ -24,11 +24,14 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
+from lynxstop.core.points import CUE
+from lynxstop.core.policy import GUARDS
 from lynxstop.errors import ConfigError, FingerprintError
 from lynxstop.grading.second import disagreement_rate
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
+from lynxstop.replay.thinned import guards_of
 
 FOLDER = "certificates"
 _MOST_PAIRS = 5000
@@ -267,6 +270,11 @@ def check_same(policy: Policy, meta: Any) -> None:
     require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
     differing = [name for name in (*_SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
     differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
+    recorded = guards_of(meta)
+    if recorded != GUARDS:  # else every decision point was recorded, and any guards can be replayed
+        differing += [name for name in GUARDS if getattr(policy, name) != recorded[name]]
+        points = (CUE, 0) if policy.rule is None else (policy.rule.points, policy.rule.every)
+        differing += ["points"] * (points != (meta.points, meta.every))
     if differing:
         raise FingerprintError(
             f"The data were recorded otherwise than the bundle is served: {', '.join(differing)} differ.",

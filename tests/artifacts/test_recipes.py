@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.recipe import Recipe
@@ -16,33 +14,29 @@ from lynxstop.artifacts.recipes import find_recipe, shipped_recipes
 from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.cli import app
 from lynxstop.core.session import Session
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, TokenizerError
+from tests.support.byte_vocabulary import byte_tokenizer
 
 SPECIAL = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"]
 FAMILIES = ("r1-distill-qwen", "r1-distill-llama", "qwen3", "qwq", "nemotron", "gpt-oss", "glm", "phi-4")
 
 
-def tokenizer(special: list[str]) -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(["Wait, hmm. Alternatively, the final answer is"] * 3, trainer)
-    made.add_special_tokens([AddedToken(text, normalized=False) for text in special])
-    return PreTrainedTokenizerFast(tokenizer_object=made)
-
-
 @pytest.fixture(scope="module")
 def with_marks() -> Any:
     """A tokenizer where the delimiters are tokens of their own."""
-    return tokenizer(["<think>", "</think>", *SPECIAL])
+    return byte_tokenizer(["<think>", "</think>", *SPECIAL])
 
 
 @pytest.fixture(scope="module")
 def spelled() -> Any:
     """A tokenizer that spells `<think>` in ordinary tokens, as Llama's does."""
-    return tokenizer(SPECIAL)
+    return byte_tokenizer(SPECIAL)
+
+
+@pytest.fixture(scope="module")
+def bare() -> Any:
+    """A tokenizer without special tokens of these families."""
+    return byte_tokenizer(["<|begin_of_text|>"])
 
 
 def test_all_named_families_are_there() -> None:
@@ -59,8 +53,8 @@ def test_a_recipe_is_complete(name: str) -> None:
     assert path.read_text().startswith("# Layers")
     assert recipe.source.reference.startswith("https://")
     assert recipe.source.note
-    # no tokenizer of theirs was at hand
-    assert not recipe.source.checked
+    # tests/artifacts/test_real_tokenizers.py compiles these with the files of their models
+    assert recipe.source.checked == name.startswith(("qwen3-", "gpt-oss-"))
     assert recipe.source.depth is not None
     *inner, last = recipe.probe.layers
     assert last == -1
@@ -69,12 +63,9 @@ def test_a_recipe_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
-@pytest.mark.parametrize("kind", ["with_marks", "spelled"])
-def test_cues_are_found_and_an_exit_closes_the_block(
-    name: str, kind: str, request: pytest.FixtureRequest
-) -> None:
-    used = request.getfixturevalue(kind)
+def test_cues_are_found_and_an_exit_closes_the_block(name: str, with_marks: Any, spelled: Any) -> None:
     recipe = Recipe.load(shipped_recipes()[name])
+    used = with_marks if recipe.thinking.special else spelled
 
     setup = setup_from_recipe(recipe, used)
 
@@ -85,6 +76,31 @@ def test_cues_are_found_and_an_exit_closes_the_block(
         session.decide()
     assert session.thinking_tokens > 0
     assert len(session.events) == 3
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_tokenizer_that_spells_the_special_tokens_is_refused(name: str, bare: Any) -> None:
+    # given a tokenizer that spells `<think>`, `<|channel|>` and all others out of pieces, as Llama's does
+    recipe = Recipe.load(shipped_recipes()[name])
+    if recipe.thinking.special is False:
+        assert setup_from_recipe(recipe, bare).exit_text
+        return
+
+    with pytest.raises(TokenizerError, match="no tokens of this tokenizer") as caught:
+        setup_from_recipe(recipe, bare)
+
+    assert recipe.thinking.open[0][:7] in caught.value.message
+    assert "special = false" in str(caught.value.hint)
+
+
+def test_bars_name_special_tokens_unless_the_recipe_says_otherwise(bare: Any) -> None:
+    marks = {"open": ["<|open|>think"], "close": ["<|close|>think"]}
+    with pytest.raises(TokenizerError, match=r"<\|open\|>, <\|close\|> are no tokens"):
+        setup_from_recipe(Recipe.read({"thinking": marks}), bare)
+    assert setup_from_recipe(Recipe.read({"thinking": marks | {"special": False}}), bare)
+    exit = {"thinking": {"open": ["<t>"], "close": ["</t>"]}, "exit": {"text": "{close}<|final|>"}}
+    with pytest.raises(TokenizerError, match=r"<\|final\|> are no tokens"):
+        setup_from_recipe(Recipe.read(exit), bare)
 
 
 def test_recipes_are_found_by_name_model_and_file(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
-from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.policy import ExitSide, StopPolicy
+from lynxstop.core.policy import ExitSide
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
@@ -96,18 +95,8 @@ def load_openai(
     )
     exit_text = recipe.exit.text.replace("{close}", delimiters.close[0])
     cut: ExitSide = recipe.exit.cut or "before"
-    points = CUE | BOUNDARY * recipe.points.boundaries | INTERVAL * (recipe.points.every > 0)
     watch = StreamWatch(recipe.cues.cue_set, delimiters)
-    policy = StopPolicy(
-        exit_ids=(watch.vocabulary.number(exit_text.encode()),),
-        min_tokens=recipe.guards.min_tokens,
-        cooldown=recipe.guards.cooldown,
-        stride=recipe.guards.stride,
-        max_points=recipe.guards.max_points,
-        budget=recipe.guards.budget,
-        points=points,
-        every=recipe.points.every,
-    )
+    policy = recipe.policy((watch.vocabulary.number(exit_text.encode()),))
     upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
     server = Connection(upstream)
     runner = asyncio.Runner()

@@ -191,9 +191,15 @@ class V2Adapter(RunnerAdapter):
         self._places = batch.logits_indices
 
     def add(self, slot: int, params: Any) -> bool:
-        """Take a request into a slot; a preempted one finds its state again."""
+        """Take a request into a slot; a preempted one finds its state again.
+
+        While it profiles, the runner also fills slots that hold no request.
+        """
         try:
-            name = self.runner.req_states.index_to_req_id[slot]
+            name = self.runner.req_states.index_to_req_id.get(slot)
+            if name is None:
+                self.slots.enter(slot, [], 0, UNWATCHED, None)
+                return False
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
             options = self.options(params, outputs == 0)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lynxstop.core.points import CUE
-from lynxstop.engines.vllm.patches import MARK, check_version, installed, served_name
+from lynxstop.engines.vllm.compat import check_fields, check_version
+from lynxstop.engines.vllm.patches import MARK, installed, served_name
 from lynxstop.engines.vllm.request_options import PREFIX
 from lynxstop.engines.vllm.settings import read_settings
 from lynxstop.errors import ConfigError, LynxstopError
@@ -75,6 +76,8 @@ def _hand_over(runner: Any, served: Any) -> None:
 
     config = runner.vllm_config
     first = hasattr(runner, "input_batch")
+    for thing in (runner, runner.input_batch if first else runner.req_states):
+        check_fields(thing)
     if not first and runner.sampler is None:
         logger.info("lynxstop: this pipeline stage does not sample and stays idle.")
         return

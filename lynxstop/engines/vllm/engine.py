@@ -191,7 +191,7 @@ class VllmEngine:
         self, sampling: Sampling, tokens: int, request: Request, start: int, arguments: dict[str, Any]
     ) -> Any:
         """Greedy parameters, and what tells the plugin to draw tokens where they are not to be greedy."""
-        from vllm import SamplingParams
+        from vllm.sampling_params import SamplingParams
 
         if sampling.temperature > 0:
             how = {"request": request.id, "start": start, "sampling": asdict(sampling)}

@@ -1,15 +1,10 @@
-"""Whether lynxstop's wrappers are in place, and which versions of vLLM they fit."""
+"""Whether lynxstop's wrappers are in place, and what is said where they are not."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import vllm
-
-from lynxstop.errors import ConfigError
-
-TESTED = ("0.32",)
-"""Versions of vLLM whose inner workings are known."""
+from lynxstop.engines.vllm import compat
 
 MARK = "_lynxstop"
 """Attribute of a method that is wrapped."""
@@ -17,25 +12,11 @@ MARK = "_lynxstop"
 
 def installed() -> bool:
     """Say whether the wrappers are in place in this process."""
+    if compat.problem():
+        return False
     from vllm.v1.engine.input_processor import InputProcessor
 
     return hasattr(InputProcessor.__init__, MARK)
-
-
-def check_version() -> None:
-    """Refuse a vLLM whose inner workings are not known.
-
-    Raises
-    ------
-    ConfigError
-        Names the versions that are.
-    """
-    version = vllm.__version__
-    if not any(version == known or version.startswith(f"{known}.") for known in TESTED):
-        raise ConfigError(
-            f"lynxstop does not know vLLM {version}.",
-            hint=f"Install vLLM {' or '.join(TESTED)}, or a newer lynxstop.",
-        )
 
 
 def report_disabled(config: Any) -> None:

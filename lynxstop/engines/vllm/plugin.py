@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Install the wrappers; without a bundle configured they change nothing."""
-    from lynxstop.engines.vllm import attach
+    """Install the wrappers; without a bundle configured they change nothing.
 
-    attach.install()
+    A vLLM that lynxstop does not know is left as it is: the logits processor refuses to serve a bundle in it.
+    """
+    from lynxstop.engines.vllm import compat
+
+    if compat.problem() is None:
+        from lynxstop.engines.vllm import attach
+
+        attach.install()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.sample.logits_processor.interface import LogitsProcessor as FirstProcessor
-from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondProcessor
-
-from lynxstop.engines.vllm import patches
+from lynxstop.engines.vllm import compat, patches
 from lynxstop.engines.vllm.request_options import PREFIX
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 
@@ -20,7 +19,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.lynxstop")
 
 
-class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
+def _interfaces() -> tuple[type, ...]:
+    """Find the interfaces of both runners; a vLLM beyond the supported ones may lack one and still starts."""
+    found = []
+    for module in (compat.FIRST_PROCESSORS, compat.SECOND_PROCESSORS):
+        with suppress(ImportError, AttributeError):
+            found.append(importlib.import_module(module).LogitsProcessor)
+    return tuple(found)
+
+
+class LynxstopProcessor(*_interfaces()):  # type: ignore[misc]
     """Stops thinking early, inside the engine.
 
     Both runners construct it at start-up; without a bundle configured it stays idle. It begins its work
@@ -35,6 +43,8 @@ class LynxstopProcessor(FirstProcessor, SecondProcessor):  # type: ignore[misc]
     def __init__(self, config: Any, *rest: Any) -> None:
         self.settings: PluginSettings | None = read_settings(config.additional_config)
         self.adapter: RunnerAdapter | None = None
+        if self.settings is not None:
+            compat.check_version()
         if self.settings is not None and not patches.installed():
             logger.error(
                 "lynxstop is disabled: its plugin was not loaded in this process. "

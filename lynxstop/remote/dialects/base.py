@@ -91,6 +91,8 @@ class Call:
     body: Json
     forced: int = 0
     """Number of tokens of the exit text, which count as generated; 0 where it is unknown."""
+    whole: bool = False
+    """Whether its events are those of a chat, which the client gets as they are: tool calls included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,10 @@ class ServerFacts:
         Metrics of the requests that run, and of the tokens generated.
     completion_limit : int, optional
         Tokens that it generates when a request for completions names no limit; None for no limit.
+    thinking_budget : str, optional
+        Its key for the most tokens that a request may think.
+    empty_content : str, optional
+        What it writes as the content of a message that has thinking or calls, and no answer.
     """
 
     owner: str | None = None
@@ -136,6 +142,8 @@ class ServerFacts:
     version: Place | None = None
     counters: tuple[str, str] | None = None
     completion_limit: int | None = 16
+    thinking_budget: str | None = None
+    empty_content: str | None = None
 
 
 class Dialect(Protocol):
@@ -151,6 +159,8 @@ class Dialect(Protocol):
         Whether answers are continued from token ids, so that nothing needs to be verified.
     neutral : mapping
         Sampling parameters that switch off what the server does by default.
+    prioritises : bool
+        Whether the server is known to schedule by the key `priority`, the lowest first.
     """
 
     name: str
@@ -158,6 +168,7 @@ class Dialect(Protocol):
     describes: str
     exact: bool
     neutral: Mapping[str, Any]
+    prioritises: bool
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """Return the methods to continue an answer of this model, the best first.
@@ -192,6 +203,15 @@ class Dialect(Protocol):
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the stream that `continuation` asked for."""
 
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """Find out whether the server schedules by priority; return the dialect that knows it.
+
+        Raises
+        ------
+        UpstreamError
+            When the server cannot be reached.
+        """
+
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
         """Return the end of the rendered prompt, where the template may open a block; None if it is unknown.
 
@@ -206,6 +226,11 @@ class Dialect(Protocol):
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
         """Remove from an event what only `watched` requested."""
+
+
+def hurried(dialect: Dialect, body: Mapping[str, Any]) -> Json:
+    """Return the priority of a continuation: its request has waited already, so it goes before new ones."""
+    return {"priority": int(body.get("priority") or 0) - 1} if dialect.prioritises else {}
 
 
 def joined(prompt: str, kept: Kept) -> str:

@@ -17,6 +17,7 @@ class ChatDialect(Dialect):
 
     facts = ServerFacts()
     exact = False
+    prioritises = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
@@ -26,6 +27,10 @@ class ChatDialect(Dialect):
     async def has_plugin(self, server: Server) -> bool:
         """There is none."""
         return False
+
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """No priority is known."""
+        return self
 
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for log-probabilities and usage."""

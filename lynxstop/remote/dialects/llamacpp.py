@@ -41,6 +41,8 @@ class LlamaCpp(ChatDialect):
         version=("/props", "build_info"),
         counters=("llamacpp:requests_processing", "llamacpp:tokens_predicted_total"),
         completion_limit=None,
+        thinking_budget="thinking_budget_tokens",
+        empty_content="",
     )
     describes = "/v1/completions from text"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})

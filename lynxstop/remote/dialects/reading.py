@@ -48,7 +48,7 @@ def entry_tokens(
     return [
         StreamToken(
             _bytes(entry),
-            entry["logprob"],
+            _number(entry["logprob"]),
             _top(entry.get("top_logprobs")),
             entry.get("id") if number is None else number,
         )
@@ -86,6 +86,9 @@ def read_chat(event: Json) -> Delta:
     field = reasoning_field(delta)
     thinking = "" if field is None else str(delta[field])
     content, finish = delta.get("content") or "", choice.get("finish_reason")
+    if not isinstance(content, str):
+        # A list of parts, as some servers write it: it is passed on, and not watched.
+        return Delta(finish=finish, usage=event.get("usage"), opaque=True)
     return Delta(
         thinking,
         content,
@@ -143,7 +146,14 @@ def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequen
 def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
     if not entries:
         return Top()
-    return Top([entry["token"] for entry in entries], [entry["logprob"] for entry in entries])
+    return Top([entry["token"] for entry in entries], [_number(entry["logprob"]) for entry in entries])
+
+
+def _number(value: Any) -> Any:
+    """Return a log-probability, or None; raise TypeError for what is neither."""
+    if value is None or isinstance(value, float | int):
+        return value
+    raise TypeError
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:

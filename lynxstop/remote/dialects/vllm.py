@@ -8,9 +8,10 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, carried
+from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, ServerFacts, carried, hurried
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_completion
+from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.server import Server
 
 
@@ -19,6 +20,11 @@ class Vllm(ChatDialect):
 
     `return_token_ids` makes the stream show the tokens of the prompt, in its first event, and those of every
     delta, so that a continuation needs no tokenizer and no second rendering of the template.
+
+    Parameters
+    ----------
+    prioritises : bool
+        Whether the server schedules by priority.
     """
 
     name = "vllm"
@@ -26,10 +32,23 @@ class Vllm(ChatDialect):
         owner="vllm",
         version=("/version", "version"),
         counters=("vllm:num_requests_running", "vllm:generation_tokens_total"),
+        thinking_budget="thinking_token_budget",
     )
     describes = "/v1/completions from token ids"
     exact = True
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
+
+    def __init__(self, *, prioritises: bool = False) -> None:
+        self.prioritises = prioritises
+
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """Ask for one token with a priority: without `--scheduling-policy priority`, vLLM refuses that."""
+        asked = {"model": model, "prompt": "a", "max_tokens": 1, "priority": -1}
+        try:
+            await server.call("/v1/completions", asked)
+        except RefusedError:
+            return self
+        return Vllm(prioritises=True)
 
     async def has_plugin(self, server: Server) -> bool:
         """Look for the plugin's counters among the server's own."""
@@ -59,6 +78,7 @@ class Vllm(ChatDialect):
             # Left out, it would be 16.
             "max_tokens": limits.max_tokens,
         }
+        body |= hurried(self, opening.body)
         if limits.logprobs is not None:
             body["logprobs"] = limits.logprobs
         return Call("/v1/completions", body, len(forced))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.http.headers import Headers, find, for_call
+from lynxstop.remote.http.coding import PACKED, coding_of, plain, unpacked
+from lynxstop.remote.http.encoded import encoded
+from lynxstop.remote.http.form import Form, form_of, recognised
+from lynxstop.remote.http.headers import Headers, find, for_call, without
 from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
+from lynxstop.remote.server_error import error_in_body
 
-_LINES = b"application/x-ndjson"
 _DOCUMENT_BYTES = 64 * 2**20
+_WORDS = 500
+"""Longest part of a server's own message in ours."""
 
 
 class RefusedError(UpstreamError):
@@ -26,11 +31,22 @@ class RefusedError(UpstreamError):
     headers : sequence of (bytes, bytes)
     body : bytes
         The whole answer: what the client would have got.
+    said : dict or None
+        The error in it; see `lynxstop.remote.server_error.error_in`.
     """
 
+    said: dict[str, Any] | None
+
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        super().__init__(f"The server answered with status {status}.", code="upstream_refused", status=status)
         self.status, self.headers, self.body = status, headers, body
+        self.said = None if status == 200 else error_in_body(_readable(headers, body))
+        if status == 200:
+            super().__init__("The server answered with no stream of events.", code="upstream_form")
+            return
+        words = f": {self.said['message'][:_WORDS]}" if self.said else "."
+        super().__init__(
+            f"The server answered with status {status}{words}", code="upstream_refused", status=status
+        )
 
 
 class Connection:
@@ -70,14 +86,14 @@ class Connection:
         UpstreamError
             When it cannot be reached, or answers with no JSON.
         """
-        content = None if body is None else orjson.dumps(body)
+        content = None if body is None else encoded(body)
         method = "GET" if body is None else "POST"
         async with self._upstream.stream(method, path, self._headers, content, query=self._query) as response:
             found = await _whole(response)
             if response.status != 200:
                 raise RefusedError(response.status, response.headers, found)
         try:
-            return orjson.loads(found)
+            return orjson.loads(_readable(response.headers, found))
         except orjson.JSONDecodeError:
             raise UpstreamError("The server answered with no JSON.", code="upstream_nonsense") from None
 
@@ -91,7 +107,7 @@ class Connection:
         """
         async with self._upstream.stream("GET", path, self._headers) as response:
             found = await _whole(response)
-            return found if response.status == 200 else b""
+            return _readable(response.headers, found) if response.status == 200 else b""
 
     @asynccontextmanager
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Bursts]:
@@ -99,38 +115,49 @@ class Connection:
 
         Leaving the context closes the connection.
 
+        What is packed is unpacked. Where the content type does not tell, how the body begins does.
+
         Raises
         ------
         RefusedError
-            When the server does not answer with a stream of events.
+            When the server does not answer with a stream of events; with status 200, when it answers with
+            something else.
         UpstreamError
             When it cannot be reached, or dies in the middle.
         """
-        content = orjson.dumps(body)
+        content = encoded(body)
         async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
-            kind = find(response.headers, b"content-type") or b""
-            kind = kind.lower()
-            if response.status != 200 or not kind.startswith((b"text/event-stream", _LINES)):
+            coding = coding_of(find(response.headers, b"content-encoding"))
+            if response.status != 200 or coding not in ("identity", *PACKED):
                 raise RefusedError(response.status, response.headers, await _whole(response))
+            chunks = response.stream if coding == "identity" else unpacked(response.stream, coding)
+            form = form_of(find(response.headers, b"content-type") or b"")
+            if form is None:
+                form, chunks = await recognised(chunks, self._event_bytes)
+            if form is Form.DOCUMENT:
+                found = await _joined(chunks)
+                response.finished = True
+                raise RefusedError(200, without(response.headers, {b"content-encoding"}), found)
             if self.answered is None:
                 self.answered = response.headers
-            yield self._lines(response) if kind.startswith(_LINES) else self._data(response)
+            yield self._lines(response, chunks) if form is Form.LINES else self._data(response, chunks)
 
-    async def _lines(self, response: UpstreamResponse) -> Bursts:
+    async def _lines(self, response: UpstreamResponse, chunks: AsyncIterable[bytes]) -> Bursts:
         rest = b""
-        async for chunk in response.chunks():
+        async for chunk in chunks:
             *whole, rest = (rest + chunk).split(b"\n")
             if lines := [line for line in whole if line.strip()]:
                 yield lines
             if len(rest) > self._event_bytes:
                 raise UpstreamError("The server streamed a line that is too large.", code="upstream_nonsense")
+        response.finished = True
         if rest.strip():
             yield [rest]
 
-    async def _data(self, response: UpstreamResponse) -> Bursts:
+    async def _data(self, response: UpstreamResponse, chunks: AsyncIterable[bytes]) -> Bursts:
         splitter, found = EventSplitter(self._event_bytes), [b""]
         try:
-            async for chunk in response.stream:
+            async for chunk in chunks:
                 if (arrived := splitter.data(chunk)) or not splitter.rest:
                     found = arrived or found
                     yield arrived
@@ -144,9 +171,19 @@ class Connection:
             yield [data]
 
 
+def _readable(headers: Headers, body: bytes) -> bytes:
+    return plain(body, coding_of(find(headers, b"content-encoding")))
+
+
 async def _whole(response: UpstreamResponse) -> bytes:
+    found = await _joined(response.stream)
+    response.finished = True
+    return found
+
+
+async def _joined(chunks: AsyncIterable[bytes]) -> bytes:
     parts, size = [], 0
-    async for chunk in response.chunks():
+    async for chunk in chunks:
         size += len(chunk)
         if size > _DOCUMENT_BYTES:
             raise UpstreamError("The server's answer is too large.", code="upstream_nonsense")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 
+import orjson
+
 from lynxstop.errors import UpstreamError
+from lynxstop.remote.http.form import MARK
 
 DONE = b"[DONE]"
 """Data of the event that ends a stream of OpenAI's protocol."""
@@ -20,7 +23,7 @@ EVENT_BYTES = 16 * 2**20
 # may be half of a CRLF, so the last line end of an event is not a CR with nothing after it.
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _DATA = b"data: "
-_MARK = b"\xef\xbb\xbf"
+_FAILED = (b"event: error", b"event:error")
 _LINES = re.compile(rb"\r\n|\n|\r")
 
 
@@ -102,19 +105,32 @@ class EventSplitter:
 
 
 def event_data(event: bytes) -> bytes | None:
-    """Return the joined data lines of an event, or None when it has none: a comment or a ping."""
+    """Return the joined data lines of an event, or None when it has none: a comment or a ping.
+
+    Data of an `event: error` are under the key `error`, whatever the server put there.
+    """
     if event.startswith(_DATA) and _alone(event):
         return event[len(_DATA) : -2]
-    found = None
-    for line in _LINES.split(event.removeprefix(_MARK)):
+    found, failed = None, False
+    for line in _LINES.split(event.removeprefix(MARK)):
         if line.startswith(b"data:"):
             value = line[6:] if line.startswith(b"data: ") else line[5:]
         elif line == b"data":
             value = b""
         else:
+            failed = failed or line in _FAILED
             continue
         found = value if found is None else found + b"\n" + value
-    return found
+    return _as_error(found) if failed and found is not None else found
+
+
+def _as_error(data: bytes) -> bytes:
+    """Return the data of an `event: error` as an object with the key `error`."""
+    try:
+        said = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        said = data.decode(errors="replace")
+    return data if isinstance(said, dict) and "error" in said else orjson.dumps({"error": said})
 
 
 def _alone(data: bytes) -> bool:
