@@ -101,7 +101,6 @@ def make_bundle(
     )
     found = trained.scores
     probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
-    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
     if rule is not None and served is None:
         served, found = fit_rule(rule, data, trained.scores, guards)
     if served is None and recorded_guards(meta) != GUARDS and meta.points != CUE:
