@@ -57,6 +57,8 @@ class Reason(enum.StrEnum):
     """The thinking repeated itself; see `lynxstop.core.loops`."""
     END = "end_of_text"
     """The model ended its text while it was still thinking; see `Session.close_thinking`."""
+    ASKED = "answer_now"
+    """A person or an agent ended the thinking of the running request."""
 
 
 @dataclass(frozen=True, slots=True)

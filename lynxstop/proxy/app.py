@@ -37,6 +37,9 @@ _SHUTDOWN = RequestError(
 )
 
 
+OPERATORS = "/lynxstop/"
+"""Paths that begin with this are the proxy's own."""
+
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
@@ -63,6 +66,7 @@ class App:
         startup: Startup | None,
         tracing: Tracing | None,
         draining: Draining | None,
+        own: Mapping[tuple[str, str], Handler],
         facts: ops.Facts | None = None,
     ) -> None:
         self._draining = draining
@@ -72,7 +76,8 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, facts)
+        ready = ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, facts)
+        self._own = {**ready, **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -89,6 +94,8 @@ class App:
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
         own = self._own.get((incoming.method, incoming.path))
+        if own is None and incoming.path.startswith(OPERATORS):
+            own = self._own.get((incoming.method, OPERATORS))
         if own is not None:
             await own(incoming, reply)
             return
@@ -199,6 +206,7 @@ def create_app(
     tracing: Tracing | None = None,
     draining: Draining | None = None,
     facts: ops.Facts | None = None,
+    own: Mapping[tuple[str, str], Handler] | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -222,6 +230,8 @@ def create_app(
         Finishes background work before the server ends; it may take `serve.drain_seconds`.
     facts : callable, optional
         What /ready says beside its checks.
+    own : mapping from (method, path) to handler, optional
+        Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
 
     Returns
     -------
@@ -235,4 +245,5 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    return App(config, handlers or {}, upstream, metrics, checks or {}, startup, tracing, draining, facts)
+    parts = (startup, tracing, draining, own or {}, facts)
+    return App(config, handlers or {}, upstream, metrics, checks or {}, *parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,15 +16,17 @@ from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
 from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
-from lynxstop.proxy.untouched import why_untouched
+from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
@@ -114,6 +116,10 @@ class ChatHandler:
     services : Services
     shadow : ShadowRecorder, optional
         Records requests in shadow mode.
+    running : Running, optional
+        Lists the requests that are watched.
+    by_chat : ChatRoutes, optional
+        Finds out how requests with tools, forms and media are answered.
     """
 
     route = path = CHAT
@@ -125,8 +131,12 @@ class ChatHandler:
         metrics: Metrics,
         services: Services,
         shadow: ShadowRecorder | None = None,
+        running: Running | None = None,
+        by_chat: ChatRoutes | None = None,
     ) -> None:
         self._shadow = shadow
+        self._by_chat = by_chat or ChatRoutes()
+        self._running = running or Running()
         self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
@@ -199,10 +209,32 @@ class ChatHandler:
 
     async def _untouched(self, request: ChatRequest) -> str | None:
         """Return why a request cannot be watched."""
-        config = request.service.stream_config
-        if config is None:
+        if request.service.stream_config is None:
             return "no_bundle"
-        return why_untouched(request.body, config.exit_text, config.exit_ids)
+        return await self._why_untouched(request, request.body)
+
+    async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
+        """Return why a chat cannot be watched, which says what a request says."""
+        service = request.service
+        assert service.stream_config is not None
+        exit_text, exit_ids = service.stream_config.exit_text, service.stream_config.exit_ids
+        cause = why_untouched(body, exit_text, exit_ids)
+        if cause not in BY_CHAT_ROUTE:
+            return cause
+        need = need_of(body)
+        others = why_untouched(body, exit_text, exit_ids, need)
+        if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
+            return others or cause
+        found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
+        departures = tuple(sorted(need & UNCERTIFIED))
+        request.known.update(service=found, departures=departures, need=need)
+        return cause if found is None else None
+
+    def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
+        """Whether a request that departs from what is certified is left to think to its end."""
+        if not departures or self._services.certified is None or options.mode is not Mode.STOP:
+            return False
+        return self._config.policy.uncertified is Uncertified.THINK
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Answer a request that is not watched."""
@@ -228,7 +260,7 @@ class ChatHandler:
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any]) -> Chat:
         """Make the watched chat of a request."""
-        service, options = request.service, request.options
+        service, options = request.known.get("service", request.service), request.options
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
@@ -261,12 +293,13 @@ class ChatHandler:
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
         departures = self._services.departures(request.body, request.options)
+        if self._services.certified is not None:
+            departures += request.known.get("departures", ())
         if not departures:
             return request, None
         for cause in departures:
             self._metrics.uncertified.labels(cause).inc()
-        thinks = self._config.policy.uncertified is Uncertified.THINK
-        if thinks and request.options.mode is Mode.STOP:
+        if self._thinks(request.options, departures):
             return request, "uncertified"
         return replace(request, options=replace(request.options, certified=False)), None
 
@@ -303,13 +336,19 @@ class ChatHandler:
             await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
         ]
         race = Race(chats) if len(chats) > 1 else None
+        options = request.options
         try:
-            await self._answer(request, race or chats[0])
+            with self._running.entered(request.incoming, options.mode, options.risk, chats):
+                await self._answer(request, race or chats[0])
         finally:
             chat = chats[0] if race is None else chats[race.winner or 0]
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
+            if "service" in request.known and any(one.misread for one in chats):
+                model = str(request.body.get("model"))
+                self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        kept = kept and "service" not in request.known
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
@@ -363,7 +402,8 @@ class ChatHandler:
         await reply.end(frames.end())
 
     async def _begin(self, request: ChatRequest) -> None:
-        headers = [*self._passed_on(request), *_STREAM, *self._announced(request)]
+        named = (b"x-lynxstop-request", request.incoming.id.encode())
+        headers = [*self._passed_on(request), *_STREAM, *self._announced(request), named]
         await request.reply.start(200, headers)
 
     def _passed_on(self, request: ChatRequest) -> Headers:
@@ -386,6 +426,7 @@ class ChatHandler:
 
     def _count(self, incoming: Incoming, chat: Chat) -> None:
         metrics, session = self._metrics, chat.session
+        self._running.decided(incoming, chat)
         metrics.cues.inc(len(session.session.events))
         metrics.refilled_tokens.inc(chat.refilled)
         if chat.read:
@@ -398,11 +439,12 @@ class ChatHandler:
         incoming.notes |= {"mode": mode, "risk": chat.client_request.risk, "dialect": chat.dialect.name}
         if chat.client_request.group is not None:
             incoming.notes["group"] = chat.client_request.group[:_NAME]
-        if chat.blind is not None:
+        if chat.blind:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
             metrics.exits.labels(str(taken.reason), mode).inc()
             metrics.tokens_saved.labels(mode).inc(chat.final_report.get("saved_estimate", 0))
+            metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
             incoming.notes |= {
                 "exit": str(taken.reason),
                 "stopped": chat.stopped,

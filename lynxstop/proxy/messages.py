@@ -8,6 +8,16 @@ from typing import Any
 
 from lynxstop.proxy.chat import ChatRequest
 from lynxstop.proxy.failures import MESSAGES, by_status
+from lynxstop.proxy.message_tools import (
+    arguments_of,
+    begins,
+    opened_block,
+    parsed,
+    pieces,
+    tools_of,
+    turns_of,
+    uses_tools,
+)
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote.http.connection import RefusedError
 
@@ -22,7 +32,7 @@ QUIET = 64
 _KNOWN = frozenset(
     {
         "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences",
-        "stream", "thinking", "metadata", "seed", "vllm_xargs", "output_config",
+        "stream", "thinking", "metadata", "seed", "vllm_xargs", "output_config", "tools", "tool_choice",
     }
 )  # fmt: skip
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "vllm_xargs")
@@ -67,11 +77,13 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     dict or str
         The chat request; a cause, when none means the same.
     """
-    if unknown := sorted(name for name in set(body) - _KNOWN if body[name] not in (None, [])):
-        return "tools" if "tools" in unknown else "parameters"
+    if any(body[name] not in (None, []) for name in set(body) - _KNOWN):
+        return "parameters"
     options = _options(body)
     if isinstance(options, str):
         return options
+    if (tools := tools_of(body)) is None:
+        return "tools"
     system = _text(body.get("system") or "", ())
     turns = body.get("messages")
     if system is None or not isinstance(turns, list) or not turns:
@@ -80,16 +92,16 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
             return "malformed"
-        text = _text(turn.get("content"), _THINKING if turn["role"] == "assistant" else ())
-        if text is None:
+        said = _messages(turn["role"], turn.get("content"))
+        if said is None:
             return "blocks"
-        messages.append({"role": turn["role"], "content": text})
-    if messages[-1]["role"] == "assistant":
+        messages += said
+    if not messages or messages[-1]["role"] == "assistant":
         return "continued_message"
     chat = {name: body[name] for name in _SAME if body.get(name) is not None}
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
-    return {**chat, **options, "messages": messages}
+    return {**chat, **options, **tools, "messages": messages}
 
 
 def _options(body: Mapping[str, Any]) -> Json | str:
@@ -134,6 +146,7 @@ class MessageWriter:
         self._message: Json = {}
         self._blocks: list[Json] = []
         self._quiet = 0
+        self._arguments = ""
 
     def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
         """Write the head of the message."""
@@ -165,6 +178,19 @@ class MessageWriter:
         self._blocks[-1][kind] += text
         yield self._delta({"type": f"{kind}_delta", kind: text})
 
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Write the pieces of calls: a block for each call, its arguments as they come."""
+        for part in pieces(delta):
+            if begins(part) or not self._blocks or self._blocks[-1]["type"] != "tool_use":
+                yield from self._close()
+                self._blocks.append(opened_block(part))
+                self._arguments = ""
+                block = {**self._blocks[-1]}
+                yield {"type": "content_block_start", "index": self._index, "content_block": block}
+            if said := arguments_of(part):
+                self._arguments += said
+                yield self._delta({"type": "input_json_delta", "partial_json": said})
+
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last block, and tell why the message ended and what it used."""
         if not self._blocks:
@@ -173,6 +199,8 @@ class MessageWriter:
         stop, stopped = choice.get("stop_reason"), {"stop_reason": "end_turn", "stop_sequence": None}
         if choice["finish_reason"] == "length":
             stopped["stop_reason"] = "max_tokens"
+        elif self._blocks[-1]["type"] == "tool_use":
+            stopped["stop_reason"] = "tool_use"
         elif isinstance(stop, str):
             stopped = {"stop_reason": "stop_sequence", "stop_sequence": stop}
         used = {
@@ -203,12 +231,22 @@ class MessageWriter:
             # Clients want one, and nothing here checks it: a digest of what it stands for.
             block["signature"] = hashlib.sha256(block["thinking"].encode()).hexdigest()
             yield self._delta({"type": "signature_delta", "signature": block["signature"]})
+        elif block["type"] == "tool_use":
+            block["input"] = parsed(self._arguments)
         yield {"type": "content_block_stop", "index": self._index}
 
 
 def _set(block: Mapping[str, Any]) -> Json:
     """Return the keys that are set: SDKs write null into those that are not."""
     return {name: value for name, value in block.items() if value is not None}
+
+
+def _messages(role: str, content: Any) -> list[Json] | None:
+    """Return a turn as messages of a chat; None where it has more than text, calls and results."""
+    if uses_tools(content):
+        return turns_of(role, content)
+    text = _text(content, _THINKING if role == "assistant" else ())
+    return None if text is None else [{"role": role, "content": text}]
 
 
 def _text(content: Any, dropped: tuple[str, ...]) -> str | None:

@@ -17,6 +17,9 @@ LONG = (
 )  # fmt: skip
 """Buckets of a request, of its first chunk and of a silence, in seconds."""
 
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Buckets of a number of tokens."""
+
 
 class Metrics:
     """Counters of one proxy.
@@ -67,6 +70,12 @@ class Metrics:
         )
         self.exits = Counter(
             "lynxstop_exits", "Stops decided, by reason and mode.", ["reason", "mode"], registry=registry
+        )
+        self.exit_thinking_tokens = Histogram(
+            "lynxstop_exit_thinking_tokens",
+            "Thinking tokens in front of an exit.",
+            buckets=TOKENS,
+            registry=registry,
         )
         self.cues = Counter("lynxstop_cues", "Cues seen inside thinking.", registry=registry)
         self.thinking_tokens = Counter(
@@ -149,11 +158,15 @@ class Metrics:
 
     def render(self) -> bytes:
         """Write all metrics as Prometheus reads them, those of all workers summed up."""
+        return generate_latest(self.summed())
+
+    def summed(self) -> CollectorRegistry:
+        """Return what to read all metrics from, those of all workers summed up."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
     def close(self) -> None:
         """Take this process's gauges out of the sum."""

@@ -170,6 +170,10 @@ class ResponseWriter:
         self._text += text
         yield self._at_part(f"response.{self._kind}.delta", delta=text, **self._logprobs)
 
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Nothing: requests with tools are not translated."""
+        return iter(())
+
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last item, and tell how the response ended and what it used."""
         cut = choice["finish_reason"] == "length"

@@ -20,10 +20,13 @@ from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.background import Background
+from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
+from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
@@ -66,15 +69,17 @@ def build(config: ProxyConfig) -> App:
         )
 
     beside = Background(config, services, upstream, metrics, shadow)
+    running, by_chat = Running(), ChatRoutes()
     return create_app(
         config,
-        routes(config, upstream, metrics, services, shadow),
+        routes(config, upstream, metrics, services, shadow, running, by_chat),
         upstream=upstream,
         metrics=metrics,
         checks=beside.checks,
         startup=beside.begin,
         draining=beside.end,
         facts=beside.facts,
+        own=Operators(config, metrics, services, running, by_chat).routes,
     )
 
 

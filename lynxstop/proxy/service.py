@@ -221,15 +221,14 @@ class Services:
             logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
         return False
 
-    def states(self) -> dict[str, str]:
-        """Return what happens to the requests for each model: "watched", or why they pass through."""
-        shown = {model: failed.cause or "unresolved" for model, (_, failed) in self._failed.items()}
-        return shown | {model: found.cause or "watched" for model, found in self._found.items()}
+    def states(self) -> dict[str, Service]:
+        """What is known of each model that was named, failed examinations included."""
+        return {name: failed for name, (_, failed) in self._failed.items()} | self._found
 
     def shown_states(self) -> dict[str, str]:
         """Return the states of models whose names are the server's; a client may name anything."""
         own = {*(self.freshness.signs or ()), self.model, self.freshness.first}
-        states = self.states()
+        states = {model: service.cause or "watched" for model, service in self.states().items()}
         shown = {model: state for model, state in states.items() if model in own}
         if self.freshness.away is not None and (first := self.model or self.freshness.first):
             shown[first] = "away"

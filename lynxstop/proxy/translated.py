@@ -13,7 +13,6 @@ from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample
-from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT, Dialect
@@ -36,6 +35,9 @@ class Writer(Protocol):
 
     def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
         """Write a piece of the thinking or of the answer."""
+
+    def calls(self, delta: Json) -> Iterator[Json]:
+        """Write what an event has of tool calls."""
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Write what follows all text."""
@@ -81,8 +83,7 @@ class TranslatedHandler(ChatHandler):
         if isinstance(chat, str):
             return chat
         await self._has_route(request)
-        config = request.service.stream_config
-        return why_untouched(chat, config.exit_text, config.exit_ids)
+        return await self._why_untouched(request, chat)
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Pass a request on to the server's own route, or translate it where there is none."""
@@ -189,6 +190,10 @@ class _Writing(Frames):
         for choice in event.get("choices") or ():
             for part in self._splitter.read(choice.get("delta") or {}):
                 yield from self.writer.text(part.text, thinking=part.thinking)
+            if (choice.get("delta") or {}).get("tool_calls"):
+                for part in self._splitter.end():
+                    yield from self.writer.text(part.text, thinking=part.thinking)
+                yield from self.writer.calls(choice["delta"])
             if choice.get("finish_reason"):
                 self._choice = choice
 

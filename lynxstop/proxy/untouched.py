@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from lynxstop.remote.dialects.base import TOP
@@ -66,19 +66,35 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
 }
 
 
-def why_untouched(body: Body, exit_text: str = "", exit_ids: Collection[int] = ()) -> str | None:
+BY_CHAT_ROUTE = frozenset({"structured_output", "tools", "media"})
+"""Causes that do not hold where the chat route answers after an exit; see `lynxstop.proxy.chat_routes`."""
+
+
+def causes(body: Body) -> Iterator[str]:
+    """Give all causes that hold for a chat request, in the order in which they are counted."""
+    return (cause for cause, present in _CAUSES.items() if present(body))
+
+
+def why_untouched(
+    body: Body,
+    exit_text: str = "",
+    exit_ids: Collection[int] = (),
+    apart_from: frozenset[str] = frozenset(),
+) -> str | None:
     """Return the cause, or None when a chat request can be watched.
 
     Parameters
     ----------
     body : dict
+    apart_from : frozenset of str
+        Causes that do not count.
     exit_text : str
         What an exit would put into the answer: where that holds one of the client's stop strings, the server
         would have stopped there.
     exit_ids : collection of int
         Its tokens, for `stop_token_ids` the same.
     """
-    found = next((cause for cause, present in _CAUSES.items() if present(body)), None)
+    found = next((cause for cause in causes(body) if cause not in apart_from), None)
     if found is None and exit_text:
         stops = body.get("stop")
         shown = [stops] if isinstance(stops, str) else _list(stops)

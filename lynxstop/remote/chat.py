@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from lynxstop.errors import ConfigError
 from lynxstop.remote.answer import kept_of
+from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Dialect, Limits, Opening
+from lynxstop.remote.dialects.base import Call, Dialect, Limits, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
@@ -29,6 +30,9 @@ from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import ClientEvent, Reading
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken, written
+
+_SLACK = 8
+"""Tokens by which a continuation's prompt may be longer or shorter: text that is read again splits anew."""
 
 
 class _Frame(NamedTuple):
@@ -65,7 +69,8 @@ class Chat:
     changed : bool
         Whether an event did not come from the server that was examined; vLLM shows that in the last one.
     blind : str or None
-        Why decisions ended; the rest of the stream is forwarded as it is.
+        Why decisions ended; the rest of the stream is forwarded as it is. "" when they ended as they should:
+        with a tool call.
     prompt_tokens, completion_tokens : int or None
         What was billed to the client; known at the end.
     upstream_tokens : int
@@ -84,6 +89,8 @@ class Chat:
         Events of the server's first stream.
     opening : Opening or None
         What a continuation needs; None before the first event.
+    misread : bool
+        Whether the continuation's prompt was not as long as the first with what was kept.
     """
 
     server: Server
@@ -106,6 +113,8 @@ class Chat:
     final_report: Json = field(default_factory=dict)
     deciding: float = 0.0
     read: int = 0
+    misread: bool = False
+    _asked: bool = False
     _template: EventTemplate | None = None
     _rewriter: EventRewriter = field(init=False)
     _held: deque[_Frame] = field(default_factory=deque)
@@ -148,6 +157,7 @@ class Chat:
                         self._take(data, reading, shown)
                         if self._truncation is not None:
                             break
+                    self._end_here(shown)
                     # At an exit, the stream is closed before the client is written to.
                     if self._truncation is not None:
                         break
@@ -171,6 +181,29 @@ class Chat:
         shown += self._ending()
         if shown:
             yield shown
+
+    def answer_now(self) -> None:
+        """End the thinking at the next token that arrives; no certificate is about that."""
+        self._asked = True
+
+    @property
+    def state(self) -> str:
+        """One of waiting (for thinking), thinking, answering, and unwatched (nothing can be decided)."""
+        if self._truncation is not None:
+            return "answering"
+        if self.blind is not None:
+            return "unwatched" if self.blind else "answering"
+        thought = any(self.session.thinking)
+        return "thinking" if self.session.inside else "answering" if thought else "waiting"
+
+    def _end_here(self, shown: list[ClientEvent]) -> None:
+        """Truncate after the last token, if somebody has asked for that."""
+        if not self._asked or self._truncation is not None or self.blind is not None:
+            return
+        truncation = self.session.answer_now()
+        if truncation is not None and self._room(truncation):
+            shown += self._release(None)
+            self._truncation = truncation
 
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
         """Read an event of the server's first stream; append what the client may get by now to `shown`."""
@@ -235,7 +268,8 @@ class Chat:
         if self.blind is not None:
             return None
         if delta.opaque:
-            self.blind = "not_understood"
+            # Where tools are watched, a call is how an answer may begin.
+            self.blind = "" if self.config.bare else "not_understood"
         elif lacks_tokens(self.session, delta):
             self.blind = "no_logprobs"
         else:
@@ -246,8 +280,14 @@ class Chat:
         return None
 
     def _room(self, truncation: TruncationPoint) -> bool:
-        """Whether the client's token limit leaves room for an answer; if not, the exit is not taken."""
+        """Whether there is room for an answer within the client's token limit; if not, the exit is not taken.
+
+        Nor is it within a tool call that the model writes as part of its thinking.
+        """
         limit = self.client_request.max_tokens
+        if self.config.bare and inside_call(self.session.text(truncation).decode(errors="replace")):
+            self.blind = ""
+            return False
         if limit is not None and limit - self._spent(truncation) < 1:
             self.blind = "no_room"
             return False
@@ -309,13 +349,10 @@ class Chat:
                         if self.dialect.exact:
                             self._is_foreign(event)
                         usage = delta.usage or usage
-                        self.upstream_tokens += len(delta.tokens) or bool(delta.content)
-                        if delta.content or delta.finish:
-                            one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
-                            if delta.finish:
-                                self._rewriter.finish = one
-                            else:
-                                said.append(one)
+                        self.upstream_tokens += len(delta.tokens) or bool(delta.content or delta.opaque)
+                        assert second.call is not None
+                        if (one := self._answered(second.call, event, delta)) is not None:
+                            said.append(one)
                     if said or not arrived:
                         yield said
         finally:
@@ -338,7 +375,21 @@ class Chat:
     def _exit_said(self) -> list[ClientEvent]:
         """Return the exit text as events; only once the server has begun to answer after it."""
         parts = self._rewriter.split(self.config.exit_text, self.config.close)
+        if self.config.bare and len(parts) > 1:
+            parts.pop()  # The answer is all the server's own.
         return [self._rewriter.forced(text, thinking=inside) for text, inside in parts if text]
+
+    def _answered(self, call: Call, event: Json, delta: Delta) -> ClientEvent | None:
+        """Return an event of the continuation as the client gets it; the last goes to the rewriter."""
+        if call.whole:
+            return self._rewriter.relayed(event)
+        if not (delta.content or delta.finish):
+            return None
+        one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
+        if delta.finish:
+            self._rewriter.finish = one
+            return None
+        return one
 
     def _merge(self, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:
         """Merge the usage of both requests: the prompt once, and everything generated as one completion.
@@ -349,6 +400,8 @@ class Chat:
         kept = len(written(self.session.tokens[: truncation.index])) + (truncation.kept > 0)
         self.refilled = int(usage.get("prompt_tokens") or 0)
         ids = self.opening.prompt_ids
+        if ids is not None and self.refilled:
+            self.misread = abs(self.refilled - len(ids) - kept - forced) > _SLACK
         prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
         completion = kept + forced + answered
         self.usage = {

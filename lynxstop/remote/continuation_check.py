@@ -7,8 +7,9 @@ has to be the same as before, and the prompt has to be longer by exactly the tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lynxstop.errors import UpstreamError
@@ -88,8 +89,14 @@ class CheckedContinuation:
     opened: bool = False
 
 
-async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: int = _TOKENS) -> SampleAnswer:
-    """Ask a model for the first tokens of a greedy answer.
+async def sample_answer(
+    server: Server,
+    dialect: Dialect,
+    model: str,
+    tokens: int = _TOKENS,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> SampleAnswer:
+    """Ask a model for the first tokens of a greedy answer; `more` is put into the request.
 
     Raises
     ------
@@ -101,6 +108,7 @@ async def sample_answer(server: Server, dialect: Dialect, model: str, tokens: in
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0,
         "max_tokens": tokens,
+        **more,
     }
     opening = await dialect.opening(server, body)
     found: list[StreamToken] = []

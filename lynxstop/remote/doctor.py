@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lynxstop.errors import ModelError, UpstreamError
+from lynxstop.remote.chat_route_check import check_chat_route
 from lynxstop.remote.continuation_check import (
     CheckedContinuation,
     SampleAnswer,
@@ -23,6 +24,19 @@ from lynxstop.remote.server import Server
 _LONG = 256
 _READ = 4
 _SECONDS = 5.0
+
+
+PASSED = "pass through"
+
+
+@dataclass(frozen=True, slots=True)
+class _ClosingText:
+    """The exit text of requests whose answers the server writes alone, as most models have it."""
+
+    exit_text: str = "\n</think>\n\n"
+    close: tuple[str, ...] = ("</think>",)
+    open: tuple[str, ...] = ("<think>",)
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,9 @@ class Examination:
         Tokens that the server generated of 256 after 4 events were read and the stream was closed.
     trouble : str or None
         Why nothing can be stopped.
+    tools, forms : str
+        How requests with tools, or with a JSON schema, are answered after an exit; "pass through" and why,
+        where they are not stopped.
     """
 
     kind: str
@@ -80,6 +97,8 @@ class Examination:
     plugin: bool
     overshoot: int | None
     trouble: str | None
+    tools: str = PASSED
+    forms: str = PASSED
 
     @property
     def mode(self) -> str:
@@ -139,7 +158,21 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         plugin=plugin,
         overshoot=await overshoot(server, spoken, model),
         trouble=trouble,
+        tools=await _by_chat(server, model, checked, "tools"),
+        forms=await _by_chat(server, model, checked, "structured_output"),
     )
+
+
+async def _by_chat(server: Server, model: str, checked: CheckedContinuation | None, kind: str) -> str:
+    """Say how requests of a kind are answered after an exit."""
+    if checked is None:
+        return PASSED
+    try:
+        text = _ClosingText(opened=checked.opened)
+        way, _ = await check_chat_route(server, checked.dialect, model, text, frozenset({kind}))
+    except UpstreamError as error:
+        return f"{PASSED}: {error}"
+    return f"{way.describes}: verified"
 
 
 def _thinking(shown: SampleAnswer, checked: CheckedContinuation | None) -> str:
@@ -220,6 +253,8 @@ def rows(found: Examination) -> Mapping[str, str]:
         else "none",
         "usage": ("yes" if found.usage else "no") + (", thinking apart" if found.reasoning_tokens else ""),
         "continuation": f"{found.continuation}: {verified}" if found.continuation else "none",
+        "tools": found.tools,
+        "forms": found.forms,
         "plugin": "yes" if found.plugin else "no",
         "on disconnect": "not measured"
         if found.overshoot is None

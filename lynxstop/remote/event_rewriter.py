@@ -83,6 +83,24 @@ class EventRewriter:
         """Return an event of text that was forced, its log-probability 0 and without alternatives."""
         return self.said(text, thinking=thinking, delta=Delta(tokens=(StreamToken(text.encode(), 0.0),)))
 
+    def relayed(self, event: Json) -> Json | None:
+        """Return an event of the server's second chat as part of the first one's answer; see `shown`.
+
+        None also for one that only names the role, which the client knows.
+        """
+        for choice in event.get("choices") or ():
+            said = choice.get("delta") or {}
+            said.pop("role", None)
+            if not any(said.values()) and not choice.get("finish_reason"):
+                return None
+        given = self.shown(event)
+        if given is None:
+            if self.finish is event:
+                self.finish = {**event, **self.base}
+            return None
+        assert isinstance(given, dict)
+        return {**given, **self.base}
+
     def said(
         self,
         text: str,

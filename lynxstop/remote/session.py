@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lynxstop.core.points import CUE
-from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Session
+from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Reason, Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.core.stream import CLOSE, OPEN
 from lynxstop.core.watch import WatchState
@@ -203,6 +203,29 @@ class StreamSession:
         if self.truncation is None and (taken := self.session.exit) is not None:
             self.truncation = self.truncation_of(taken)
         return forced is not None
+
+    def answer_now(self) -> TruncationPoint | None:
+        """Truncate after the last token, as somebody asked; in shadow mode too.
+
+        Returns
+        -------
+        TruncationPoint or None
+            None where that is not possible yet, or any more: no thinking has been read, the last token ends
+            in the middle of a character, or the stream is truncated already.
+        """
+        thinking = sum(self.thinking)
+        taken = self.truncation is not None and self._stops
+        if taken or not thinking or not self.session.inside:
+            return None
+        point = TruncationPoint(len(self.tokens), 0, thinking)
+        try:
+            self.text(point).decode()
+        except UnicodeDecodeError:
+            return None
+        last = len(self.tokens) - 1
+        self.session.exit = Exit(Reason.ASKED, -1, last, thinking, math.nan, math.nan)
+        self.truncation = point
+        return point
 
     def truncation_of(self, taken: Exit) -> TruncationPoint:
         """Return where an exit truncates."""

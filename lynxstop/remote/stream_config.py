@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lynxstop.core.policy import StopPolicy
@@ -32,6 +33,8 @@ class StreamConfig:
         Texts that open a thinking block.
     exit_tokens : int
         Number of the tokens of the exit text, where only that is known; 0 takes it from `exit_ids`.
+    bare : bool
+        Whether the exit only closes the thinking, and the server writes all of the answer.
     """
 
     watch: StreamWatch
@@ -43,6 +46,7 @@ class StreamConfig:
     opened: bool = False
     open: tuple[str, ...] = ("<think>",)
     exit_tokens: int = 0
+    bare: bool = False
     closing: frozenset[bytes] = field(init=False)
     exits: frozenset[str] = field(init=False)
     _forgetful: StopPolicy = field(init=False, repr=False)
@@ -52,6 +56,22 @@ class StreamConfig:
         object.__setattr__(self, "exits", beginnings(self.exit_text))
         object.__setattr__(self, "_forgetful", self._with_rule(keep=False))
         object.__setattr__(self, "exit_tokens", self.exit_tokens or len(self.exit_ids))
+
+    def closing_only(self, exit_tokens: int = 0) -> StreamConfig:
+        """Return the same with an exit that closes the thinking and leaves the answer to the server.
+
+        Decisions stay as they are: a rule still compares with what the whole exit text begins with.
+
+        Parameters
+        ----------
+        exit_tokens : int
+            Number of tokens of the shorter exit text, as the server counts them.
+        """
+        text = closing_part(self.exit_text, self.close)
+        made = replace(self, exit_text=text, exit_ids=(), exit_tokens=exit_tokens, bare=True)
+        object.__setattr__(made, "exits", self.exits)
+        object.__setattr__(made, "_forgetful", self._forgetful)
+        return made
 
     def policy_for(self, *, keep: bool) -> StopPolicy:
         """Return the policy with its rule evaluated in batches; see `lynxstop.remote.fast_path.BatchedRule`.
@@ -66,3 +86,15 @@ class StreamConfig:
     def _with_rule(self, *, keep: bool) -> StopPolicy:
         rule = self.policy.rule
         return self.policy if rule is None else replace(self.policy, rule=BatchedRule(rule, self.exits, keep))
+
+
+def closing_part(exit_text: str, close: Sequence[str]) -> str:
+    """Return what of an exit text closes the thinking: up to the delimiter, and the blanks after it.
+
+    A text without any delimiter, which the thinking is not closed by, is replaced by the first delimiter.
+    """
+    ends = [exit_text.index(mark) + len(mark) for mark in close if mark in exit_text]
+    if not ends:
+        return f"\n{close[0]}\n\n"
+    rest = exit_text[min(ends) :]
+    return exit_text[: min(ends)] + rest[: len(rest) - len(rest.lstrip())]

@@ -141,6 +141,8 @@ async def send_stream(
         sent[run.index] = run.made
         if done:
             await write(orjson.dumps(wire.last(run)))
+    for event in [wire.last(run) for run in runs if not run.tokens]:
+        await write(orjson.dumps(event))
     if usage:
         await write(orjson.dumps(wire.chunk([], usage=wire.usage(runs))))
     if settings.fault == "before-done":

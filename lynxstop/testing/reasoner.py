@@ -112,8 +112,17 @@ def complete(prompt: str, seed: int = 0, checks: int | None = None) -> str:
     return rest + CLOSE + _finish("", held(said + rest))
 
 
+def formed(prompt: str, said: str) -> str:
+    """Return what the model says after a prompt when its answer must be an object: one with the number."""
+    before = prompt.rpartition(ASSISTANT + "\n")[2]
+    thinking, mark, _ = ("", "", "") if CLOSE in before else said.partition(CLOSE)
+    return f'{thinking}{mark}{{"answer": {held((before + thinking).partition(CLOSE)[0])}}}'
+
+
 def render(messages: list[dict[str, object]], *, generate: bool, opened: bool, resume: bool) -> str:
     """Write a conversation as the model reads it.
+
+    Thinking in a field of its own is written only for a message that is continued.
 
     Parameters
     ----------
@@ -129,6 +138,8 @@ def render(messages: list[dict[str, object]], *, generate: bool, opened: bool, r
         content = message.get("content") or ""
         if isinstance(content, list):
             content = "".join(str(part.get("text", "")) for part in content)
+        if resume and message is messages[-1] and message.get("reasoning"):
+            content = f"{OPEN}\n{message['reasoning']}\n{CLOSE}\n\n{content}"
         mark = ASSISTANT if message.get("role") == "assistant" else USER
         parts.append(f"{mark}\n{content}\n")
     if resume:

@@ -13,7 +13,7 @@ from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
 from lynxstop.testing.delivery import InjectedFault, hang_up, produce, send_json, send_stream, send_whole
-from lynxstop.testing.reasoner import ASSISTANT, complete, render
+from lynxstop.testing.reasoner import ASSISTANT, complete, formed, render
 from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
@@ -163,6 +163,8 @@ class MockServer:
         for index in range(body.get("n") or 1):
             seed = int(body.get("seed") or 0) + index
             said = complete(text, seed, settings.checks)
+            if (body.get("response_format") or {}).get("type") == "json_schema":
+                said = formed(text, said)
             cut = _stop_at(said, body.get("stop"))
             finish = "stop"
             tokens = weigh(text.rpartition(ASSISTANT)[2], said[:cut], seed, rivals=bool(top))

@@ -202,8 +202,7 @@ def test_a_wrong_wish_is_refused_before_anything_is_asked(mock, proxy, wrong):
     ("more", "cause"),
     [
         ({"n": 2}, "several_choices"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "structured_output"),
+        ({"functions": [{"name": "f"}]}, "tools"),
         ({"frequency_penalty": 0.5}, "penalties"),
         ({"messages": "none"}, "malformed"),
     ],

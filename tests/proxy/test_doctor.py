@@ -47,6 +47,19 @@ def test_it_tells_what_a_server_offers(settings: dict[str, Any], thinking: str) 
     assert found["overshoot"] is None
     assert found["mode"] == "stream"
     assert found["trouble"] is None
+    assert found["tools"] == found["forms"] == "the chat route, thinking as reasoning: verified"
+
+
+def test_it_tells_why_tools_would_pass_through() -> None:
+    made = doctor("--json", resume=False)
+    assert made.exit_code == 0
+    found = json.loads(made.stdout)
+    assert found["tools"].startswith("pass through: The server cannot answer after an exit.")
+    assert found["forms"].startswith("pass through: ")
+    # With vLLM a form needs no chat route.
+    found = json.loads(doctor("--json", "--dialect", "vllm", resume=False, opened=True).stdout)
+    assert found["tools"].startswith("pass through: ")
+    assert found["forms"] == "/v1/completions from token ids, with the grammar: verified"
 
 
 def test_it_shows_what_differs() -> None:

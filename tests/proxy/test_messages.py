@@ -135,7 +135,7 @@ def test_a_race_is_won_in_every_protocol(proxy):
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
+        ({"tools": [{"name": "web_search", "type": "web_search_20250305"}]}, "tools"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "blocks"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "citations": []}]}]},

@@ -25,6 +25,7 @@ from lynxstop.demo import held_out
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from tests.support.servers import Proxied, proxied
+from tests.support.watching import watching
 
 pytestmark = [
     pytest.mark.skipif(
@@ -36,6 +37,8 @@ QUESTIONS = [problem.prompt for problem in held_out.problems(6, None)]
 FLAGS = [
     "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
     "--enforce-eager", "--max-model-len", "1536", "--max-num-seqs", "8", "--generation-config", "vllm",
+    # The model knows no JSON: where a grammar lets it, it writes blanks without end.
+    "--structured-outputs-config", '{"disable_any_whitespace": true, "backend": "xgrammar"}',
 ]  # fmt: skip
 
 
@@ -178,6 +181,79 @@ def response_of(url: str, **more: Any) -> Any:
     return client.responses.create(
         model="reasoner", input=QUESTIONS[0], max_output_tokens=1100, temperature=0, extra_body=more
     )
+
+
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "sum",
+        "schema": {
+            "type": "object",
+            "properties": {"answer": {"type": "integer", "minimum": -99999, "maximum": 99999}},
+            "required": ["answer"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_schema_holds_for_the_answer_after_an_exit(stock: str, proxy: Proxied) -> None:
+    stopped = 0
+    for question in QUESTIONS[:3]:
+        own = ask(stock, question, response_format=SCHEMA)
+        early = ask(proxy.url, question, response_format=SCHEMA)
+        report = early.model_extra["lynxstop"]
+        assert isinstance(json.loads(early.choices[0].message.content)["answer"], int)
+        assert early.choices[0].finish_reason == "stop"
+        assert early.usage.prompt_tokens == own.usage.prompt_tokens
+        assert report["certificate"] is None
+        if report["stopped"]:
+            stopped += 1
+            assert thinking(own).startswith(thinking(early).rstrip())
+            assert early.usage.completion_tokens < own.usage.completion_tokens
+    assert stopped
+
+
+TEMPLATE = """{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.reasoning %}{{- '<think>\n' + message.reasoning + '\n</think>\n\n' }}{%- endif %}
+{{- message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"""
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "tell",
+        "parameters": SCHEMA["json_schema"]["schema"],  # type: ignore[index]
+    },
+}
+
+
+def test_a_call_after_an_exit_is_what_the_servers_parser_makes_of_it(tmp_path: Path) -> None:
+    """With a template that keeps the thinking of a continued message, as the large models' templates do."""
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(shipped.MODEL), *FLAGS]
+    line += ["--chat-template", str(tmp_path / "template.jinja")]
+    line += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    choice = {"type": "function", "function": {"name": "tell"}}
+    with launched(line, tmp_path / "log") as url, watching(url, -20.0) as made:
+        early = ask(made.url, QUESTIONS[0], tools=[TOOL], tool_choice=choice)
+        [call] = early.choices[0].message.tool_calls
+        assert call.function.name == "tell"
+        assert isinstance(json.loads(call.function.arguments)["answer"], int)
+        assert early.model_extra["lynxstop"]["stopped"]
+        pieces = [
+            part
+            for event in ask(made.url, QUESTIONS[0], stream=True, tools=[TOOL], tool_choice=choice)
+            for one in event.choices
+            for part in one.delta.tool_calls or ()
+        ]
+        assert "".join(part.function.arguments or "" for part in pieces) == call.function.arguments
+        # Without a choice the model answers in words: the same way, the same thinking.
+        free = ask(made.url, QUESTIONS[0], tools=[TOOL])
+        assert free.model_extra["lynxstop"]["stopped"]
+        assert thinking(free) == thinking(early)
+        assert free.choices[0].message.content
 
 
 def test_off_is_stock(stock: str, proxy: Proxied) -> None:

@@ -15,9 +15,12 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import Delimiters
 from lynxstop.proxy.app import create_app
+from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.routes import routes
+from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.remote.dialects.base import Dialect
@@ -79,7 +82,9 @@ def watching(
     config = ProxyConfig.model_validate({**given, "upstream": {"url": address, **given.get("upstream", {})}})
     metrics, upstream = Metrics(), Upstream(config.upstream)
     shadow = None if record is None else ShadowRecorder(record[0], **record[1])
-    handlers = routes(config, upstream, metrics, Fixed(threshold, **options), shadow)
-    app = create_app(config, handlers, upstream=upstream, metrics=metrics)
+    services, running, by_chat = Fixed(threshold, **options), Running(), ChatRoutes()
+    handlers = routes(config, upstream, metrics, services, shadow, running, by_chat)
+    own = Operators(config, metrics, services, running, by_chat).routes
+    app = create_app(config, handlers, upstream=upstream, metrics=metrics, own=own)
     with proxied(address, app) as made:
         yield made

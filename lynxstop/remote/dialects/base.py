@@ -91,6 +91,8 @@ class Call:
     body: Json
     forced: int = 0
     """Number of tokens of the exit text, which count as generated; 0 where it is unknown."""
+    whole: bool = False
+    """Whether its events are those of a chat, which the client gets as they are: tool calls included."""
 
 
 @dataclass(frozen=True, slots=True)

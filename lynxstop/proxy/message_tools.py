@@ -1,0 +1,143 @@
+"""Tools of Anthropic's protocol as chats have them: their list, calls and results; and back as blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+_TOOL = frozenset({"name", "description", "input_schema", "cache_control", "type"})
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_RESULT = frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"})
+
+
+def tools_of(body: Mapping[str, Any]) -> Json | None:
+    """Return the parameters of a chat that has a request's tools; None when chats cannot express them.
+
+    Tools that the server itself would run, such as web search, have no counterpart.
+    """
+    tools, choice = body.get("tools") or [], body.get("tool_choice") or {}
+    if not isinstance(tools, list) or not isinstance(choice, dict):
+        return None
+    if not tools:
+        return {} if not choice else None
+    made = [_tool(tool) for tool in tools]
+    if any(tool is None for tool in made):
+        return None
+    found: Json = {"tools": made}
+    kind, name = choice.get("type"), choice.get("name")
+    if kind == "tool" and isinstance(name, str):
+        found["tool_choice"] = {"type": "function", "function": {"name": name}}
+    elif isinstance(kind, str) and kind in _CHOICES:
+        found["tool_choice"] = _CHOICES[kind]
+    elif choice:
+        return None
+    if choice.get("disable_parallel_tool_use"):
+        found["parallel_tool_calls"] = False
+    return found
+
+
+def uses_tools(content: Any) -> bool:
+    """Whether a turn has calls or results among its blocks."""
+    return isinstance(content, list) and any(
+        isinstance(block, dict) and block.get("type") in ("tool_use", "tool_result") for block in content
+    )
+
+
+def turns_of(role: str, content: Sequence[Any]) -> list[Json] | None:
+    """Return the messages of a chat that say what a turn with calls or results says; None if none do.
+
+    The thinking that led to calls is kept: templates write it until the user speaks again.
+    """
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[Json] = []
+    results: list[Json] = []
+    for block in content:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text" and isinstance(block.get("text"), str):
+            texts.append(block["text"])
+        elif role == "assistant" and kind == "thinking":
+            thoughts.append(str(block.get("thinking") or ""))
+        elif role == "assistant" and kind == "tool_use" and isinstance(block.get("name"), str):
+            calls.append(_call(block))
+        elif role == "user" and kind == "tool_result" and not set(block) - _RESULT:
+            said = _plain(block.get("content"))
+            if said is None:
+                return None
+            results.append({"role": "tool", "tool_call_id": str(block.get("tool_use_id")), "content": said})
+        elif not (role == "assistant" and kind == "redacted_thinking"):
+            return None
+    text = "\n".join(texts)
+    if role == "user":
+        return [*results, {"role": "user", "content": text}] if texts else results
+    message: Json = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = calls
+    if thoughts:
+        message |= {"reasoning": "".join(thoughts), "reasoning_content": "".join(thoughts)}
+    return [message]
+
+
+def opened_block(part: Mapping[str, Any]) -> Json:
+    """Return the block that a call's first piece opens."""
+    return {
+        "type": "tool_use",
+        "id": part.get("id") or "",
+        "name": (part.get("function") or {}).get("name") or "",
+        "input": {},
+    }
+
+
+def arguments_of(part: Mapping[str, Any]) -> str:
+    """Return what a piece of a call adds to its arguments."""
+    return (part.get("function") or {}).get("arguments") or ""
+
+
+def begins(part: Mapping[str, Any]) -> bool:
+    """Whether a piece is the first of its call."""
+    return bool(part.get("id") or (part.get("function") or {}).get("name"))
+
+
+def parsed(arguments: str) -> Any:
+    """Return a call's whole arguments; an empty object where they are no JSON, as after a token limit."""
+    try:
+        return json.loads(arguments or "{}")
+    except ValueError:
+        return {}
+
+
+def pieces(delta: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Give the pieces of calls in an event's `delta`."""
+    return (part for part in delta.get("tool_calls") or () if isinstance(part, Mapping))
+
+
+def _tool(tool: Any) -> Json | None:
+    if not isinstance(tool, dict) or set(tool) - _TOOL or tool.get("type") not in (None, "custom"):
+        return None
+    if not isinstance(tool.get("name"), str) or not isinstance(tool.get("input_schema"), dict):
+        return None
+    function = {"name": tool["name"], "parameters": tool["input_schema"]}
+    if isinstance(tool.get("description"), str):
+        function["description"] = tool["description"]
+    return {"type": "function", "function": function}
+
+
+def _call(block: Mapping[str, Any]) -> Json:
+    function = {"name": block["name"], "arguments": json.dumps(block.get("input") or {})}
+    return {"id": str(block.get("id")), "type": "function", "function": function}
+
+
+def _plain(content: Any) -> str | None:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    texts = [
+        block["text"]
+        for block in content
+        if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
+    ]
+    return "\n".join(texts) if len(texts) == len(content) else None

@@ -1,0 +1,100 @@
+"""The state of a proxy as JSON, made from its metrics and what it remembers; no content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client.samples import Sample
+
+from lynxstop._version import __version__
+from lynxstop.proxy.chat_routes import ChatRoutes
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.running import Running
+from lynxstop.proxy.service import Service, Services
+
+Json = dict[str, Any]
+
+
+def status(
+    config: ProxyConfig, metrics: Metrics, services: Services, running: Running, by_chat: ChatRoutes
+) -> Json:
+    """Describe a proxy: counts of all worker processes, models and requests of this one."""
+    samples = [sample for family in metrics.summed().collect() for sample in family.samples]
+    mode = config.policy.mode
+    thought = _by(samples, "lynxstop_thinking_tokens_total", "mode").get(mode, 0.0)
+    saved = _by(samples, "lynxstop_tokens_saved_estimate_total", "mode").get(mode, 0.0)
+    # In shadow nothing is stopped, so what went through holds what would have been saved.
+    all_thinking = thought if mode == "shadow" else thought + saved
+    return {
+        "version": __version__,
+        "workers": config.serve.workers,
+        "mode": mode,
+        "risk": _one(samples, "lynxstop_risk_target") or None,
+        "bundle": services.bundle is not None,
+        "savings": {
+            "thinking_tokens": thought,
+            "saved_estimate": saved,
+            "share": saved / all_thinking if all_thinking else None,
+        },
+        "requests": {
+            "active": _one(samples, "lynxstop_requests_active"),
+            "by_outcome": _by(samples, "lynxstop_requests_total", "outcome"),
+        },
+        "exits": {
+            "by_reason": _by(samples, "lynxstop_exits_total", "reason"),
+            "by_position": _histogram(samples, "lynxstop_exit_thinking_tokens"),
+        },
+        "passed_through": _by(samples, "lynxstop_passthrough_total", "cause"),
+        "uncertified": _by(samples, "lynxstop_uncertified_total", "cause"),
+        "upstream_errors": _by(samples, "lynxstop_upstream_errors_total", "code"),
+        "alarms": _alarms(samples),
+        "models": [
+            {"name": name, **_state(service), "kinds": by_chat.ways(name)}
+            for name, service in sorted(services.states().items())
+        ],
+        "running": running.listed(),
+        "decisions": list(running.decisions),
+    }
+
+
+def _one(samples: Iterable[Sample], name: str) -> float:
+    return sum(sample.value for sample in samples if sample.name == name)
+
+
+def _by(samples: Iterable[Sample], name: str, label: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == name:
+            found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
+    return found
+
+
+def _histogram(samples: Iterable[Sample], name: str) -> list[Json]:
+    """Counts per bucket; the last has no upper end."""
+    found, before = [], 0.0
+    for sample in samples:
+        if sample.name == f"{name}_bucket":
+            upper = float(sample.labels["le"])
+            found.append({"up_to": None if upper == float("inf") else upper, "count": sample.value - before})
+            before = sample.value
+    return found
+
+
+def _alarms(samples: Iterable[Sample]) -> list[str]:
+    """Names of the gauges of alarms that are raised, with their labels."""
+    return [
+        " ".join([sample.name, *(f"{label}={value}" for label, value in sorted(sample.labels.items()))])
+        for sample in samples
+        if sample.name.endswith("_alarm") and sample.value > 0
+    ]
+
+
+def _state(service: Service) -> Json:
+    return {
+        "state": service.cause or "watched",
+        "trouble": service.trouble,
+        "dialect": None if service.dialect is None else service.dialect.name,
+        "continued_by": None if service.dialect is None else service.dialect.describes,
+    }

@@ -1,0 +1,93 @@
+"""The page for operators and the JSON that it draws: counts, models and decisions, never content."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.serve import build
+from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import MockSettings
+from tests.proxy.test_tools import BODY, TOOL, stream
+from tests.support.servers import Proxied, eventually, proxied, serving
+from tests.support.watching import watching
+
+
+def status(proxy: Proxied) -> dict[str, Any]:
+    answer = httpx.get(f"{proxy.url}/lynxstop/status")
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_the_status_adds_up() -> None:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url) as proxy:
+        reports = [stream(proxy.url)[-1]["lynxstop"] for _ in range(2)]
+        reports.append(stream(proxy.url, lynxstop={"risk": 0.1, "mode": "shadow"})[-1]["lynxstop"])
+        stream(proxy.url, frequency_penalty=1)
+        # The client may see the end before the proxy has counted.
+        eventually(lambda: status(proxy)["requests"]["by_outcome"].get("completed") == 4)
+        found = status(proxy)
+    assert found["exits"]["by_reason"] == {"score": 3.0}
+    positions = found["exits"]["by_position"]
+    assert sum(one["count"] for one in positions) == 3
+    place = next(
+        one for one in positions if one["up_to"] is None or one["up_to"] >= reports[0]["thinking_tokens"]
+    )
+    assert place["count"] >= 2
+    assert found["passed_through"] == {"penalties": 1.0}
+    assert found["running"] == []
+    assert [one["thinking_tokens"] for one in found["decisions"]] == [
+        report["thinking_tokens"] for report in reversed(reports)
+    ]
+    assert [one["mode"] for one in found["decisions"]] == ["shadow", "stop", "stop"]
+    assert {one["model"] for one in found["decisions"]} == {"toy"}
+    shown = str(found)
+    assert BODY["messages"][0]["content"] not in shown
+    assert "work it out" not in shown
+
+
+def test_the_page_stands_alone(tmp_path: object) -> None:
+    with serving(MockServer()) as url, watching(url) as proxy:
+        answer = httpx.get(f"{proxy.url}/lynxstop")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = answer.text
+    assert not re.search(r"""(src|href)\s*=|url\(|https?://|@import""", page)
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+    # Texts of servers and clients are never read as markup.
+    assert "innerHTML" not in page
+    # All that it draws is in the status.
+    with serving(MockServer()) as url, watching(url) as proxy:
+        found = status(proxy)
+    for name in re.findall(r"\bstate\.(\w+)", page):
+        assert name in found, name
+    for name in re.findall(r"byId\(\"([\w-]+)\"\)", page):
+        assert f'id="{name}"' in page, name
+
+
+def test_a_proxy_without_a_bundle_has_the_page_too() -> None:
+    with serving(MockServer()) as url:
+        given = ProxyConfig.model_validate({"upstream": {"url": url}})
+        with proxied(url, build(given)) as proxy:
+            found = status(proxy)
+            assert httpx.get(f"{proxy.url}/lynxstop").status_code == 200
+    assert found["bundle"] is False
+    assert found["savings"] == {"thinking_tokens": 0.0, "saved_estimate": 0.0, "share": None}
+
+
+@pytest.mark.parametrize("threshold", [-math.inf, math.inf])
+def test_why_nothing_was_stopped_is_shown(threshold: float) -> None:
+    with serving(MockServer(MockSettings(opened=True))) as url, watching(url, threshold) as proxy:
+        stream(proxy.url, tools=[TOOL])
+        eventually(lambda: status(proxy)["decisions"])
+        [decision] = status(proxy)["decisions"]
+    assert decision["stopped"] is (threshold < 0)
+    assert decision["not_stopped_because"] is None

@@ -1,0 +1,242 @@
+"""The files in deploy/ say what the proxy understands: flags, settings, paths, ports and metrics."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from lynxstop.cli import app
+from lynxstop.proxy import ops
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.serve import KEEPALIVE_SECONDS
+from lynxstop.proxy.sources import load
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DEFAULTS = ProxyConfig()
+PROXY: Any = typer.main.get_command(app).commands["proxy"]  # type: ignore[attr-defined]
+BOARD = json.loads((DEPLOY / "grafana.json").read_text())
+RULES = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def exported() -> dict[str, set[str]]:
+    """Labels of every name that /metrics can show."""
+    found = {}
+    metrics = Metrics()
+    labels = {
+        each._name: set(each._labelnames) for each in vars(metrics).values() if hasattr(each, "_labelnames")
+    }
+    for family in metrics.registry.collect():
+        named = labels[family.name]
+        match family.type:
+            case "counter":
+                found[f"{family.name}_total"] = named
+            case "histogram":
+                found |= {f"{family.name}_{part}": named for part in ("sum", "count")}
+                found[f"{family.name}_bucket"] = named | {"le"}
+            case _:
+                found[family.name] = named
+    return found
+
+
+NAMES = exported()
+QUERIES = {
+    **{f"panel {panel['title']}": [one["expr"] for one in panel["targets"]] for panel in BOARD["panels"]},
+    **{f"alert {rule['alert']}": [rule["expr"]] for rule in RULES},
+}
+SCRAPED = {"job", "instance"}
+
+
+@pytest.mark.parametrize("where", QUERIES)
+def test_every_metric_and_label_is_exported(where: str) -> None:
+    for query in QUERIES[where]:
+        used = re.findall(r"\b(lynxstop_\w+)(?:\{([^}]*)\})?", query)
+        assert used or "up{" in query
+        known = SCRAPED.union(*(NAMES[name] for name, _ in used))
+        for name, selected in used:
+            chosen = set(re.findall(r"(\w+)\s*=~?", selected))
+            assert chosen <= NAMES[name] | SCRAPED, f"{name} has no {chosen - NAMES[name]}"
+        for grouped in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", query):
+            assert {one.strip() for one in grouped.split(",")} <= known, query
+        assert query.count("(") == query.count(")")
+
+
+def test_the_values_of_labels_are_those_that_the_documents_name() -> None:
+    said = "".join(path.read_text() for path in (ROOT / "docs/proxy").glob("*.md"))
+    code = "".join(path.read_text() for path in (ROOT / "lynxstop/proxy").glob("*.py"))
+    for rule in RULES:
+        for values in re.findall(r'\b(?:outcome|cause|code|reason)=~?"([^"]*)"', rule["expr"]):
+            for value in values.split("|"):
+                assert f"`{value}`" in said or f'"{value}"' in code, value
+
+
+def test_alerts_say_how_bad_and_what() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"]["summary"].endswith(".")
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0m"))
+
+
+def test_the_board_shows_every_metric_once_laid_out() -> None:
+    shown = {
+        name
+        for queries in QUERIES.values()
+        for query in queries
+        for name in re.findall(r"lynxstop_\w+", query)
+    }
+    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in NAMES}
+    left = families - {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in shown}
+    assert left == {"lynxstop_cues", "lynxstop_shadow_recorded"}
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    variables = {one["name"] for one in BOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(BOARD))) <= variables | {"__rate_interval"}
+
+
+def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **variables: str) -> ProxyConfig:
+    """Read a configuration from variables alone."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load(None, {}).config
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """Parse a command line of the proxy."""
+    assert words[:2] == ["lynxstop", "proxy"]
+    return dict(PROXY.make_context("proxy", words[2:]).params)
+
+
+def dockerfile() -> dict[str, list[str]]:
+    """Instructions of the Dockerfile, lines joined."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            word, _, rest = line.partition(" ")
+            found.setdefault(word, []).append(rest.strip())
+    return found
+
+
+def test_the_container_runs_the_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    steps = dockerfile()
+    entry = parsed(json.loads(steps["ENTRYPOINT"][0]))
+    assert str(entry["port"]) == steps["EXPOSE"][0]
+    assert f":{entry['port']}/health" in steps["HEALTHCHECK"][0]
+    assert steps["USER"] == ["10001"]
+    extras = re.search(r"\[([\w,]+)\]", steps["RUN"][0])
+    assert extras is not None
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras[1].split(",")) <= set(known)
+    given = dict(word.split("=") for word in steps["ENV"][0].split() if word.startswith("LYNXSTOP_"))
+    assert configured(monkeypatch, tmp_path, **given).policy.bundle == Path("/bundle")
+
+
+def test_compose_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    own = services["lynxstop"]
+    assert (DEPLOY / own["build"]["context"] / own["build"]["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
+    given = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in own["environment"].items()}
+    config = configured(monkeypatch, tmp_path, **given)
+    assert config.upstream.url.startswith("http://vllm:")
+    assert config.policy.risk == 0.05
+    assert int(own["stop_grace_period"].removesuffix("s")) > config.serve.drain_seconds
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+        for volume in service.get("volumes", ()):
+            if volume.startswith("./"):
+                assert (DEPLOY / volume.split(":")[0]).is_file()
+    scraped = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["scrape_configs"]
+    assert [one["job_name"] for one in scraped] == ["lynxstop"]
+    assert ("GET", scraped[0]["metrics_path"]) in ops.routes(Metrics(), {})
+    assert all(f'job="{one["job_name"]}"' in (DEPLOY / "alerts.yaml").read_text() for one in scraped)
+
+
+def test_the_kubernetes_manifest_fits_together(tmp_path: Path) -> None:
+    made = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    by_kind = {one["kind"]: one for one in made}
+    pod = by_kind["Deployment"]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    labels = pod["metadata"]["labels"]
+    for selector in (
+        by_kind["Deployment"]["spec"]["selector"]["matchLabels"],
+        by_kind["Service"]["spec"]["selector"],
+        by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    # The configuration, as the container reads it: its flags win over the file's.
+    (tmp_path / "lynxstop.toml").write_text(by_kind["ConfigMap"]["data"]["lynxstop.toml"])
+    config = load(tmp_path / "lynxstop.toml", {}).config
+    entry = json.loads(dockerfile()["ENTRYPOINT"][0])
+    flags = parsed([*entry, *container["args"]])
+    [port] = container["ports"]
+    assert port["containerPort"] == flags["port"] == config.serve.port
+    assert by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
+    paths = ops.routes(Metrics(), {})
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert ("GET", container[probe]["httpGet"]["path"]) in paths
+    assert container["readinessProbe"]["timeoutSeconds"] > ops.CHECK_SECONDS
+    waits = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["spec"]["terminationGracePeriodSeconds"] > config.serve.drain_seconds + waits
+    mounted = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert set(mounted) == {one["name"] for one in pod["spec"]["volumes"]}
+    assert str(config.policy.bundle) == mounted["bundle"]
+    assert str(flags["config"]).startswith(mounted["config"])
+    section, _, key = container["env"][0]["name"].removeprefix("LYNXSTOP_").lower().partition("_")
+    assert key in type(getattr(DEFAULTS, section)).model_fields
+
+
+def test_the_systemd_unit_runs_the_proxy() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "lynxstop.service")
+    assert set(unit.sections()) == {"Unit", "Service", "Install"}
+    first, *words = shlex.split(unit["Service"]["ExecStart"])
+    assert parsed([Path(first).name, *words])["config"] == Path("/etc/lynxstop/lynxstop.toml")
+    assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
+
+
+def test_nginx_passes_streams_on_as_they_come() -> None:
+    text = re.sub(r"#.*", "", (DEPLOY / "nginx.conf").read_text())
+    assert text.count("{") == text.count("}")
+    directives = [" ".join(one.split()) for one in re.split(r"[;{}]", text) if one.strip()]
+    for wanted in ("proxy_buffering off", "proxy_http_version 1.1", "gzip off", "proxy_next_upstream off"):
+        assert wanted in directives
+    assert f"server 127.0.0.1:{DEFAULTS.serve.port}" in directives
+    [idle] = [one.split()[1] for one in directives if one.startswith("keepalive_timeout")]
+    assert int(idle.removesuffix("s")) < KEEPALIVE_SECONDS
+    [most] = [one.split()[1] for one in directives if one.startswith("client_max_body_size")]
+    assert int(most.removesuffix("m")) * 2**20 == DEFAULTS.limits.body_bytes
+
+
+def test_litellm_is_put_in_front() -> None:
+    given = yaml.safe_load((DEPLOY / "litellm.yaml").read_text())
+    [model] = given["model_list"]
+    assert model["litellm_params"]["api_base"] == f"http://127.0.0.1:{DEFAULTS.serve.port}/v1"
+    assert given["general_settings"]["forward_client_headers_to_llm_api"] is True
