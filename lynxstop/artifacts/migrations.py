@@ -60,11 +60,6 @@ def policy_3_to_4(content: Content) -> Content:
     return content | {"stride": 1, "max_points": None}
 
 
-def meta_3_to_4(content: Content) -> Content:
-    """Force exits at all decision points."""
-    return content | {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
-
-
 def policy_4_to_5(content: Content) -> Content:
     """Compare scores as they are."""
     return content | {"tilt": 0.0}

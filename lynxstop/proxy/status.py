@@ -25,20 +25,21 @@ def status(
 ) -> Json:
     """Describe a proxy: counts of all worker processes, models and requests of this one."""
     samples = [sample for family in metrics.summed().collect() for sample in family.samples]
-    # In shadow mode these are what exits would have saved.
-    mode = str(config.policy.mode)
+    mode = config.policy.mode
     thought = _by(samples, "lynxstop_thinking_tokens_total", "mode").get(mode, 0.0)
     saved = _by(samples, "lynxstop_tokens_saved_estimate_total", "mode").get(mode, 0.0)
+    # In shadow nothing is stopped, so what went through holds what would have been saved.
+    all_thinking = thought if mode == "shadow" else thought + saved
     return {
         "version": __version__,
         "workers": config.serve.workers,
-        "mode": config.policy.mode,
+        "mode": mode,
         "risk": _one(samples, "lynxstop_risk_target") or None,
         "bundle": services.bundle is not None,
         "savings": {
             "thinking_tokens": thought,
             "saved_estimate": saved,
-            "share": saved / (thought + saved) if thought + saved else None,
+            "share": saved / all_thinking if all_thinking else None,
         },
         "requests": {
             "active": _one(samples, "lynxstop_requests_active"),

@@ -130,7 +130,7 @@ def deployed(recheck_seconds: float = 1000.0) -> Iterator[tuple[Proxied, Deploym
             facts=beside.facts,
         )
         with proxied(url, app) as proxy:
-            eventually(lambda: services.states() == {"toy": "watched"})
+            eventually(lambda: services.shown_states() == {"toy": "watched"})
             yield proxy, server, services
 
 
@@ -150,7 +150,7 @@ def test_a_server_that_was_away_is_examined_before_anything_is_stopped() -> None
         eventually(lambda: services.freshness.away)
         assert services.shown_states() == {"toy": "away"}
         server.app, server.away = server.other, False
-        eventually(lambda: services.states() == {"toy": "fingerprint"})
+        eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
         assert exit_of(proxy) == "passed"
         assert ready(proxy).status_code == 503
         eventually(lambda: proxy.count("lynxstop_model_state", model="toy", state="fingerprint") == 1)
@@ -162,7 +162,7 @@ def test_ready_notices_that_the_server_is_away(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(freshness, "CHECK_SECONDS", 1000)
         server.away = True
         assert ready(proxy).status_code == 503
-        assert "watched" not in services.states().values()
+        assert "watched" not in services.shown_states().values()
 
 
 def test_ready_heals_by_itself_when_the_right_model_comes_back() -> None:
@@ -178,7 +178,7 @@ def test_ready_heals_by_itself_when_the_right_model_comes_back() -> None:
 def test_another_root_is_another_model() -> None:
     with deployed() as (proxy, server, services):
         server.app, server.root = server.other, "toy-finetuned"
-        eventually(lambda: services.states() == {"toy": "fingerprint"})
+        eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
         assert exit_of(proxy) == "passed"
 
 
@@ -193,7 +193,7 @@ def test_another_fingerprint_ends_the_certificate_and_the_watch() -> None:
         server.app, server.fingerprint = server.other, "b"
         looks = services.looks
         exit_of(proxy)
-        eventually(lambda: services.states() == {"toy": "fingerprint"})
+        eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
         assert services.looks > looks
         assert exit_of(proxy) == "passed"
 
@@ -217,7 +217,7 @@ def test_without_any_sign_the_age_of_an_examination_counts() -> None:
     with deployed(recheck_seconds=0.1) as (proxy, server, services):
         server.app = server.other
         exit_of(proxy)
-        eventually(lambda: services.states() == {"toy": "fingerprint"})
+        eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
 
 
 def test_other_models_do_not_concern_ready() -> None:
