@@ -69,6 +69,8 @@ class Reading:
             delta = self._read(event).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
             raise _nonsense() from None
+        if not isinstance(delta.content, str):
+            raise _nonsense()
         if delta.finish:
             self._ended = True
         if self._opening is not None:
