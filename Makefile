@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= 2
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help env demo test test-slow coverage doctest nightly check docs bench bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow foreign coverage doctest nightly check docs bench soak bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-slow: env-dev  ## The tests that take long; builds llama.cpp's server and f
 	scripts/llama_server $(RUN)/python > /dev/null || [ $$? = 3 ]
 	$(RUN)/python scripts/real_tokenizers.py > /dev/null || [ $$? = 3 ]
 	$(RUN)/python -m pytest -m slow
+
+foreign: env-dev  ## Take a public model through the whole way once, into out/foreign
+	$(RUN)/python scripts/foreign_model.py
 
 doctest: env-dev  ## The examples in docstrings
 	$(RUN)/python -m pytest --doctest-modules $$(grep -rl '>>> ' lynxstop --include=*.py)
@@ -67,15 +70,11 @@ docs:  ## Build the documentation site into build/site; a broken link is an erro
 	@scripts/env $(BASE),docs $(PYTHON)
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
-bench: env-dev  ## Benchmarks; tables are printed
-	$(RUN)/python benchmarks/core_step.py
-	$(RUN)/python benchmarks/signals_step.py
-	$(RUN)/python benchmarks/transformers_step.py
-	$(RUN)/python benchmarks/calibrate_scale.py
-	$(RUN)/python benchmarks/resplits.py
-	$(RUN)/python benchmarks/train_scale.py
-	$(RUN)/python benchmarks/import_time.py
-	$(RUN)/python benchmarks/bundle_load.py
+bench: env-dev  ## All benchmarks, into docs/benchmarks.md; QUICK=1: small, into build/
+	$(RUN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+soak: env-dev  ## MINUTES (30) of mixed load and faults through the proxy
+	$(RUN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)
 
 reasoner: env  ## Train the shipped model again, from scratch (hours)
 	$(RUN)/python -m lynxstop_research.reasoner.train

@@ -1,8 +1,8 @@
 """lynxstop: stop reasoning models when they know the answer, with a certified risk per request.
 
 The names below are loaded when they are first used: `import lynxstop` itself loads Python's own library only.
-In the order of the work: `load_problems`, `record`, `ProbeTrainer`, `calibrate`, `verify`, `load_engine` and
-`compare`.
+`certify` does the whole work. Its steps, in order: `load_problems`, `record`, `ProbeTrainer`, `calibrate`,
+`verify`, `load_engine` and `compare`.
 """
 
 from typing import TYPE_CHECKING
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from lynxstop.collect.options import CollectOptions
     from lynxstop.collect.recording import record
     from lynxstop.core.policy import StopPolicy
+    from lynxstop.engines.transformers.engine import TransformersEngine as Engine
     from lynxstop.engines.transformers.loading import load_engine
     from lynxstop.evaluate.compare import compare
     from lynxstop.probes.trainer import ProbeTrainer
     from lynxstop.recordings.problems import load_problems
     from lynxstop.recordings.storage import Recording
+    from lynxstop.workflows.certify import certify
 
 __all__ = [
     "Bundle",
     "Certificate",
     "CollectOptions",
+    "Engine",
     "LynxstopError",
     "Probe",
     "ProbeTrainer",
@@ -40,6 +43,7 @@ __all__ = [
     "TraceTable",
     "__version__",
     "calibrate",
+    "certify",
     "compare",
     "load_engine",
     "load_problems",
@@ -51,6 +55,7 @@ _HOMES = {
     "Bundle": "artifacts.bundle",
     "Certificate": "calibration.certificate",
     "CollectOptions": "collect.options",
+    "Engine": "engines.transformers.engine:TransformersEngine",
     "Probe": "artifacts.probe",
     "ProbeTrainer": "probes.trainer",
     "Recipe": "artifacts.recipe",
@@ -58,6 +63,7 @@ _HOMES = {
     "StopPolicy": "core.policy",
     "TraceTable": "calibration.traces",
     "calibrate": "calibration.run",
+    "certify": "workflows.certify",
     "compare": "evaluate.compare",
     "load_engine": "engines.transformers.loading",
     "load_problems": "recordings.problems",
@@ -73,7 +79,8 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        found = globals()[name] = getattr(import_module(f"lynxstop.{_HOMES[name]}"), name)
+        module, _, own = _HOMES[name].partition(":")
+        found = globals()[name] = getattr(import_module(f"lynxstop.{module}"), own or name)
         return found
 
 

@@ -67,6 +67,7 @@ def join(tables: list[TraceTable]) -> TraceTable:
     """Join tables of different problems."""
     tokens = [table.tokens for table in tables if table.tokens is not None]
     full = [table.full_tokens for table in tables if table.full_tokens is not None]
+    prompts = [np.full(table.traces, "") if table.prompts is None else table.prompts for table in tables]
     return TraceTable.from_arrays(
         trace_ids=np.concatenate([table.trace_ids for table in tables]),
         problem_ids=np.concatenate([table.problem_ids for table in tables]),
@@ -75,6 +76,7 @@ def join(tables: list[TraceTable]) -> TraceTable:
         losses=np.concatenate([table.losses for table in tables]),
         tokens=np.concatenate(tokens),
         full_tokens=np.concatenate(full),
+        prompts=np.concatenate(prompts),
     )
 
 

@@ -93,16 +93,7 @@ def test_alerts_say_how_bad_and_what() -> None:
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "0m"))
 
 
-def test_the_board_shows_every_metric_once_laid_out() -> None:
-    shown = {
-        name
-        for queries in QUERIES.values()
-        for query in queries
-        for name in re.findall(r"lynxstop_\w+", query)
-    }
-    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in NAMES}
-    left = families - {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in shown}
-    assert left == {"lynxstop_cues", "lynxstop_shadow_recorded"}
+def test_the_board_is_laid_out() -> None:
     assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
     taken: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:

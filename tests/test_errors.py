@@ -1,8 +1,16 @@
 """Errors say what to do."""
 
-import pytest
+import json
+from pathlib import Path
 
-from lynxstop.errors import FingerprintError, LynxstopError, MissingExtraError
+import pytest
+from typer.testing import CliRunner
+
+from lynxstop import shipped
+from lynxstop.artifacts.seal import DIGEST, seal
+from lynxstop.calibration.certificate import Certificate
+from lynxstop.cli import app
+from lynxstop.errors import CalibrationError, FingerprintError, LynxstopError, MissingExtraError
 from lynxstop.extras import need
 
 
@@ -22,3 +30,63 @@ def test_the_tree_drawn_in_the_module_is_the_real_one() -> None:
 
     assert all(kind.__name__ in (module.__doc__ or "") for kind in classes)
     assert FingerprintError.__mro__[1].__name__ == "BundleError"
+
+
+BAD_RECIPE = "[probe]\nlayerz = [1]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint", "remedy"),
+    [
+        ("collect nosuch good.jsonl out", "no model folder nosuch", "Download the model"),
+        ("collect nosuch missing.jsonl out", "no problem file missing.jsonl", ""),
+        ("collect nosuch good.jsonl out --recipe nosuch", "no recipe 'nosuch'", "Shipped: "),
+        ("collect nosuch good.jsonl out --recipe bad.toml", "wrong value at probe.layerz", ""),
+        ("collect nosuch good.jsonl out --engine nosuch", "no engine 'nosuch'", "Engines: "),
+        ("collect toy good.jsonl out --engine openai", "needs the server's address", "--base-url"),
+        ("collect nosuch text.jsonl out", "prompt missing", "--prompt-column"),
+        ("collect nosuch broken.jsonl out", "line 1: not valid JSON", ""),
+        ("collect nosuch good.txt out", "not from 'good.txt'", "convert the file"),
+        ("collect nosuch good.jsonl out --actors 2", "Options of Ray", "--engine ray"),
+        ("certify nosuch good.jsonl", "1 problems are too few", "Give about"),
+        ("certify nosuch good.jsonl --risk 5", "between 0 and 1", "Give 5%."),
+        ("certify nosuch good.jsonl --loss nosuch", "no loss 'nosuch'", ""),
+        ("certify nosuch good.jsonl --out good.jsonl", "cannot be written to", "--out"),
+        ("train nosuch bundle", "no recorded data in nosuch", "lynxstop collect"),
+        ("calibrate nosuch data", "no bundle at nosuch", "lynxstop train"),
+        ("calibrate --risk 5%", "Give a bundle and recorded traces", "--scores"),
+        ("calibrate --scores missing.csv", "missing.csv", ""),
+        ("run nosuch nosuch", "either one prompt or --problems", ""),
+        ("run nosuch nosuch hello", "no bundle at nosuch", ""),
+        ("evaluate nosuch", "no recorded data in nosuch", "lynxstop collect"),
+        ("plan --risk 5% --expected-loss 6%", "cannot be certified at risk 0.05", "Raise the risk"),
+        ("recipes nosuch", "no recipe 'nosuch'", "Shipped: "),
+        ("doctor http://127.0.0.1:9", "127.0.0.1:9", ""),
+    ],
+)
+def test_what_new_users_get_wrong_is_answered_by_one_sentence(
+    words: str, complaint: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("good.jsonl", "good.txt"):
+        Path(name).write_text('{"prompt": "7 + 5"}\n')
+    Path("text.jsonl").write_text('{"text": "7 + 5"}\n')
+    Path("broken.jsonl").write_text("{prompt: 7}\n")
+    Path("bad.toml").write_text(BAD_RECIPE)
+    done = CliRunner().invoke(app, words.split())
+    error = done.exception
+    assert isinstance(error, LynxstopError), error
+    assert complaint in f"{error.message} {error.hint}"
+    assert remedy in str(error.hint) or remedy in error.message
+    assert "\n" not in error.message.strip()
+
+
+def test_a_certificate_with_an_impossible_seed_is_none(tmp_path: Path) -> None:
+    source = next((shipped.BUNDLE / "certificates").glob("risk-*.json"))
+    content = json.loads(source.read_text())
+    content.pop(DIGEST, None)
+    content["settings"]["seed"] = -1
+    path = tmp_path / "risk-0.05-all-0.json"
+    path.write_text(json.dumps(seal(content)))
+    with pytest.raises(CalibrationError, match=r"settings\.seed"):
+        Certificate.load(path)

@@ -16,6 +16,7 @@ from lynxstop.demo import held_out
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine
 from lynxstop.grading.grading import grade
 from lynxstop.recordings.storage import Recording
+from lynxstop.replay.serving import scores_of
 from tests.support.first_exit import first_exit
 
 REQUESTS = 200
@@ -46,8 +47,7 @@ def test_transformers_decides_live_as_replayed(
     # given recorded full traces, their cues and the answers forced there
     policy = bundle.policy.stop_policy()
     threshold = policy.level(risk).threshold
-    assert bundle.probe is not None
-    scores = bundle.probe.score(recorded.features(bundle.probe.layers))
+    scores = scores_of(bundle, recorded)
     cues = recorded.cues().to_pylist()
     traces = recorded.traces().to_pylist()
     starts = np.concatenate([[0], np.cumsum([trace["cues"] for trace in traces])])

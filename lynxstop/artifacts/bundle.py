@@ -5,7 +5,7 @@
     BUNDLE/
     ├── policy.json          what is watched, how a stop is forced, certified levels, fingerprint, provenance
     ├── probe.safetensors    float32 weights; absent when the policy's rule reads no hidden states
-    ├── scores.safetensors   out-of-fold scores of the training split, which fix the tested thresholds
+    ├── scores.safetensors   out-of-fold scores of the training split, its problems and prompt digests
     ├── training.json        how the probe was chosen and what it is ahead of
     ├── certificates/        one JSON file per certified level
     ├── README.md            the card
@@ -52,6 +52,8 @@ class TrainingScores:
 
     scores: NDArray[np.float32]
     problems: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    """Digests of their prompts; empty where they were not recorded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,11 @@ class Bundle:
                 or not scores.ndim == problems.ndim == 1
             ):
                 raise ValueError("it holds other numbers than scores and problems")
+            prompts = tensors.get("prompts", np.zeros(0, np.uint8)).tobytes().decode("ascii")
             names = problems.tobytes().decode().split("\n")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{path} is damaged: {error}.", hint="Run `lynxstop train` again.") from error
-        return TrainingScores(scores, tuple(names))
+        return TrainingScores(scores, tuple(names), tuple(prompts.split("\n")) if prompts else ())
 
     def training(self) -> dict[str, Any]:
         """Read how the probe was chosen.
@@ -169,8 +172,9 @@ def write_bundle(
         weights.unlink(missing_ok=True)
     else:
         probe.save(weights)
-    problems = np.frombuffer("\n".join(scores.problems).encode(), dtype=np.uint8)
-    atomic.write_bytes(path / SCORES, save_tensors({"scores": scores.scores, "problems": problems}))
+    texts = {"problems": scores.problems, "prompts": scores.prompts}
+    tensors = {name: np.frombuffer("\n".join(of).encode(), np.uint8) for name, of in texts.items()}
+    atomic.write_bytes(path / SCORES, save_tensors({"scores": scores.scores, **tensors}))
     atomic.write_text(path / TRAINING, json.dumps(training, indent=2) + "\n")
     written = {
         "probe_sha256": None if probe is None else atomic.sha256(weights),

@@ -67,6 +67,7 @@ def card(
         f"- forced exit: `{policy.exit_text!r}`, {policy.cut} the cue",
         f"- guards: minimum {policy.min_tokens} thinking tokens, cooldown {policy.cooldown}, "
         f"{_thinning(policy)}budget {policy.budget}",
+        *([f"- tilt: {policy.tilt:.4g} is taken off the score for each earlier cue"] if policy.tilt else []),
         f"- sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, top_k {sampling.top_k}",
         f"- collected with {policy.engine}, {policy.dtype}",
         "",

@@ -60,9 +60,24 @@ def policy_3_to_4(content: Content) -> Content:
     return content | {"stride": 1, "max_points": None}
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4)
-META: tuple[Step, ...] = (meta_1_to_2, _ids)
-CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3)
+def meta_3_to_4(content: Content) -> Content:
+    """Force exits at all decision points."""
+    return content | {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
+
+
+def policy_4_to_5(content: Content) -> Content:
+    """Compare scores as they are."""
+    return content | {"tilt": 0.0}
+
+
+def certificate_3_to_4(content: Content) -> Content:
+    """Tell problems apart by their ids alone; have the grading checked by nothing."""
+    return content | {"repeated": None, "grading": None}
+
+
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5)
+META: tuple[Step, ...] = (meta_1_to_2, _ids, meta_3_to_4)
+CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3, certificate_3_to_4)
 
 
 def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[LynxstopError]) -> Content:

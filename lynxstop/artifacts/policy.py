@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = len(POLICY) + 1
 
-LATER_SETTINGS: dict[str, Any] = {"rule": None, "cut": "after", "stride": 1, "max_points": None}
+LATER_SETTINGS: dict[str, Any] = {"rule": None, "cut": "after", "stride": 1, "max_points": None, "tilt": 0.0}
 """Settings that the first certificates did not name, and their value in the bundles of that time."""
 
 
@@ -115,6 +115,8 @@ class Policy(Strict):
     cooldown: int = 0
     stride: int = 1
     max_points: int | None = None
+    tilt: float = Field(default=0.0, allow_inf_nan=False)
+    """Taken off the score for each eligible decision point before; see `lynxstop.core.rule.tilted`."""
     budget: int | None = None
     target: str
     """What the probe or the rule was trained to foresee: "agrees" or "right"."""
@@ -155,6 +157,7 @@ class Policy(Strict):
             cooldown=self.cooldown,
             stride=self.stride,
             max_points=self.max_points,
+            tilt=self.tilt,
             budget=self.budget,
             points=CUE if self.rule is None else self.rule.points,
             every=0 if self.rule is None else self.rule.every,

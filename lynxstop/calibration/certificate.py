@@ -24,6 +24,7 @@ from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import CalibrationError
+from lynxstop.notebook import curve_html, table_html
 
 _MAX_BYTES = 64 << 20
 
@@ -53,13 +54,22 @@ class Group(Strict):
     value: str
 
 
+class Grading(Strict):
+    """How often a second comparator contradicts the one that the losses rest on."""
+
+    pairs: int = Field(ge=0)
+    """Distinct pairs of an exit's and a full answer that both decided."""
+    contradicted: int = Field(ge=0)
+    """Of these, same by one and different by the other."""
+
+
 class Settings(Strict):
     """Choices made before the data were seen; with the evidence they determine the certificate."""
 
     samples: Samples
     unit: Unit = "request"
     """Whether a problem counts as often as it is asked, or once."""
-    seed: int
+    seed: int = Field(ge=0)
     unknown_loss: float = Field(ge=0, le=1)
     """Loss charged for an exit answer that could not be judged."""
     tests: int = Field(ge=1)
@@ -72,6 +82,8 @@ class Settings(Strict):
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
     """Column that groups were taken from."""
+    apart: bool = False
+    """Whether promises about groups were made beside this one that do not hold together with it."""
     start: int | None = None
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None
@@ -107,6 +119,8 @@ class Claim(Strict):
     """Of the probe, the data, the split."""
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """Model, tokenizer, template, exit tokens, cues, engine, dtype and sampling."""
+    grading: Grading | None = None
+    """Measured on the recorded answers, which the evidence does not hold; None where it was not."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
 
@@ -149,6 +163,9 @@ class Certificate(Claim):
     cues: int
     unknown: int
     """Cues whose exit answer could not be judged."""
+    repeated: int | None = Field(default=None, ge=0)
+    """Problems whose prompt an earlier one has: they count as samples of it. None: no prompts are known, and
+    problems were told apart by their ids alone."""
     missing: int | None
     """After a refusal: how many more problems it takes; None when no number is enough."""
     effective_size: float | None
@@ -172,6 +189,33 @@ class Certificate(Claim):
     def expired(self) -> bool:
         """Whether its date of expiry has passed."""
         return expired(self.expires)
+
+    def _repr_html_(self) -> str:
+        tested = self.tested
+        kept = [
+            i
+            for i, (at, n) in enumerate(zip(tested.thresholds, tested.n, strict=True))
+            if math.isfinite(at) and n
+        ]
+        risks = [tested.losses[i] / tested.n[i] for i in kept]
+        point = None if self.refused else (self.threshold, self.losses / max(self.n, 1))
+        curve = curve_html(
+            [tested.thresholds[i] for i in kept],
+            risks,
+            across="threshold",
+            up="observed risk of the tested thresholds",
+            level=self.risk,
+            point=point,
+        )
+        rows = [
+            ("risk", f"{100 * self.risk:g}% {self.loss} at {self.confidence:.0%} confidence"),
+            ("threshold", "never exits" if self.refused else f"{self.threshold:.6g}"),
+            ("losses", f"{self.losses:g} of {self.n}"),
+            ("upper limit", "" if self.bound is None else f"{self.bound:.2%}"),
+            ("exits", f"{self.exits / self.problems:.1%}"),
+            ("thinking tokens saved", "" if self.saved is None else f"{self.saved:.1%}"),
+        ]
+        return table_html("Certificate", ("", ""), rows, self.promise, curve)
 
     def to_json(self) -> str:
         """Return the certificate as JSON text, with a digest of itself; floats keep all their digits."""

@@ -14,6 +14,7 @@ from lynxstop.calibration.losses import table_loss
 from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.plan import missing
 from lynxstop.calibration.promise import NOT_PROMISED, Unknown, Weighing, sentence
+from lynxstop.calibration.repeats import joined, repeated
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
@@ -30,7 +31,7 @@ def case_for(table: TraceTable, claim: Claim) -> Case:
         When the losses are fractions and the method is valid for 0 and 1 only.
     """
     method, settings = method_named(claim.method), claim.settings
-    mine = members(table, claim.group)
+    mine = joined(members(table, claim.group))
     units = as_units(mine, settings.samples, settings.seed, settings.unit)
     if method.grows and units.table.traces < mine.traces:
         raise CalibrationError(
@@ -53,7 +54,7 @@ def case_for(table: TraceTable, claim: Claim) -> Case:
     )
 
 
-def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
+def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
     """Test a claim.
 
     Parameters
@@ -61,8 +62,8 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
     case : Case
         From `case_for`; may be shared by the levels of a group.
     claim : Claim
-    evidence : str
-        Digest of the whole table.
+    table : TraceTable
+        The whole table.
     """
     method, loss = method_named(claim.method), table_loss(claim.loss)
     if method.selective:
@@ -73,7 +74,7 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
         # What never exits needs no threshold, and must not look certified.
         verdict = refusal(verdict)
         at = _at(case, verdict)
-    table = case.units.table
+    evidence, again, table = table.digest(), repeated(members(table, claim.group)), case.units.table
     effective = None if case.importance is None else effective_size(case.units, case.importance)
     fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
     observed, exits, saved = float(at.losses[0]), float(at.exits[0]), _saved(case, at)
@@ -101,6 +102,8 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
             refused=verdict.refused,
             weighing=_weighing(case, verdict, effective),
             unknown=_unknown(case, claim, verdict),
+            repeated=again or 0,
+            apart=claim.settings.apart,
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,
@@ -117,6 +120,7 @@ def certify(case: Case, claim: Claim, evidence: str) -> Certificate:
         traces=table.traces,
         cues=len(table.scores),
         unknown=table.unknown,
+        repeated=again,
         missing=missing(
             verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta, effective=effective
         ),

@@ -97,6 +97,23 @@ def plan(
     )
 
 
+def strictest(problems: int, confidence: float = 0.95) -> float:
+    """Return the lowest risk that so many problems can certify, by a threshold without a loss on them."""
+    return float(1.0 - (1.0 - confidence) ** (1.0 / problems)) if problems else 1.0
+
+
+def chance(problems: int, risk: float, confidence: float = 0.95, *, expected_loss: float = 0.0) -> float:
+    """Return the probability that so many problems certify a threshold whose true risk is `expected_loss`."""
+    counts = np.arange(problems + 1)
+    passing = counts[np.asarray(binomial_p(counts, problems, risk)) <= 1.0 - confidence]
+    return float(binomial_p(int(passing[-1]), problems, expected_loss)) if len(passing) else 0.0
+
+
+def likely_losses(risk: float) -> tuple[float, ...]:
+    """Return true risks to size for when none is named: 1% and 2% where they lie below the level."""
+    return tuple(loss for loss in (0.01, 0.02) if loss < risk) or (risk / 2,)
+
+
 def smallest_size(losses: int, risk: float, delta: float) -> int:
     """Smallest n at which `losses` among n still reject risk > `risk`: P(Bin(n, risk) <= losses) <= delta."""
     low, high = losses, max(2 * losses, 1)

@@ -76,6 +76,8 @@ def sentence(
     refused: bool,
     weighing: Weighing | None = None,
     unknown: Unknown | None = None,
+    repeated: int = 0,
+    apart: bool = False,
 ) -> str:
     """Say what a certificate promises.
 
@@ -97,10 +99,17 @@ def sentence(
         When requests are weighted.
     unknown : Unknown, optional
         When an exit answer that could not be judged counts less than a loss of 1.
+    repeated : int
+        Problem ids whose prompt an earlier one has.
+    apart : bool
+        Whether promises about groups were made beside this one that do not hold together with it.
     """
     whose = f" of group {group!r}" if group else ""
     drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
     basis = f"Calibrated on {problems} problems{whose}{drawn} ({created:%Y-%m-%d})."
+    basis += _REPEATED.get(
+        repeated, f" {repeated} problem ids repeat prompts of others and count as the same."
+    )
     charged = "" if unknown is None else f" {_unknown(unknown)}"
     if refused:
         why = ""
@@ -127,6 +136,8 @@ def sentence(
         how = "On average over calibration sets"
     elif tests > 1:
         how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
+    if kind == "confidence" and apart:
+        how += ", though not together with those of other groups"
     if kind == "confidence" and tried > 1:
         how += f", for the best of {tried} that were tried"
     if grows:
@@ -136,6 +147,9 @@ def sentence(
         seen += f", which is {_percent(weighing.share)} by weight"
     tokens = f"; {_percent(saved)} of thinking tokens saved" if saved is not None else ""
     return f"{basis} {how}, {what}. {seen}{tokens}.{charged}"
+
+
+_REPEATED = {0: "", 1: " 1 problem id repeats the prompt of another and counts as the same."}
 
 
 def _population(unit: Unit, whose: str, weighing: Weighing | None) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.case import Method
-from lynxstop.calibration.certificate import Certificate, Claim, Settings
+from lynxstop.calibration.certificate import Certificate, Claim, Grading, Settings
 from lynxstop.calibration.certify import case_for, certify
 from lynxstop.calibration.grid import quantile_grid, start_index
 from lynxstop.calibration.groups import split_groups
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.plan import advice
+from lynxstop.calibration.repeats import check_unseen
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import check_disjoint
 from lynxstop.calibration.weighted import check_weights
@@ -69,11 +70,15 @@ class Calibration:
                 "missing": certificate.missing,
                 "unit": certificate.settings.unit,
                 "unknown": certificate.unknown,
+                "repeated": certificate.repeated,
                 "unknown_loss": certificate.settings.unknown_loss,
                 "promise": certificate.promise,
             }
             for certificate in self.certificates
         ]
+
+    def _repr_html_(self) -> str:
+        return "".join(certificate._repr_html_() for certificate in self.certificates)
 
     def require(self) -> None:
         """Refuse a refusal.
@@ -93,10 +98,12 @@ def calibrate(
     *,
     train_scores: Scores = None,
     train_problems: Sequence[str] = (),
+    train_prompts: Sequence[str] = (),
     weights: NDArray[np.float64] | None = None,
     weight_limit: float | None = None,
     digests: Mapping[str, str] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
+    grading: Grading | None = None,
     created: datetime | None = None,
 ) -> Calibration:
     """Turn scored traces into certified thresholds.
@@ -111,9 +118,11 @@ def calibrate(
         Scores of the training split: they fix the thresholds that are tested. None tests all of float32.
     train_problems : sequence of str
         Problem ids of the training split, checked to be others.
+    train_prompts : sequence of str
+        Digests of its prompts, checked to be others, too.
     weights, weight_limit : array of shape (traces,), float, optional
         Covariate-shift weights in the order of `table`, for the method "weighted".
-    digests, fingerprint, created
+    digests, fingerprint, grading, created
         Recorded as they are.
 
     Raises
@@ -124,6 +133,7 @@ def calibrate(
     chosen = options.certifier
     _check_given(chosen, train_scores, weights)
     _check_training(table, train_scores, train_problems)
+    check_unseen(train_prompts, table)
     parts = split_groups(table, options.by)
     settings = Settings(
         samples=options.samples or ("mean" if chosen.fractions else "one"),
@@ -137,6 +147,7 @@ def calibrate(
         importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
         importance_limit=weight_limit,
         by=options.by,
+        apart=options.by is not None and options.together != "all",
     )
     claim = Claim(
         loss=options.loss,
@@ -146,10 +157,10 @@ def calibrate(
         settings=settings,
         digests=dict(digests or {}),
         fingerprint=dict(fingerprint or {}),
+        grading=grading,
         created=created or datetime.now(UTC).replace(microsecond=0),
         expires=options.expires,
     )
-    evidence = table.digest()
     certificates = []
     for group in parts:
         case = case_for(table, claim.model_copy(update={"group": group}))
@@ -158,7 +169,7 @@ def calibrate(
             if chosen.selective and isinstance(train_scores, TraceTable) and case.grid is not None:
                 start = start_index(train_scores, case.grid, case.units.count, risk, asked.delta)
                 asked = asked.model_copy(update={"settings": settings.model_copy(update={"start": start})})
-            certificates.append(certify(case, asked, evidence))
+            certificates.append(certify(case, asked, table))
     return Calibration(tuple(certificates), table)
 
 
@@ -176,4 +187,5 @@ def _check_given(method: Method, train_scores: Scores, weights: NDArray[np.float
 def _check_training(table: TraceTable, train_scores: Scores, train_problems: Sequence[str]) -> None:
     if isinstance(train_scores, TraceTable):
         check_disjoint(train_scores.problem_ids, table.problem_ids)
+        check_unseen(() if train_scores.prompts is None else train_scores.prompts.tolist(), table)
     check_disjoint(np.asarray(train_problems, dtype=np.str_), table.problem_ids)

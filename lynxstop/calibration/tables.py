@@ -1,8 +1,9 @@
 """Score tables of any system: CSV or Parquet in, evidence out.
 
 One row per cue: trace_id, problem_id, cue (ordinal in the trace), score, loss (empty = could not be judged),
-and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace) and a column to group
-by. A trace without cues is one row with an empty cue.
+and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace), prompt (the text of
+a trace's prompt, or its digest in prompt_sha256) and a column to group by. A trace without cues is one row
+with an empty cue.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
+from lynxstop.recordings.prompts import prompt_digest
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
 _KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
+_PROMPT = "prompt_sha256"
 _REQUIRED = ("trace_id", "problem_id", "cue", "score", "loss")
 
 
@@ -82,6 +85,8 @@ def write_evidence(table: TraceTable, path: Path) -> None:
         columns["full_tokens"] = arrow.array(table.full_tokens[rows])
     if table.groups is not None:
         columns["group"] = _strings(table.groups, rows)
+    if table.prompts is not None:
+        columns[_PROMPT] = _strings(table.prompts, rows)
     with atomic.replacing(path) as temporary:
         made = arrow.table(columns).replace_schema_metadata({"lynxstop": "evidence"})
         parquet.write_table(made, temporary, compression="zstd")
@@ -129,7 +134,8 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
 def _load(path: Path, by: str | None, loss: str) -> Any:
     arrow = need("pyarrow", "calibrate")
     table = _open(path, by)
-    own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, by}]
+    table = _with_digests(table)
+    own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, _PROMPT, "prompt", by}]
     if loss not in {*own, *LOSSES, "loss"}:
         raise ConfigError(
             f"There is no loss {loss!r}: {path} has no such column of its own.",
@@ -146,10 +152,23 @@ def _load(path: Path, by: str | None, loss: str) -> Any:
             hint=f"A score table has the columns {', '.join(_REQUIRED)}.",
         )
     columns = {}
-    for name in dict.fromkeys([*wanted, "tokens", "full_tokens"]):
+    for name in dict.fromkeys([*wanted, "tokens", "full_tokens", _PROMPT]):
         if name in table.column_names:
             columns[name] = _cast(table.column(name), _NUMBERS.get(name, "string"), name, path)
     return arrow.table(columns)
+
+
+def _with_digests(table: Any) -> Any:
+    """Digest the texts of a column `prompt`, where there are texts and no digests."""
+    arrow = need("pyarrow", "calibrate")
+    if _PROMPT in table.column_names or "prompt" not in table.column_names:
+        return table
+    texts = table.column("prompt")
+    if not (arrow.types.is_string(texts.type) or arrow.types.is_large_string(texts.type)):
+        return table
+    known = {text: prompt_digest(text) for text in set(texts.to_pylist()) if text}
+    digests = [known.get(text) for text in texts.to_pylist()]
+    return table.append_column(_PROMPT, arrow.array(digests, arrow.string()))
 
 
 def _check_names(names: list[str], path: Path) -> None:
@@ -232,6 +251,10 @@ def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
     if by:
         labels, label = _codes(table, by, path)
         groups = labels[_per_trace(label[order], owner, first, by, path)]
+    prompts = None
+    if _PROMPT in table.column_names:
+        digests, digest = _codes(table, _PROMPT, path, "")
+        prompts = digests[_per_trace(digest[order], owner, first, _PROMPT, path)]
     return TraceTable.from_arrays(
         trace_ids=names[owner[first]],
         problem_ids=problems[_per_trace(problem[order], owner, first, "problem_id", path)],
@@ -241,12 +264,17 @@ def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
         tokens=tokens,
         full_tokens=full,
         groups=groups,
+        prompts=prompts,
     )
 
 
-def _codes(table: Any, name: str, path: Path) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Distinct values in sorted order, and the index of each row's value."""
+def _codes(
+    table: Any, name: str, path: Path, blank: str | None = None
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Distinct values in sorted order, and the index of each row's value; `blank` stands for an empty one."""
     column = table.column(name)
+    if blank is not None:
+        column = column.fill_null(blank)
     if column.null_count:
         raise DataError(f"A row of {path} has no {name}.")
     encoded = column.combine_chunks().dictionary_encode()

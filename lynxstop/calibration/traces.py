@@ -14,6 +14,7 @@ from lynxstop.calibration.losses import charge
 from lynxstop.errors import DataError
 
 _GRAIN = 2.0**-30
+_LATER = frozenset({"prompts"})
 _LOWEST = np.finfo(np.float32).min
 
 
@@ -42,6 +43,8 @@ class TraceTable:
     full_tokens : array of int64, shape (traces,), optional
         Thinking tokens of the full trace.
     groups : array of str, shape (traces,), optional
+    prompts : array of str, shape (traces,), optional
+        Digests of the prompts, `lynxstop.recordings.prompts.prompt_digest`; empty where one is not known.
     """
 
     trace_ids: NDArray[np.str_]
@@ -52,6 +55,7 @@ class TraceTable:
     tokens: NDArray[np.int64] | None = None
     full_tokens: NDArray[np.int64] | None = None
     groups: NDArray[np.str_] | None = None
+    prompts: NDArray[np.str_] | None = None
 
     @classmethod
     def from_arrays(
@@ -65,6 +69,7 @@ class TraceTable:
         tokens: ArrayLike | None = None,
         full_tokens: ArrayLike | None = None,
         groups: Sequence[str] | NDArray[Any] | None = None,
+        prompts: Sequence[str] | NDArray[Any] | None = None,
     ) -> Self:
         """Check and sort plain arrays.
 
@@ -76,8 +81,8 @@ class TraceTable:
         scores, losses : shape (events,)
         trace_ids : shape (traces,), optional
             The problem ids by default.
-        tokens, full_tokens, groups : optional
-            As the attributes; tokens come in both forms or in none.
+        tokens, full_tokens, groups, prompts : optional
+            As the attributes; tokens come in both forms or in none. Prompts of which none is known are none.
 
         Raises
         ------
@@ -96,6 +101,7 @@ class TraceTable:
             tokens=None if tokens is None else np.asarray(tokens, dtype=np.int64),
             full_tokens=None if full_tokens is None else np.asarray(full_tokens, dtype=np.int64),
             groups=None if groups is None else np.asarray(groups, dtype=np.str_),
+            prompts=_some(prompts),
         )
         table._check(counts)
         order = np.argsort(table.trace_ids, kind="stable")
@@ -146,6 +152,7 @@ class TraceTable:
             tokens=None if self.tokens is None else self.tokens[events],
             full_tokens=None if self.full_tokens is None else self.full_tokens[index],
             groups=None if self.groups is None else self.groups[index],
+            prompts=None if self.prompts is None else self.prompts[index],
         )
 
     def digest(self) -> str:
@@ -153,6 +160,8 @@ class TraceTable:
         hasher = hashlib.sha256(b"lynxstop.traces.1")
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.name in _LATER:
+                continue  # tables of the time before keep their digest
             hasher.update(f"\0{field.name}\0".encode())
             if value is None:
                 continue
@@ -194,15 +203,26 @@ class TraceTable:
             raise DataError(
                 "Only one of the two token columns is there.", hint="Give tokens and full_tokens, or none."
             )
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        n, events = len(self.trace_ids), len(self.scores)
         if self.groups is not None and (len(self.groups) != n or (self.groups == "").any()):
             raise DataError(
                 "A trace has no group.", hint="Give every trace a group, or calibrate without one."
             )
+        if self.prompts is not None and len(self.prompts) != n:
+            raise DataError("The prompt digests do not describe the same traces as the trace ids.")
         if self.tokens is not None and self.full_tokens is not None:
             if len(self.tokens) != events or len(self.full_tokens) != n:
                 raise DataError("The token columns do not match the cues and the traces.")
             if (self.tokens < 0).any() or (self.tokens > self.full_tokens[self.owners]).any():
                 raise DataError("A cue lies after the end of its trace: tokens exceeds full_tokens.")
+
+
+def _some(prompts: Sequence[str] | NDArray[Any] | None) -> NDArray[np.str_] | None:
+    given = None if prompts is None else np.asarray(prompts, dtype=np.str_)
+    return None if given is None or (given == "").all() else given
 
 
 def _float32(scores: ArrayLike) -> NDArray[np.float32]:

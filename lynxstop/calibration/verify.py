@@ -27,7 +27,7 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
     if digest != certificate.evidence_sha256:
         return ["The evidence is not the one the certificate was computed from: its digest differs."]
     claim = Claim(**{name: getattr(certificate, name) for name in Claim.model_fields})
-    again = certify(case_for(table, claim), claim, digest)
+    again = certify(case_for(table, claim), claim, table)
     found = []
     for name in Certificate.model_fields:
         said, is_now = getattr(certificate, name), getattr(again, name)

@@ -17,7 +17,9 @@ from lynxstop.errors import LynxstopError
 
 SUMMARIES = {
     "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
-    "doctor": "Try a server out with a few tokens, and say which way the proxy will work in front of it.",
+    "certify": "Go from a model and a file of problems to a certified bundle, a report, and the command that "
+    "serves it.",
+    "doctor": "Examine this machine, or try a server out, and say what works and what to do about the rest.",
     "collect": "Record full traces, the features of every cue, and the answer forced there.",
     "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",
     "curve": "Show how AUC and certified savings grow with the problems collected.",
@@ -28,9 +30,12 @@ SUMMARIES = {
     "export": "Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.",
     "cues": "Rank cue words by frequency and by how well an exit there is foreseen; propose a set.",
     "inspect": "Say what a bundle or a recorded data set holds, and check it.",
-    "plan": "Say how many problems a calibration needs, before any are collected.",
+    "problems": "Look for prompts that occur twice, or nearly, in problem sets and across them.",
+    "plan": "Say how many problems a calibration needs, before any are collected, and what collecting them "
+    "costs.",
     "push": "Check a bundle and upload it, with a card that says what it promises.",
     "pull": "Download a bundle, check it, and only then put it in place.",
+    "recipe": "Write a recipe for a model from its tokenizer, chat template, generation settings and depth.",
     "recipes": "List the shipped recipes, or print one as TOML for `collect --recipe`.",
     "proxy": "Put early exit in front of a server that speaks the OpenAI API.",
     "mock-upstream": "Serve a toy reasoning model over HTTP that thinks, checks itself and fails on demand.",
@@ -41,7 +46,7 @@ SUMMARIES = {
 }
 """The first sentence of every command's help, so that listing them loads none."""
 
-_WITHOUT_ARGUMENTS = {"demo", "recipes", "proxy", "mock-upstream"}
+_WITHOUT_ARGUMENTS = {"demo", "doctor", "recipes", "proxy", "mock-upstream"}
 """Commands that do something when they are given no arguments."""
 
 _WITH_COMMANDS = {"config", "monitor", "shadow"}
@@ -125,8 +130,8 @@ def _root(
 ) -> None:
     """Stop reasoning models when they know the answer, with a certified risk per request.
 
-    In order: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`. `demo`
-    shows it all on a small model that is shipped.
+    `demo` shows it on a small model that is shipped; `certify` does it for a model of yours. Its steps, each
+    a command: `collect` traces, `train` a probe, `calibrate` it, then `run`, `serve` or `evaluate`.
     """
 
 

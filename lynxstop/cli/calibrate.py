@@ -160,7 +160,7 @@ def calibrate(
         shown: dict[str, object] = {"written": written and str(written), "tried": before}
         _output.emit({"levels": result.rows(), **shown, **_replaced(old)})
     else:
-        _show(result)
+        show(result)
         _compare(old or (), result)
 
 
@@ -265,18 +265,26 @@ def _note(folder: Path, result: Calibration, options: CalibrationOptions) -> int
     except DataError as error:
         _output.console.print(f"{error.message} {error.hint}", style="yellow", markup=False)
         return None
-    if made > options.tried:
-        _output.console.print(
-            f"{made} calibrations were tried on these data ({folder / ledger.NAME}), and the promise counts "
-            f"{options.tried}: it does not hold for the best of them. Give --tried {made}, calibrate on "
-            "other data, or use --method anytime where problems are only added.",
-            style="yellow",
-            markup=False,
-        )
+    tell_tried(made, options.tried, folder)
     return made
 
 
-def _show(result: Calibration) -> None:
+def tell_tried(made: int, counted: int, folder: Path) -> None:
+    """Say that more calibrations were tried on these data than the promise counts."""
+    from lynxstop.calibration import ledger
+
+    if made > counted:
+        _output.console.print(
+            f"{made} calibrations were tried on these data ({folder / ledger.NAME}), and the promise counts "
+            f"{counted}: it does not hold for the best of them. Give `lynxstop calibrate` --tried {made}, "
+            "calibrate on other data, or use --method anytime where problems are only added.",
+            style="yellow",
+            markup=False,
+        )
+
+
+def show(result: Calibration) -> None:
+    """Print the certified levels as people read them."""
     from lynxstop.calibration.plan import advice
 
     first = result.certificates[0]

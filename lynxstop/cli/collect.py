@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def collect(
     settings = find_recipe(recipe) if recipe else Recipe()
     asked = load_problems(problems, columns(id_column, prompt_column, answer_column))[:limit]
     # Engines and Ray print to stdout.
-    with _ended_by_sigterm(), redirect_stdout(sys.stderr):
+    with ended_by_sigterm(), redirect_stdout(sys.stderr):
         result = record(model, asked, out, settings, options, console=_output.console)
     if json:
         _output.emit(result)
@@ -146,20 +146,6 @@ def collect(
             f"lynxstop calibrate BUNDLE {out}",
             soft_wrap=True,
         )
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that finished traces are kept."""
-
-    def end(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster | None:

@@ -1,4 +1,4 @@
-"""`lynxstop doctor`: what a server can do, and how the proxy would work in front of it."""
+"""`lynxstop doctor`: what this machine has; or what a server can do, and how the proxy would work there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    url: Annotated[str, typer.Argument(help="Address of the server, with or without /v1.")],
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            help="Address of a server, with or without /v1; without it, this machine is examined."
+        ),
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model to ask; the first that the server lists.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Model to ask, the first that the server lists; without a server, a model folder.",
+            show_default=False,
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle that is to be served; it has to belong to the model.")
@@ -29,20 +38,31 @@ def doctor(
     ] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Try a server out with a few tokens, and say which way the proxy will work in front of it.
+    """Examine this machine, or try a server out, and say what works and what to do about the rest.
 
-    The way is *plugin* (lynxstop runs inside the server), *stream* (the proxy decides on the streamed
-    log-probabilities) or *pass through* (nothing can be stopped, and why). The server is asked a few short
-    questions; where it counts its tokens, one long answer is begun and left, to see that it stops. The key is
-    taken from `OPENAI_API_KEY`. The exit code is 0 when requests can be stopped, 1 when they would pass
-    through, 2 when the server cannot be asked.
+    Without a URL: versions, extras, GPU, disk, whether vLLM would load the plugin, and with `--model` and
+    `--bundle` whether they are complete, fit each other and have not expired. What may not be needed is "no";
+    the exit code is 1 when something is "wrong".
+
+    With a URL: which way the proxy will work in front of that server. The way is *plugin* (lynxstop runs
+    inside the server), *stream* (the proxy decides on the streamed log-probabilities) or *pass through*
+    (nothing can be stopped, and why). The server is asked a few short questions; where it counts its tokens,
+    one long answer is begun and left, to see that it stops. The key is taken from `OPENAI_API_KEY`. The exit
+    code is 0 when requests can be stopped, 1 when they would pass through, 2 when the server cannot be asked.
 
     **Examples**
+
+    - `lynxstop doctor`
+
+    - `lynxstop doctor --model MODEL --bundle BUNDLE`
 
     - `lynxstop doctor http://127.0.0.1:8000`
 
     - `lynxstop doctor http://127.0.0.1:8000 --model NAME --bundle BUNDLE --json`
     """
+    if url is None:
+        _examine_machine(model, bundle, json)
+        return
     for package in ("httpx", "msgspec", "orjson"):
         need(package, "proxy")
     import asyncio
@@ -63,6 +83,26 @@ def doctor(
         if trouble:
             _output.console.print(trouble, markup=False, highlight=False, soft_wrap=True)
     if mode == "pass through":
+        raise typer.Exit(1)
+
+
+def _examine_machine(model: str | None, bundle: Path | None, json: bool) -> None:
+    from dataclasses import asdict
+
+    from lynxstop.workflows.machine import examine_machine
+
+    checks = examine_machine(None if model is None else Path(model), bundle)
+    if json:
+        _output.emit({"checks": [asdict(check) for check in checks]})
+    else:
+        table = _output.table("This machine", "", "", "")
+        table.show_header = False
+        for column in table.columns:
+            column.justify = "left"
+        for check in checks:
+            table.add_row(check.name, check.state, check.text)
+        _output.console.print(table, markup=False)
+    if any(check.state == "wrong" for check in checks):
         raise typer.Exit(1)
 
 
@@ -97,7 +137,12 @@ async def _examine(url: str, model: str | None, bundle: Path | None, dialect: st
             found = await examine(server, model=model, dialect=dialect)
         except UpstreamError as error:
             await _name_models(server, model, error)
-            raise
+            raise UpstreamError(
+                f"{url} cannot be asked: {error.message}",
+                code=error.code,
+                status=error.status_code,
+                hint=error.hint or "Start the server, or check its address and port.",
+            ) from error
         if loaded is None:
             return found, found.mode, found.trouble
         service = await Services(loaded, dialect).of(server, found.model)

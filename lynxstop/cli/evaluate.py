@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,21 +67,13 @@ def evaluate(
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
     recorded = Recording.open(data)
     if loaded is not None:
-        _check(loaded, recorded)
+        from lynxstop.workflows.replay_levels import check_unseen
+
+        check_unseen(loaded, recorded)
     if loaded is not None and rules is None:
         _levels(loaded, recorded, csv, json)
     else:
         _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
-
-
-def _check(bundle: Bundle, recorded: Recording) -> None:
-    import numpy as np
-
-    from lynxstop.artifacts.fingerprint import require_same
-    from lynxstop.calibration.units import check_disjoint
-
-    require_same(bundle.policy.fingerprint, recorded.meta.fingerprint, f"The bundle {bundle.path}")
-    check_disjoint(np.array(bundle.training_scores().problems), np.array(recorded.problem_ids))
 
 
 def _rules(
@@ -146,27 +138,21 @@ def _rules(
 
 
 def _levels(bundle: Bundle, recorded: Recording, csv: Path | None, json: bool) -> None:
-    from lynxstop.replay.exits import read_exits
-    from lynxstop.replay.outcomes import summarize
-    from lynxstop.replay.serving import scores_of
+    from lynxstop.workflows.replay_levels import replay_levels
 
-    exits = read_exits(recorded, bundle.policy.stop_policy())
-    scores = scores_of(bundle, recorded)[exits.rows]
-    rows: list[dict[str, Any]] = []
-    for level in bundle.policy.pooled:
-        summary = summarize(exits.at(scores, level.threshold))
-        rows.append(
-            {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}
-            | asdict(summary)
-            | {"share_of_oracle": summary.share_of_oracle}
-        )
+    rows = replay_levels(bundle, recorded)
     if csv is not None:
         _write_csv(csv, rows)
     if json:
         _output.emit({"bundle": str(bundle.path), "data": str(recorded.path), "levels": rows})
         return
+    show_levels(rows, f"{rows[0]['n_problems']} recorded traces")
+
+
+def show_levels(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Print what levels would have done, as people read it."""
     shown = _output.table(
-        f"{rows[0]['n_problems']} recorded traces",
+        title,
         *("risk", "accuracy full", "early", "saved", "of oracle", "exits", "disagree", "harm", "help"),
     )
     for row in rows:

@@ -87,7 +87,7 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "sampling": policy.sampling.model_dump(),
         "guards": {
             name: getattr(policy, name)
-            for name in ("min_tokens", "cooldown", "stride", "max_points", "budget")
+            for name in ("min_tokens", "cooldown", "stride", "max_points", "tilt", "budget")
         },
         "fingerprint": policy.fingerprint.model_dump(),
         "belongs_to_model": None if model is None else True,
@@ -110,6 +110,7 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
 
 def _data(path: Path) -> dict[str, Any]:
     from lynxstop.recordings.storage import Recording
+    from lynxstop.replay.thinned import guards_of
 
     data = Recording.open(path)
     traces = data.traces()
@@ -124,5 +125,6 @@ def _data(path: Path) -> dict[str, Any]:
         "samples_most": most,
         "seed": data.meta.seed,
         "every_cue": data.whole,
+        "guards": guards_of(data.meta),
         "digest": data.digest,
     }

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lynxstop.cli import _output
 from lynxstop.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lynxstop.probes.train import TrainedProbe
-    from lynxstop.workflows.train_rule import TrainedRule
 
 
 def train(
@@ -28,7 +24,12 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Title of the card; by default the folder's name.")] = None,
     min_tokens: Annotated[
-        int, typer.Option(min=0, help="Thinking tokens before the first cue that may exit.")
+        int,
+        typer.Option(
+            min=0,
+            help="Thinking tokens before the first cue that may exit; data that were collected with guards, "
+            "of which this is one, give theirs.",
+        ),
     ] = 0,
     cooldown: Annotated[int, typer.Option(min=0, help="Thinking tokens between two cues that may exit.")] = 0,
     stride: Annotated[int, typer.Option(min=1, help="Let only every so many-th cue exit.")] = 1,
@@ -40,6 +41,13 @@ def train(
         typer.Option(
             help="Serve this rule, such as `combined`, instead of the probe's logit; by default "
             "`logprob-probe` on data without hidden states."
+        ),
+    ] = None,
+    tilt: Annotated[
+        float | None,
+        typer.Option(
+            help="Take this off the score for each earlier cue of the request that could exit; by default "
+            "what saves most on these data. 0 takes nothing off."
         ),
     ] = None,
     backend: Annotated[
@@ -60,61 +68,29 @@ def train(
 
     - `lynxstop train recorded/train bundle --rule combined`
     """
-    from lynxstop.probes.target import target_named
-    from lynxstop.probes.train import train as fit
     from lynxstop.recordings.storage import Recording
-    from lynxstop.rules.served import serve
-    from lynxstop.rules.table import rule_named
-    from lynxstop.workflows.make_bundle import make_bundle
-    from lynxstop.workflows.train_rule import DEFAULT_RULE, TrainedRule, train_rule
+    from lynxstop.workflows.train_bundle import train_bundle
+    from lynxstop.workflows.train_rule import TrainedRule
 
-    foreseen = target_named(target)
-    if kind not in ("logistic", "mlp"):
-        raise ConfigError(f"There is no kind of probe {kind!r}.", hint="Kinds: logistic, mlp.")
-    served = None if rule is None else serve(rule_named(rule)).rule
-    recorded = Recording.open(data)
-    if served is None and not recorded.layers:
-        served = rule_named(DEFAULT_RULE)
     with _output.progress() as bar:
         task = bar.add_task("cross-validation", total=None)
-
-        def shown(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        trained: TrainedProbe | TrainedRule
-        if served is not None and "hidden" not in served.needs:
-            trained = train_rule(
-                recorded,
-                served,
-                target=foreseen,
-                min_tokens=min_tokens,
-                cooldown=cooldown,
-                stride=stride,
-                max_points=max_points,
-                seed=seed,
-                progress=shown,
-            )
-        else:
-            trained = fit(
-                recorded,
-                target=foreseen,
-                kind=kind,
-                layer_sets=None if layers is None else [layers_of(layers)],
-                backend=backend,
-                seed=seed,
-                progress=shown,
-            )
-    make_bundle(
-        recorded,
-        trained,
-        bundle,
-        name or bundle.resolve().name,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        stride=stride,
-        max_points=max_points,
-        rule=served,
-    )
+        _, trained = train_bundle(
+            Recording.open(data),
+            bundle,
+            name or bundle.resolve().name,
+            target=target,
+            kind=kind,
+            layers=None if layers is None else layers_of(layers),
+            rule=rule,
+            backend=backend,
+            min_tokens=min_tokens,
+            cooldown=cooldown,
+            stride=stride,
+            max_points=max_points,
+            tilt=tilt,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if json:
         _output.emit({"bundle": str(bundle), **trained.report()})
         return

@@ -33,8 +33,19 @@ def check_order(order: Order) -> None:
 
 
 def describe(source: Source, order: Order) -> Meta:
-    """Describe a collection of this order with this model; the engine may record no layers."""
+    """Describe a collection of this order with this model; the engine may record no layers.
+
+    Raises
+    ------
+    ConfigError
+        When both the recipe's guards and `max_cues` leave out decision points.
+    """
     engine, setup, sampling = source.engine, source.setup, order.sampling
+    if engine.policy.guarded and order.options.max_cues is not None:
+        raise ConfigError(
+            "The recipe's [guards] choose the decision points already, so --max-cues would leave out others.",
+            hint="Leave --max-cues out; the guards make data cheaper, and can be served.",
+        )
     return Meta(
         fingerprint=source.fingerprint,
         engine=engine.id,
@@ -57,6 +68,7 @@ def describe(source: Source, order: Order) -> Meta:
         grader=name_of(order.options.grade),
         points=engine.policy.points,
         every=engine.policy.every,
+        **engine.policy.guards,
         budget=engine.policy.budget,
         samples=order.options.samples,
         max_cues=order.options.max_cues,

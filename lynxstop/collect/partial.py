@@ -264,11 +264,12 @@ def _generation(entry: Mapping[str, Any], arrays: Arrays, request: Request) -> G
 
 
 def _of_tokens(tokens: Tokens) -> Arrays:
-    return {"ids": tokens.ids, "thinking": tokens.thinking, "statistics": tokens.statistics}
+    arrays: Arrays = {"ids": tokens.ids, "thinking": tokens.thinking, "statistics": tokens.statistics}
+    return arrays if tokens.skipped is None else arrays | {"skipped": tokens.skipped}
 
 
 def _tokens(arrays: Arrays) -> Tokens:
-    return Tokens(arrays["ids"], arrays["thinking"], arrays["statistics"])
+    return Tokens(arrays["ids"], arrays["thinking"], arrays["statistics"], arrays.get("skipped"))
 
 
 def _plain(value: Any) -> Any:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from lynxstop.collect.texts import Texts
+from lynxstop.core.points import CUE
+from lynxstop.core.session import CueEvent
 from lynxstop.core.statistics import unknown
-from lynxstop.core.types import Answer, Generation, Tokens
+from lynxstop.core.types import (
+    SKIPPED_CUE,
+    SKIPPED_MARK,
+    SKIPPED_PENDING,
+    Answer,
+    Generation,
+    Tokens,
+)
 from lynxstop.grading.graders import same_of
 from lynxstop.grading.grading import Grader, agrees
 from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.prompts import prompt_digest
 
 Row = dict[str, Any]
 _COLUMNS = ("family", "difficulty", "split")
@@ -45,8 +55,9 @@ def trace_row(
         "full_status": full.status,
         "gold": problem.answer,
         "full_right": full.right,
-        "events": len(generation.events),
+        "events": len(kept(generation.events)),
         "cues": 0,
+        "prompt_sha256": prompt_digest(problem.prompt),
     }
 
 
@@ -97,11 +108,31 @@ def cue_rows(
 
 def tokens_of(generation: Generation) -> Tokens:
     """The recorded tokens; an engine that gives no statistics leaves them unknown."""
-    if generation.tokens is not None:
-        return generation.tokens
     count = len(generation.output_ids)
-    thinking = np.arange(count) < generation.thinking_tokens
-    return Tokens(np.array(generation.output_ids, np.int32), thinking, unknown(count))
+    tokens = generation.tokens
+    if tokens is None:
+        thinking = np.arange(count) < generation.thinking_tokens
+        tokens = Tokens(np.array(generation.output_ids, np.int32), thinking, unknown(count))
+    left_out = [event for event in generation.events if not event.eligible]
+    if not left_out:
+        return tokens
+    skipped = np.zeros(count, np.uint8)
+    for event in left_out:
+        skipped[event.index] |= _skipped(event)
+    return replace(tokens, skipped=skipped)
+
+
+def _skipped(event: CueEvent) -> int:
+    if not event.kind & CUE:
+        return SKIPPED_MARK
+    settled = SKIPPED_CUE if event.seen_at == event.index else SKIPPED_PENDING
+    return settled | SKIPPED_MARK if event.kind != CUE else settled
+
+
+def kept(events: Sequence[CueEvent], most: int | None = None) -> list[int]:
+    """Ordinals of the events where exits are forced: those that the guards let exit, at most so many."""
+    eligible = [ordinal for ordinal, event in enumerate(events) if event.eligible]
+    return [eligible[place] for place in spread(len(eligible), most)]
 
 
 def spread(events: int, most: int | None) -> list[int]:

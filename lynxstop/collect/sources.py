@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,10 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import with_budget
 from lynxstop.collect.source import Source
 from lynxstop.errors import ConfigError, ModelError
+from lynxstop.extras import need
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +70,27 @@ def load_source(engine: str, model: str, recipe: Recipe, options: SourceOptions)
 
 
 def folder_of(model: str) -> Path:
-    """Return the folder of a model.
+    """Return the folder of a model; one that has a hub name is downloaded, or found in the hub's cache.
 
     Raises
     ------
     ModelError
-        When there is none.
+        When there is none, or the hub cannot be reached or does not have it.
     """
     folder = Path(model).expanduser()
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    if not _HUB_NAME.fullmatch(model):
         raise ModelError(f"There is no model folder {model}.", hint="Download the model to a folder.")
-    return folder
+    library = need("huggingface_hub", "transformers")
+    try:
+        return Path(library.snapshot_download(model, allow_patterns=_FILES))
+    except Exception as error:  # its HTTP clients raise errors of their own, which differ by version
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"There is no model folder {model}, and the hub gave no model of this name: {first}",
+            hint="Download the model to a folder, or check the name and the connection.",
+        ) from error
 
 
 def _transformers(model: str, recipe: Recipe, options: SourceOptions) -> Source:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.partial import PartialShard, TraceRows
-from lynxstop.collect.rows import cue_rows, spread, tokens_of, trace_row
+from lynxstop.collect.rows import cue_rows, kept, tokens_of, trace_row
 from lynxstop.collect.source import Source
 from lynxstop.collect.texts import Texts
 from lynxstop.core.types import Generation, Request, Sampling
@@ -147,7 +147,7 @@ def _groups(
             trace = partial.recorded[name].trace
             return trace["thinking_tokens"] + trace["answer_tokens"], trace["cues"]
         generation = partial.generated[name]
-        return len(generation.output_ids), len(spread(len(generation.events), max_cues))
+        return len(generation.output_ids), len(kept(generation.events, max_cues))
 
     sizes = {name: size(name) for name in jobs}
     group: list[str] = []
@@ -168,7 +168,7 @@ def _force(
     engine, sampling, grader = source.engine, order.sampling, order.options.grade
     if not generations:
         return
-    chosen = [spread(len(generation.events), order.options.max_cues) for generation in generations]
+    chosen = [kept(generation.events, order.options.max_cues) for generation in generations]
     cuts = [
         [generation.events[ordinal].seen_at for ordinal in ordinals]
         for generation, ordinals in zip(generations, chosen, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.core.scorer import ScorerFactory
@@ -43,6 +43,10 @@ NEVER = Level(risk=0.5, threshold=math.inf)
 """The level of a request that thinks to the end."""
 
 
+GUARDS: dict[str, Any] = {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
+"""Settings of a policy that make decision points ineligible, and the values at which they make none."""
+
+
 @dataclass(frozen=True, slots=True)
 class StopPolicy:
     """Everything that decides a stop, apart from the scores.
@@ -64,6 +68,8 @@ class StopPolicy:
         Eligible decision points of a request at most.
     budget : int, optional
         Thinking tokens after which an exit is forced whatever the score.
+    tilt : float
+        Taken off the score for each eligible decision point before; see `lynxstop.core.rule.tilted`.
     loop_guard : int, optional
         Copies of one passage in a row after which an exit is forced; see `lynxstop.core.loops.LoopGuard`. No
         certificate covers these exits. None never looks for loops.
@@ -90,6 +96,7 @@ class StopPolicy:
     rule: ScorerFactory | None = None
     stride: int = 1
     max_points: int | None = None
+    tilt: float = 0.0
     loop_guard: int | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +108,8 @@ class StopPolicy:
             raise ConfigError("stride and max_points are counts of decision points: 1 or more.")
         if self.loop_guard is not None and self.loop_guard < 2:
             raise ConfigError("A loop guard needs 2 repeats or more.")
+        if not math.isfinite(self.tilt):
+            raise ConfigError("A tilt is a finite number, in units of the score.")
         if self.budget is not None and self.budget < 1:
             raise ConfigError("A thinking budget is at least 1 token.")
         if not 0 < self.points <= ALL or self.every < 0 or bool(self.points & INTERVAL) != (self.every > 0):
@@ -118,9 +127,14 @@ class StopPolicy:
         return self.stride > 1 or self.max_points is not None
 
     @property
+    def guards(self) -> dict[str, Any]:
+        """Settings of `GUARDS`."""
+        return {name: getattr(self, name) for name in GUARDS}
+
+    @property
     def guarded(self) -> bool:
         """Whether any guard can make a decision point ineligible."""
-        return self.min_tokens > 0 or self.cooldown > 0 or self.thinned
+        return self.guards != GUARDS
 
     @property
     def needs_probe(self) -> bool:

@@ -6,7 +6,7 @@ Its array form over many traces is `lynxstop.core.first_exit`; a property test c
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lynxstop.core.policy import StopPolicy
 
@@ -57,6 +57,37 @@ class Eligibility:
         self._last = position
         self._admitted += 1
         return True
+
+    @property
+    def earlier(self) -> int:
+        """Eligible decision points before the last eligible one."""
+        return self._admitted - 1
+
+
+def tilted(scores: ArrayLike, earlier: ArrayLike, tilt: float) -> NDArray[np.float32]:
+    """Lower scores by `tilt` for each eligible decision point of the request before them.
+
+    A late exit saves less than an early one and risks as much, so it has to be more certain.
+
+    Parameters
+    ----------
+    scores, earlier : array_like
+        Scores, and numbers of eligible decision points before them; of one shape.
+    tilt : float
+        Of the policy; 0 changes nothing.
+
+    Returns
+    -------
+    array of float32
+        Computed in float32, in two steps, so that every engine gets the same bits.
+
+    Examples
+    --------
+    >>> tilted([1.0, 1.0, 1.0], [0, 1, 2], 0.25).tolist()
+    [1.0, 0.75, 0.5]
+    """
+    lowered: NDArray[np.float32] = np.float32(tilt) * np.asarray(earlier, np.float32)
+    return np.asarray(scores, np.float32) - lowered
 
 
 def passes(score: float, threshold: float) -> bool:

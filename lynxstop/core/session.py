@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from lynxstop.core.loops import LoopGuard
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import Eligibility, passes
+from lynxstop.core.rule import Eligibility, passes, tilted
 from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.watch import Reader, WatchState, WatchStep
 
@@ -74,7 +74,8 @@ class CueEvent:
     position : int
         Thinking tokens up to and including `index`.
     score : float
-        Logit of the probe, or the score of the policy's rule; NaN where it was not scored.
+        Logit of the probe, or the score of the policy's rule, lowered by the policy's tilt where the point is
+        eligible; NaN where it was not scored.
     eligible : bool
         False when a guard of the policy excludes it: no exit is decided there; see
         `lynxstop.core.rule.Eligibility`.
@@ -389,6 +390,8 @@ class Session:
             score = self._scorer.score(point.seen) if ready else math.nan
             if kind & CUE:
                 self._scorer.cue(self.tokens - 1 - point.token)
+        if ready and self.policy.tilt:
+            score = float(tilted(score, self._guards.earlier, self.policy.tilt))
         self.events.append(CueEvent(point.token, self.tokens - 1, point.position, score, ready, kind))
         if ready and self.exit is None and passes(score, self._threshold):
             self._record(Reason.SCORE, len(self.events) - 1, score)

@@ -85,6 +85,11 @@ class Signals:
         return cls(**known, min_logprob=min(since), mean_logprob=math.fsum(since) / len(since))
 
 
+SKIPPED_CUE, SKIPPED_PENDING, SKIPPED_MARK = 1, 2, 4
+"""A decision point without a row, at this token: a cue that it completes and confirms, one that the next
+token confirms, or another kind of point."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """The record of every generated token, from which signals are replayed.
@@ -96,11 +101,15 @@ class Tokens:
         Whether it lies inside a thinking block.
     statistics : float32, shape (tokens, WIDTH)
         In the order of `lynxstop.core.statistics.Statistics`; NaN where unknown.
+    skipped : uint8, shape (tokens,), optional
+        Decision points that guards left out, bits of `SKIPPED_CUE`, `SKIPPED_PENDING` and `SKIPPED_MARK`;
+        None is none.
     """
 
     ids: NDArray[np.int32]
     thinking: NDArray[np.bool_]
     statistics: NDArray[np.float32]
+    skipped: NDArray[np.uint8] | None = None
 
 
 @dataclass(slots=True)

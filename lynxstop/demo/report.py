@@ -12,6 +12,7 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.demo.run import Demonstration
+from lynxstop.report.labels import label_points
 from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
 
 _POINTS = 120
@@ -69,20 +70,23 @@ def _accuracy(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
     accuracy = float((seen.outcomes.right_full == 1).mean())
 
     def draw(axes: Any) -> None:
+        places = []
         axes.plot(curve[:, 0], curve[:, 1], color=COLOURS[0], label="probe, any threshold")
         axes.plot(full, accuracy, "s", color=INK, label="full thinking")
         axes.plot(oracle, accuracy, "*", color=COLOURS[2], ms=11, label="oracle")
         for certificate in certificates:
             tokens, right, _ = _replayed(seen, certificate.threshold)
             axes.plot(tokens, right, "o", color=COLOURS[1])
-            axes.annotate(f" {certificate.risk:.0%}", (tokens, right), va="top", color=INK)
+            places.append((tokens, right))
         axes.set_xlim(left=0)
         axes.set_xlabel("thinking tokens per problem")
         axes.set_ylabel("accuracy")
-        axes.legend(loc="lower right")
+        label_points(axes, places, [f"{certificate.risk:.0%}" for certificate in certificates], curve[:, :2])
 
     return figure(
-        "Accuracy against thinking tokens", "Points are the certified levels, on these problems.", draw
+        "How many tokens does what accuracy take?",
+        "Points are the certified levels, on these problems.",
+        draw,
     )
 
 
@@ -99,10 +103,9 @@ def _risk(seen: Demonstration, certificates: Sequence[Certificate]) -> str:
         axes.invert_xaxis()
         axes.set_xlabel("threshold, strict to lenient")
         axes.set_ylabel("answers that differ, per request")
-        axes.legend(loc="upper left")
 
     return figure(
-        "Risk against threshold",
+        "Do more answers differ than was promised?",
         "Certified levels (dashed) and their thresholds (points): the curve should pass below the points.",
         draw,
     )

@@ -89,9 +89,9 @@ def as_csv(found: Comparison) -> str:
 def as_page(found: Comparison) -> str:
     """Return the HTML report."""
     about = found.about
-    page = Page("Rules on the same traces", lead(found), footer=f"Data {about['data'][:16]}.")
+    page = Page("Which rule saves most?", lead(found), footer=f"Data {about['data'][:16]}.")
     page.figures(_picture(found))
-    page.section("All rules at the certified level")
+    page.section("What does each rule save at the certified level?")
     page.table(SHOWN, [cells(line) for line in ordered(found)])
     sizes = ", ".join(f"{count} for {name}" for name, count in about["problems"].items())
     page.text(
@@ -147,11 +147,9 @@ def _picture(found: Comparison) -> str:
         )
         axes.set_xlabel("thinking and trial tokens per request")
         axes.set_ylabel("accuracy" if graded else "agreement with full thinking")
-        axes.legend(fontsize=8, loc="lower right")
 
-    kind = "Accuracy" if graded else "Agreement"
     return figure(
-        f"{kind} against tokens",
+        f"Which rule keeps {'accuracy' if graded else 'agreement'} at the fewest tokens?",
         "One line per rule, over its thresholds; dots are the certified points. Up and left is better.",
         draw,
         size=(8.4, 5.0),

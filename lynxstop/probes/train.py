@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.calibration.repeats import joined_ids
 from lynxstop.core.points import CUE
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
@@ -195,8 +196,13 @@ def default_layer_sets(recorded: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _owners(dataset: Recorded) -> NDArray[Any]:
+    """Problem of each cue; problems of one prompt are one."""
     traces = dataset.traces()
-    return np.repeat(np.array(traces["problem_id"].to_pylist(), dtype=object), traces["cues"].to_numpy())
+    names = np.array(traces["problem_id"].to_pylist(), dtype=np.str_)
+    if "prompt_sha256" in traces.column_names:
+        prompts = ["" if value is None else value for value in traces["prompt_sha256"].to_pylist()]
+        names = joined_ids(names, np.array(prompts, dtype=np.str_))
+    return np.repeat(names.astype(object), traces["cues"].to_numpy())
 
 
 def _features(dataset: Recorded, layers: Sequence[int], rows: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -68,6 +68,7 @@ class App:
         draining: Draining | None,
         notices: Mapping[str, ops.Check],
         own: Mapping[tuple[str, str], Handler],
+        facts: ops.Facts | None = None,
     ) -> None:
         self._draining = draining
         self.config = config
@@ -76,7 +77,8 @@ class App:
         self.handlers = dict(handlers)
         self._startup = startup
         self._tracing = tracing
-        self._own = {**ops.routes(metrics, {"upstream": ops.reachable(upstream), **checks}, notices), **own}
+        checked = {"upstream": ops.reachable(upstream), **checks}
+        self._own = {**ops.routes(metrics, checked, facts, notices), **own}
         self._relay = relay(upstream)
         self._gate = Gate(config.limits)
 
@@ -136,10 +138,14 @@ class App:
                 await (special or self._relay)(incoming, reply)
             return "completed"
         except RequestError as error:
+            code = error.code or str(error.status_code)
+            self.metrics.refused.labels(code).inc()
+            incoming.notes["code"] = code
             await failures.answer(reply, error)
             return "refused"
         except UpstreamError as error:
             self.metrics.upstream_errors.labels(error.code).inc()
+            incoming.notes |= logs.noted(error)
             await failures.answer(reply, error)
             return "upstream_error"
         except LynxstopError as error:
@@ -162,7 +168,9 @@ class App:
         self.metrics.requests.labels(route, outcome).inc()
         self.metrics.request_seconds.labels(route).observe(time.monotonic() - incoming.arrived)
         if reply.first_at is not None:
-            self.metrics.first_chunk_seconds.labels(route).observe(reply.first_at - incoming.arrived)
+            self.metrics.first_chunk_seconds.labels(route, str(reply.streams).lower()).observe(
+                reply.first_at - incoming.arrived
+            )
         logs.log_request(incoming, reply, route)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -200,6 +208,7 @@ def create_app(
     draining: Draining | None = None,
     notices: Mapping[str, ops.Check] | None = None,
     own: Mapping[tuple[str, str], Handler] | None = None,
+    facts: ops.Facts | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -225,6 +234,8 @@ def create_app(
         What /ready tells operators too; requests are answered all the same.
     own : mapping from (method, path) to handler, optional
         Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
+    facts : callable, optional
+        What /ready says beside its checks.
 
     Returns
     -------
@@ -238,5 +249,5 @@ def create_app(
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
     upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    found = checks or {}, startup, tracing, draining, notices or {}, own or {}
+    found = checks or {}, startup, tracing, draining, notices or {}, own or {}, facts
     return App(config, handlers or {}, upstream, metrics, *found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -49,6 +50,9 @@ _OFF = Service(cause="off")
 
 _NAME = 200
 """Longest name of a model in the log."""
+
+_TAIL = 4096
+"""Bytes at the end of an answer in which its usage is looked for."""
 
 _PING = b": ping\n\n"
 
@@ -197,7 +201,7 @@ class ChatHandler:
             else:
                 await self._tell(request, error)
         except UpstreamError as error:
-            self._services.lost(model, error)
+            self._services.lost(error)
             raise
 
     async def _why_not(self, request: ChatRequest, treated: Treatment) -> str | None:
@@ -235,13 +239,13 @@ class ChatHandler:
     async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
         """Return why a chat cannot be watched, which says what a request says."""
         service = request.service
-        assert service.stream_config is not None
-        exit_text = service.stream_config.exit_text
-        cause = why_untouched(body, exit_text)
+        config = service.stream_config
+        assert config is not None
+        cause = why_untouched(body, config.exit_text, config.exit_ids)
         if cause not in BY_CHAT_ROUTE:
             return cause
         need = need_of(body)
-        others = why_untouched(body, exit_text, need)
+        others = why_untouched(body, config.exit_text, config.exit_ids, apart_from=need)
         if not need or others is not None or self._thinks(request.options, need & UNCERTIFIED):
             return others or cause
         found = await self._by_chat.of(request.server, service, str(request.body.get("model")), need)
@@ -304,7 +308,8 @@ class ChatHandler:
 
     def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Make the answer for a client that asked for no stream."""
-        return assemble(events)
+        dialect = request.service.dialect
+        return assemble(events, None if dialect is None else dialect.facts.empty_content)
 
     # What all routes share.
 
@@ -331,8 +336,11 @@ class ChatHandler:
             "POST", incoming.raw_path, headers, content, query=incoming.query
         ) as response:
             await reply.start(response.status, for_client(response.headers))
+            tail = b""
             async for chunk in response.chunks():
+                tail = (tail + chunk)[-_TAIL:]
                 await reply.send(chunk)
+        incoming.notes |= counted(tail)
         await reply.end()
 
     def _for_plugin(self, body: Json, options: RequestOptions) -> Json:
@@ -421,14 +429,17 @@ class ChatHandler:
     async def _stream(
         self, request: ChatRequest, bursts: AsyncGenerator[list[ClientEvent]], frames: Frames
     ) -> None:
-        reply, begun = request.reply, False
+        reply, last, longest = request.reply, 0.0, 0.0
         async for burst in bursts:
-            if not begun:
+            if not reply.started:
                 await self._begin(request)
-                begun = True
+            if burst:
+                now = time.monotonic()
+                longest, last = max(longest, now - (last or now)), now
             await reply.send(frames.write(burst) if burst else _PING)
-        if not begun:
+        if not reply.started:
             await self._begin(request)
+        request.incoming.notes["silence_seconds"] = round(longest, 6)
         await reply.end(frames.end())
 
     async def _begin(self, request: ChatRequest) -> None:
@@ -462,25 +473,38 @@ class ChatHandler:
         if chat.read:
             metrics.decision_seconds.observe(chat.deciding / chat.read)
         thought = (
-            session.truncation.thinking_tokens
-            if chat.stopped and session.truncation
-            else sum(session.thinking)
+            session.truncation.thinking_tokens if chat.tried and session.truncation else sum(session.thinking)
         )
-        metrics.thinking_tokens.inc(thought)
+        mode = str(chat.client_request.mode)
+        metrics.thinking_tokens.labels(mode).inc(thought)
+        incoming.notes |= {"mode": mode, "risk": chat.client_request.risk, "dialect": chat.dialect.name}
+        if chat.client_request.group is not None:
+            incoming.notes["group"] = chat.client_request.group[:_NAME]
         if chat.blind:
             self._note(incoming, chat.blind)
         if (taken := session.session.exit) is not None and session.truncation is not None:
-            metrics.exits.labels(str(taken.reason)).inc()
+            metrics.exits.labels(str(taken.reason), mode).inc()
             metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
+            metrics.tokens_saved.labels(mode).inc(chat.final_report.get("saved_estimate", 0))
             incoming.notes |= {
                 "exit": str(taken.reason),
+                "stopped": chat.stopped,
                 "thinking_tokens": session.truncation.thinking_tokens,
             }
-        if chat.stopped:
-            metrics.tokens_saved.inc(chat.final_report.get("saved_estimate", 0))
+        if (silence := incoming.notes.get("silence_seconds")) is not None:
+            metrics.silence_seconds.labels(str(chat.stopped).lower()).observe(float(silence))
         if chat.tried:
             metrics.continuations.labels("done" if chat.final_report else "broken").inc()
             metrics.continuation_retries.inc(chat.tried - 1)
+
+
+def counted(tail: bytes) -> dict[str, int]:
+    """Return the tokens that the end of an answer counts, if it can be read."""
+    found = dict(_COUNTS.findall(tail))
+    return {name.decode(): int(number) for name, number in found.items()}
+
+
+_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d{1,12})\b')
 
 
 def _length(content: bytes) -> tuple[bytes, bytes]:

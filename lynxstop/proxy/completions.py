@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +36,8 @@ class CompletionsHandler(ChatHandler):
         """Return why a request cannot be watched."""
         if request.service.stream_config is None:
             return "no_bundle"
-        body = request.body
-        if (cause := why_no_text(body, request.service.stream_config.exit_text)) is not None:
+        body, config = request.body, request.service.stream_config
+        if (cause := why_no_text(body, config.exit_text, config.exit_ids)) is not None:
             return cause
         prompt = one_prompt(body)
         assert prompt is not None
@@ -87,7 +87,7 @@ class CompletionsHandler(ChatHandler):
         return {**answer, "object": "text_completion", "choices": [choice]}
 
 
-def why_no_text(body: Mapping[str, Any], exit_text: str = "") -> str | None:
+def why_no_text(body: Mapping[str, Any], exit_text: str = "", exit_ids: Collection[int] = ()) -> str | None:
     """Return why a request for completions cannot be watched, or None."""
     prompt = body.get("prompt")
     several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
@@ -98,7 +98,7 @@ def why_no_text(body: Mapping[str, Any], exit_text: str = "") -> str | None:
         "suffix": bool(body.get("suffix")),
     }
     found = next((cause for cause, present in causes.items() if present), None)
-    return found or why_untouched({**body, "messages": []}, exit_text)
+    return found or why_untouched({**body, "messages": []}, exit_text, exit_ids)
 
 
 class _Form(Frames):

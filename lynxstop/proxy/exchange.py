@@ -236,6 +236,11 @@ class Reply:
         return self.status != 0
 
     @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self._events
+
+    @property
     def at_event(self) -> bool:
         """True when the answer is a stream of events and what has gone out ends with a whole one."""
         return self._events and self._tail[-4:].endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n"))

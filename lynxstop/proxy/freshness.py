@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,6 @@ class Freshness:
 
     def knows(self, model: str, fingerprint: Any) -> bool:
         """Say whether a fingerprint is one of an examination; also True where there is nothing to compare."""
-        self.asked.add(model)
         known = self.fingerprints.get(model)
         return fingerprint is None or known is None or fingerprint in known
 
@@ -94,7 +93,6 @@ class Freshness:
         self.examined_at.clear()
         self.asked.clear()
         self.suspects.clear()
-        self.first = None
 
     def is_older(self, model: str, seconds: float) -> bool:
         """Say whether the examination of a model is at least so old."""
@@ -106,11 +104,23 @@ class Freshness:
         return self.suspects | {model for model in self.asked if self.is_older(model, old)}
 
 
-async def keep_fresh(services: Services, server: Server, recheck_seconds: float) -> None:
-    """Look at the server for ever, and examine it again when it may have changed."""
+async def keep_fresh(
+    services: Services, server: Server, recheck_seconds: float, on_checked: Callable[[], None]
+) -> None:
+    """Look at the server for ever, and examine it again when it may have changed; see `check`.
+
+    Parameters
+    ----------
+    services : Services
+    server : Server
+    recheck_seconds : float
+    on_checked : callable
+        Called after every look.
+    """
     while True:
         try:
             await check(services, server, recheck_seconds)
+            on_checked()
         except Exception as error:  # the next look may fare better; requests go on
             logger.warning("not_checked", extra={"fields": {"error": type(error).__name__}})
         await asyncio.sleep(CHECK_SECONDS)
@@ -158,6 +168,7 @@ def is_away(services: Services, trouble: str) -> None:
 def _compare(services: Services, signs: dict[str, str]) -> None:
     """Forget a server that lists a model otherwise than before, or another first one."""
     before, services.freshness.signs = services.freshness.signs, signs
+    services.freshness.first = next(iter(signs), None)
     if before is None:
         return
     changed = [name for name, known in before.items() if signs.get(name, known) != known]

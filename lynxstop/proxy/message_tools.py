@@ -8,7 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_TOOL = frozenset({"name", "description", "input_schema", "cache_control", "type"})
+_TOOL = frozenset({"name", "description", "input_schema", "cache_control", "type", "strict"})
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _RESULT = frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"})
 
@@ -122,6 +122,8 @@ def _tool(tool: Any) -> Json | None:
     function = {"name": tool["name"], "parameters": tool["input_schema"]}
     if isinstance(tool.get("description"), str):
         function["description"] = tool["description"]
+    if isinstance(tool.get("strict"), bool):
+        function["strict"] = tool["strict"]
     return {"type": "function", "function": function}
 
 

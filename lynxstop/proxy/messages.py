@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lynxstop.proxy.chat import ChatRequest
 from lynxstop.proxy.failures import MESSAGES, by_status
 from lynxstop.proxy.message_tools import (
     arguments_of,
@@ -22,13 +23,16 @@ from lynxstop.remote.http.connection import RefusedError
 
 Json = dict[str, Any]
 
+LEAST_BUDGET = 1024
+"""Smallest `budget_tokens` of the protocol."""
+
 QUIET = 64
 """Pieces of hidden thinking after which a client gets a ping."""
 
 _KNOWN = frozenset(
     {
         "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences",
-        "stream", "thinking", "metadata", "seed", "vllm_xargs", "tools", "tool_choice",
+        "stream", "thinking", "metadata", "seed", "vllm_xargs", "tools", "tool_choice", "output_config",
     }
 )  # fmt: skip
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "vllm_xargs")
@@ -45,9 +49,17 @@ class MessagesHandler(TranslatedHandler):
         """Return the chat request that means the same; a cause, when there is none."""
         return to_chat(body)
 
-    def writer(self, body: Json) -> Writer:
-        """Return what writes one answer."""
-        return MessageWriter(shows_thinking(body))
+    def writer(self, request: ChatRequest) -> Writer:
+        """Return what writes one answer.
+
+        Servers that have the route show thinking whether it was asked for or not; Anthropic does not.
+        """
+        return MessageWriter(bool(self._offered) or shows_thinking(request.body))
+
+    def _effort(self, body: Json) -> Mapping[str, Any]:
+        """Return a body that names its reasoning effort as chats do."""
+        config = body.get("output_config")
+        return {**body, "reasoning_effort": config.get("effort")} if isinstance(config, dict) else body
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in Anthropic's shape."""
@@ -57,18 +69,19 @@ class MessagesHandler(TranslatedHandler):
 def to_chat(body: Mapping[str, Any]) -> Json | str:
     """Translate a request into a chat's.
 
-    Thinking of earlier turns is left out, as the protocol says; `budget_tokens` has no counterpart.
+    Thinking of earlier turns is left out, as the protocol says. A key whose value is null is absent.
+    `budget_tokens` becomes `thinking_token_budget`, as vLLM calls it.
 
     Returns
     -------
     dict or str
         The chat request; a cause, when none means the same.
     """
-    thinking = body.get("thinking") or {}
     if any(body[name] not in (None, []) for name in set(body) - _KNOWN):
         return "parameters"
-    if not isinstance(thinking, dict) or thinking.get("type", "enabled") not in ("enabled", "adaptive"):
-        return "thinking_hidden"
+    options = _options(body)
+    if isinstance(options, str):
+        return options
     if (tools := tools_of(body)) is None:
         return "tools"
     system = _text(body.get("system") or "", ())
@@ -88,7 +101,30 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     chat = {name: body[name] for name in _SAME if body.get(name) is not None}
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
-    return {**chat, **tools, "messages": messages}
+    return {**chat, **options, **tools, "messages": messages}
+
+
+def _options(body: Mapping[str, Any]) -> Json | str:
+    """Return a chat's parameters for `thinking` and `output_config`; a cause, when there are none.
+
+    A budget that the protocol does not allow is the server's to refuse.
+    """
+    thinking, config = body.get("thinking") or {}, body.get("output_config") or {}
+    if not isinstance(thinking, dict) or not isinstance(config, dict):
+        return "malformed"
+    config, chat = _set(config), {}
+    if thinking.get("type", "enabled") not in ("enabled", "adaptive"):
+        return "thinking_hidden"
+    if config.keys() - {"effort"}:
+        return "structured_output"
+    budget, most = thinking.get("budget_tokens"), body.get("max_tokens")
+    if budget is not None and thinking.get("type") != "adaptive":
+        if type(budget) is not int or budget < LEAST_BUDGET or (type(most) is int and budget >= most):
+            return "malformed"
+        chat["thinking_token_budget"] = budget
+    if "effort" in config:
+        chat["reasoning_effort"] = config["effort"]
+    return chat
 
 
 def shows_thinking(body: Mapping[str, Any]) -> bool:
@@ -208,6 +244,11 @@ def _messages(role: str, content: Any) -> list[Json] | None:
     return None if text is None else [{"role": role, "content": text}]
 
 
+def _set(block: Mapping[str, Any]) -> Json:
+    """Return the keys that are set: SDKs write null into those that are not."""
+    return {name: value for name, value in block.items() if value is not None}
+
+
 def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
     """Return a content that is nothing but text; None, when it is something else."""
     if isinstance(content, str):
@@ -215,6 +256,6 @@ def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         return None
     kept = [block for block in content if block.get("type") not in dropped]
-    if any(block.get("type") != "text" or set(block) - _TEXT for block in kept):
+    if any(block.get("type") != "text" or _set(block).keys() - _TEXT for block in kept):
         return None
-    return "\n".join(str(block.get("text", "")) for block in kept)
+    return "\n".join(str(block.get("text") or "") for block in kept)

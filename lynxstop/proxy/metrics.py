@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -10,8 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 SHORT = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Buckets of a decision, in seconds."""
 
-LONG = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-"""Buckets of a request and of its first chunk, in seconds."""
+LONG = (
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0,
+    1000.0,
+)  # fmt: skip
+"""Buckets of a request, of its first chunk and of a silence, in seconds."""
 
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 """Buckets of a number of tokens."""
@@ -40,10 +44,20 @@ class Metrics:
         )
         self.first_chunk_seconds = Histogram(
             "lynxstop_first_chunk_seconds",
-            "Time to the first byte of the answer's body.",
-            ["route"],
+            "Time to the first byte of the answer's body: the first event of a stream, or the whole answer.",
+            ["route", "stream"],
             buckets=LONG,
             registry=registry,
+        )
+        self.silence_seconds = Histogram(
+            "lynxstop_silence_seconds",
+            "Longest time without an event inside a watched stream, by whether it was stopped.",
+            ["stopped"],
+            buckets=LONG,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "lynxstop_refused", "Requests that the proxy refused, by code.", ["code"], registry=registry
         )
         self.upstream_errors = Counter(
             "lynxstop_upstream_errors", "Failures of the server, by code.", ["code"], registry=registry
@@ -55,7 +69,7 @@ class Metrics:
             registry=registry,
         )
         self.exits = Counter(
-            "lynxstop_exits", "Stops decided, forced or in shadow, by reason.", ["reason"], registry=registry
+            "lynxstop_exits", "Stops decided, by reason and mode.", ["reason", "mode"], registry=registry
         )
         self.exit_thinking_tokens = Histogram(
             "lynxstop_exit_thinking_tokens",
@@ -65,11 +79,15 @@ class Metrics:
         )
         self.cues = Counter("lynxstop_cues", "Cues seen inside thinking.", registry=registry)
         self.thinking_tokens = Counter(
-            "lynxstop_thinking_tokens", "Thinking tokens that went through.", registry=registry
+            "lynxstop_thinking_tokens",
+            "Thinking tokens of watched requests that went through.",
+            ["mode"],
+            registry=registry,
         )
         self.tokens_saved = Counter(
             "lynxstop_tokens_saved_estimate",
-            "Thinking tokens that exits saved, estimated.",
+            "Thinking tokens that exits saved, or would have in shadow, estimated.",
+            ["mode"],
             registry=registry,
         )
         self.upstream_tokens = Counter(
@@ -120,6 +138,23 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+
+        self.model_state = Gauge(
+            "lynxstop_model_state",
+            "1 for what happens to the requests for a model: watched, or why they pass through.",
+            ["model", "state"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._states: dict[str, str] = {}
+
+    def show_states(self, states: Mapping[str, str]) -> None:
+        """Show what happens to the requests for each model."""
+        for model, state in self._states.items():
+            self.model_state.labels(model, state).set(0)
+        for model, state in states.items():
+            self.model_state.labels(model, state).set(1)
+        self._states = dict(states)
 
     def render(self) -> bytes:
         """Write all metrics as Prometheus reads them, those of all workers summed up."""

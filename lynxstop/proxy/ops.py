@@ -20,8 +20,15 @@ CHECK_SECONDS = 5.0
 """Longest time of one check."""
 
 
+Facts = Callable[[], Mapping[str, object]]
+"""What /ready says beside its checks."""
+
+
 def routes(
-    metrics: Metrics, checks: Mapping[str, Check], notices: Mapping[str, Check] | None = None
+    metrics: Metrics,
+    checks: Mapping[str, Check],
+    facts: Facts | None = None,
+    notices: Mapping[str, Check] | None = None,
 ) -> dict[tuple[str, str], Handler]:
     """Make the handlers of the proxy's own paths; what a notice says does not make the proxy unready."""
 
@@ -35,7 +42,7 @@ def routes(
         status: dict[str, object] = {"status": "ready" if good else "not ready", "checks": shown}
         if notices:
             status["notices"] = {name: await _run(check) or "ok" for name, check in notices.items()}
-        await _json(reply, 200 if good else 503, status)
+        await _json(reply, 200 if good else 503, status | dict(facts() if facts else {}))
 
     async def show(incoming: Incoming, reply: Reply) -> None:
         await reply.start(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())])

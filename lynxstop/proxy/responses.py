@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lynxstop.proxy.chat import ChatRequest
 from lynxstop.proxy.failures import RESPONSES
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote import server_error
 from lynxstop.remote.http.connection import RefusedError
+from lynxstop.remote.report import with_exit
 
 Json = dict[str, Any]
 
@@ -69,9 +71,9 @@ class ResponsesHandler(TranslatedHandler):
         """Return the chat request that means the same; a cause, when there is none."""
         return to_chat(body)
 
-    def writer(self, body: Json) -> Writer:
+    def writer(self, request: ChatRequest) -> Writer:
         """Return what writes one answer."""
-        return ResponseWriter(body)
+        return ResponseWriter(request.body)
 
     def refusal(self, error: RefusedError) -> Json:
         """Return a refusal of the server in the shape of this route."""
@@ -181,7 +183,8 @@ class ResponseWriter:
         yield from self._close(status)
         details = {"incomplete_details": {"reason": "max_output_tokens"}} if cut else {}
         more = {} if report is None else {"lynxstop": report}
-        self._response |= {"status": status, "output": self._items, "usage": _usage(usage), **details, **more}
+        used = _usage(with_exit(usage, report or {}))
+        self._response |= {"status": status, "output": self._items, "usage": used, **details, **more}
         yield self._event(f"response.{status}", response=self._response)
 
     def whole(self) -> Json:
@@ -244,12 +247,13 @@ def _message(item: Any) -> Json | None:
 
 def _usage(usage: Json) -> Json:
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    written = usage.get("completion_tokens_details") or {}
+    exit = {name: value for name, value in written.items() if name.startswith("lynxstop_")}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "output_tokens_details": {"reasoning_tokens": written.get("reasoning_tokens") or 0, **exit},
         "total_tokens": prompt + completion,
     }

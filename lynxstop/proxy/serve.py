@@ -21,6 +21,7 @@ from lynxstop.errors import ConfigError
 from lynxstop.extras import need
 from lynxstop.proxy import logs
 from lynxstop.proxy.app import App, Draining, create_app
+from lynxstop.proxy.background import Background
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
@@ -32,7 +33,6 @@ from lynxstop.proxy.running import Running
 from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
-from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 
 KEEPALIVE_SECONDS = 75
@@ -53,7 +53,9 @@ def build(config: ProxyConfig) -> App:
     metrics = Metrics()
     upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
-    services = Services(bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days))
+    services = Services(
+        bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days), config.upstream.model
+    )
     check_levels(config.policy, services.policy)
     risk = config.policy.risk or (bundle and bundle.policy.default_risk)
     metrics.risk_target.set(risk if isinstance(risk, float) else 0.0)
@@ -71,10 +73,7 @@ def build(config: ProxyConfig) -> App:
         )
 
     monitoring = Monitoring.of(config, metrics, services)
-
-    async def belongs() -> str | None:
-        return await services.ready(Connection(upstream))
-
+    beside = Background(config, services, upstream, metrics, shadow)
     running, by_chat = Running(), ChatRoutes()
     return create_app(
         config,
@@ -91,13 +90,12 @@ def build(config: ProxyConfig) -> App:
         ),
         upstream=upstream,
         metrics=metrics,
-        checks={"bundle": belongs},
-        draining=draining(
-            None if shadow is None else shadow.drain,
-            None if monitoring.live is None else monitoring.live.drain,
-        ),
+        checks=beside.checks,
+        startup=beside.begin,
+        draining=draining(beside.end, None if monitoring.live is None else monitoring.live.drain),
         notices={} if monitoring.auditor is None else {"monitor": monitoring.notice},
         own=Operators(config, metrics, services, running, by_chat).routes,
+        facts=beside.facts,
     )
 
 

@@ -39,6 +39,9 @@ LOOK_SECONDS = 60.0
 _OF_THE_CLIENT = (401, 403)
 """Refusals that concern one client's key, not the server."""
 
+_LOST = ("upstream_unreachable", "upstream_died")
+"""Failures after which another server may answer."""
+
 _MOST_MODELS = 64
 _NAME = 200
 
@@ -136,8 +139,7 @@ class Services:
         if self.bundle is None:
             return Service(cause="no_bundle")
         if (found := self._found.get(model)) is not None:
-            if found.trouble is not None:
-                self.freshness.asked.add(model)
+            self.freshness.asked.add(model)
             return found
         until, failed = self._failed.get(model, (0.0, Service(cause="unresolved")))
         if time.monotonic() < until or len(self._found) >= _MOST_MODELS:
@@ -192,16 +194,10 @@ class Services:
         self.freshness.clear()
         self._dialect = self._only = None
 
-    def lost(self, model: str, error: UpstreamError) -> None:
+    def lost(self, error: UpstreamError) -> None:
         """Take note that a request has failed: one that the server did not live to answer."""
-        if error.code == "upstream_unreachable":
-            self.forget()
-        elif error.code == "upstream_died":
-            # What the server calls its configuration shows in every stream whether it is still the same.
-            if self.freshness.fingerprints.get(model, {None}) == {None}:
-                self.forget(error.code)
-            else:
-                self.freshness.suspects.add(model)
+        if error.code in _LOST:
+            self.forget(error.code)
 
     def known(self, model: str) -> Service | None:
         """Return the service of a model that has been examined; None for others."""
@@ -215,16 +211,33 @@ class Services:
     def belongs(self, model: str, event: Mapping[str, Any]) -> bool:
         """Say whether an event comes from the server that was examined, as far as it shows.
 
-        If it does not, the server is examined again.
+        If it does not, the server is examined again before the next request is watched. What earlier
+        examinations found stays known: it may be one of several replicas.
         """
         if self.freshness.knows(model, event.get("system_fingerprint")):
             return True
         self.freshness.suspects.add(model)
+        if self._found.pop(model, None) is not None:
+            logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
         return False
 
-    def states(self) -> dict[str, Service]:
-        """What is known of each model that was named, failed examinations included."""
+    def examined(self) -> dict[str, Service]:
+        """Return what is known of each model that was named, failed examinations included."""
         return {name: failed for name, (_, failed) in self._failed.items()} | self._found
+
+    def states(self) -> dict[str, str]:
+        """Return what happens to the requests for each model: "watched", or why they pass through."""
+        shown = {model: failed.cause or "unresolved" for model, (_, failed) in self._failed.items()}
+        return shown | {model: found.cause or "watched" for model, found in self._found.items()}
+
+    def shown_states(self) -> dict[str, str]:
+        """Return the states of models whose names are the server's; a client may name anything."""
+        own = {*(self.freshness.signs or ()), self.model, self.freshness.first}
+        states = self.states()
+        shown = {model: state for model, state in states.items() if model in own}
+        if self.freshness.away is not None and (first := self.model or self.freshness.first):
+            shown[first] = "away"
+        return {**shown, "other": "unresolved"} if states.keys() - own else shown
 
     def troubled(self, seconds: float) -> set[str]:
         """Return the model of the bundle, if an examination this old found that it cannot be served."""
@@ -268,7 +281,10 @@ class Services:
                 # Another check reports that, or only clients have a key.
                 return None
             self.freshness.first = model
-        return None if model is None else (await self.of(server, model)).trouble
+        if model is None:
+            return None
+        # What a check asks for does not count as traffic.
+        return (self._found.get(model) or await self.of(server, model)).trouble
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""

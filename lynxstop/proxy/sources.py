@@ -20,6 +20,18 @@ FILE = Path("lynxstop.toml")
 
 PREFIX = "LYNXSTOP_"
 
+SHARED = {
+    "LYNXSTOP_BUNDLE": "policy.bundle",
+    "LYNXSTOP_RISK": "policy.risk",
+    "LYNXSTOP_MODE": "policy.mode",
+    "LYNXSTOP_UNCERTIFIED": "policy.uncertified",
+    "LYNXSTOP_GRACE_DAYS": "policy.grace_days",
+}
+"""Variables of the plugin in vLLM that mean the same here; the key's own variable wins."""
+
+_ELSEWHERE = frozenset({"LYNXSTOP_RECORD", "LYNXSTOP_RECIPE"})
+"""Variables that only the plugin in vLLM has."""
+
 
 @dataclass(frozen=True)
 class LoadedConfig:
@@ -81,7 +93,7 @@ def load(
     ):
         for key, value in found.items():
             values[key] = value
-            origins[key] = variable(key) if origin == PREFIX else origin
+            origins[key] = _variable_of(key, environment) if origin == PREFIX else origin
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -94,7 +106,7 @@ def load(
         key = ".".join(str(part) for part in first["loc"][:2])
         where = f" ({origins[key]})" if key in origins else ""
         raise ConfigError(
-            f"{key}{where} is wrong: {first['msg']}.",
+            f"{key}{where} is wrong: {_said(first)}.",
             hint="`lynxstop config show` lists all keys.",
         ) from None
 
@@ -138,18 +150,27 @@ def _from_file(path: Path | None) -> tuple[dict[str, Any], str]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    fields = {variable(key): (key, field) for key, field in keys()}
+    known = dict(keys())
+    named = {**SHARED, **{variable(key): key for key in known}}
+    wrong = [name for name in environment if name.startswith(PREFIX) and name not in named]
+    for name in wrong:
+        only = name in _ELSEWHERE
+        raise ConfigError(
+            f"The variable {name} sets no key" + (": only the plugin in vLLM has it." if only else "."),
+            hint="Unset it for the proxy." if only else "`lynxstop config show` lists all keys.",
+        )
     found: dict[str, Any] = {}
-    for name, text in environment.items():
-        if name in fields:
-            key, field = fields[name]
-            if text:
-                found[key] = _parse(text, field, name)
-        elif name.startswith(tuple(f"{PREFIX}{section.upper()}_" for section in ProxyConfig.model_fields)):
-            raise ConfigError(
-                f"The variable {name} sets no key.", hint="`lynxstop config show` lists all keys."
-            )
+    # Those of the plugin come first, so that a key's own variable wins.
+    for name, key in named.items():
+        if text := environment.get(name):
+            found[key] = _parse(text, known[key], name)
     return found, PREFIX
+
+
+def _variable_of(key: str, environment: Mapping[str, str]) -> str:
+    """Name the variable that sets a key."""
+    shared = next((name for name, other in SHARED.items() if other == key), "")
+    return variable(key) if environment.get(variable(key)) else shared
 
 
 def _parse(text: str, field: FieldInfo, name: str) -> Any:
@@ -163,6 +184,13 @@ def _parse(text: str, field: FieldInfo, name: str) -> Any:
             raise ConfigError(f"The variable {name} is not a table.", hint="Write it like low=0.1,high=off.")
         return {key.strip(): value.strip() for key, _, value in pairs}
     return text
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """Say what is wrong with a value, in the words of the file."""
+    forms = {"tuple_type": 'a list is meant, as in ["x"]', "dict_type": "a table is meant, as in {low = 0.1}"}
+    text = str(forms.get(error["type"], error["msg"]))
+    return text.removeprefix("Value error, ").rstrip(".")
 
 
 def _sections() -> str:

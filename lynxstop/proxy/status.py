@@ -16,14 +16,19 @@ from lynxstop.proxy.service import Service, Services
 
 Json = dict[str, Any]
 
+_ALARMS = frozenset({"lynxstop_alarm", "lynxstop_risk_changed", "lynxstop_monitor_unknown"})
+"""Gauges that are above 0 while something is wrong with a level; only where exits are audited."""
+
 
 def status(
     config: ProxyConfig, metrics: Metrics, services: Services, running: Running, by_chat: ChatRoutes
 ) -> Json:
     """Describe a proxy: counts of all worker processes, models and requests of this one."""
     samples = [sample for family in metrics.summed().collect() for sample in family.samples]
-    thought = _one(samples, "lynxstop_thinking_tokens_total")
-    saved = _one(samples, "lynxstop_tokens_saved_estimate_total")
+    # In shadow mode these are what exits would have saved.
+    mode = str(config.policy.mode)
+    thought = _by(samples, "lynxstop_thinking_tokens_total", "mode").get(mode, 0.0)
+    saved = _by(samples, "lynxstop_tokens_saved_estimate_total", "mode").get(mode, 0.0)
     return {
         "version": __version__,
         "workers": config.serve.workers,
@@ -47,9 +52,10 @@ def status(
         "uncertified": _by(samples, "lynxstop_uncertified_total", "cause"),
         "upstream_errors": _by(samples, "lynxstop_upstream_errors_total", "code"),
         "alarms": _alarms(samples),
+        "live_risk": _live(samples),
         "models": [
             {"name": name, **_state(service), "kinds": by_chat.ways(name)}
-            for name, service in sorted(services.states().items())
+            for name, service in sorted(services.examined().items())
         ],
         "running": running.listed(),
         "decisions": list(running.decisions),
@@ -84,8 +90,18 @@ def _alarms(samples: Iterable[Sample]) -> list[str]:
     return [
         " ".join([sample.name, *(f"{label}={value}" for label, value in sorted(sample.labels.items()))])
         for sample in samples
-        if sample.name.endswith("_alarm") and sample.value > 0
+        if sample.name in _ALARMS and sample.value > 0
     ]
+
+
+def _live(samples: Iterable[Sample]) -> list[Json]:
+    """The audited risk of each level, where it is audited: mean, and the bounds that hold for it."""
+    found: dict[tuple[tuple[str, str], ...], Json] = {}
+    for sample in samples:
+        if sample.name == "lynxstop_live_risk":
+            level = {name: value for name, value in sorted(sample.labels.items()) if name != "bound"}
+            found.setdefault(tuple(level.items()), {**level})[sample.labels["bound"]] = sample.value
+    return list(found.values())
 
 
 def _state(service: Service) -> Json:

@@ -15,7 +15,7 @@ from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
-from lynxstop.remote.dialects.base import CHAT
+from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.http.headers import find, for_call
 from lynxstop.remote.stream import ClientEvent, as_json
@@ -61,7 +61,7 @@ class TranslatedHandler(ChatHandler):
         """Return the chat request that means the same; a cause, when there is none."""
 
     @abstractmethod
-    def writer(self, body: Json) -> Writer:
+    def writer(self, request: ChatRequest) -> Writer:
         """Return what writes one answer."""
 
     @abstractmethod
@@ -80,7 +80,10 @@ class TranslatedHandler(ChatHandler):
         if request.service.stream_config is None:
             return "no_bundle"
         chat = self.translate(request.body)
-        return chat if isinstance(chat, str) else await self._why_untouched(request, chat)
+        if isinstance(chat, str):
+            return chat
+        await self._has_route(request)
+        return await self._why_untouched(request, chat)
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:
         """Pass a request on to the server's own route, or translate it where there is none."""
@@ -95,6 +98,7 @@ class TranslatedHandler(ChatHandler):
                 hint="Leave that out, or use /v1/chat/completions.",
             )
         self._note(request.incoming, cause)
+        chat = _spoken(chat, request.service.dialect)
         samples = [
             Sample(request.server, ClientRequest(seeded(chat, place), None))
             for place in range(request.options.race)
@@ -121,15 +125,15 @@ class TranslatedHandler(ChatHandler):
         """Make the watched chat of a request."""
         chat = self.translate(dict(body))
         assert not isinstance(chat, str)
-        return await super()._chat(request, chat)
+        return await super()._chat(request, _spoken(chat, request.service.dialect))
 
     def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
         """Make what writes a stream in the protocol's own events."""
-        return _Writing(self.writer(request.body), request, source)
+        return _Writing(self.writer(request), request, source)
 
     def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
         """Make the answer for a client that asked for no stream."""
-        writing = _Writing(self.writer(request.body), request, source)
+        writing = _Writing(self.writer(request), request, source)
         writing.write(events)
         writing.end()
         return writing.writer.whole()
@@ -144,6 +148,13 @@ class TranslatedHandler(ChatHandler):
                     return True
                 self._offered = response.status not in _ABSENT
         return self._offered
+
+
+def _spoken(chat: Json, dialect: Dialect | None) -> Json:
+    """Return a chat with the budget of its thinking under the server's own key, if it has one."""
+    budget, key = chat.get("thinking_token_budget"), dialect and dialect.facts.thinking_budget
+    kept = {name: value for name, value in chat.items() if name != "thinking_token_budget"}
+    return {**kept, key: budget} if key and budget is not None else kept
 
 
 class _Writing(Frames):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from lynxstop.remote.dialects.base import TOP
@@ -75,7 +75,12 @@ def causes(body: Body) -> Iterator[str]:
     return (cause for cause, present in _CAUSES.items() if present(body))
 
 
-def why_untouched(body: Body, exit_text: str = "", apart_from: frozenset[str] = frozenset()) -> str | None:
+def why_untouched(
+    body: Body,
+    exit_text: str = "",
+    exit_ids: Collection[int] = (),
+    apart_from: frozenset[str] = frozenset(),
+) -> str | None:
     """Return the cause, or None when a chat request can be watched.
 
     Parameters
@@ -86,12 +91,16 @@ def why_untouched(body: Body, exit_text: str = "", apart_from: frozenset[str] = 
     exit_text : str
         What an exit would put into the answer: where that holds one of the client's stop strings, the server
         would have stopped there.
+    exit_ids : collection of int
+        Its tokens, for `stop_token_ids` the same.
     """
     found = next((cause for cause in causes(body) if cause not in apart_from), None)
     if found is None and exit_text:
         stops = body.get("stop")
         shown = [stops] if isinstance(stops, str) else _list(stops)
         if any(isinstance(one, str) and one and one in exit_text for one in shown):
+            return "stop"
+        if any(one in exit_ids for one in _list(body.get("stop_token_ids")) if isinstance(one, int)):
             return "stop"
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,3 +51,24 @@ def content_id(prompt: Prompt) -> str:
     """Return the id of a problem that has none: a digest of its prompt, the same in every split and slice."""
     text = prompt if isinstance(prompt, str) else json.dumps(messages(prompt))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """Return what equal prompts share, however they are called and spelt: 128 bits of a SHA-256, in hex.
+
+    Compared are the turns in the compatibility form of Unicode (NFKC), without letter case, and with every
+    run of white space as one space.
+
+    Examples
+    --------
+    >>> prompt_digest("Add  2 and\\n3.") == prompt_digest("ADD 2 and 3.")
+    True
+    """
+    turns = [[normal_text(turn["role"]), normal_text(turn["content"])] for turn in messages(prompt)]
+    return hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:32]
+
+
+def normal_text(text: str) -> str:
+    """Return a text in the compatibility form of Unicode, without letter case, white space as one space."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -12,7 +12,7 @@ from lynxstop.artifacts.migrations import ENGINE_IDS, META
 from lynxstop.artifacts.provenance import Provenance
 from lynxstop.artifacts.strict import Strict
 from lynxstop.core.points import CUE
-from lynxstop.core.policy import ExitSide
+from lynxstop.core.policy import GUARDS, ExitSide
 from lynxstop.core.types import Signals
 
 SCHEMA_VERSION = len(META) + 1
@@ -38,13 +38,17 @@ TRACES = {
     "full_right": "bool",
     "events": "int64",
     "cues": "int64",
+    "prompt_sha256": "string",
 }
 """Column types of the trace table.
 
-`metadata` is JSON of the problem's further columns; `events` counts all cues of the trace, `cues` those with
-a row in the cue table; `thinking_tokens` and `answer_tokens` add up to the whole output, forced tokens
-included.
+`metadata` is JSON of the problem's further columns; `events` counts the decision points of the trace that the
+guards let exit, `cues` those with a row in the cue table; `thinking_tokens` and `answer_tokens` add up to the
+whole output, forced tokens included; `prompt_sha256` is `lynxstop.recordings.prompts.prompt_digest`.
 """
+
+LATER = frozenset({"prompt_sha256"})
+"""Columns that the first recordings lack: null there."""
 
 CUES = {
     "trace_id": "string",
@@ -72,7 +76,7 @@ CUES = {
 `trial_confidence` is the geometric mean probability, `trial_first_entropy` that of the first answer token.
 """
 
-_LATER: dict[str, Any] = {"cut": "behind", "grader": "math"}
+_LATER: dict[str, Any] = {"cut": "behind", "grader": "math", **GUARDS}
 """Settings that the first recordings did not have, and the value they stand for there."""
 _KEYED_AS: dict[str, dict[str, str]] = {
     "engine": {engine: name for name, engine in ENGINE_IDS.items()},
@@ -140,6 +144,11 @@ class Meta(Strict):
     """Kinds of recorded decision points, bits of `lynxstop.core.points`."""
     every: int = 0
     """Thinking tokens between decision points of the kind `INTERVAL`."""
+    min_tokens: int = 0
+    cooldown: int = 0
+    stride: int = 1
+    max_points: int | None = None
+    """Guards under which decision points were chosen: exits were forced only where these let one happen."""
     budget: int | None
     """Thinking tokens after which a full trace is made to answer."""
     samples: int

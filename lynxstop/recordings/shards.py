@@ -17,7 +17,7 @@ from lynxstop.core.statistics import WIDTH, unknown
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop.recordings.schema import CUES, TRACES
+from lynxstop.recordings.schema import CUES, LATER, TRACES
 from lynxstop.recordings.store import Store
 
 _KEY, _PARTS = b"lynxstop.key", b"lynxstop.parts"
@@ -92,16 +92,21 @@ def read_table(
     try:
         with parquet.ParquetFile(store.local(name), page_checksum_verification=True) as file:
             schema = file.schema_arrow
-            table = file.read(wanted if wanted is None else list(wanted))
+            absent = LATER & (columns.keys() - set(schema.names))
+            table = file.read([one for one in wanted or schema.names if one not in absent])
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     if (schema.metadata or {}).get(_KEY) != key.encode():
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
-    if schema.remove_metadata() != _schema(columns):
+    if schema.remove_metadata() != _schema({n: kind for n, kind in columns.items() if n not in absent}):
         raise DataError(
             f"{store}/{name} has other columns than this version writes.", hint="Collect the data again."
         )
-    return table
+    for one in wanted or columns:
+        if one in absent:
+            kind = arrow.type_for_alias(columns[one])
+            table = table.append_column(arrow.field(one, kind), arrow.nulls(len(table), kind))
+    return table.select(list(wanted or columns))
 
 
 def digests(store: Store, number: int) -> dict[str, str]:
@@ -177,7 +182,7 @@ def read_tokens(store: Store, name: str, lengths: Sequence[int], key: str) -> li
     if ids.shape != (total,) or thinking.shape != (total,) or statistics.shape != (total, WIDTH):
         raise DataError(f"{store}/{name} does not hold {total} tokens.", hint=_DAMAGED)
     ends = np.cumsum(lengths)[:-1]
-    parts = (np.split(values, ends) for values in (ids, thinking.astype(bool), statistics))
+    parts = (np.split(values, ends) for values in (ids, (thinking & 1) > 0, statistics, thinking >> 1))
     return [Tokens(*part) for part in zip(*parts, strict=True)] if len(lengths) else []
 
 
@@ -194,11 +199,17 @@ def _parts(schema: Any) -> dict[str, str]:
 def _tensors(tokens: Sequence[Tokens]) -> dict[str, NDArray[Any]]:
     return {
         "ids": np.concatenate([np.zeros(0, np.int32), *(trace.ids for trace in tokens)]),
-        "thinking": np.concatenate([np.zeros(0, bool), *(trace.thinking for trace in tokens)]).astype(
-            np.uint8
-        ),
+        "thinking": np.concatenate([np.zeros(0, np.uint8), *map(_flags, tokens)]),
         "statistics": np.concatenate([unknown(0), *(trace.statistics for trace in tokens)]),
     }
+
+
+def _flags(trace: Tokens) -> NDArray[np.uint8]:
+    """Whether a token is a thinking token in the lowest bit, and skipped decision points above it."""
+    flags: NDArray[np.uint8] = trace.thinking.astype(np.uint8)
+    if trace.skipped is not None:
+        flags |= np.left_shift(trace.skipped, 1, dtype=np.uint8)
+    return flags
 
 
 def _schema(columns: Mapping[str, str]) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError, StepError
+from lynxstop.notebook import table_html
 from lynxstop.recordings import shards
 from lynxstop.recordings.content import Content, Stored, check_shard
 from lynxstop.recordings.meta_file import read_meta
@@ -101,6 +102,20 @@ class Recording:
         """
         return self._content.table("cues", columns)
 
+    def _repr_html_(self) -> str:
+        traces, cues = self.traces(["problem_id", "thinking_tokens"]), self.cues(["agrees"])
+        agreed = [value for value in cues["agrees"].to_pylist() if value is not None]
+        rows = [
+            ("problems", f"{len(self.problem_ids):,}"),
+            ("traces", f"{traces.num_rows:,}"),
+            ("decision points", f"{cues.num_rows:,}"),
+            ("thinking tokens", f"{sum(traces['thinking_tokens'].to_pylist()):,}"),
+            ("exit answers that agree", f"{sum(agreed) / len(agreed):.1%}" if agreed else "unknown"),
+            ("layers", ", ".join(map(str, self.layers)) or "none"),
+            ("engine", f"{self.meta.engine}, {self.meta.dtype}"),
+        ]
+        return table_html(f"Recording {self.path}", ("", ""), rows)
+
     @property
     def layers(self) -> tuple[int, ...]:
         """Recorded layers, ascending, numbered as in `output_hidden_states`."""
@@ -161,6 +176,13 @@ class Recording:
     def problem_ids(self) -> tuple[str, ...]:
         """Ids of the problems, each once, in the order of the traces."""
         return tuple(dict.fromkeys(self.traces(["problem_id"])["problem_id"].to_pylist()))
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Digests of the prompts, each once; those of recordings from before there were any are missing."""
+        traces, name = self.traces(), "prompt_sha256"
+        known = traces[name].to_pylist() if name in traces.column_names else []
+        return tuple(dict.fromkeys(filter(None, known)))
 
     @property
     def samples(self) -> tuple[int, int]:

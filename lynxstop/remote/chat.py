@@ -23,6 +23,7 @@ from lynxstop.remote.dialects.base import Call, Dialect, Limits, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
+from lynxstop.remote.report import with_exit
 from lynxstop.remote.second_request import SecondRequest
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
@@ -414,9 +415,10 @@ class Chat:
         """Return the last events: the finish, and usage if the client wants it. The report is in the last."""
         rewriter = self._rewriter
         events = [] if rewriter.finish is None else [rewriter.finish]
+        self.final_report = self.report(self) if events or self.usage is not None else {}
         if self.client_request.usage and self.usage is not None:
-            events.append({**rewriter.base, "choices": [], "usage": self.usage})
+            usage = with_exit(self.usage, self.final_report)
+            events.append({**rewriter.base, "choices": [], "usage": usage})
         if events:
-            self.final_report = self.report(self)
             events[-1] = {**events[-1], "lynxstop": self.final_report}
         return events

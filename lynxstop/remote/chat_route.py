@@ -124,6 +124,7 @@ class ChatRoute:
         """Ask for the same chat again, with what was kept of the answer as its last message."""
         body = {
             **{name: value for name, value in opening.body.items() if name not in _OURS},
+            **hurried(self._dialect, opening.body),
             "messages": [*opening.body["messages"], self._message(kept)],
             "continue_final_message": True,
             "add_generation_prompt": False,

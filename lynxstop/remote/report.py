@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lynxstop.remote.session import StreamSession
@@ -45,6 +46,26 @@ def report(
         if saved_share is not None and saved_share < 1:
             found["saved_estimate"] = round(thinking * saved_share / (1 - saved_share))
     return found
+
+
+def with_exit(usage: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage with the exit in its details, where clients keep it that drop keys they do not know.
+
+    Parameters
+    ----------
+    usage : dict
+    found : dict
+        A report; without an exit nothing is added.
+    """
+    if found.get("exit") is None:
+        return dict(usage)
+    shown = {"lynxstop_exit": found["exit"], "lynxstop_saved": found.get("saved_estimate")}
+    details = {**(usage.get("completion_tokens_details") or {}), **_set(shown)}
+    return {**usage, "completion_tokens_details": details}
+
+
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _finite(value: float) -> float | None:

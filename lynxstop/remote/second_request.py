@@ -108,7 +108,8 @@ class SecondRequest:
                     if found:
                         yield found
                     raise
-                yield found
+                if found or not arrived:
+                    yield found
             reading.end()
 
 

@@ -18,6 +18,7 @@ from lynxstop.core.rule import eligible_mask
 from lynxstop.recordings.kinds import of_kind
 from lynxstop.replay.outcomes import Outcomes
 from lynxstop.replay.parts import Recorded
+from lynxstop.replay.thinned import chosen_already
 from lynxstop.rules import Point
 
 Floats = NDArray[np.float64]
@@ -51,6 +52,8 @@ class ExitTable:
         Whether the point is a cue.
     rows : array of int64, shape (points,)
         Rows of the recorded cue table.
+    prompts : array of str, shape (traces,), optional
+        Digests of the prompts, empty where there are none.
     points : sequence of sequences of Point, shape (traces,)
         The points as rules see them; empty unless made by `lynxstop.replay.points.read_points`.
     """
@@ -67,12 +70,18 @@ class ExitTable:
     parsed: Bools
     cue: Bools
     rows: NDArray[np.int64]
+    prompts: NDArray[np.str_] | None = None
     points: Sequence[Sequence[Point]] = ()
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Points per trace, shape (traces,)."""
         return np.bincount(self.owners, minlength=len(self.trace_ids))
+
+    @property
+    def earlier(self) -> NDArray[np.int64]:
+        """Eligible points of the trace before each point, shape (points,)."""
+        return np.arange(len(self.owners)) - np.searchsorted(self.owners, self.owners)
 
     @property
     def verdicts(self) -> Verdicts:
@@ -92,6 +101,7 @@ class ExitTable:
             **{name: getattr(self, name)[traces] for name in _OF_TRACES},
             **{name: getattr(self, name)[points] for name in _OF_POINTS},
             owners=(np.cumsum(traces) - 1)[self.owners[points]],
+            prompts=None if self.prompts is None else self.prompts[traces],
             points=[self.points[i] for i in np.flatnonzero(traces)] if self.points else (),
         )
 
@@ -116,6 +126,7 @@ class ExitTable:
             tokens=self.tokens[known],
             full_tokens=self.full_tokens,
             groups=groups,
+            prompts=self.prompts,
         )
 
     def at(
@@ -174,11 +185,16 @@ def read_exits(data: Recorded, guards: StopPolicy | None = None) -> ExitTable:
     data : Recorded
     guards : StopPolicy, optional
         Its guards and kinds of decision points; without one, all cues.
+
+    Raises
+    ------
+    DataError
+        When the data were recorded under other guards.
     """
     traces, cues = data.traces(), data.cues()
     counts = traces["cues"].to_numpy()
     keep = of_kind(cues, CUE if guards is None else guards.points)
-    if guards is not None:
+    if guards is not None and not chosen_already(data.meta, guards):
         owners = np.repeat(np.arange(len(traces)), counts)[keep]
         starts = np.searchsorted(owners, np.arange(1, len(traces)))
         positions = np.split(cues["position"].to_numpy()[keep], starts)
@@ -202,11 +218,12 @@ def exits_at(traces: Any, cues: Any, rows: NDArray[np.int64]) -> ExitTable:
         parsed=(_texts(cues["trial_status"]) == "parsed")[rows],
         cue=of_kind(cues, CUE)[rows],
         rows=rows,
+        prompts=_texts(traces["prompt_sha256"]) if "prompt_sha256" in traces.column_names else None,
     )
 
 
 def _texts(column: Any) -> NDArray[np.str_]:
-    return np.array(column.to_pylist(), dtype=np.str_)
+    return np.array(["" if value is None else value for value in column.to_pylist()], dtype=np.str_)
 
 
 def _truth(column: Any) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.errors import DataError
+from lynxstop.notebook import table_html
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +46,22 @@ class Outcomes:
         """Requests with a verdict on both answers."""
         graded: NDArray[np.bool_] = np.isfinite(self.right_full) & np.isfinite(self.right_early)
         return graded
+
+    def _repr_html_(self) -> str:
+        found = summarize(self)
+
+        def share(value: float | None) -> str:
+            return "unknown" if value is None else f"{value:.1%}"
+
+        rows = [
+            ("accuracy", share(found.accuracy_full), share(found.accuracy_early)),
+            ("thinking tokens", f"{found.thinking_tokens_full:,}", f"{found.thinking_tokens_early:,}"),
+            ("saved", "", f"{found.saved:.1%} (oracle {found.oracle_saved:.1%})"),
+            ("stopped early", "", f"{found.exits} of {found.n_problems}"),
+            ("answers that differ", "", f"{found.disagree} of {found.n_problems}"),
+            ("harm, help", "", f"{found.harm}, {found.help}"),
+        ]
+        return table_html("Outcomes", ("", "full thinking", "early exit"), rows)
 
 
 @dataclass(frozen=True, slots=True)

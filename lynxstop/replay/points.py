@@ -14,12 +14,13 @@ from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Mode, Session
 from lynxstop.core.statistics import Statistics
-from lynxstop.core.types import Tokens
+from lynxstop.core.types import SKIPPED_CUE, SKIPPED_MARK, SKIPPED_PENDING, Tokens
 from lynxstop.core.watch import Reader, WatchState, WatchStep
 from lynxstop.errors import DataError
 from lynxstop.grading.normalise import normalise
 from lynxstop.replay.exits import ExitTable, exits_at
 from lynxstop.replay.parts import Recorded
+from lynxstop.replay.thinned import chosen_already, guards_of
 from lynxstop.rules import Point, Rule, Training, Trial
 from lynxstop.rules.base import run
 from lynxstop.signals.panel import Panel
@@ -49,7 +50,15 @@ def read_points(
         Its guards and kinds of points decide which points are eligible.
     step : callable
         Called after every trace.
+
+    Raises
+    ------
+    DataError
+        When the data were recorded under other guards.
     """
+    meta, kinds = data.meta, policy.points
+    if chosen_already(meta, policy):
+        policy = replace(policy, points=meta.points, every=meta.every, **guards_of(meta))
     cues, traces = data.cues(), data.traces()
     recorded: list[dict[str, Any]] = cues.to_pylist()
     keys, start = tuple(dict.fromkeys(keys)), 0
@@ -57,7 +66,7 @@ def read_points(
     rows: list[int] = []
     for count, tokens in zip(traces["cues"].to_pylist(), data.tokens(), strict=True):
         own = recorded[start : start + count]
-        seen = _replayed(own, tokens, keys, policy)
+        seen = [at for at in _replayed(own, tokens, keys, policy) if own[at[0]]["kind"] & kinds]
         rows += [start + place for place, _ in seen]
         points.append(
             [
@@ -113,9 +122,7 @@ def _replayed(
     # Points that their own token settles are boundaries to this session, wherever they were recorded.
     kinds = policy.points & CUE | BOUNDARY
     shown = replace(policy, levels=(), budget=None, loop_guard=None, points=kinds, every=0, rule=collector)
-    session = Session(
-        _RecordedWatch(asked.values(), tokens.thinking, policy.points), shown, (), mode=Mode.SHADOW
-    )
+    session = Session(_RecordedWatch(asked.values(), tokens, policy.points), shown, (), mode=Mode.SHADOW)
     end = 1 + max((row["seen_at"] for row in asked.values()), default=-1)
     for index, statistics in enumerate(tokens.statistics[:end].tolist()):
         session.read(index)
@@ -128,8 +135,8 @@ class _RecordedWatch(Reader):
 
     __slots__ = ("_confirmed", "_here", "_pending", "_thinking", "boundaries")
 
-    def __init__(self, rows: Iterable[Row], thinking: NDArray[np.bool_], points: int) -> None:
-        self._thinking = [*thinking.tolist(), False]
+    def __init__(self, rows: Iterable[Row], tokens: Tokens, points: int) -> None:
+        self._thinking = [*tokens.thinking.tolist(), False]
         self.boundaries: set[int] = set()
         self._here: set[int] = set()
         self._pending: set[int] = set()
@@ -143,6 +150,16 @@ class _RecordedWatch(Reader):
             elif row["kind"] & CUE:
                 self._pending.add(index)
                 self._confirmed.add(settled)
+        if tokens.skipped is not None:
+            self._add_skipped(tokens.skipped)
+
+    def _add_skipped(self, skipped: NDArray[np.uint8]) -> None:
+        """Show the points that guards left out as well: signals and guards count them."""
+        pending = np.flatnonzero(skipped & SKIPPED_PENDING)
+        self.boundaries.update(np.flatnonzero(skipped & SKIPPED_MARK).tolist())
+        self._here.update(np.flatnonzero(skipped & SKIPPED_CUE).tolist())
+        self._pending.update(pending.tolist())
+        self._confirmed.update((pending + 1).tolist())
 
     def start(self, prompt_ids: Iterable[int]) -> WatchState:
         return WatchState(int(self._thinking[0]), 0)

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.core.policy import StopPolicy
-from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.parts import Recorded
 from lynxstop.replay.points import read_points, score_points, training_of
+from lynxstop.replay.tilt import lowered
 from lynxstop.rules import Rule
 from lynxstop.rules.served import serve
 
@@ -47,7 +48,7 @@ def fit_rule(
 
 
 def scores_of(bundle: Bundle, data: Recorded) -> NDArray[np.float32]:
-    """Scores of all recorded decision points under a bundle's probe and rule, shape (cues,).
+    """Scores of all recorded decision points under a bundle's probe, rule and tilt, shape (cues,).
 
     NaN where the bundle's rule abstains or its guards keep it from deciding.
     """
@@ -55,11 +56,12 @@ def scores_of(bundle: Bundle, data: Recorded) -> NDArray[np.float32]:
         logits = np.full(len(data.cues()), np.nan, np.float32)
     else:
         logits = bundle.probe.score(data.features(bundle.probe.layers))
+    policy = bundle.policy.stop_policy()
     if bundle.policy.rule is None:
-        return logits
+        return lowered(logits, read_exits(data, policy), policy.tilt) if policy.tilt else logits
     rule = bundle.policy.rule.rule
-    table = read_points(data, rule.signals, logits, bundle.policy.stop_policy())
-    return _by_row(rule, table, len(logits))
+    table = read_points(data, rule.signals, logits, policy)
+    return lowered(_by_row(rule, table, len(logits)), table, policy.tilt)
 
 
 def _by_row(rule: Rule, table: ExitTable, count: int) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ from lynxstop.calibration.losses import table_loss
 from lynxstop.calibration.plan import advice
 from lynxstop.calibration.run import Calibration
 from lynxstop.calibration.sweep import Curve
-from lynxstop.report.page import COLOURS, INK, MUTED, Page, figure
+from lynxstop.report.labels import label_points
+from lynxstop.report.page import COLOURS, MUTED, Page, figure
 
 _POINTS = 400
 _BINS = 12
@@ -39,8 +40,15 @@ def calibration_report(calibration: Calibration, *, logits: bool = False) -> str
         footer=f"lynxstop {first.lynxstop}. Evidence {first.evidence_sha256[:16]}. Every number can be "
         "recomputed with `lynxstop verify`.",
     )
+    add_calibration(page, calibration, logits=logits)
+    return page.render()
+
+
+def add_calibration(page: Page, calibration: Calibration, *, logits: bool = False) -> None:
+    """Add levels, curves and what they rest on; `logits` as in `calibration_report`."""
+    first = calibration.pooled[0]
     page.text(first.not_promised, note=True)
-    page.section("Levels")
+    page.section("What is promised at which level?")
     page.table(
         ("group", "risk", "threshold", "losses", "upper limit", "exits", "tokens saved"),
         [_row(certificate) for certificate in calibration.certificates],
@@ -53,16 +61,15 @@ def calibration_report(calibration: Calibration, *, logits: bool = False) -> str
             f"{first.settings.unknown_loss:g}.",
             note=True,
         )
-    case = case_for(calibration.evidence, first)
+    case, pooled = case_for(calibration.evidence, first), calibration.pooled
     curve = _thinned(case)
-    page.section("Curves")
     page.figures(
         _risk(curve, pooled),
         *([] if first.saved is None else [_savings(case, curve, pooled)]),
         _reliability(case, logits),
         _positions(case, pooled),
     )
-    page.section("What it rests on")
+    page.section("What does it rest on?")
     page.table(
         ("", ""),
         [
@@ -77,7 +84,6 @@ def calibration_report(calibration: Calibration, *, logits: bool = False) -> str
             *([("expires", f"{first.expires:%Y-%m-%d}")] if first.expires else []),
         ],
     )
-    return page.render()
 
 
 def _row(certificate: Certificate) -> tuple[object, ...]:
@@ -118,10 +124,9 @@ def _risk(curve: Curve, pooled: Sequence[Certificate]) -> str:
         axes.invert_xaxis()
         axes.set_xlabel("threshold, strict to lenient")
         axes.set_ylabel("risk per exit" if selective else "risk per request")
-        axes.legend(loc="upper left")
 
     return figure(
-        "Risk against threshold",
+        "What does a lower threshold risk?",
         "Observed risk, its exact upper limit at each threshold alone, levels and chosen thresholds.",
         draw,
     )
@@ -133,17 +138,23 @@ def _savings(case: Case, curve: Curve, pooled: Sequence[Certificate]) -> str:
     total = float((full * case.units.weights).sum()) or 1.0
 
     def draw(axes: Any) -> None:
+        places: list[tuple[float, float]] = []
+        texts: list[str] = []
         axes.plot(curve.losses / curve.units, curve.saved / total, color=COLOURS[2])
         for certificate in pooled:
             if not certificate.refused and certificate.saved is not None:
-                place = (certificate.observed / curve.units, certificate.saved)
-                axes.plot(*place, "o", color=COLOURS[1])
-                axes.annotate(f" {certificate.risk:g}", place, va="top", color=INK)
+                places.append((certificate.observed / curve.units, certificate.saved))
+                texts.append(f"{100 * certificate.risk:g}%")
+                axes.plot(*places[-1], "o", color=COLOURS[1])
         axes.set_xlabel("observed risk per request")
         axes.set_ylabel("share of thinking tokens saved")
         axes.set_ylim(0, 1)
+        corners = np.stack([curve.losses / curve.units, curve.saved / total], axis=1)
+        label_points(axes, places, texts, corners)
 
-    return figure("Savings against risk", "What a higher risk buys; points are the certified levels.", draw)
+    return figure(
+        "How much does a risk save?", "What a higher risk buys; points are the certified levels.", draw
+    )
 
 
 def _reliability(case: Case, logits: bool) -> str:
@@ -159,13 +170,12 @@ def _reliability(case: Case, logits: bool) -> str:
         if logits and len(centre):
             line = np.linspace(centre.min(), centre.max(), 100)
             axes.plot(line, 1.0 / (1.0 + np.exp(-line)), color=MUTED, ls="--", label="as the score says")
-            axes.legend(loc="lower right")
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("score of a cue")
         axes.set_ylabel("share of good exit answers")
 
     return figure(
-        "Reliability of the score",
+        "Is a high score a good answer?",
         "Cues in groups of equal size by score. A certificate holds whether or not the score is reliable.",
         draw,
     )
@@ -185,10 +195,8 @@ def _positions(case: Case, pooled: Sequence[Certificate]) -> str:
         axes.set_xlabel("share of the trace before the exit")
         axes.set_ylabel("share of requests")
         axes.set_xlim(0, 1)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(title="risk", loc="upper right")
 
-    return figure("Exits by position", "Where in their full trace requests exit, by level.", draw)
+    return figure("Where do requests stop?", "Share of their full trace, by level.", draw, legend="risk")
 
 
 def _exit_share(case: Case, threshold: float) -> NDArray[np.float64]:

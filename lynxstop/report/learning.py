@@ -18,17 +18,24 @@ def learning_report(curve: LearningCurve) -> str:
         footer=f"lynxstop {__version__}. {curve.repeats} draws, {curve.test_problems} test problems each.",
     )
     page.figures(
-        _figure(curve, "AUC", "AUC of the probe on problems that it has not seen.", lambda size: size.auc),
         _figure(
             curve,
-            "Certified savings",
+            "Does the probe get better?",
+            "AUC of the probe on problems that it has not seen.",
+            "AUC",
+            lambda size: size.auc,
+        ),
+        _figure(
+            curve,
+            "Do more problems save more?",
             f"Share of thinking tokens saved at the threshold certified for {curve.loss} at most "
             f"{curve.level:g} at {curve.confidence:.0%} confidence; 0 where none was found.",
+            "share of tokens saved",
             lambda size: size.saved,
         ),
     )
     page.text("Bands hold the middle 90% of the draws, which share problems.", note=True)
-    page.section("Sizes")
+    page.section("What did each size bring?")
     page.table(
         ("problems", "traces", "AUC", "saved", "gain", "risk on test", "certified in"),
         [
@@ -47,7 +54,7 @@ def learning_report(curve: LearningCurve) -> str:
     return page.render()
 
 
-def _figure(curve: LearningCurve, title: str, caption: str, of: Callable[[Size], Spread]) -> str:
+def _figure(curve: LearningCurve, title: str, caption: str, what: str, of: Callable[[Size], Spread]) -> str:
     sizes = [size.problems for size in curve.sizes]
     spreads = [of(size) for size in curve.sizes]
 
@@ -59,5 +66,6 @@ def _figure(curve: LearningCurve, title: str, caption: str, of: Callable[[Size],
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
         axes.set_xlabel("problems to train and calibrate on")
+        axes.set_ylabel(what)
 
     return figure(title, caption, draw)

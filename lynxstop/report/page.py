@@ -20,29 +20,39 @@ COLOURS = ("#000011", "#000012", "#000013", "#000014", "#000015")
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted"} | {mark: f"--c{i}" for i, mark in enumerate(COLOURS, 1)}
 
-_STYLE = """
-:root { --paper: #ffffff; --ink: #1c2127; --muted: #8a929c; --line: #dfe3e8;
-  --c1: #1f6feb; --c2: #c2410c; --c3: #15803d; --c4: #7e22ce; --c5: #a16207; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root {
-  --paper: #14181d; --ink: #e4e8ed; --muted: #8b949e; --line: #2c333b;
-  --c1: #6cb2ff; --c2: #ff9b5e; --c3: #5fd38a; --c4: #cf9bff; --c5: #e5c04b; } }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.2rem 4rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .4rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
-p { max-width: 46rem; } p.lead { font-size: 1.1rem; } p.note, figcaption, footer { color: var(--muted); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right;
-  border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1.6rem; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; }
-svg text { font-family: system-ui, sans-serif; }
-figcaption { font-size: .9rem; } footer { margin-top: 3rem; font-size: .85rem; }
+_LIGHT = """--paper: #ffffff; --ink: #1c2127; --muted: #6b7480; --line: #dfe3e8; --box: #f4f6f8;
+  --c1: #1f6feb; --c2: #c2410c; --c3: #15803d; --c4: #7e22ce; --c5: #a16207;"""
+_STYLE = f"""
+:root {{ {_LIGHT} color-scheme: light dark; }}
+@media screen and (prefers-color-scheme: dark) {{ :root {{
+  --paper: #14181d; --ink: #e4e8ed; --muted: #98a2ad; --line: #2c333b; --box: #1d232a;
+  --c1: #6cb2ff; --c2: #ff9b5e; --c3: #5fd38a; --c4: #cf9bff; --c5: #e5c04b; }} }}
+body {{ margin: 0 auto; max-width: 62rem; padding: 2rem clamp(.8rem, 4vw, 1.2rem) 4rem;
+  background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif;
+  overflow-wrap: break-word; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }}
+h2 {{ font-size: 1.15rem; margin: 2.4rem 0 .6rem; }} h3 {{ font-size: 1rem; margin: 0 0 .4rem; }}
+p {{ max-width: 46rem; }} p.lead {{ font-size: 1.1rem; }}
+p.note, figcaption, footer {{ color: var(--muted); }}
+pre {{ background: var(--box); border: 1px solid var(--line); border-radius: .3rem; padding: .6rem .8rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }} .wide {{ overflow-x: auto; }}
+th, td {{ padding: .3rem .9rem .3rem 0; text-align: right;
+  border-bottom: 1px solid var(--line); }}
+th:first-child, td:first-child {{ text-align: left; }} th {{ font-weight: 600; }}
+.figures {{ display: grid; gap: 1.8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }}
+figure {{ margin: 0; min-width: 0; }} figure svg {{ width: 100%; height: auto; }}
+svg text {{ font-family: system-ui, sans-serif; }}
+figcaption {{ font-size: .9rem; }} footer {{ margin-top: 3rem; font-size: .85rem; }}
+@media print {{ body {{ max-width: none; padding: 0; font-size: 11pt; }}
+  figure, tr, pre {{ break-inside: avoid; }} h2, h3 {{ break-after: avoid; }}
+  .wide {{ overflow-x: visible; }} }}
 """
 
 _RC = {
     "svg.fonttype": "none",
-    "font.size": 10,
+    "font.size": 11,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -76,6 +86,10 @@ class Page:
         opening = '<p class="note">' if note else "<p>"
         self._parts.append(f"{opening}{html.escape(text)}</p>")
 
+    def code(self, text: str) -> None:
+        """Add a command or another text to copy."""
+        self._parts.append(f"<pre><code>{html.escape(text)}</code></pre>")
+
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Add a table: the first column left, the others right."""
         head = "".join(f"<th>{html.escape(header)}</th>" for header in headers)
@@ -103,28 +117,45 @@ class Page:
 
 
 def figure(
-    title: str, caption: str, draw: Callable[[Any], None], *, size: tuple[float, float] = (5.2, 3.4)
+    title: str,
+    caption: str,
+    draw: Callable[[Any], None],
+    *,
+    size: tuple[float, float] = (5.2, 3.6),
+    legend: str | None = None,
 ) -> str:
-    """Draw a figure.
+    """Draw a figure; what has a label goes into a legend above the axes, where it covers nothing.
 
     Parameters
     ----------
     title : str
-        Shown above the axes and read out to those who cannot see them.
+        The reader's question, shown above the axes and read out to those who cannot see them.
     caption : str
         How to read it.
     draw : callable
         Draws on a matplotlib Axes, in `INK`, `MUTED` and `COLOURS`.
     size : (width, height)
         In inches; the page scales the figure to its column.
+    legend : str, optional
+        Title of the legend.
     """
     matplotlib = need("matplotlib", "report")
     figures = need("matplotlib.figure", "report")
     with matplotlib.rc_context({**_RC, "svg.hashsalt": title}):
         made = figures.Figure(figsize=size, layout="constrained")
         axes = made.add_subplot()
-        axes.set_title(title, loc="left", fontweight="bold")
         draw(axes)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(
+                title=legend,
+                loc="lower left",
+                bbox_to_anchor=(0.0, 1.02),
+                ncols=max(1, int(size[0] // 2)),
+                borderaxespad=0.0,
+                fontsize=10,
+                handlelength=1.4,
+                columnspacing=1.2,
+            )
         buffer = io.StringIO()
         made.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -133,4 +164,5 @@ def figure(
         svg = svg.replace(mark, f"var({variable})")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    heading = f"<h3>{html.escape(title)}</h3>"
+    return f"<figure>{heading}{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -154,8 +154,10 @@ class MockServer:
         prompt = self._prompt(body, opened=settings.opened)
         text = self.vocabulary.decode(prompt)
         top: int | None = None
-        if settings.logprobs and body.get("logprobs") not in (None, False):
-            top = body.get("top_logprobs") or 0 if chat else int(body["logprobs"])
+        asked = body.get("logprobs")
+        # In completions 0 asks for the token's own.
+        if settings.logprobs and asked is not None and asked is not False:
+            top = body.get("top_logprobs") or 0 if chat else int(asked)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         runs = []
         for index in range(body.get("n") or 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,23 @@ from lynxstop.artifacts.hub import known_files
 from lynxstop.artifacts.served import SHARED, served_as
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
-from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.certificate import Certificate, Grading
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
+from lynxstop.core.points import CUE
+from lynxstop.core.policy import GUARDS
 from lynxstop.errors import ConfigError, FingerprintError
+from lynxstop.grading.second import disagreement_rate
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
+from lynxstop.replay.thinned import guards_of
 
 FOLDER = "certificates"
+_MOST_PAIRS = 5000
+"""Pairs of answers that the second comparator judges; it takes milliseconds for each."""
 THRESHOLDS = "thresholds"
 """Key, among a certificate's digests, of what its thresholds were fixed on."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "answer_tokens")
@@ -81,8 +88,8 @@ def calibrate_bundle(
     options : CalibrationOptions
         What is to be certified, and how.
     train : Recording, optional
-        Recorded training traces, which the selective risk needs; else the bundle's out-of-fold scores fix the
-        thresholds.
+        Recorded training traces, which the selective risk needs, and which fix the thresholds then. Else all
+        of float32 is tested; only a method that needs a grid takes it from the bundle's out-of-fold scores.
     split : str, optional
         Take only the traces of this split of `data`.
     weights : array of float, shape (traces,), optional
@@ -94,22 +101,42 @@ def calibrate_bundle(
     """
     table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
     training = bundle.training_scores()
-    known = training.scores[np.isfinite(training.scores)]
     policy = bundle.policy
+    fixed_on: dict[str, str] = {}
+    fixed: TraceTable | NDArray[np.float32] | None = None
+    if train is not None:
+        fixed, fixed_on = scored(bundle, train, loss=options.loss), {THRESHOLDS: train.digest}
+    elif options.certifier.needs == "grid":
+        fixed = training.scores[np.isfinite(training.scores)]
+        fixed_on = {THRESHOLDS: policy.files.get(SCORES, "")}
     return calibrate(
         table,
         options,
-        train_scores=known if train is None else scored(bundle, train, loss=options.loss),
+        train_scores=fixed,
         train_problems=training.problems,
+        train_prompts=training.prompts,
         weights=weights,
         digests={
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
             "training_problems": policy.training_problems_sha256,
-            THRESHOLDS: policy.files.get(SCORES, "") if train is None else train.digest,
+            **fixed_on,
         },
         fingerprint=served_as(policy),
+        grading=graded_twice(data),
     )
+
+
+def graded_twice(data: Recording) -> Grading | None:
+    """Let the second comparator judge recorded pairs of answers; None where answers are not mathematics."""
+    if data.meta.grader != "math":
+        return None
+    traces, cues = data.traces(), data.cues()
+    full = np.repeat(np.array(traces["full_answer"].to_pylist(), object), traces["cues"].to_numpy())
+    pairs = zip(cues["trial_answer"].to_pylist(), full.tolist(), strict=True)
+    distinct = dict.fromkeys(pair for pair in pairs if all(pair))
+    found = disagreement_rate(islice(distinct, _MOST_PAIRS))
+    return Grading(pairs=found.n, contradicted=found.disagree)
 
 
 def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
@@ -242,6 +269,11 @@ def check_same(policy: Policy, meta: Any) -> None:
     require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
     differing = [name for name in (*SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
     differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
+    recorded = guards_of(meta)
+    if recorded != GUARDS:  # else every decision point was recorded, and any guards can be replayed
+        differing += [name for name in GUARDS if getattr(policy, name) != recorded[name]]
+        points = (CUE, 0) if policy.rule is None else (policy.rule.points, policy.rule.every)
+        differing += ["points"] * (points != (meta.points, meta.every))
     if differing:
         raise FingerprintError(
             f"The data were recorded otherwise than the bundle is served: {', '.join(differing)} differ.",

@@ -18,9 +18,16 @@ from lynxstop.artifacts.bundle import (
 )
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.provenance import provenance
+from lynxstop.core.points import CUE
+from lynxstop.core.policy import GUARDS
+from lynxstop.errors import ConfigError
+from lynxstop.probes.target import LOSS_OF
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.storage import Recording
+from lynxstop.replay.exits import read_exits
 from lynxstop.replay.serving import fit_rule
+from lynxstop.replay.thinned import guards_of as recorded_guards
+from lynxstop.replay.tilt import choose_tilt, lowered
 from lynxstop.rules.base import Rule
 from lynxstop.workflows.train_rule import TrainedRule, guards_of
 
@@ -35,6 +42,7 @@ def make_bundle(
     cooldown: int = 0,
     stride: int = 1,
     max_points: int | None = None,
+    tilt: float | None = None,
     rule: Rule | None = None,
 ) -> Bundle:
     """Write a bundle that is not calibrated yet.
@@ -51,15 +59,19 @@ def make_bundle(
         Title of the card.
     min_tokens, cooldown, stride, max_points : int
         Guards of the policy; see `lynxstop.core.policy.StopPolicy`. Those that a rule was trained under.
+        Where the data were recorded with guards, these are the policy's.
+    tilt : float, optional
+        Of the policy; None takes the one that saves most on the training data, see `lynxstop.replay.tilt`.
     rule : Rule, optional
         Makes the score beside the trained probe; it is fitted here. None serves the probe's logit at cues.
 
     Raises
     ------
     ConfigError
-        When the rule cannot be served.
+        When the rule cannot be served, or the data were recorded with other guards.
     """
     meta = data.meta
+    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
     policy = Policy(
         name=name,
         fingerprint=meta.fingerprint,
@@ -79,10 +91,7 @@ def make_bundle(
         exit_text=meta.exit_text,
         exit_ids=meta.exit_ids,
         cut=meta.cut,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        stride=stride,
-        max_points=max_points,
+        **guards.guards,
         budget=meta.budget,
         target=trained.target,
         probe_sha256=None,
@@ -92,18 +101,26 @@ def make_bundle(
     )
     found = trained.scores
     probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
+    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
     if rule is not None and served is None:
-        guards = guards_of(
-            meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points
-        )
         served, found = fit_rule(rule, data, trained.scores, guards)
+    if served is None and recorded_guards(meta) != GUARDS and meta.points != CUE:
+        raise ConfigError(
+            "A probe is served at cues, but the guards of these data counted other decision points as well.",
+            hint="Serve a rule, such as combined, or collect with cues alone.",
+        )
     if served is not None:
         made = ServedRule(
             name=served.name, constants=served.constants(), points=meta.points, every=meta.every
         )
         policy = policy.model_copy(update={"rule": made})
+    exits = read_exits(data, guards)
+    if tilt is None:
+        tilt = choose_tilt(found, exits, LOSS_OF[trained.target])
+    found = lowered(found, exits, tilt)
+    policy = policy.model_copy(update={"tilt": tilt})
     known = found[np.isfinite(found)]
-    scores = TrainingScores(scores=known, problems=trained.problem_ids)
+    scores = TrainingScores(scores=known, problems=trained.problem_ids, prompts=data.prompts)
     bundle = write_bundle(path, policy, probe, scores, trained.report())
     atomic.write_text(path / "README.md", card(bundle.policy, trained.report()))
     return bundle

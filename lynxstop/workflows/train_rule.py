@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop.core.policy import StopPolicy
+from lynxstop.core.policy import GUARDS, StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.evidence import Evidence, platt
 from lynxstop.probes.rivals import alone, rival_signals
@@ -18,6 +18,7 @@ from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.points import read_points, score_points, training_of
+from lynxstop.replay.thinned import guards_of as recorded_guards
 from lynxstop.rules.base import Rule
 from lynxstop.rules.served import serve
 
@@ -51,17 +52,30 @@ class TrainedRule(Evidence):
 def guards_of(
     meta: Meta, *, min_tokens: int, cooldown: int, stride: int, max_points: int | None
 ) -> StopPolicy:
-    """Return the policy, without levels, that decision points of a recording are chosen by."""
-    return StopPolicy(
-        meta.exit_ids,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        budget=meta.budget,
-        points=meta.points,
-        every=meta.every,
-        stride=stride,
-        max_points=max_points,
-    )
+    """Return the policy, without levels, that decision points of a recording are chosen by.
+
+    Without guards of one's own, those of the recording hold.
+
+    Raises
+    ------
+    ConfigError
+        When the recording was made under other guards than those asked for.
+    """
+    asked: dict[str, Any] = {
+        "min_tokens": min_tokens,
+        "cooldown": cooldown,
+        "stride": stride,
+        "max_points": max_points,
+    }
+    recorded = recorded_guards(meta)
+    if recorded != GUARDS:
+        if other := [name for name, value in asked.items() if value not in (GUARDS[name], recorded[name])]:
+            raise ConfigError(
+                f"The data were recorded with other guards: {', '.join(other)}.",
+                hint="Leave them out to serve those of the data, or collect with the guards that are wanted.",
+            )
+        asked = recorded
+    return StopPolicy(meta.exit_ids, budget=meta.budget, points=meta.points, every=meta.every, **asked)
 
 
 def train_rule(

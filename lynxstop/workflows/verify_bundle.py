@@ -15,6 +15,7 @@ from lynxstop.artifacts.sums import sums_differ
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.grid import quantile_grid
 from lynxstop.calibration.methods import method_named
+from lynxstop.calibration.repeats import check_unseen
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import check_disjoint
@@ -122,8 +123,13 @@ def _against_bundle(certificate: Certificate, evidence: TraceTable, bundle: Bund
         found.append(f"Its training problems are not those that {NAME} names.")
     try:
         check_disjoint(np.array(training.problems, dtype=np.str_), evidence.problem_ids)
+        check_unseen(training.prompts, evidence)
     except DataError as error:
         found.append(error.message)
+    if certificate.settings.grid is None:
+        if THRESHOLDS in certificate.digests:
+            found.append("It says where its thresholds come from, and tests every float32 number.")
+        return found
     own = bundle.policy.files.get(SCORES)
     elsewhere = certificate.digests.get(THRESHOLDS, own) != own
     grid = quantile_grid(training.scores[np.isfinite(training.scores)])

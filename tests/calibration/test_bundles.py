@@ -14,7 +14,7 @@ from lynxstop.artifacts.bundle import (
     ServedRule,
 )
 from lynxstop.artifacts.served import served_as
-from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.certificate import Certificate, Grading
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import verify
@@ -27,7 +27,9 @@ def test_levels_are_certified_installed_and_verified(bundle, data):
     # given a bundle and traces of other problems
     made = calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05, 0.2], by="family"))
     assert made.certificates[0].fingerprint["fingerprint"] == PRINT.model_dump()
-    assert made.certificates[0].settings.grid is not None
+    assert made.certificates[0].settings.grid is None
+    # and a second comparator that confirms both pairs of different and of equal answers
+    assert made.certificates[0].grading == Grading(pairs=2, contradicted=0)
     # when the certificates are installed
     install(bundle, made)
     loaded = Bundle.load(bundle.path)
@@ -128,7 +130,7 @@ def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
 
 def test_a_certificate_rests_on_all_that_is_served(bundle):
     # given a policy in which nothing is as it was before there was a choice
-    chosen = {"cut": "before", "rule": ServedRule(name="budget"), "stride": 2, "max_points": 3}
+    chosen = {"cut": "before", "rule": ServedRule(name="budget"), "stride": 2, "max_points": 3, "tilt": 0.5}
     policy = bundle.policy.model_copy(update=chosen)
     # then its certificates name every setting but those that change no request
     others = {

@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.seal import seal
+from lynxstop.calibration.bounds import binomial_p
+from lynxstop.calibration.plan import chance, strictest
 from lynxstop.cli import app
 from lynxstop.errors import CalibrationError, ConfigError, LynxstopError
 
@@ -125,11 +128,32 @@ def test_wrong_combinations_are_refused(arguments):
 
 
 def test_plan_sizes_levels_together():
-    alone = call("plan", "--risk", 0.02, "--confidence", 0.95, "--json")
+    lossless = ("--expected-loss", 0)
+    alone = call("plan", "--risk", 0.02, "--confidence", 0.95, *lossless, "--json")
     assert alone["problems"] == 149
-    both = call("plan", "--risk", 0.02, "--risk", 0.05, "--groups", 3, "--json")
+    both = call("plan", "--risk", 0.02, "--risk", 0.05, "--groups", 3, *lossless, "--json")
     assert both["problems"] == 3 * both["levels"][0]["problems"] > 3 * 149
     assert "149" in call("plan", "--risk", 0.02)
+
+
+def test_plan_does_not_count_on_a_threshold_that_never_loses():
+    found = call("plan", "--risk", "5%", "--json")
+    sizes = {made["expected_loss"]: made["problems"] for made in found["by_true_loss"]}
+    assert sizes.keys() == {0.0, 0.01, 0.02}
+    assert sizes[0.0] == 59 < sizes[0.01] < sizes[0.02] == found["problems"]
+    # a level of which 1% and 2% leave nothing is sized for half of it
+    assert call("plan", "--risk", "1%", "--json")["levels"][0]["expected_loss"] == 0.005
+
+
+@pytest.mark.parametrize("problems", [30, 59, 124, 400])
+def test_the_chance_is_that_of_the_exact_test(problems):
+    counts = np.arange(problems + 1)
+    passing = counts[binomial_p(counts, problems, 0.05) <= 0.05]
+    exact = binom.pmf(passing, problems, 0.01).sum()
+    assert chance(problems, 0.05, expected_loss=0.01) == pytest.approx(exact)
+    # and nothing stricter than the strictest level is certified, even without a loss
+    level = strictest(problems)
+    assert binomial_p(0, problems, level) == pytest.approx(0.05)
 
 
 def test_an_error_of_a_level_is_a_config_error(scores):

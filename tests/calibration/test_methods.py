@@ -138,6 +138,8 @@ def test_the_error_is_shared_by_what_holds_together(simulated, together, tests):
     expected = [0.05] * 6 if together == "none" else [0.1 / 3 * 2 / tests, 0.05 / 3 * 2 / tests] * 3
     assert [certificate.delta for certificate in made] == pytest.approx(expected)
     assert sum(expected) == pytest.approx({"none": 0.3, "levels": 0.15, "all": 0.05}[together])
+    # and every promise says whether it holds together with those of the other groups
+    assert {"not together with those of other groups" in one.promise for one in made} == {together != "all"}
 
 
 def test_split_is_the_conformal_quantile(simulated):

@@ -33,6 +33,7 @@ def test_an_uncertified_risk_is_refused_with_the_menu(risk):
         {"exit_ids": (1,), "min_tokens": -1},
         {"exit_ids": (1,), "cooldown": -1},
         {"exit_ids": (1,), "budget": 0},
+        {"exit_ids": (1,), "tilt": math.nan},
         {"exit_ids": (1,), "levels": (Level(0.05, 1.0), Level(0.02, 2.0))},
         {"exit_ids": (1,), "levels": (Level(0.05, 1.0), Level(0.05, 2.0))},
     ],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.rule import eligible_mask, passes
+from lynxstop.core.rule import Eligibility, eligible_mask, passes, tilted
 from lynxstop.errors import ConfigError
 
 thinning = st.fixed_dictionaries({"stride": st.integers(1, 4), "max_points": st.none() | st.integers(1, 4)})
@@ -47,6 +47,15 @@ def test_guards_equal_their_definition_point_by_point(gaps, min_tokens, cooldown
 )
 def test_a_score_passes_when_its_float32_is_strictly_greater(score, threshold, out):
     assert passes(score, threshold) is out
+
+
+def test_a_tilt_counts_eligible_points_only():
+    # given a session whose second cue comes within the cooldown of the first
+    guards = Eligibility(StopPolicy(exit_ids=(0,), cooldown=5, tilt=0.5))
+    seen = [(guards.admit(position), guards.earlier) for position in (1, 3, 8)]
+    # then the third is the second that may exit, and its score is lowered once
+    assert seen == [(True, 0), (False, 0), (True, 1)]
+    assert tilted([2.0, math.nan], [1, 1], 0.5).tolist() == [1.5, pytest.approx(math.nan, nan_ok=True)]
 
 
 def test_guards_count_from_the_last_eligible_cue():

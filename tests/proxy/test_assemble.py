@@ -47,3 +47,24 @@ def test_pieces_of_tool_calls_are_joined_by_their_index() -> None:
         ("a", {"name": "f", "arguments": '{"x": 1}'}),
         ("b", {"name": "g", "arguments": "{}"}),
     ]
+
+
+def test_lists_are_joined() -> None:
+    pieces = [{"type": "reasoning.text", "index": 0, "text": text} for text in ("a", "b")]
+    other = {"type": "reasoning.encrypted", "index": 1, "data": "x"}
+    events = [
+        event(role="assistant", reasoning_details=[pieces[0]], annotations=[{"url": "1"}]),
+        event(reasoning_details=[pieces[1]], annotations=[{"url": "2"}]),
+        event(reasoning_details=[other], finish="stop"),
+    ]
+    [choice] = assemble(events)["choices"]
+    assert choice["message"]["reasoning_details"] == [{**pieces[0], "text": "ab"}, other]
+    assert choice["message"]["annotations"] == [{"url": "1"}, {"url": "2"}]
+
+
+def test_an_answer_that_has_not_begun_is_null_as_the_server_writes_it() -> None:
+    events = [event(role="assistant", content=""), event(reasoning="a", finish="length")]
+    assert assemble(events)["choices"][0]["message"]["content"] is None
+    assert assemble(events, "")["choices"][0]["message"]["content"] == ""
+    raw = [event(role="assistant", content=""), event(finish="stop")]
+    assert assemble(raw)["choices"][0]["message"]["content"] == ""

@@ -133,3 +133,43 @@ def test_the_table_in_the_documents_is_up_to_date() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_plugins_variables_mean_the_same_here() -> None:
+    shared = {"LYNXSTOP_BUNDLE": "bundle", "LYNXSTOP_RISK": "0.1", "LYNXSTOP_MODE": "shadow"}
+    loaded = load(None, {}, shared)
+    policy = loaded.config.policy
+    assert (policy.bundle, policy.risk, policy.mode) == (Path("bundle"), 0.1, "shadow")
+    assert loaded.origins["policy.bundle"] == "LYNXSTOP_BUNDLE"
+    own = load(None, {}, {**shared, "LYNXSTOP_POLICY_RISK": "0.2"})
+    assert own.config.policy.risk == 0.2
+    assert own.origins["policy.risk"] == "LYNXSTOP_POLICY_RISK"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("LYNXSTOP_POLCY_RISK", "sets no key"),
+        ("LYNXSTOP_RISKS", "sets no key"),
+        ("LYNXSTOP_RECORD", "only the plugin in vLLM has it"),
+    ],
+)
+def test_a_variable_of_any_section_that_sets_nothing_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(None, {}, {name: "0.05"})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('[serve]\napi_keys = "x"\n', r'a list is meant, as in \["x"\]'),
+        ("[policy]\nreasoning_effort = 1\n", "a table is meant, as in"),
+        ('[upstream]\nurl = "x"\n', "is wrong: must be an address"),
+    ],
+)
+def test_a_wrong_form_is_explained(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "lynxstop.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(path, {}, {})
+    assert "Value error" not in str(caught.value)

@@ -15,11 +15,9 @@ from tests.support.watching import watching
 
 NAMES = {
     "cues": "lynxstop_cues_total",
-    "thinking": "lynxstop_thinking_tokens_total",
     "upstream": "lynxstop_upstream_tokens_total",
     "refilled": "lynxstop_refilled_tokens_total",
     "decided": "lynxstop_decision_seconds_count",
-    "answered": "lynxstop_first_chunk_seconds_count",
 }
 PROMPT = 3
 REFILLED = PROMPT + 1 + len(EXIT_IDS)
@@ -30,10 +28,15 @@ def counted(threshold: float, fault: str = "", **more: Any) -> Mapping[str, floa
         asyncio.run(ask(proxy.url, 1, fault, **more))
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
         found = {name: proxy.count(full) for name, full in NAMES.items()}
-        found["answered"] = proxy.count(NAMES["answered"], route=CHAT)
+        found["answered"] = proxy.count("lynxstop_first_chunk_seconds_count", route=CHAT, stream="true")
+        mode = more.get("lynxstop", {}).get("mode", "stop")
+        found["thinking"] = proxy.count("lynxstop_thinking_tokens_total", mode=mode)
+        found["silences"] = sum(
+            proxy.count("lynxstop_silence_seconds_count", stopped=stopped) for stopped in ("true", "false")
+        )
         for outcome in ("done", "broken"):
             found[outcome] = proxy.count("lynxstop_continuations_total", outcome=outcome)
-        found["exits"] = proxy.count("lynxstop_exits_total", reason="score")
+        found["exits"] = proxy.count("lynxstop_exits_total", reason="score", mode=mode)
         found["closed"] = proxy.count("lynxstop_upstream_aborts_total", cause="closed")
         return found
 
@@ -43,7 +46,7 @@ def test_a_stopped_request() -> None:
     assert (found["exits"], found["cues"], found["done"], found["broken"]) == (1, 1, 1, 0)
     # One token and a part of the next; four were read before the stream was closed, and three came after.
     assert (found["thinking"], found["upstream"], found["refilled"]) == (2, 4 + 3, REFILLED)
-    assert (found["decided"], found["answered"], found["closed"]) == (1, 1, 1)
+    assert (found["decided"], found["answered"], found["closed"], found["silences"]) == (1, 1, 1, 1)
 
 
 def test_a_request_that_is_not_stopped() -> None:

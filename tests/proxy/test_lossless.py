@@ -173,3 +173,82 @@ class Echo:
             message = await receive()
             await send({"type": "http.response.start", "status": 422, "headers": []})
             await send({"type": "http.response.body", "body": message.get("body", b"")})
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_log_probabilities_spell_the_whole_answer(path: str) -> None:
+    asked: dict[str, Any] = {"logprobs": True} if path == CHAT else {"logprobs": 0, "max_tokens": 900}
+    if path == COMPLETIONS:
+        asked["prompt"] = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
+    with altered() as (proxy, _):
+        answer = ask(proxy, stream=False, path=path, **asked).json()
+    [choice] = answer["choices"]
+    assert answer["lynxstop"]["stopped"]
+    if path == COMPLETIONS:
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+        return
+    entries = choice["logprobs"]["content"]
+    message = choice["message"]
+    spelled = "".join(entry["token"] for entry in entries)
+    assert spelled == message["reasoning"] + message["content"]
+    assert all(entry["logprob"] <= 0 for entry in entries)
+
+
+def test_the_exit_is_in_the_details_of_usage() -> None:
+    with altered() as (proxy, _):
+        whole = ask(proxy, stream=False).json()
+        stream = ask(proxy, stream=True, stream_options={"include_usage": True})
+        response = httpx.post(
+            proxy.url + "/v1/responses", json={"model": "toy", "input": "7 + 5?"}, timeout=60
+        )
+        shadow = ask(proxy, stream=False, lynxstop={"risk": "off"}).json()
+    assert whole["usage"]["completion_tokens_details"]["lynxstop_exit"] == "score"
+    assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    [used] = [event["usage"] for event in events_of(stream) if event.get("usage")]
+    assert used == whole["usage"]
+    assert response.json()["usage"]["output_tokens_details"]["lynxstop_exit"] == "score"
+    assert "lynxstop_exit" not in shadow["usage"]["completion_tokens_details"]
+
+
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+@pytest.mark.parametrize(("size", "status"), [(20_000, 200), (200_000, 502)])
+def test_long_header_lines_are_passed_on_and_too_long_ones_named(
+    transport: str, size: int, status: int
+) -> None:
+    class Long:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                headers = [(b"x-long", b"y" * size)]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": b"{}"})
+
+    sections = {"upstream": {"transport": transport}}
+    with serving(Long()) as url, watching(url, sections=sections) as proxy:
+        answer = httpx.get(proxy.url + "/v1/x", timeout=30)
+    assert answer.status_code == status
+    if status == 502:
+        assert answer.json()["error"]["code"] == "upstream_headers"
+    else:
+        assert len(answer.headers["x-long"]) == size
+
+
+def test_stop_tokens_that_an_exit_holds_pass_through() -> None:
+    with altered() as (proxy, server):
+        ask(proxy, stream=False)
+        exit_id = server.app.vocabulary.id("boxed")
+        ask(proxy, stream=False, stop_token_ids=[exit_id])
+        assert proxy.count("lynxstop_passthrough_total", cause="stop") == 1
+
+
+def test_refusals_are_counted_by_code_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lynxstop.proxy")
+    with altered(refuses=9) as (proxy, _):
+        ask(proxy, stream=False, lynxstop={"risk": 0.3})
+        assert proxy.count("lynxstop_refused_total", code="risk_not_certified") == 1
+        httpx.post(proxy.url + CHAT, json=BODY, headers={"x-request-id": "mine-1"}, timeout=30)
+        bad = httpx.post(proxy.url + CHAT, json=BODY, headers={"x-request-id": "a b"}, timeout=30)
+    assert bad.json()["error"]["message"] == "Too many."
+    refused, mine, other = [record.fields for record in caplog.records if record.message == "request"]  # type: ignore[attr-defined]
+    assert refused["code"] == "risk_not_certified"
+    assert (mine["client_id"], other["client_id"]) == ("mine-1", None)
+    assert "Too many." not in str(mine)

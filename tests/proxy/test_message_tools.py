@@ -16,7 +16,7 @@ from lynxstop.testing.settings import MockSettings
 from tests.support.servers import Proxied, serving
 from tests.support.watching import watching
 
-TOOL = {"name": "check", "description": "Checks.", "input_schema": {"type": "object"}}
+TOOL = {"name": "check", "description": "Checks.", "input_schema": {"type": "object"}, "strict": True}
 ASK: dict[str, Any] = {
     "model": "toy", "max_tokens": 1000, "thinking": {"type": "adaptive"}, "tools": [TOOL],
     "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}],
@@ -81,7 +81,7 @@ def test_results_go_back_with_the_thinking_that_led_to_the_call(
 )
 def test_choices(choice: Any, made: dict[str, Any]) -> None:
     found = tools_of({"tools": [TOOL], "tool_choice": choice})
-    function = {"name": "check", "description": "Checks.", "parameters": {"type": "object"}}
+    function = {"name": "check", "description": "Checks.", "parameters": {"type": "object"}, "strict": True}
     assert found == {"tools": [{"type": "function", "function": function}], **made}
 
 

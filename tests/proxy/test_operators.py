@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import Gauge
 
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
@@ -51,6 +52,23 @@ def test_the_status_adds_up() -> None:
     shown = str(found)
     assert BODY["messages"][0]["content"] not in shown
     assert "work it out" not in shown
+
+
+def test_alarms_and_the_audited_risk_are_shown_where_there_are_audits() -> None:
+    with serving(MockServer()) as url, watching(url) as proxy:
+        assert (status(proxy)["alarms"], status(proxy)["live_risk"]) == ([], [])
+        registry = proxy.app.metrics.registry
+        level = ["model", "group", "risk"]
+        Gauge("lynxstop_alarm", "?", level, registry=registry).labels("toy", "", "0.05").set(1)
+        Gauge("lynxstop_risk_changed", "?", level, registry=registry).labels("toy", "", "0.05").set(0)
+        risk = Gauge("lynxstop_live_risk", "?", [*level, "bound"], registry=registry)
+        for bound, value in (("mean", 0.04), ("lower", 0.01), ("upper", 0.09)):
+            risk.labels("toy", "", "0.05", bound).set(value)
+        found = status(proxy)
+    assert found["alarms"] == ["lynxstop_alarm group= model=toy risk=0.05"]
+    assert found["live_risk"] == [
+        {"group": "", "model": "toy", "risk": "0.05", "mean": 0.04, "lower": 0.01, "upper": 0.09}
+    ]
 
 
 def test_the_page_stands_alone(tmp_path: object) -> None:

@@ -40,7 +40,7 @@ def test_a_limit_holds_wherever_it_falls(mock: Any, proxy: Proxied) -> None:
             assert found["usage"]["completion_tokens"] == min(limit, used), limit
             assert found["choices"][0]["finish_reason"] == ("length" if limit < used else "stop"), limit
             assert (said(whole) if taken else said(full)).startswith(said(found)), limit
-            assert (found["choices"][0]["message"]["content"] != "") is taken
+            assert (found["choices"][0]["message"]["content"] is not None) is taken
         stopped.append(taken)
     # With room for one token of an answer the exit is taken, and with less it is not.
     exit_tokens = used - whole["usage"]["completion_tokens_details"]["reasoning_tokens"]

@@ -224,7 +224,9 @@ TOOL = {
     "type": "function",
     "function": {
         "name": "tell",
-        "parameters": SCHEMA["json_schema"]["schema"],  # type: ignore[index]
+        # The model would write blanks for ever wherever a grammar has room for them: these have none.
+        "strict": True,
+        "parameters": {"enum": [{"answer": number} for number in range(10)]},
     },
 }
 
@@ -254,6 +256,12 @@ def test_a_call_after_an_exit_is_what_the_servers_parser_makes_of_it(tmp_path: P
         assert free.model_extra["lynxstop"]["stopped"]
         assert thinking(free) == thinking(early)
         assert free.choices[0].message.content
+        named = {"name": "tell", "strict": True, "input_schema": TOOL["function"]["parameters"]}  # type: ignore[index]
+        chosen = {"type": "tool", "name": "tell"}
+        message = message_of(made.url, thinking={"type": "adaptive"}, tools=[named], tool_choice=chosen)
+        assert [block.type for block in message.content] == ["thinking", "tool_use"]
+        assert message.content[1].input == json.loads(call.function.arguments)
+        assert message.stop_reason == "tool_use"
 
 
 def test_off_is_stock(stock: str, proxy: Proxied) -> None:
@@ -286,9 +294,9 @@ def test_metrics_tell_what_was_saved(proxy: Proxied) -> None:
     ask(proxy.url, QUESTIONS[0])
     text = httpx.get(f"{proxy.url}/metrics").text
     found = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line[:1] != "#"}
-    assert found['lynxstop_exits_total{reason="score"}'] >= 1
-    assert found["lynxstop_thinking_tokens_total"] > 0
-    assert found["lynxstop_tokens_saved_estimate_total"] > 0
+    assert found['lynxstop_exits_total{mode="stop",reason="score"}'] >= 1
+    assert found['lynxstop_thinking_tokens_total{mode="stop"}'] > 0
+    assert found['lynxstop_tokens_saved_estimate_total{mode="stop"}'] > 0
 
 
 def test_the_plugin_in_the_server_is_left_to_decide(tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_all_of_the_request_is_asked_again(
     }  # fmt: skip
 
 
+def test_a_server_that_schedules_by_priority_is_asked_to_hurry() -> None:
+    kept = Kept([StreamToken(b"One.")], b"", "\n</think>\n\n", (), "<think>", True)
+    opening = Opening({"model": "m", "messages": [], "priority": 4})
+    route = ChatRoute(Vllm(prioritises=True), "reasoning", "", CLOSE)
+    call = asyncio.run(route.continuation(None, opening, kept, Limits(50)))  # type: ignore[arg-type]
+    assert call.body["priority"] == 3
+    form = ways(Vllm(prioritises=True), CLOSE, frozenset({"structured_output"}))
+    assert [way.prioritises for way in form] == [True] * len(form)
+
+
 def test_only_a_form_alone_goes_by_tokens() -> None:
     first: list[Any] = [
         ways(dialect, CLOSE, frozenset(need))[0]

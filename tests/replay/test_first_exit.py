@@ -18,6 +18,7 @@ from lynxstop.core.rule import eligible_mask
 from lynxstop.core.session import Mode, Session
 from lynxstop.core.watch import Reader, WatchState, WatchStep
 from lynxstop.replay.exits import ExitTable
+from lynxstop.replay.tilt import lowered
 
 SCORES = [-2.5, -1.0, -0.0, 0.0, 0.1, 0.5, 3.0, math.nan]
 THRESHOLDS = np.array([9.0, 3.0, 0.5, 0.3, 0.1, 0.0, -1.0, -2.5, -9.0], np.float32)
@@ -54,6 +55,7 @@ policies = st.builds(
     cooldown=st.integers(0, 5),
     stride=st.integers(1, 3),
     max_points=st.none() | st.integers(1, 3),
+    tilt=st.sampled_from([0.0, 0.0, 0.3, 1.7]),
 )
 
 
@@ -96,6 +98,9 @@ def test_array_forms_equal_a_session_per_trace_and_threshold(found, policy, unkn
         return
     table, scores, ordinals = recorded(found, policy)
     units = as_units(table.scored(scores, LOSSES["disagree"]), "one", 0)
+    # given that a table of untilted scores, tilted, holds what the sessions compared
+    plain, raw, _ = recorded(found, replace(policy, tilt=0.0))
+    assert lowered(raw, plain, policy.tilt).tobytes() == scores.tobytes()
     curve = Case(units, units.table.charged(unknown_loss)).at(THRESHOLDS)
     steps = exit_steps(table.owners, scores)
     sums = sums_at(steps, np.ones(len(steps.event)), THRESHOLDS[::-1])[::-1]

@@ -44,7 +44,7 @@ def nested(depth: int) -> Any:
         pytest.param(b'{"messages":' + b"[" * 100_000, 400, id="nested without end"),
         pytest.param(json.dumps(body(metadata=nested(400))).encode(), 200, id="nested deeply"),
         pytest.param(json.dumps(body(seed=10**4000)).encode(), 400, id="a number of 4000 digits"),
-        pytest.param(json.dumps(body()).encode("utf-16"), 400, id="another encoding"),
+        pytest.param(json.dumps(body()).encode("utf-16"), 200, id="another encoding"),
         pytest.param(json.dumps(body()).replace("toy", "\\ud800").encode(), 400, id="half a character"),
         pytest.param(json.dumps(body(messages="abc")).encode(), 400, id="messages of text"),
         pytest.param(json.dumps(body(lynxstop=[1])).encode(), 400, id="options as a list"),

@@ -67,6 +67,7 @@ class Data:
                 "thinking_tokens": table.full_tokens,
                 "full_status": ["parsed"] * table.traces,
                 "full_right": [True] * table.traces,
+                "full_answer": ["1"] * table.traces,
                 "cues": table.lengths,
             }
         )
@@ -78,6 +79,7 @@ class Data:
                 "position": table.tokens,
                 "thinking_at_exit": table.tokens,
                 "trial_status": ["parsed"] * len(table.scores),
+                "trial_answer": ["2" if lost else "1" for lost in table.losses],
                 "right": table.losses == 0,
                 "agrees": table.losses == 0,
             }
@@ -89,7 +91,7 @@ class Data:
 
 def recorded(table):
     """Traces recorded as the tiny bundle is served."""
-    return Data(table, SimpleNamespace(fingerprint=PRINT, **SHARED, **SAMPLING))
+    return Data(table, SimpleNamespace(fingerprint=PRINT, grader="math", **SHARED, **SAMPLING))
 
 
 def tiny_bundle(path, out_of_fold):

@@ -80,6 +80,19 @@ def test_requests_taken_for_independent_ones_are_caught():
     assert exceeds(wrong, 200, DELTA) < 1e-3
 
 
+def named_anew(table):
+    """Every request under an id of its own, known by its prompt."""
+    return replace(table, problem_ids=table.trace_ids, prompts=table.problem_ids)
+
+
+@pytest.mark.parametrize("repeats", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_prompts_tell_what_ids_hide(repeats):
+    # given requests whose ids hide that they repeat; taking them for independent ones is caught above
+    wrong, useful = violations("request", "request", repeats, prepare=named_anew)
+    assert exceeds(wrong, repeats, DELTA) > 1e-3
+    assert useful > 0.8 * repeats
+
+
 def test_the_sentence_says_what_is_counted():
     table = TRAFFIC.draw(400, 0)
     by_unit = {

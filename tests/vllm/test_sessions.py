@@ -39,11 +39,11 @@ PROBE = Probe((0,), ((np.ones((1, 1), np.float32), np.zeros(1, np.float32)),))
 tokens = st.integers(0, VOCABULARY - 1)
 thinkish = st.sampled_from([3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 1])
 policies = st.builds(
-    lambda minimum, cooldown, budget, stride, most: StopPolicy(
-        EXIT, (Level(RISK, 0.0),), minimum, cooldown, budget, stride=stride, max_points=most
+    lambda minimum, cooldown, budget, stride, most, tilt: StopPolicy(
+        EXIT, (Level(RISK, 0.0),), minimum, cooldown, budget, stride=stride, max_points=most, tilt=tilt
     ),
     st.integers(0, 4), st.integers(0, 4), st.none() | st.integers(1, 12), st.integers(1, 3),
-    st.none() | st.integers(1, 3),
+    st.none() | st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.5]),
 )  # fmt: skip
 
 

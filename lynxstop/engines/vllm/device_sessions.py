@@ -73,7 +73,7 @@ class DeviceSessions:
     ) -> None:
         self.device = device
         self.policy = policy
-        self._guarded = policy.guarded
+        self._counted = policy.guarded or policy.tilt != 0
         self._automaton = automaton
         self._closed = closed
         self._affines = probe.affines
@@ -82,6 +82,7 @@ class DeviceSessions:
         self._table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
         self._columns = automaton.table.shape[1]
         self._beyond = len(automaton.classes) - 1
+        self._tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device) if policy.tilt else None
         self._exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(_silent().unsqueeze(1))
@@ -212,11 +213,13 @@ class DeviceSessions:
         scores = self._score(features)
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
-        now, before = whole, settled
-        if self._guarded:
+        now, before, pending, current = whole, settled, self._pending, scores
+        if self._counted:
+            pending = self._tilted(pending)
             before = self._admit(settled, self._seen - 1)
+            current = self._tilted(current)
             now = self._admit(whole, self._seen)
-        hit = (before & (self._pending > self._threshold)) | (now & (scores > self._threshold))
+        hit = (before & (pending > self._threshold)) | (now & (current > self._threshold))
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
@@ -234,6 +237,10 @@ class DeviceSessions:
 
     def _score(self, features: Features) -> Tensor:
         return self._probe.score(features(None))
+
+    def _tilted(self, scores: Tensor) -> Tensor:
+        """Lower scores as `lynxstop.core.rule.tilted` does, by the eligible cues so far; shape (rows,)."""
+        return scores if self._tilt is None else scores - self._tilt * self._admitted
 
     def _admit(self, cues: Tensor, positions: Tensor) -> Tensor:
         """Apply the guards to cues, as `lynxstop.core.rule.Eligibility` does; all of shape (rows,)."""

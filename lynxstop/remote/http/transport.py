@@ -14,6 +14,9 @@ from lynxstop.extras import need
 KEEPALIVE_SECONDS = 3.0
 """Idle connections are dropped before servers do (uvicorn: 5 s), so that no request meets a dead one."""
 
+LINE_BYTES = 2**16
+"""Longest line of a server's headers."""
+
 _HANGING_UP = ("ServerDisconnectedError", "ClientOSError")
 _CONNECTING = ("ClientConnectorError", "ConnectionTimeoutError")
 
@@ -91,6 +94,11 @@ def failure(error: Exception) -> UpstreamError | None:
         )
     if silent:
         return UpstreamError("The upstream server fell silent.", code="upstream_timeout", status=504)
+    if _of_long_lines(error) or _of_long_lines(cause):
+        return UpstreamError(
+            f"The upstream server sent a header line of more than {LINE_BYTES} bytes.",
+            code="upstream_headers",
+        )
     return UpstreamError("The upstream server broke off its answer.", code="upstream_died")
 
 
@@ -132,6 +140,8 @@ class _Session:
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+                max_line_size=LINE_BYTES,
+                max_field_size=LINE_BYTES,
             )
         return self._session.request(method, yarl.URL(url, encoded=True), **options)
 
@@ -148,6 +158,13 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def _of_long_lines(error: BaseException | None) -> bool:
+    """Whether a line of the headers was too long, as either client says it."""
+    return error is not None and any(
+        said in str(error) for said in ("Got more than", "Receive buffer too long")
+    )
 
 
 def _of_tls(error: BaseException | None) -> ssl.SSLError | None:

@@ -1,0 +1,185 @@
+"""Run all benchmarks, and write docs/benchmarks.md from what they print.
+
+    python benchmarks/bench.py [--quick] [--runs 3] [--only NAME ...] [--json build/bench.json] [--page PAGE]
+
+With --quick every benchmark runs small, to see that all of them work: its figures say little, and are written
+to build/ unless a page is named. One benchmark runs at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from lynxstop_research.bench_page import Result, page, tables_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Benchmark(NamedTuple):
+    """A script, what it measures, and how it is called."""
+
+    title: str
+    script: str
+    about: str
+    full: str = ""
+    quick: str = ""
+
+
+BENCHMARKS = (
+    Benchmark("Core", "core_step", "Cost of the core per token, without an engine.", "", "--tokens 5000"),
+    Benchmark("Signals and rules", "signals_step", "Cost per thinking token.", "", "--tokens 1000"),
+    Benchmark("Imports", "import_time", "Time beyond a bare interpreter."),
+    Benchmark(
+        "Loading a bundle", "bundle_load", "With all its checks.", "probes/reasoner", "probes/reasoner"
+    ),
+    Benchmark(
+        "Certifying",
+        "calibrate_scale",
+        "Time and memory by the number of traces.",
+        "",
+        "--sizes 1000",
+    ),
+    Benchmark(
+        "Re-splits of the shipped model",
+        "resplits",
+        "How often a certified risk is above its level on problems that were not calibrated on.",
+        "",
+        "--splits 5",
+    ),
+    Benchmark(
+        "Transfer and shift",
+        "shift",
+        "What a certificate is worth on other problems and at other temperatures.",
+        "",
+        "--problems 24",
+    ),
+    Benchmark(
+        "Training a probe",
+        "train_scale",
+        "On wide features.",
+        "",
+        "--events 2000 --width 64",
+    ),
+    Benchmark(
+        "A decoding step of transformers",
+        "transformers_step",
+        "Ratio of the time with lynxstop to that without, measured in pairs.",
+        "",
+        "--pairs 2 --batch 4 --tokens 20",
+    ),
+    Benchmark(
+        "The proxy",
+        "proxy",
+        "What it adds to a direct connection; all servers are asked at the same time.",
+        "",
+        "--streams 4 --events 20 --requests 50 --many 8",
+    ),
+    Benchmark(
+        "A decoding step of vLLM",
+        "vllm_step",
+        "Ratio of the time with lynxstop to that without, measured in shuffled rounds.",
+        "--batch 1 16 64",
+        "--batch 1 --rounds 4",
+    ),
+)
+
+
+def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
+    """Run a benchmark several times."""
+    arguments = one.quick if quick else one.full
+    command = f"python benchmarks/{one.script}.py {arguments}".rstrip()
+    tables, seconds = [], []
+    for _ in range(runs):
+        begun = time.monotonic()
+        words = [sys.executable, *shlex.split(command)[1:]]
+        # Drawn tables are not to be cut to the width of a terminal.
+        surroundings = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False)
+        seconds.append(time.monotonic() - begun)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            failed = f"it ended with status {done.returncode}: {last}"
+            return Result(one.title, one.about, command, (), seconds, failed)
+        tables.append(tables_of(done.stdout))
+    return Result(one.title, one.about, command, tables, seconds)
+
+
+def machine() -> str:
+    """Describe the kind of machine, not the machine."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((int(line.split()[1]) >> 20 for line in _lines("/proc/meminfo") if "MemTotal" in line), 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.machine()}, {cores} cores, {memory} GiB, {platform.system()}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+def versions() -> str:
+    """Versions of what is measured."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    names = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "transformers"))
+    return f"lynxstop at {commit or 'no commit'}, Python {platform.python_version()}, {names}"
+
+
+def main() -> None:
+    """Run, write the data, write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--runs", type=int, help="of each benchmark; 3 by default, 2 with --quick")
+    parser.add_argument("--only", nargs="+", help="names of scripts, without .py")
+    parser.add_argument("--skip", nargs="+", default=[], help="names of scripts, without .py")
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json")
+    parser.add_argument("--page", type=Path)
+    options = parser.parse_args()
+    runs = options.runs or (2 if options.quick else 3)
+    chosen = [
+        one
+        for one in BENCHMARKS
+        if one.script not in options.skip and (options.only is None or one.script in options.only)
+    ]
+    load, results = os.getloadavg()[0], []
+    for one in chosen:
+        print(one.script, end=" ", flush=True)
+        results.append(run(one, quick=options.quick, runs=runs))
+        print(results[-1].failed or f"{sum(results[-1].seconds):.0f} s", flush=True)
+    words = " ".join(["make bench" if not options.quick else "make bench QUICK=1", *sys.argv[1:]][:1])
+    about = [
+        f"Command: `{words}`, {datetime.now(UTC):%Y-%m-%d}.",
+        f"Machine: {machine()}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after.",
+        f"{versions()}.",
+    ]
+    if options.quick:
+        about.append("A quick run, to see that every benchmark works: its figures say little.")
+    target = options.page or (
+        ROOT / "build" / "benchmarks.md" if options.quick else ROOT / "docs" / "benchmarks.md"
+    )
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(
+        json.dumps({"about": about, "results": [asdict(one) for one in results]}, indent=1)
+    )
+    target.write_text(page(results, about))
+    print(f"{target} and {options.json} are written.")
+    sys.exit(any(one.failed for one in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Minutes of mixed load and faults through the proxy: is anything lost, and does memory stay flat?
+
+    python benchmarks/soak.py [--minutes 30] [--clients 12] [--json]
+
+A mock server thinks; one proxy in front of it watches and never stops, another stops at the first cue.
+Clients send streams, whole answers and slow reads, leave in the middle, and ask for faults of the server.
+What the first proxy gives has to be what the server itself says, an answer of the second has to be whole, and
+a fault has to be reported. Ends with status 1 when something was lost, or when memory has grown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from proxy import Server
+
+CHAT = "/v1/chat/completions"
+FAULTS = (
+    "status-429",
+    "status-500",
+    "before-headers",
+    "after-headers",
+    "mid-thinking",
+    "mid-answer",
+    "error-event",
+    "garbage",
+)
+KINDS = {"stream": 6, "whole": 2, "stopped": 6, "fault": 3, "leave": 2, "slow": 1}
+"""What clients do, and how often."""
+SUMS = [
+    f"What is {a} + {b} * {c} - {d}?"
+    for a, b, c, d in zip(range(3, 11), range(5, 13), [2, 3] * 4, [1, 4] * 4, strict=True)
+]
+FAST = "delay=0.002"
+GROWTH_MIB, GROWTH = 8.0, 0.05
+"""Growth of memory that is still flat: MiB, or a share."""
+
+
+@dataclass
+class Soak:
+    """What happened."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    samples: list[dict[str, float]] = field(default_factory=list)
+
+
+def body(problem: str, *, stream: bool) -> dict[str, Any]:
+    return {"model": "toy", "messages": [{"role": "user", "content": problem}], "stream": stream}
+
+
+def text_of(content: bytes) -> tuple[str, str, bool]:
+    """Thinking and answer of a stream, and whether it came to its end."""
+    thinking, answer = "", ""
+    parts = [part for part in content.replace(b"\r\n", b"\n").split(b"\n\n") if part.startswith(b"data: ")]
+    for part in parts:
+        if part == b"data: [DONE]":
+            continue
+        for choice in json.loads(part[6:]).get("choices") or ():
+            thinking += choice["delta"].get("reasoning") or ""
+            answer += choice["delta"].get("content") or ""
+    return thinking, answer, bool(parts) and parts[-1] == b"data: [DONE]"
+
+
+async def one(
+    kind: str, problem: str, proxies: dict[str, Server], client: httpx.AsyncClient, right: dict[str, Any]
+) -> bool:
+    """Send one request; say whether what came is what should."""
+    url = proxies["stopping" if kind == "stopped" else "watching"].url + CHAT
+    headers = {"x-mock": FAST}
+    if kind == "whole":
+        answer = await client.post(url, json=body(problem, stream=False), headers=headers)
+        message = answer.json()["choices"][0]["message"]
+        return bool(message["content"] == right[problem][1])
+    if kind == "fault":
+        fault = random.choice(FAULTS)
+        try:
+            answer = await client.post(
+                url, json=body(problem, stream=True), headers={"x-mock": f"{FAST},fault={fault}"}
+            )
+        except httpx.RemoteProtocolError:
+            return True  # the connection was cut, which a client notices too
+        return answer.status_code >= 400 or b'"error"' in answer.content
+    if kind in ("leave", "slow"):
+        async with client.stream("POST", url, json=body(problem, stream=True), headers=headers) as answer:
+            content, count = b"", 0
+            async for chunk in answer.aiter_raw():
+                content, count = content + chunk, count + 1
+                if kind == "leave" and count > 5:
+                    return True
+                await asyncio.sleep(0.01 * (kind == "slow"))
+        return text_of(content) == right[problem]
+    answer = await client.post(url, json=body(problem, stream=True), headers=headers)
+    if kind == "stream":
+        return text_of(answer.content) == right[problem]
+    thinking, said, ended = text_of(answer.content)
+    return ended and bool(said) and right[problem][0].startswith(thinking[:20])
+
+
+async def load(
+    soak: Soak, proxies: dict[str, Server], right: dict[str, Any], clients: int, end: float
+) -> None:
+    """Keep so many requests under way until the end."""
+    chance = random.Random(0)
+
+    async def worker() -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            while time.monotonic() < end:
+                kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+                try:
+                    came = await one(kind, chance.choice(SUMS), proxies, client, right)
+                except (httpx.HTTPError, KeyError, ValueError) as error:
+                    came = False
+                    soak.lost[f"{kind}: {type(error).__name__}"] += 1
+                soak.done[kind] += 1
+                if not came:
+                    soak.lost[kind] += 1
+
+    async def watch() -> None:
+        begun = time.monotonic()
+        while time.monotonic() < end:
+            for name, server in proxies.items():
+                soak.samples.append(
+                    {"at": time.monotonic() - begun, "who": name, "rss": server.rss(), "files": files(server)}  # type: ignore[dict-item]
+                )
+            await asyncio.sleep(max(0.5, (end - begun) / 400))
+
+    await asyncio.gather(watch(), *(worker() for _ in range(clients)))
+
+
+def files(server: Server) -> int:
+    """Open files of a process."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def report(soak: Soak, proxies: dict[str, Server], minutes: float) -> dict[str, Any]:
+    """Everything in plain numbers: memory after the first fifth against that of the last fifth."""
+    memory = {}
+    for name in proxies:
+        own = [one for one in soak.samples if one["who"] == name]
+        rss = np.array([one["rss"] for one in own])
+        fifth = max(1, len(rss) // 5)
+        memory[name] = {
+            "rss_early": float(np.median(rss[fifth : 2 * fifth])),
+            "rss_late": float(np.median(rss[-fifth:])),
+            "rss_most": float(rss.max()),
+            "files_idle": files(proxies[name]),
+        }
+    grown = [
+        name
+        for name, one in memory.items()
+        if one["rss_late"] - one["rss_early"] > max(GROWTH_MIB, GROWTH * one["rss_early"])
+    ]
+    return {
+        "minutes": minutes,
+        "requests": dict(soak.done),
+        "lost": dict(soak.lost),
+        "memory": memory,
+        "grown": grown,
+        "load": os.getloadavg()[0],
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The same as Markdown."""
+    lines = ["| requests | sent | lost |", "|---|---|---|"]
+    lines += [
+        f"| {kind} | {count:,} | {found['lost'].get(kind, 0)} |" for kind, count in found["requests"].items()
+    ]
+    lines += [
+        "",
+        "| proxy | MiB, early | MiB, late | MiB, most | open files, idle |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {one['rss_early']:.1f} | {one['rss_late']:.1f} | {one['rss_most']:.1f} "
+        f"| {one['files_idle']} |"
+        for name, one in found["memory"].items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Soak, and print what happened."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--json", action="store_true", help="print plain data")
+    options = parser.parse_args()
+    mock = Server("mock")
+    proxies = {"watching": Server("watching", mock.url), "stopping": Server("stopping", mock.url)}
+    try:
+        with httpx.Client(timeout=60, headers={"x-mock": FAST}) as client:
+            answers = {
+                problem: client.post(mock.url + CHAT, json=body(problem, stream=True)).content
+                for problem in SUMS
+            }
+        right = {problem: text_of(content) for problem, content in answers.items()}
+        soak, end = Soak(), time.monotonic() + 60 * options.minutes
+        asyncio.run(load(soak, proxies, right, options.clients, end))
+        time.sleep(2)
+        found = report(soak, proxies, options.minutes)
+    finally:
+        for server in (*proxies.values(), mock):
+            server.process.terminate()
+            server.process.wait()
+    print(json.dumps(found, indent=1) if options.json else render(found))
+    for kind, count in found["lost"].items():
+        print(f"lost: {kind} {count}", file=sys.stderr)
+    for name in found["grown"]:
+        print(f"memory of {name} has grown", file=sys.stderr)
+    sys.exit(bool(found["lost"] or found["grown"]))
+
+
+if __name__ == "__main__":
+    main()

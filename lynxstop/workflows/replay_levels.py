@@ -1,0 +1,57 @@
+"""What a bundle's certified levels would have done on recorded traces that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import require_same
+from lynxstop.calibration import repeats
+from lynxstop.calibration.units import check_disjoint
+from lynxstop.recordings.storage import Recording
+from lynxstop.replay.exits import read_exits
+from lynxstop.replay.outcomes import summarize
+from lynxstop.replay.serving import scores_of
+
+
+def check_unseen(bundle: Bundle, data: Recording) -> None:
+    """Refuse traces of another model, or of problems that the bundle was trained on.
+
+    Raises
+    ------
+    FingerprintError, DataError
+    """
+    require_same(bundle.policy.fingerprint, data.meta.fingerprint, f"The bundle {bundle.path}")
+    training = bundle.training_scores()
+    check_disjoint(np.array(training.problems), np.array(data.problem_ids))
+    repeats.check_unseen(training.prompts, read_exits(data))
+
+
+def replay_levels(bundle: Bundle, data: Recording) -> list[dict[str, Any]]:
+    """Replay every level of all requests.
+
+    Returns
+    -------
+    list of dict
+        By level, as in the policy: `risk`, `confidence`, `loss`, `lynxstop.replay.outcomes.Summary`'s fields
+        and `share_of_oracle`.
+
+    Raises
+    ------
+    DataError
+        When there are no traces.
+    """
+    exits = read_exits(data, bundle.policy.stop_policy())
+    scores = scores_of(bundle, data)[exits.rows]
+    rows = []
+    for level in bundle.policy.pooled:
+        summary = summarize(exits.at(scores, level.threshold))
+        rows.append(
+            {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}
+            | asdict(summary)
+            | {"share_of_oracle": summary.share_of_oracle}
+        )
+    return rows

@@ -1,0 +1,213 @@
+"""What becomes of a certificate when prompts or sampling change, when it is noticed, and what repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from lynxstop.artifacts.probe import Probe
+from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.run import calibrate
+from lynxstop.monitor.exchangeability import ExchangeabilityTest
+from lynxstop.monitor.sequential import ChangeDetector, RiskTest
+from lynxstop.recordings.storage import Recording
+from lynxstop.replay.exits import ExitTable, read_exits
+from lynxstop.replay.outcomes import summarize
+
+LOSS = LOSSES["disagree"]
+REPEATS = 20
+MOST = 2_000
+"""Audits, or requests, after which a monitor is given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Recorded traces with a probe's scores."""
+
+    table: ExitTable
+    scores: NDArray[np.float32]
+
+    @property
+    def first(self) -> NDArray[np.float64]:
+        """Score at the first cue of each trace, NaN without one: what the label-free test reads."""
+        found = np.full(len(self.table.trace_ids), np.nan)
+        owners, at = np.unique(self.table.owners, return_index=True)
+        found[owners] = self.scores[at]
+        return found
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Requests until something is noticed, over many orders of the same requests.
+
+    Attributes
+    ----------
+    share : float
+        Of the orders in which it was noticed at all, within `MOST`.
+    median : float
+        Of those; NaN where there are none.
+    """
+
+    share: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """A threshold on test traces: risk with its 95% interval, and savings."""
+
+    requests: int
+    risk: float
+    low: float
+    high: float
+    saved: float
+    exits: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One line of the table.
+
+    Attributes
+    ----------
+    served : Served
+        Under the certificate of the source.
+    alarm, warning : Delay
+        Audits until the monitor's alarm, requests until the label-free warning.
+    repaired : Served or None
+        Under a certificate made on calibration traces of the target; None when that is refused.
+    oracle : float
+    """
+
+    source: str
+    target: str
+    certified: bool
+    served: Served
+    alarm: Delay
+    warning: Delay
+    repaired: Served | None
+    oracle: float
+
+
+def scored(data: Recording, probe: Probe) -> Scored:
+    """Score every recorded cue."""
+    return Scored(read_exits(data), probe.score(data.features(probe.layers)))
+
+
+def certified(traces: Scored, risk: float, confidence: float = 0.95) -> float:
+    """Threshold that is certified on traces; inf when refused."""
+    options = CalibrationOptions(risks=[risk], confidence=confidence)
+    return calibrate(traces.table.scored(traces.scores, LOSS), options).certificates[0].threshold
+
+
+def served(traces: Scored, threshold: float) -> Served:
+    """Replay traces at a threshold."""
+    found = summarize(traces.table.at(traces.scores, threshold))
+    interval = binomtest(found.disagree, found.n_problems).proportion_ci()
+    return Served(
+        found.n_problems,
+        found.disagree / found.n_problems,
+        float(interval.low),
+        float(interval.high),
+        found.saved,
+        found.exits / found.n_problems,
+    )
+
+
+def losses_at(traces: Scored, threshold: float) -> NDArray[np.float64]:
+    """Loss of each request, shape (traces,)."""
+    return traces.table.at(traces.scores, threshold).disagree.astype(np.float64)
+
+
+def delay(start: Callable[[], Callable[[int], bool]], requests: int, seed: int = 0) -> Delay:
+    """Draw requests with replacement until something is noticed.
+
+    Parameters
+    ----------
+    start : callable
+        Makes a fresh monitor: a function of the request drawn that says whether it has noticed something.
+    requests : int
+        To draw from.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(REPEATS):
+        notice = start()
+        for count, request in enumerate(rng.integers(0, requests, MOST).tolist(), start=1):
+            if notice(request):
+                found.append(count)
+                break
+    return Delay(len(found) / REPEATS, float(np.median(found)) if found else float("nan"))
+
+
+def alarm(losses: NDArray[np.float64], risk: float) -> Callable[[], Callable[[int], bool]]:
+    """Monitors of audited losses, as lynxstop's monitor combines them: the risk test, or the detector."""
+
+    def start() -> Callable[[int], bool]:
+        test, detector = RiskTest(risk), ChangeDetector(risk)
+
+        def notice(request: int) -> bool:
+            test.add(losses[request])
+            return detector.add(losses[request]) or test.alarm
+
+        return notice
+
+    return start
+
+
+def warning(
+    reference: NDArray[np.float64], live: NDArray[np.float64], seed: int = 0
+) -> Callable[[], Callable[[int], bool]]:
+    """Label-free tests of the first score of each request."""
+    rng = np.random.default_rng(seed)
+
+    def start() -> Callable[[int], bool]:
+        test = ExchangeabilityTest.from_reference(reference)
+
+        def notice(request: int) -> bool:
+            test.add(float(live[request]), float(rng.random()))
+            return test.warning
+
+        return notice
+
+    return start
+
+
+def shift(
+    source: str,
+    target: str,
+    *,
+    threshold: float,
+    risk: float,
+    reference: Scored,
+    calibration: Scored,
+    test: Scored,
+) -> Shift:
+    """Serve a threshold of the source on the target, watch it, and calibrate again.
+
+    Parameters
+    ----------
+    threshold : float
+        Certified on the source at `risk`.
+    reference : Scored
+        Calibration traces of the source.
+    calibration, test : Scored
+        Traces of the target, scored by the source's probe.
+    """
+    again = certified(calibration, risk)
+    number = len(test.table.trace_ids)
+    return Shift(
+        source,
+        target,
+        bool(np.isfinite(threshold)),
+        served(test, threshold),
+        delay(alarm(losses_at(test, threshold), risk), number),
+        delay(warning(reference.first, test.first), number),
+        served(test, again) if np.isfinite(again) else None,
+        summarize(test.table.at(test.scores, np.inf)).oracle_saved,
+    )

@@ -1,0 +1,110 @@
+"""A recipe drafted from a model's files says what they say, and names what they do not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lynxstop import shipped
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.cli import app
+from lynxstop.errors import ModelError
+from lynxstop.workflows.draft_recipe import draft_recipe
+from tests.support.byte_vocabulary import byte_tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n"
+    "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|end|>{% endfor %}"
+)
+CHANNELS = (
+    "{% for m in messages %}{% if m.thinking %}<|channel|>analysis<|message|>{{ m.thinking }}<|end|>"
+    "{% endif %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}{% endfor %}"
+)
+
+
+def folder(path: Path, special: list[str], template: str | None = None, **files: dict[str, Any]) -> Path:
+    tokenizer = byte_tokenizer([*special, "<|start|>", "<|end|>"])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(path)
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+def test_everything_is_read_that_is_there(tmp_path: Path) -> None:
+    # given a model of 28 layers that thinks, with a template and sampling parameters
+    config = {"num_hidden_layers": 28, "max_position_embeddings": 4096, "model_type": "qwen3"}
+    generation = {"do_sample": True, "temperature": 0.7, "top_p": 0.8}
+    path = folder(
+        tmp_path / "model", ["<think>", "</think>"], TEMPLATE, config=config, generation_config=generation
+    )
+
+    draft = draft_recipe(path)
+
+    # then its recipe holds them, and reads back from TOML
+    recipe = draft.recipe
+    assert recipe.thinking.open == ("<think>",)
+    assert recipe.thinking.special is True
+    assert recipe.exit.text == "\n{close}\n\nThe final answer is \\boxed{"
+    assert recipe.probe.layers == (9, 16, -1)
+    assert recipe.sampling.model_dump() == {
+        "temperature": 0.7, "top_p": 0.8, "top_k": 50, "max_tokens": 3072, "answer_tokens": 128
+    }  # fmt: skip
+    assert (recipe.source.models, recipe.source.depth, recipe.source.checked) == (("model",), 28, True)
+    (tmp_path / "recipe.toml").write_text(draft.as_toml())
+    assert Recipe.load(tmp_path / "recipe.toml") == recipe
+    assert not [line for line in draft.unknown if "cue words" not in line and "boxed" not in line]
+
+
+def test_the_template_says_how_an_answer_is_opened(tmp_path: Path) -> None:
+    marks = ["<|channel|>", "<|message|>"]
+    shown = draft_recipe(folder(tmp_path / "shown", marks, CHANNELS)).recipe
+    silent = draft_recipe(folder(tmp_path / "silent", marks)).recipe
+    opened = "<|start|>assistant<|channel|>final<|message|>The final answer is \\boxed{"
+    assert shown.exit.text == silent.exit.text == "{close}" + opened
+
+
+def test_a_model_that_does_not_think_by_itself(tmp_path: Path) -> None:
+    # given only tokenizer files, without any thinking
+    draft = draft_recipe(folder(tmp_path / "plain", [], "{{ messages[-1].content }}"))
+
+    assert draft.recipe.thinking.special is False
+    assert draft.recipe.probe.layers == (-1,)
+    for words in ("a guess", "what follows the thinking", "depth", "sampling parameters", "context length"):
+        assert any(words in line for line in draft.unknown), words
+        assert words in draft.as_toml()
+
+
+def test_a_tokenizer_file_alone_will_do(tmp_path: Path) -> None:
+    source = folder(tmp_path / "whole", ["<think>", "</think>"])
+    (tmp_path / "alone").mkdir()
+    shutil.copy(source / "tokenizer.json", tmp_path / "alone")
+    assert draft_recipe(tmp_path / "alone").recipe.thinking.special is True
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        draft_recipe(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no tokenizer in"):
+        draft_recipe(tmp_path / "empty")
+    damaged = folder(tmp_path / "damaged", [])
+    (damaged / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config\.json is damaged"):
+        draft_recipe(damaged)
+
+
+def test_the_command_drafts_and_checks_the_shipped_model(tmp_path: Path) -> None:
+    # given the shipped model, when its recipe is drafted and tried out on three prompts
+    out = tmp_path / "recipe.toml"
+    line = ["recipe", str(shipped.MODEL), "--check", "--check-tokens", "600", "--out", str(out), "--json"]
+    found = json.loads(CliRunner().invoke(app, line).stdout)
+
+    # then it thinks, shows cues, and answers after a forced exit
+    assert Recipe.load(out).model_dump(mode="json") == found["recipe"]
+    assert found["check"]["problems"] == []
+    assert all(one["thinking_tokens"] and one["cues"] for one in found["check"]["prompts"])
+    assert "temperature = 0.9" in CliRunner().invoke(app, ["recipe", str(shipped.MODEL)]).stdout

@@ -1,0 +1,169 @@
+"""`lynxstop certify`: one command to a certified bundle, and honest refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.draft import as_toml, draft_recipe
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.plan import smallest_size
+from lynxstop.cli import app
+from lynxstop.cli import certify as command
+from lynxstop.collect.runner import collect
+from lynxstop.collect.sources import folder_of
+from lynxstop.errors import ConfigError, DataError, ModelError
+from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.storage import Recording
+from lynxstop.testing.server import MockServer
+from lynxstop.workflows import certify as workflow
+from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, require_enough, split_problems
+from lynxstop.workflows.verify_bundle import verify_path
+from tests.support.servers import serving
+
+RISK = "30%"
+
+
+def written(folder: Path, count: int) -> Path:
+    """Problems without ids or answers."""
+    lines = (shipped.PROBLEMS / "calibration.jsonl").read_text().splitlines()[:count]
+    path = folder / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": json.loads(line)["prompt"]}) + "\n" for line in lines))
+    return path
+
+
+def run(*words: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["certify", *map(str, words), "--json"])
+    assert done.exit_code == 0, done.exception
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_from_a_model_and_prompts_to_a_bundle_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems, out = written(tmp_path, 75), tmp_path / "out"
+    words = (shipped.MODEL, problems, "--risk", RISK, "--out", out)
+    # given a drafted recipe that was changed, and a run that is interrupted after the first problems
+    drafted, _ = draft_recipe(shipped.MODEL)
+    short = drafted.model_copy(update={"guards": drafted.guards.model_copy(update={"budget": 250})})
+    out.mkdir()
+    (out / "recipe.toml").write_text(as_toml(short))
+    calls = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Recording:
+        calls.append(arguments[2].name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return collect(*arguments, **options)
+
+    monkeypatch.setattr(workflow, "collect", interrupted)
+    stopped = CliRunner().invoke(app, ["certify", *map(str, words)])
+    assert calls == ["train", "train"], (stopped.output, stopped.exc_info)
+    assert stopped.exit_code != 0
+    kept = Recording.open(out / "recorded" / "train").problem_ids
+    assert len(kept) == workflow.FIRST
+    # when it is given again, then it goes on with what is kept, to a certificate that verifies
+    found = run(*words)
+    assert calls == ["train", "train", "train", "calibration", "test"]
+    assert Recording.open(out / "recorded" / "train").problem_ids[: workflow.FIRST] == kept
+    assert verify_path(out / "bundle").holds
+    (level,) = found["levels"]
+    assert level["n"] == found["problems"]["calibration"]
+    assert found["held_out"][0]["n_problems"] == found["problems"]["test"]
+    assert found["tried"] == 1
+    assert str(out / "bundle") in found["serve"]
+    page = (out / "report.html").read_text()
+    assert level["promise"] in page
+    assert found["serve"] in page
+    assert "<svg" in page
+    assert Bundle.load(out / "bundle").policy.budget == 250
+
+
+def test_too_few_problems_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["certify", "nosuch", str(written(tmp_path, 40)), "--out", str(tmp_path)])
+    assert isinstance(done.exception, DataError)
+    assert "40 problems are too few" in done.exception.message
+    assert "even without a single loss" in done.exception.message
+    assert "Give about" in str(done.exception.hint)
+
+
+@pytest.mark.timeout(600)
+def test_the_model_of_a_server_is_certified_through_it(tmp_path: Path) -> None:
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"{a} + {b} * {c}"} for a in range(2, 9) for b in range(2, 6) for c in range(2, 5)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(MockServer()) as address:
+        found = run("toy", problems, "--base-url", address, "--risk", "40%", "--out", out)
+    bundle = Bundle.load(out / "bundle")
+    assert bundle.probe is None
+    assert bundle.policy.rule is not None
+    assert found["serve"] is None or f"proxy --upstream {address}" in found["serve"]
+
+
+def test_a_model_with_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        if name != "maker/reasoner":
+            raise OSError("not found\nmore")
+        return str(shipped.MODEL)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folder_of("maker/reasoner") == shipped.MODEL
+    with pytest.raises(ModelError, match="no model of this name: not found"):
+        folder_of("maker/other")
+    with pytest.raises(ModelError, match="no model folder here"):
+        folder_of("here")
+    assert asked == ["maker/reasoner", "maker/other"]
+
+
+def test_hours_are_not_begun_without_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Estimate(1000, 5000, 10**6, 0, 2 * command.LONG)
+    with pytest.raises(ConfigError, match="hours") as caught:
+        command._ask(long, yes=False)
+    assert "--yes" in str(caught.value.hint)
+    command._ask(long, yes=True)
+    command._ask(long.of(10), yes=False)
+
+
+def test_a_prompt_stays_in_its_part_when_problems_are_added() -> None:
+    few = [Problem(f"a{i}", f"What is {i}?") for i in range(400)]
+    more = [*(Problem(f"b{i}", f"What is {i}?") for i in range(300, 2000)), *few]
+    before, after = split_problems(few), split_problems(more)
+    for name in SHARES:
+        assert {p.prompt for p in before[name]} <= {p.prompt for p in after[name]}
+        assert len(after[name]) == pytest.approx(2000 * SHARES[name], rel=0.15)
+    # a prompt under two ids is taken once
+    assert sum(map(len, after.values())) == 2000
+
+
+def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
+    assert outlook(200, (0.05, 0.1), 0.95).risks == (0.05, 0.1)
+    assert floor(0.05, (0.05, 0.1), 0.95) > smallest_size(0, 0.05, 0.05)
+    some = outlook(50, (0.05, 0.1), 0.95)
+    assert (some.risks, some.dropped) == ((0.1,), (0.05,))
+    assert any("left out" in sentence for sentence in some.sentences())
+    assert some.chances[0.1][0.01] == pytest.approx(outlook(50, (0.1,), 0.95).chances[0.1][0.01])
+    none = outlook(10, (0.05,), 0.95)
+    with pytest.raises(DataError, match=r"no risk below 25\.9%"):
+        require_enough({"train": [], "calibration": [], "test": []}, none)
+
+
+def test_a_drafted_recipe_is_read_back(tmp_path: Path) -> None:
+    recipe, source = draft_recipe(shipped.MODEL)
+    assert "drafted" in source
+    assert recipe.probe.layers == (1, 2, 3, 4)
+    assert (recipe.sampling.temperature, recipe.sampling.max_tokens) == (0.9, 1024)
+    path = tmp_path / "recipe.toml"
+    path.write_text(as_toml(recipe))
+    assert Recipe.load(path) == recipe
+    shipped_one, source = draft_recipe("Qwen/Qwen3-8B")
+    assert "shipped" in source
+    assert shipped_one.thinking.open
