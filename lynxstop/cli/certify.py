@@ -179,6 +179,8 @@ def _show(made: CertifiedModel, page: Path) -> None:
         from lynxstop.cli.evaluate import show_levels
 
         show_levels(rows, f"{rows[0]['n_problems']} held-out problems")
+    if made.more is not None:
+        _tell(f"Of the problems in the file, some certify: about {made.more} more there may be enough.")
     _tell(f"Bundle: {made.bundle.path}. Report: {page}")
     if made.serve is None:
         _tell("No level exits, so there is nothing to serve: give more problems, or a higher --risk.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import store_at
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.certify_plan import (
+    SHARES,
     Estimate,
     Outlook,
     outlook,
@@ -114,6 +116,12 @@ class CertifiedModel:
     tried: int
     serve: str | None
 
+    @property
+    def more(self) -> int | None:
+        """Problems to add to the file, for what refused levels miss; None where that is unknown."""
+        missing = [one.missing for one in self.calibration.refused if one.missing is not None]
+        return math.ceil(max(missing) / SHARES["calibration"]) if missing else None
+
     def _repr_html_(self) -> str:
         rows = [
             (
@@ -138,6 +146,7 @@ class CertifiedModel:
             "auc": self.trained.auc,
             "levels": self.calibration.rows(),
             "held_out": self.held_out,
+            "more": self.more,
             "tried": self.tried,
             "serve": self.serve,
         }

@@ -2,11 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.report.calibration import calibration_report
+from lynxstop.report.labels import label_points
 from lynxstop.report.page import COLOURS, Page, figure
 
 
@@ -44,3 +47,29 @@ def test_text_is_escaped():
     page.text("<script>")
     page.figures(figure("<f>", "<c>", lambda axes: axes.plot([0, 1], [0, 1], color=COLOURS[0])))
     assert not re.search(r"<b>|<script>|<f>|<c>|<td><td>", page.render())
+
+
+def test_labels_cover_neither_points_nor_each_other():
+    # given certified levels close together on a curve
+    x = np.linspace(0, 1, 50)
+    points = [(0.50, 0.50), (0.505, 0.505), (0.51, 0.51), (0.99, 0.99)]
+    axes = Figure(figsize=(5.2, 3.6), layout="constrained").add_subplot()
+    axes.plot(x, x)
+    # when they are labelled
+    label_points(axes, points, ["1%", "2%", "5%", "10%"], np.stack([x, x], axis=1))
+    # then each label stands alone, inside the axes, on no point
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 4
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.contains(*place) for place in axes.transData.transform(points))
+        assert axes.bbox.fully_containsx(box.x0)
+        assert axes.bbox.fully_containsx(box.x1)
+
+
+def test_a_page_fits_a_phone_and_prints_light():
+    text = Page("a").render()
+    assert "minmax(min(22rem, 100%), 1fr)" in text
+    assert "@media screen and (prefers-color-scheme: dark)" in text
+    assert "@media print" in text

@@ -43,6 +43,7 @@ def run(*words: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_a_model_and_prompts_to_a_bundle_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_too_few_problems_are_refused_before_anything_is_loaded(tmp_path: Path) 
     assert "Give about" in str(done.exception.hint)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_model_of_a_server_is_certified_through_it(tmp_path: Path) -> None:
     problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
