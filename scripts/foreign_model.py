@@ -116,7 +116,7 @@ def main() -> None:
         lynxstop("collect", model, out / f"{part}.jsonl", out / part, "--recipe", recipe, "--batch-size", 32)
     lynxstop("train", out / "train", out / "bundle")
     lynxstop("calibrate", out / "bundle", out / "calibration", "--risk", RISK)
-    lynxstop("evaluate", out / "bundle", out / "calibration")
+    lynxstop("evaluate", out / "calibration", "--bundle", out / "bundle")
     lynxstop("verify", out / "bundle")
 
 
