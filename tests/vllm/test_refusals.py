@@ -26,13 +26,15 @@ def engine(**obstacles: Any) -> SimpleNamespace:
         parallel_config=SimpleNamespace(**parallel),
         model_config=model,
         speculative_config=obstacles.get("speculative"),
+        use_v2_model_runner=obstacles.get("second", False),
     )
 
 
 @pytest.mark.parametrize(
     ("obstacle", "name"),
     [
-        ({"speculative": object()}, "speculative decoding"),
+        ({"speculative": object()}, "speculative decoding on the first model runner"),
+        ({"speculative": SimpleNamespace(enable_adaptive_verification=True), "second": True}, "adaptive"),
         ({"enable_batch_sharded_sampling": True}, "batch-sharded sampling"),
         ({"prefill_context_parallel_size": 2}, "prefill context parallelism"),
         ({"runner": "pooling"}, "pooling"),
@@ -47,6 +49,18 @@ def test_engines_that_cannot_be_served_are_refused(obstacle: dict[str, Any], nam
     # when a bundle is configured, then the error names it
     with pytest.raises(ConfigError, match=name):
         check_engine(engine(**obstacle), PluginSettings(Path("b")))
+
+
+def test_speculation_on_the_second_runner_is_served_but_not_recorded() -> None:
+    # given an engine that drafts tokens on the second runner
+    pytest.importorskip("torch")
+    from lynxstop.engines.vllm.served_bundle import check_engine
+
+    drafting = engine(speculative=SimpleNamespace(enable_adaptive_verification=False), second=True)
+    # when a bundle is served, then it starts; with recording the error says why not
+    check_engine(drafting, PluginSettings(Path("b")))
+    with pytest.raises(ConfigError, match="recording under speculative decoding"):
+        check_engine(drafting, PluginSettings(Path("b"), record=Path("r")))
 
 
 def test_settings_come_from_the_configuration_first_and_the_environment_second() -> None:

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("file", ["test_runner.py", "test_life.py", "test_rules.py"])
+@pytest.mark.parametrize("file", ["test_runner.py", "test_life.py", "test_rules.py", "test_speculation.py"])
 def test_the_second_runner_passes_the_tests_of_the_first(file: str) -> None:
     # given Triton's interpreter behind a backend of our own, and the second runner asked for
     environment = os.environ | {

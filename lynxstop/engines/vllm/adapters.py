@@ -16,7 +16,7 @@ from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
 from lynxstop.engines.vllm.seeded_sampler import draw_tokens
 from lynxstop.engines.vllm.served_bundle import ServedBundle
-from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
+from lynxstop.engines.vllm.session_batch import BatchStep, Drafts, SessionBatch
 from lynxstop.engines.vllm.slots import BatchRows, Parked, SlotTable
 from lynxstop.errors import ConfigError
 
@@ -67,7 +67,7 @@ class RunnerAdapter:
 
     def _serve(self, logits: Tensor, step: BatchStep) -> None:
         """Read a step, score, decide, and raise the logits of forced tokens in place."""
-        last = self.hidden.take(len(logits))
+        last = self._last_states(len(logits))
 
         def features(rows: Tensor | None) -> Tensor:
             return self.hidden.features(last, step.places, rows)
@@ -79,6 +79,10 @@ class RunnerAdapter:
         draw_tokens(logits, self.slots, step)
         self.sessions.force(logits)
         self.metrics.stepped = True
+
+    def _last_states(self, rows: int) -> Tensor:
+        """Hidden states after the last layer, of the rows at hand."""
+        return self.hidden.take(rows)
 
     def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step; None when no request in it is watched."""
@@ -158,23 +162,34 @@ class V1Adapter(RunnerAdapter):
 
 
 class V2Adapter(RunnerAdapter):
-    """Serves the V2 runner, whose requests keep their slots and whose rows are sorted anew in each step."""
+    """Serves the V2 runner, whose requests keep their slots and whose rows are sorted anew in each step.
 
-    def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
+    Under speculative decoding a request has one row more per draft, and a large step comes in portions.
+    """
+
+    def __init__(self, runner: Any, served: ServedBundle, *parts: Any, drafted: bool = False) -> None:
         super().__init__(runner, served, *parts)
+        self.slots = SlotTable(self.sessions, runner.max_num_reqs, drafted=drafted)
+        self._drafted = drafted
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}
-        self._places: Tensor | None = None
+        self._batch: Any = None
+        self._at = self._request = self._portion = 0
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
 
     def finishing(self, output: Any) -> None:
         """Before the runner frees slots: keep the state of preempted requests, forget that of finished
         ones."""
         states = self.runner.req_states
+        gone = []
         for name in output.finished_req_ids:
             self._parked.pop(name, None)
             if (slot := states.req_id_to_index.get(name)) is not None:
+                if self.slots.watched[slot]:
+                    gone.append(slot)
                 self.slots.leave(slot, 0)
+        if gone and self._drafted:
+            self.sessions.settle(gone, states.total_len.gpu[gone])
         for name in output.preempted_req_ids or ():
             if (slot := states.req_id_to_index.get(name)) is None:
                 continue
@@ -188,7 +203,8 @@ class V2Adapter(RunnerAdapter):
 
     def sampling(self, batch: Any) -> None:
         """Before the runner samples: remember where the sampled rows are."""
-        self._places = batch.logits_indices
+        self._batch = batch
+        self._at = self._request = 0
 
     def add(self, slot: int, params: Any) -> bool:
         """Take a request into a slot; a preempted one finds its state again.
@@ -203,6 +219,8 @@ class V2Adapter(RunnerAdapter):
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
             options = self.options(params, outputs == 0)
+            if self._drafted and options.draw is not None:
+                raise ConfigError("Requests with random numbers of their own cannot be drafted.")
             parked = self._parked.pop(name, None)
             prompt = new.prefill_token_ids[: new.prompt_len]
             if not self.slots.enter(slot, prompt, outputs, options, parked) and options.watched:
@@ -215,6 +233,8 @@ class V2Adapter(RunnerAdapter):
     def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step from the sampler's context."""
         slots = ctx.idx_mapping_np
+        at, request = self._at, self._request
+        self._portion, self._at, self._request = at, at + len(logits), request + len(slots)
         if not self.slots.watched[slots].any():
             return None
         slots = slots.astype(np.int64)
@@ -226,4 +246,12 @@ class V2Adapter(RunnerAdapter):
         def indices(rows: NDArray[np.int64]) -> list[int]:
             return [int(index) for index in self._fed[slots[rows]] - 1 - first[slots[rows]]]
 
-        return BatchStep(slots, ctx.input_ids, self._places, read, indices)
+        drafts = None
+        if self._drafted:
+            ends = self._batch.cu_num_logits_np[request : request + len(slots) + 1].astype(np.int64)
+            drafts = Drafts(ends[:-1] - at, np.diff(ends), ctx.pos, partial)
+        places = self._batch.logits_indices[at : self._at]
+        return BatchStep(slots, ctx.input_ids, places, read, indices, drafts)
+
+    def _last_states(self, rows: int) -> Tensor:
+        return self.hidden.take(rows, self._portion, len(self._batch.logits_indices))

@@ -102,7 +102,9 @@ def _hand_over(runner: Any, served: Any) -> None:
         runner.device,
     )
     slots = runner.max_num_reqs + 1
-    sessions = make_sessions(served, runner.device, slots)
+    speculation = config.speculative_config
+    drafts = None if speculation is None else int(speculation.num_speculative_tokens)
+    sessions = make_sessions(served, runner.device, slots, drafts)
     metrics = PluginMetrics(served_name(config), sessions.counters)
     recorder = None
     if served.settings.record is not None:
@@ -110,7 +112,8 @@ def _hand_over(runner: Any, served: Any) -> None:
         if str(served.settings.record) != MEMORY:
             rows = RowFiles(served.settings.record, lost=lambda count: metrics.count("dropped", count))
         recorder = Recorder(rows, served.setup.policy.exit_ids[0])
-    adapter = (V1Adapter if first else V2Adapter)(runner, served, sessions, hidden, metrics, recorder)
+    parts = (runner, served, sessions, hidden, metrics, recorder)
+    adapter = V1Adapter(*parts) if first else V2Adapter(*parts, drafted=drafts is not None)
     if isinstance(adapter, V2Adapter):
         _before(runner, "finish_requests", adapter.finishing)
         _before(runner, "add_requests", adapter.arriving)
@@ -125,14 +128,24 @@ def _hand_over(runner: Any, served: Any) -> None:
     )
 
 
-def make_sessions(served: Any, device: Any, slots: int) -> Any:
-    """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else."""
+def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = None) -> Any:
+    """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else.
+
+    `drafts` is the most drafts of a request in a step; None without speculative decoding.
+    """
     from lynxstop.engines.vllm.device_sessions import DeviceSessions
+    from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
-        return DeviceSessions(served.automaton, policy, served.probe, device, slots, served.closed)
+        given = (served.automaton, policy, served.probe, device, slots, served.closed)
+        return DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+    if drafts is not None:
+        raise ConfigError(
+            "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",
+            hint="Switch speculative decoding off, or serve a bundle of that kind.",
+        )
     record = served.settings.record is not None
     return PerRequestSessions(
         served.automaton.watch, policy, served.probe, device, slots, served.closed, record=record

@@ -99,11 +99,16 @@ FIELDS = (
     Fields(
         "vllm.v1.worker.gpu.states",
         "RequestState",
-        ("index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index"),
+        ("index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
     ),
     Fields("vllm.v1.worker.gpu.buffer_utils", "UvaBackedTensor", ("np",)),
-    Fields("vllm.v1.worker.gpu.input_batch", "InputBatch", ("logits_indices",)),
-    Fields(SECOND_PROCESSORS, "LogitsContext", ("idx_mapping_np", "input_ids", "seq_lens_upper_bound_np")),
+    Fields("vllm.v1.worker.gpu.input_batch", "InputBatch", ("cu_num_logits_np", "logits_indices")),
+    Fields("vllm.v1.worker.gpu.buffer_utils", "StagedWriteTensor", ("gpu",)),
+    Fields(
+        SECOND_PROCESSORS,
+        "LogitsContext",
+        ("idx_mapping_np", "input_ids", "pos", "seq_lens_upper_bound_np"),
+    ),
     Fields(
         "vllm.v1.core.sched.output",
         "SchedulerOutput",
@@ -115,7 +120,8 @@ FIELDS = (
     Fields(
         "vllm.config.vllm",
         "VllmConfig",
-        ("additional_config", "model_config", "parallel_config", "scheduler_config", "speculative_config"),
+        ("additional_config", "model_config", "parallel_config", "scheduler_config", "speculative_config",
+        "use_v2_model_runner"),
     ),
     Fields(
         "vllm.config.model",
@@ -127,6 +133,11 @@ FIELDS = (
         "vllm.config.parallel",
         "ParallelConfig",
         ("enable_batch_sharded_sampling", "pipeline_parallel_size", "prefill_context_parallel_size"),
+    ),
+    Fields(
+        "vllm.config.speculative",
+        "SpeculativeConfig",
+        ("enable_adaptive_verification", "num_speculative_tokens"),
     ),
     Fields("vllm.config.scheduler", "SchedulerConfig", ("max_num_batched_tokens",)),
     Fields(

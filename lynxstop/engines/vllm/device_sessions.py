@@ -85,7 +85,7 @@ class DeviceSessions:
         self._tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device) if policy.tilt else None
         self._exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
-        self._slots.copy_(_silent().unsqueeze(1))
+        self._slots.copy_(silent().unsqueeze(1))
         self._loaded: NDArray[np.int64] | None = None
         self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
@@ -120,7 +120,7 @@ class DeviceSessions:
         """Leave every request of the batch alone from now on."""
         if self._loaded is not None:
             for slot in self._loaded.tolist():
-                self._staged[slot] = _silent()
+                self._staged[slot] = silent()
             self._loaded = None
 
     def load(self, slots: NDArray[np.int64]) -> None:
@@ -145,12 +145,19 @@ class DeviceSessions:
         self._given = slots
         self._loaded = slots.copy()
         self._index = torch.from_numpy(self._loaded).to(self.device, non_blocking=True)
-        self._rows = self._slots.index_select(1, self._index)
-        rows = self._rows.unbind(0)
+        self._bind(self._slots.index_select(1, self._index))
+
+    def _bind(self, states: Tensor) -> None:
+        """Work on states from now on: shape (fields, rows)."""
+        self._rows = states
+        rows = states.unbind(0)
         self._state, self._seen, self._last, self._number, self._admitted = rows[:FORCED]
         self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
+
+    def settle(self, slots: list[int], lengths: Tensor) -> None:
+        """Do nothing: every step counts what it did."""
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; no request ever loses its state here."""
@@ -206,7 +213,7 @@ class DeviceSessions:
         following = self._forced + 1
         following = torch.where(obeyed & (following < self._length), following, -1)
         self._forced.copy_(torch.where(active, following, self._forced))
-        self.counters[_REFUSED] += (active & ~obeyed).sum()
+        self._tally(_REFUSED, (active & ~obeyed).unsqueeze(0))
 
     def _decide(self, features: Features, read: Tensor | None) -> None:
         candidate = (self._flags & CANDIDATE) != 0
@@ -231,9 +238,12 @@ class DeviceSessions:
         lost = candidate & torch.isnan(scores)
         counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
         counts[-1] *= self._seen
-        counts = counts.sum(dim=1)
-        self.counters[0] += counts[0]
-        self.counters[:_REFUSED] += counts[1:]
+        counts[1] += counts[0]
+        self._tally(0, counts[1:])
+
+    def _tally(self, first: int, counts: Tensor) -> None:
+        """Add what the rows counted to the counters from `first` on; shape (counters, rows)."""
+        self.counters[first : first + len(counts)] += counts.sum(dim=1)
 
     def _score(self, features: Features) -> Tensor:
         return self._probe.score(features(None))
@@ -262,7 +272,7 @@ class DeviceSessions:
             self._loaded = None
 
 
-def _silent() -> Tensor:
+def silent() -> Tensor:
     """Return the state of a request that is not watched."""
     state = torch.zeros(_FIELDS, dtype=torch.int32)
     state[STATE], state[FORCED], state[BUDGET] = DEAD, -1, ENDLESS

@@ -78,20 +78,31 @@ class HiddenStates:
                 _tap(blocks[layer], buffer)
         self._wrap(model)
 
-    def take(self, rows: int) -> Tensor:
-        """Return the last hidden states of this step, (rows, width), once.
+    def take(self, rows: int, at: int = 0, total: int | None = None) -> Tensor:
+        """Return the last hidden states of rows of this step, (rows, width), each once.
+
+        Parameters
+        ----------
+        rows : int
+            Rows wanted.
+        at : int
+            Number of the first one: the second runner samples a large step in portions.
+        total : int, optional
+            Rows of the step; `rows` when None.
 
         Raises
         ------
         ModelError
             When none, or those of other rows, came by.
         """
-        last, self._last = self._last, None
-        if last is None or len(last) != rows:
+        last, expected = self._last, rows if total is None else total
+        if at + rows == expected:
+            self._last = None
+        if last is None or len(last) != expected:
             raise ModelError(
-                f"{rows} rows of hidden states were expected, {0 if last is None else len(last)} came."
+                f"{expected} rows of hidden states were expected, {0 if last is None else len(last)} came."
             )
-        return last
+        return last[at : at + rows]
 
     def features(self, last: Tensor, places: Tensor | None, rows: Tensor | None) -> Tensor:
         """Return the features of rows: float32, shape (rows, len(layers) * width).

@@ -58,7 +58,7 @@ def check_engine(config: Any, settings: PluginSettings) -> None:
     remedy = "Switch it off, or serve without lynxstop."
     parallel = config.parallel_config
     obstacles = {
-        "speculative decoding": config.speculative_config is not None,
+        **_speculation(config, settings),
         "batch-sharded sampling": bool(getattr(parallel, "enable_batch_sharded_sampling", False)),
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         "pooling": config.model_config.runner_type == "pooling",
@@ -67,6 +67,20 @@ def check_engine(config: Any, settings: PluginSettings) -> None:
     for name, present in obstacles.items():
         if present:
             raise ConfigError(f"lynxstop does not work together with {name}.", hint=remedy)
+
+
+def _speculation(config: Any, settings: PluginSettings) -> dict[str, bool]:
+    """What is in the way of speculative decoding: it needs the second runner."""
+    speculation = config.speculative_config
+    if speculation is None:
+        return {}
+    if not config.use_v2_model_runner:
+        return {"speculative decoding on the first model runner (set VLLM_USE_V2_MODEL_RUNNER=1)": True}
+    adaptive = bool(getattr(speculation, "enable_adaptive_verification", False))
+    return {
+        "adaptive verification of drafts": adaptive,
+        "recording under speculative decoding": settings.record is not None,
+    }
 
 
 def read_request_options(settings: PluginSettings) -> RequestOptionsReader:

@@ -12,7 +12,8 @@ from torch import Tensor
 from lynxstop.engines.vllm.request_options import RequestOptions
 
 COUNTERS = (
-    "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop"
+    "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop",
+    "lost",
 )  # fmt: skip
 """What sessions count; see `lynxstop.engines.vllm.metrics`."""
 
@@ -24,19 +25,40 @@ Features = Callable[[Tensor | None], Tensor]
 """Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
 
 
-class BatchStep(NamedTuple):
-    """What the runner feeds in a step.
+class Drafts(NamedTuple):
+    """Rows of requests whose next tokens are drafted: a request has one row, and one more per draft.
+
+    The first row of a request reads its last token, the others a draft each; -1 is a place without one.
 
     Parameters
     ----------
-    slots : int64 array of shape (rows,)
-        Slot of each row.
+    starts, counts : int64 arrays of shape (requests,)
+        First row of each request, and how many follow one another.
+    positions : Tensor
+        Place of each row's token in the sequence of its request, shape (rows,).
+    partial : bool array of shape (requests,)
+        Requests whose prompt, or history after a preemption, is not complete yet: nothing is read.
+    """
+
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    positions: Tensor
+    partial: NDArray[np.bool_]
+
+
+class BatchStep(NamedTuple):
+    """What the runner feeds in a step: one row per request, unless there are drafts.
+
+    Parameters
+    ----------
+    slots : int64 array of shape (requests,)
+        Slot of each request.
     tokens : Tensor
         Token fed last in each row, shape (rows,).
     places : Tensor or None
         Index of that token in the forward pass; None when row i is token i.
-    read : bool array of shape (rows,) or None
-        Rows whose token was generated and is new; None when all are.
+    read : bool array of shape (requests,) or None
+        Requests whose (first) token was generated and is new; None when all are.
     """
 
     slots: NDArray[np.int64]
@@ -45,6 +67,7 @@ class BatchStep(NamedTuple):
     read: NDArray[np.bool_] | None
     indices: Callable[[NDArray[np.int64]], list[int]]
     """Give the indices, among the generated tokens, of the tokens of some rows."""
+    drafts: Drafts | None = None
 
 
 class SessionBatch(Protocol):
@@ -71,6 +94,9 @@ class SessionBatch(Protocol):
 
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
+
+    def settle(self, slots: list[int], lengths: Tensor) -> None:
+        """Count what requests that are finished did in their last step; int lengths of their sequences."""
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it.

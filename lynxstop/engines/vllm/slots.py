@@ -28,6 +28,14 @@ class SlotTable:
     A slot is *filling* until the first step at which its row is sampled for good; a *new* request does not
     read a token in that step, since it is the prompt's last.
 
+    Parameters
+    ----------
+    sessions : SessionBatch
+    count : int
+        Slots of the batch.
+    drafted : bool
+        Whether tokens are drafted. How many of them a request has read is then known to the sessions only.
+
     Attributes
     ----------
     options : list of RequestOptions
@@ -36,8 +44,9 @@ class SlotTable:
         Which requests are watched, recorded, and have random numbers of their own.
     """
 
-    def __init__(self, sessions: SessionBatch, count: int) -> None:
+    def __init__(self, sessions: SessionBatch, count: int, *, drafted: bool = False) -> None:
         self.sessions = sessions
+        self._drafted = drafted
         self.idle = count
         self.options = [UNWATCHED] * (count + 1)
         self.watched = np.zeros(count + 1, dtype=np.bool_)
@@ -56,7 +65,7 @@ class SlotTable:
 
         `outputs` counts the tokens generated before; all but the last of them have been read.
         """
-        found = outputs == 0 or (parked is not None and parked.read == outputs - 1)
+        found = outputs == 0 or (parked is not None and (self._drafted or parked.read == outputs - 1))
         if not found:
             options = UNWATCHED
         if outputs == 0 or parked is None or not found:
