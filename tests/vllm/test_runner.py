@@ -165,22 +165,3 @@ def test_an_error_of_ours_leaves_requests_running(
     # and requests that come later are watched again
     monkeypatch.undo()
     assert generate(llm, prompts) != full
-
-
-def test_profiling_slots_without_a_request_counts_no_error(
-    served: Served, prompts: Any, generate: Any, runner_of: Any, counts_of: Any
-) -> None:
-    # given the second runner
-    runner = runner_of(served[0])
-    if hasattr(runner, "input_batch"):
-        pytest.skip("the first runner does not profile that way")
-    from vllm import SamplingParams
-
-    before, expected = counts_of(served[0]), generate(served[0], prompts)
-    errors = counts_of(served[0])["errors"]
-    # when its sampler is filled as vLLM 0.33 does while it profiles
-    for slot in range(runner.max_num_reqs):
-        runner.sampler.add_request(slot, SamplingParams(temperature=0.9, min_tokens=2))
-    # then nothing is counted, and requests are served as before
-    assert counts_of(served[0])["errors"] == errors == before["errors"]
-    assert generate(served[0], prompts) == expected
