@@ -53,12 +53,13 @@ def test_labels_cover_neither_points_nor_each_other():
     # given certified levels close together on a curve
     x = np.linspace(0, 1, 50)
     points = [(0.50, 0.50), (0.505, 0.505), (0.51, 0.51), (0.99, 0.99)]
-    axes = Figure(figsize=(5.2, 3.6), layout="constrained").add_subplot()
+    drawn = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = drawn.add_subplot()
     axes.plot(x, x)
     # when they are labelled
     label_points(axes, points, ["1%", "2%", "5%", "10%"], np.stack([x, x], axis=1))
     # then each label stands alone, inside the axes, on no point
-    axes.figure.draw_without_rendering()
+    drawn.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 4
     for i, box in enumerate(boxes):

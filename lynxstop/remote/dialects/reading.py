@@ -86,8 +86,8 @@ def read_chat(event: Json) -> Delta:
     field = reasoning_field(delta)
     thinking = "" if field is None else str(delta[field])
     content, finish = delta.get("content") or "", choice.get("finish_reason")
-    if not isinstance(content, str):
-        # A list of parts, as some servers write it: it is passed on, and not watched.
+    if isinstance(content, list):
+        # Parts, as some servers write them: they are passed on, and not watched.
         return Delta(finish=finish, usage=event.get("usage"), opaque=True)
     return Delta(
         thinking,
