@@ -104,7 +104,7 @@ def test_a_bundle_takes_the_guards_of_its_data(collect: Collect, tmp_path: Path)
         make_bundle(thinned, trained, tmp_path / "other", "b", stride=3, cooldown=25)
     with pytest.raises(DataError, match="min_tokens 20, cooldown 25, stride 2, max_points 3"):
         read_exits(thinned, policy(full, cooldown=25))
-    plain = make_bundle(full, trained, tmp_path / "plain", "b")
+    plain = make_bundle(full, trained, tmp_path / "plain", "b", tilt=0.0)
     with pytest.raises(FingerprintError, match="min_tokens, cooldown, stride, max_points differ"):
         check_same(plain.policy, thinned.meta)
 
