@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +15,10 @@ from lynxstop.core.conditions import Uncertified
 from lynxstop.core.session import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
+from lynxstop.proxy.accounting import TAIL, count_chat, counted
 from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.audit import Auditor
+from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
@@ -51,9 +52,6 @@ _OFF = Service(cause="off")
 _NAME = 200
 """Longest name of a model in the log."""
 
-_TAIL = 4096
-"""Bytes at the end of an answer in which its usage is looked for."""
-
 _PING = b": ping\n\n"
 
 _STREAM = [
@@ -61,55 +59,6 @@ _STREAM = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class Frames:
-    """Writes the events of one answer as server-sent events."""
-
-    def write(self, events: Sequence[ClientEvent]) -> bytes:
-        """Write events that go out together."""
-        return b"".join(
-            [
-                b"data: %b\n\n" % (event if isinstance(event, bytes) else orjson.dumps(event))
-                for event in events
-            ]
-        )
-
-    def end(self) -> bytes:
-        """Write what ends the stream."""
-        return b"data: [DONE]\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A request that is being answered.
-
-    Parameters
-    ----------
-    incoming : Incoming
-    reply : Reply
-    server : Connection
-    body : dict
-        Without the key `lynxstop`, but with the parameters for a plugin in the server.
-    content : bytes
-        The same as bytes, to be forwarded.
-    options : RequestOptions
-    service : Service
-    known : dict
-        What a route finds out before the request is watched.
-    arm : Arm
-        How the request was drawn to be treated.
-    """
-
-    incoming: Incoming
-    reply: Reply
-    server: Connection
-    body: Json
-    content: bytes
-    options: RequestOptions
-    service: Service
-    known: dict[str, Any] = field(default_factory=dict)
-    arm: Arm = Arm.SERVE
 
 
 class ChatHandler:
@@ -338,7 +287,7 @@ class ChatHandler:
             await reply.start(response.status, for_client(response.headers))
             tail = b""
             async for chunk in response.chunks():
-                tail = (tail + chunk)[-_TAIL:]
+                tail = (tail + chunk)[-TAIL:]
                 await reply.send(chunk)
         incoming.notes |= counted(tail)
         await reply.end()
@@ -466,45 +415,10 @@ class ChatHandler:
         incoming.notes["passthrough"] = cause
 
     def _count(self, incoming: Incoming, chat: Chat) -> None:
-        metrics, session = self._metrics, chat.session
         self._running.decided(incoming, chat)
-        metrics.cues.inc(len(session.session.events))
-        metrics.refilled_tokens.inc(chat.refilled)
-        if chat.read:
-            metrics.decision_seconds.observe(chat.deciding / chat.read)
-        thought = (
-            session.truncation.thinking_tokens if chat.tried and session.truncation else sum(session.thinking)
-        )
-        mode = str(chat.client_request.mode)
-        metrics.thinking_tokens.labels(mode).inc(thought)
-        incoming.notes |= {"mode": mode, "risk": chat.client_request.risk, "dialect": chat.dialect.name}
-        if chat.client_request.group is not None:
-            incoming.notes["group"] = chat.client_request.group[:_NAME]
         if chat.blind:
             self._note(incoming, chat.blind)
-        if (taken := session.session.exit) is not None and session.truncation is not None:
-            metrics.exits.labels(str(taken.reason), mode).inc()
-            metrics.exit_thinking_tokens.observe(session.truncation.thinking_tokens)
-            metrics.tokens_saved.labels(mode).inc(chat.final_report.get("saved_estimate", 0))
-            incoming.notes |= {
-                "exit": str(taken.reason),
-                "stopped": chat.stopped,
-                "thinking_tokens": session.truncation.thinking_tokens,
-            }
-        if (silence := incoming.notes.get("silence_seconds")) is not None:
-            metrics.silence_seconds.labels(str(chat.stopped).lower()).observe(float(silence))
-        if chat.tried:
-            metrics.continuations.labels("done" if chat.final_report else "broken").inc()
-            metrics.continuation_retries.inc(chat.tried - 1)
-
-
-def counted(tail: bytes) -> dict[str, int]:
-    """Return the tokens that the end of an answer counts, if it can be read."""
-    found = dict(_COUNTS.findall(tail))
-    return {name.decode(): int(number) for name, number in found.items()}
-
-
-_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d{1,12})\b')
+        count_chat(self._metrics, incoming, chat)
 
 
 def _length(content: bytes) -> tuple[bytes, bytes]:

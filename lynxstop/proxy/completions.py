@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
+from lynxstop.proxy.chat import ChatHandler
+from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lynxstop.proxy.chat import ChatRequest
+from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.failures import MESSAGES, by_status
 from lynxstop.proxy.message_tools import (
     arguments_of,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lynxstop.proxy.chat import ChatRequest
+from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.failures import RESPONSES
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote import server_error

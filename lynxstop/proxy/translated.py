@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
-from lynxstop.proxy.chat import ChatHandler, ChatRequest, Frames
+from lynxstop.proxy.chat import ChatHandler
+from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample

@@ -1,0 +1,67 @@
+"""A chat request that is being answered, and the form of its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from lynxstop.monitor.arms import Arm
+from lynxstop.proxy.exchange import Incoming, Reply
+from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.service import Service
+from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.stream import ClientEvent
+
+Json = dict[str, Any]
+
+
+class Frames:
+    """Writes the events of one answer as server-sent events."""
+
+    def write(self, events: Sequence[ClientEvent]) -> bytes:
+        """Write events that go out together."""
+        return b"".join(
+            [
+                b"data: %b\n\n" % (event if isinstance(event, bytes) else orjson.dumps(event))
+                for event in events
+            ]
+        )
+
+    def end(self) -> bytes:
+        """Write what ends the stream."""
+        return b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request that is being answered.
+
+    Parameters
+    ----------
+    incoming : Incoming
+    reply : Reply
+    server : Connection
+    body : dict
+        Without the key `lynxstop`, but with the parameters for a plugin in the server.
+    content : bytes
+        The same as bytes, to be forwarded.
+    options : RequestOptions
+    service : Service
+    known : dict
+        What a route finds out before the request is watched.
+    arm : Arm
+        How the request was drawn to be treated.
+    """
+
+    incoming: Incoming
+    reply: Reply
+    server: Connection
+    body: Json
+    content: bytes
+    options: RequestOptions
+    service: Service
+    known: dict[str, Any] = field(default_factory=dict)
+    arm: Arm = Arm.SERVE
