@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import orjson
@@ -83,7 +84,9 @@ class TranslatedHandler(ChatHandler):
         chat = self.translate(request.body)
         if isinstance(chat, str):
             return chat
-        await self._has_route(request)
+        with suppress(UpstreamError):
+            # It only says how thinking is shown: a server that fails here may still answer chats.
+            await self._has_route(request)
         return await self._why_untouched(request, chat)
 
     async def _leave(self, request: ChatRequest, cause: str) -> None:

@@ -16,6 +16,8 @@ from tests.support.servers import Proxied, eventually
 from tests.support.watching import EXIT
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+PATHS = frozenset({CHAT, COMPLETIONS, "/tokenize"})
+
 THOUGHT = ("n{n}.", " (Wait", ",", " no", ".")
 """Thinking, token by token; an exit in front of the cue cuts through the second."""
 
@@ -80,6 +82,10 @@ class Canned:
         headers = {n.lower(): v.strip() for n, _, v in (row.partition(":") for row in rest.split("\r\n"))}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path = line.split(" ")[1]
+        if path not in PATHS:
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+            return True
         self.seen[path] += 1
         fault, number = headers.get("x-fault", ""), headers.get("x-number", "0")
         where, _, what = fault.partition(" ")
