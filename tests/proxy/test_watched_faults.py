@@ -170,7 +170,9 @@ def test_hundreds_at_once_keep_their_own_and_leave_nothing(framing: str, transpo
         assert proxy.count("lynxstop_requests_total", route=CHAT, outcome="failed") == 0
 
 
-def test_requests_free_their_memory() -> None:
+def test_requests_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last decisions are kept, and as many as here are there soon.
+    monkeypatch.setattr("lynxstop.proxy.running.KEPT", 8)
     faults = ("", f"{CHAT} kill 700", f"{COMPLETIONS} kill 100", f"{COMPLETIONS} kill -1")
 
     async def many(url: str, count: int) -> None:

@@ -318,7 +318,8 @@ def _got(raw: bytes) -> Got:
             break
         body, rest = body + rest[:length], rest[length + 2 :]
     *events, tail = body.split(b"\n\n")
-    found = [event.removeprefix(b"data: ") for event in events]
+    # Comments are signs of life.
+    found = [event.removeprefix(b"data: ") for event in events if not event.startswith(b":")]
     done = bool(found) and found[-1] == b"[DONE]"
     return Got(status, [json.loads(data) for data in found if data != b"[DONE]"], done, ended and not tail)
 
