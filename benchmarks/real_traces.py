@@ -76,10 +76,8 @@ def render(found: dict[str, Any]) -> str:
         f"| {cut['cut']:.0f}% | {cut['disagree']:.1%} | {cut['harm']:.1%} | {cut['right']:.1%} |"
         for cut in found["cuts"]
     ]
-    lines += [
-        "",
-        f"Two draws from the letters at the end of the same trace differ in {found['redrawn']:.1%}.",
-    ]
+    redrawn = found["ending"]["redrawn"]
+    lines += ["", f"Two draws from the letters at the end of the same trace differ in {redrawn:.1%}."]
     return "\n".join(lines)
 
 

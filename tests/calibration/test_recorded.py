@@ -37,7 +37,7 @@ class Data(Recording):
     whole = True
 
     def __init__(self) -> None:
-        pass
+        self.meta: Any = object()  # recorded without guards
 
     def traces(self, columns: Sequence[str] | None = None) -> Any:
         return pa.table(TRACES)

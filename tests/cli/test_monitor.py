@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lynxstop.cli import app
+from lynxstop.cli import _output, app
 from lynxstop.errors import DataError
 from lynxstop.monitor.entries import Audit
 from lynxstop.monitor.journal import FileJournal
@@ -59,9 +59,10 @@ def test_what_is_unknown_is_not_well(tmp_path: Path) -> None:
     assert call("reset", tmp_path)["state"] == "ok"
 
 
-def test_the_table_says_what_the_json_says(tmp_path: Path) -> None:
+def test_the_table_says_what_the_json_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_output.console, "_width", 200)
     write(tmp_path, *[BAD] * 10)
-    result = CliRunner().invoke(app, ["monitor", "status", str(tmp_path)], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["monitor", "status", str(tmp_path)])
 
     assert result.exit_code == 1
     assert "alarm" in result.stderr

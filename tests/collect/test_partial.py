@@ -200,7 +200,7 @@ def command(folder, out, pause):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_the_command_with_all_finished_traces_kept(tmp_path, number, status):
     # given a command that keeps traces one after the other
-    with command(tmp_path, tmp_path / "out", 0.1) as process:
+    with command(tmp_path, tmp_path / "out", 0.3) as process:
         wait_for(lambda: len(kept(tmp_path / "out")) >= 2 or process.poll() is not None)
         # when it gets a signal in the middle of its only shard
         process.send_signal(number)

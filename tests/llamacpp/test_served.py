@@ -82,7 +82,7 @@ def test_a_bundle_made_from_its_streams_is_served(llama_server: str, tmp_path: P
                 continue
             # then, with the same draws, it exits at the same cue, with the recorded answer
             same += 1
-            assert (report["cue"], report["thinking_tokens"]) == (hit, cue["thinking_at_exit"])
+            assert (report["cue"], report["thinking_tokens"]) == (cue["cue"], cue["thinking_at_exit"])
             assert report["score"] == pytest.approx(float(scores[first + hit]), abs=0.05)
             assert message["content"].strip() == cue["trial_text"].partition("</think>")[2].strip()
     assert same > SERVED / 2

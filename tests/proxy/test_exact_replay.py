@@ -119,7 +119,7 @@ def test_the_proxy_stops_where_the_replay_says(made: Path, proxy: Proxied) -> No
             assert said.strip() == trace["text"].partition("</think>")[2].strip()
         else:
             cue = cues[start + hit]
-            assert (report["cue"], report["thinking_tokens"]) == (hit, cue["thinking_at_exit"])
+            assert (report["cue"], report["thinking_tokens"]) == (cue["cue"], cue["thinking_at_exit"])
             assert report["score"] == pytest.approx(float(scores[start + hit]), abs=1e-6)
             assert said.strip() == cue["trial_text"].partition("</think>")[2].strip()
             stopped += 1

@@ -289,4 +289,4 @@ def test_shadow_counts_all_thinking() -> None:
     with canned() as (url, _), watching(url) as proxy:
         asyncio.run(ask(proxy.url, 1, lynxstop={"mode": "shadow"}))
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
-        assert proxy.count("lynxstop_thinking_tokens_total", mode="stop") == 5
+        assert proxy.count("lynxstop_thinking_tokens_total", mode="shadow") == 5
