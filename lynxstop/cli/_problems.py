@@ -24,6 +24,10 @@ AnswerColumn = Annotated[
     str | None,
     typer.Option(help="Column of the gold answer; by default answer, gold, target or solution."),
 ]
+Grader = Annotated[
+    str,
+    typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
+]
 
 
 def columns(id_column: str | None, prompt_column: str | None, answer_column: str | None) -> dict[str, str]:

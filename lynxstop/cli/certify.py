@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
-from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._problems import AnswerColumn, Grader, IdColumn, Problems, PromptColumn, columns
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
@@ -37,7 +38,8 @@ def certify(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
     loss: Annotated[
-        str, typer.Option(help="disagree, which needs no gold answers; or harm or wrong.")
+        str,
+        typer.Option(help=f"{', '.join(loss_names(selective=False))}; disagree needs no gold answers."),
     ] = "disagree",
     recipe: Annotated[
         str | None,
@@ -54,10 +56,7 @@ def certify(
     id_column: IdColumn = None,
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,
-    grader: Annotated[
-        str,
-        typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
-    ] = "math",
+    grader: Grader = "math",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
-from lynxstop.cli._problems import AnswerColumn, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._problems import AnswerColumn, Grader, IdColumn, Problems, PromptColumn, columns
 from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
 
@@ -42,10 +42,7 @@ def collect(
     id_column: IdColumn = None,
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,
-    grader: Annotated[
-        str,
-        typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
-    ] = "math",
+    grader: Grader = "math",
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what is held in memory.")] = 256,
