@@ -142,16 +142,11 @@ class ChatHandler:
                 await self._watch(request)
             else:
                 await self._leave(request, cause)
-        except RefusedError as error:
-            if reply.started:
-                raise
-            if error.status in _MAY_BE_OURS:
-                await self._refused(request, error)
-            else:
-                await self._tell(request, error)
         except UpstreamError as error:
             self._services.lost(error)
-            raise
+            if reply.started:
+                raise
+            await self._failed(request, error)
 
     async def _why_not(self, request: ChatRequest, treated: Treatment) -> str | None:
         """Return why a request is passed on as it is; None when it is watched."""
@@ -217,6 +212,20 @@ class ChatHandler:
             await self._answer(request, race)
         else:
             await self._pass(request.incoming, request.reply, request.content, cause)
+
+    async def _failed(self, request: ChatRequest, error: UpstreamError) -> None:
+        """Answer a request of which nothing has gone out, after a failure of the server.
+
+        An exit is ours: where no continuation came, the client gets the full answer.
+        """
+        if request.known.get("exited"):
+            await self._leave(request, "continuation_failed")
+        elif not isinstance(error, RefusedError):
+            raise error
+        elif error.status in _MAY_BE_OURS:
+            await self._refused(request, error)
+        else:
+            await self._tell(request, error)
 
     async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
         """Answer a request that the server has refused in the form that we gave it.
@@ -317,6 +326,7 @@ class ChatHandler:
             if heard is not None:
                 self._end(request, heard)
             chat = chats[0] if race is None else chats[race.winner or 0]
+            request.known["exited"] = any(one.tried for one in chats)
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
             if "service" in request.known and any(one.misread for one in chats):
