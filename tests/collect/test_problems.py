@@ -130,15 +130,15 @@ def test_gpqa_is_refused_with_what_is_missing(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [row])
     with pytest.raises(DataError, match="choices are in columns of their own") as caught:
         load_problems(path)
-    assert "--grader choice" in caught.value.hint
+    assert "--grader choice" in str(caught.value.hint)
     assert load_problems(path, {"prompt": "Question"})[0].prompt == "q"
 
 
 def test_a_file_without_a_prompt_says_what_there_is(tmp_path):
     with pytest.raises(DataError, match="prompt missing") as caught:
         load_problems(write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "text": "p"}]))
-    assert "There are: id, text." in caught.value.hint
-    assert "--prompt-column" in caught.value.hint
+    assert "There are: id, text." in str(caught.value.hint)
+    assert "--prompt-column" in str(caught.value.hint)
 
 
 def test_the_same_prompt_twice_without_ids_is_refused(tmp_path):
