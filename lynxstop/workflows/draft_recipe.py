@@ -52,9 +52,16 @@ class Draft:
     def as_toml(self) -> str:
         """Return the recipe's file, with what is known and unknown as comments."""
         lines = [f"# {line}" for line in self.known] + [f"# Look at this: {line}" for line in self.unknown]
-        for section, values in self.content.items():
-            lines += ["", f"[{section}]", *(f"{name} = {_toml(value)}" for name, value in values.items())]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n\n" + toml(self.content)
+
+
+def toml(content: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the sections of a recipe; what is None is left out."""
+    return "\n".join(
+        f"[{section}]\n"
+        + "".join(f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None)
+        for section, values in content.items()
+    )
 
 
 def draft_recipe(folder: Path) -> Draft:

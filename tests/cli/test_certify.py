@@ -9,8 +9,7 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.draft import as_toml, draft_recipe
-from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.recipe import Guards
 from lynxstop.calibration.plan import smallest_size
 from lynxstop.cli import app
 from lynxstop.cli import certify as command
@@ -22,6 +21,7 @@ from lynxstop.recordings.storage import Recording
 from lynxstop.testing.server import MockServer
 from lynxstop.workflows import certify as workflow
 from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, require_enough, split_problems
+from lynxstop.workflows.draft_recipe import draft_recipe
 from lynxstop.workflows.verify_bundle import verify_path
 from tests.support.servers import serving
 
@@ -51,10 +51,8 @@ def test_from_a_model_and_prompts_to_a_bundle_after_an_interruption(
     problems, out = written(tmp_path, 75), tmp_path / "out"
     words = (shipped.MODEL, problems, "--risk", RISK, "--out", out)
     # given a drafted recipe that was changed, and a run that is interrupted after the first problems
-    drafted, _ = draft_recipe(shipped.MODEL)
-    short = drafted.model_copy(update={"guards": drafted.guards.model_copy(update={"budget": 250})})
     out.mkdir()
-    (out / "recipe.toml").write_text(as_toml(short))
+    (out / "recipe.toml").write_text(draft_recipe(shipped.MODEL).as_toml() + "\n[guards]\nbudget = 250\n")
     calls = []
 
     def interrupted(*arguments: Any, **options: Any) -> Recording:
@@ -158,14 +156,20 @@ def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
         require_enough({"train": [], "calibration": [], "test": []}, none)
 
 
-def test_a_drafted_recipe_is_read_back(tmp_path: Path) -> None:
-    recipe, source = draft_recipe(shipped.MODEL)
-    assert "drafted" in source
-    assert recipe.probe.layers == (1, 2, 3, 4)
-    assert (recipe.sampling.temperature, recipe.sampling.max_tokens) == (0.9, 1024)
-    path = tmp_path / "recipe.toml"
-    path.write_text(as_toml(recipe))
-    assert Recipe.load(path) == recipe
-    shipped_one, source = draft_recipe("Qwen/Qwen3-8B")
-    assert "shipped" in source
-    assert shipped_one.thinking.open
+def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(tmp_path: Path) -> None:
+    told: list[str] = []
+    drafted = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    known = workflow._settle_recipe(tmp_path / "b", "Qwen/Qwen3-8B", tmp_path / "none", None, told.append)
+    served = workflow._settle_recipe(tmp_path / "c", "toy", "toy", None, told.append)
+    again = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    assert (drafted.probe.layers, drafted.sampling.temperature) == ((1, 2, 3, -1), 0.9)
+    assert "# Look at this: " in (tmp_path / "a" / "recipe.toml").read_text()
+    assert known.thinking.open
+    assert served.probe.layers == ()
+    assert again == drafted
+    for sentence, words in zip(told, ("drafted from", "shipped", "defaults", "Recipe: "), strict=True):
+        assert words in sentence
+    # what is given is written down, and read again by a later call
+    given = drafted.model_copy(update={"guards": Guards(budget=250)})
+    assert workflow._settle_recipe(tmp_path / "d", "mine", shipped.MODEL, given, told.append) == given
+    assert workflow._settle_recipe(tmp_path / "d", "mine", shipped.MODEL, None, told.append) == given
