@@ -156,18 +156,26 @@ def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
         require_enough({"train": [], "calibration": [], "test": []}, none)
 
 
-def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(tmp_path: Path) -> None:
+def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
+    monkeypatch.setattr("lynxstop.testing.server.LENGTH", 4096)
     drafted = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
     known = workflow._settle_recipe(tmp_path / "b", "Qwen/Qwen3-8B", tmp_path / "none", None, told.append)
-    served = workflow._settle_recipe(tmp_path / "c", "toy", "toy", None, told.append)
+    with serving(MockServer()) as address:
+        served = workflow._settle_recipe(tmp_path / "c", "toy", "toy", None, told.append, address)
+    assert (served.probe.layers, served.sampling.max_tokens) == ((), 3072)
     again = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
     assert (drafted.probe.layers, drafted.sampling.temperature) == ((1, 2, 3, -1), 0.9)
     assert "# Look at this: " in (tmp_path / "a" / "recipe.toml").read_text()
     assert known.thinking.open
-    assert served.probe.layers == ()
     assert again == drafted
-    for sentence, words in zip(told, ("drafted from", "shipped", "defaults", "Recipe: "), strict=True):
+    assert any("guess" in sentence for sentence in told)
+    sources = [sentence for sentence in told if "Look at this" not in sentence]
+    for sentence, words in zip(
+        sources, ("drafted from", "shipped", "drafted for http", f"Recipe: {tmp_path}"), strict=True
+    ):
         assert words in sentence
     # what is given is written down, and read again by a later call
     given = drafted.model_copy(update={"guards": Guards(budget=250)})
