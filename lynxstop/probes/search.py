@@ -32,8 +32,8 @@ def split(truth: NDArray[np.bool_], problems: NDArray[Any], folds: int, seed: in
     if least < folds:
         good = int(truth.sum())
         raise DataError(
-            f"Of {len(truth)} answers forced at cues, {good} come out as wanted. Both outcomes have to occur in "
-            f"at least {folds} problems; the rarer one occurs in {least}.",
+            f"Of {len(truth)} answers forced at cues, {good} come out as wanted. Both outcomes have to "
+            f"occur in at least {folds} problems; the rarer one occurs in {least}.",
             hint="Give more or harder problems, and check [sampling] in the recipe."
             if 2 * good > len(truth)
             else "Give more or easier problems, and check [exit] and [sampling] in the recipe.",
