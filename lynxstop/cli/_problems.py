@@ -19,14 +19,12 @@ IdColumn = Annotated[
 PromptColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the prompt; by default prompt, question, problem, input, messages, or one like them."
+        help="Column of the prompt; by default prompt, question, problem, input, messages or the like."
     ),
 ]
 AnswerColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Column of the gold answer; by default answer, gold, target, solution, or one like them."
-    ),
+    typer.Option(help="Column of the gold answer; by default answer, gold, target, solution or the like."),
 ]
 Grader = Annotated[
     str,
