@@ -26,6 +26,7 @@ from lynxstop.proxy.config import MonitorConfig
 from lynxstop.proxy.full_answer import Answered, Heard, answered_again, exit_answer, finished_thinking
 from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.logs import logger
+from lynxstop.recordings.keyed_prompts import KeyedPrompts
 from lynxstop.remote.chat import Chat
 
 
@@ -64,13 +65,20 @@ class Auditor:
     metrics : AuditMetrics
     grader : callable
     limits : Limits
+    prompts : KeyedPrompts
     """
 
     def __init__(
-        self, config: MonitorConfig, live: LiveRisk, metrics: AuditMetrics, grader: Grader, limits: Limits
+        self,
+        config: MonitorConfig,
+        live: LiveRisk,
+        metrics: AuditMetrics,
+        grader: Grader,
+        limits: Limits,
+        prompts: KeyedPrompts,
     ) -> None:
         self._config, self._live, self._metrics = config, live, metrics
-        self._grader, self._limits = grader, limits
+        self._grader, self._limits, self._prompts = grader, limits, prompts
         self._extra: dict[str, Any] = {} if config.priority is None else {"priority": config.priority}
         self._places = asyncio.Semaphore(config.concurrent)
         self._waiting = 0
@@ -167,14 +175,19 @@ class Auditor:
 
     def _entry(self, chat: Chat, key: LevelKey, *, exited: bool, loss: float, **more: Any) -> Audit:
         events = [event for event in chat.session.session.events if event.eligible]
-        first = events[0].score if events and math.isfinite(events[0].score) else None
+        prompt, calibrated = self._prompts.digest(chat.client_request.body.get("messages"))
+        taken = chat.session.session.exit
         return Audit(
             *key,
             exited=exited,
             loss=loss,
-            score=first,
+            score=_finite(events[0].score) if events else None,
             cues=len(events),
             at=time.time(),
+            threshold=_finite(self._live.threshold(key)),
+            exit_score=_finite(taken.score) if exited and taken is not None else None,
+            prompt=prompt,
+            calibrated=calibrated,
             **more,
         )
 
@@ -194,6 +207,10 @@ def compare(grader: Grader, early: str | None, full: str | None) -> str:
     if "unparsed" in (one.status, other.status):
         return "unparsed"
     return "agree" if agrees(one, other.answer, other.status, same_of(grader)) else "differ"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _thought(chat: Chat) -> int:

@@ -149,7 +149,10 @@ class MonitorConfig(Section):
         default=False,
         description="Take a recent rise of the risk for an alarm, too; found sooner, false at times.",
     )
-    grader: str = Field(default="math", description="Compares answers, as in `collect --grader`.")
+    grader: str | None = Field(
+        default=None,
+        description="Compares answers; none: the grader that certified the bundle. A function has to be named.",
+    )
     concurrent: PositiveInt = Field(default=2, description="Audits of one process at a time.")
     waiting: PositiveInt = Field(default=64, description="Audits that wait; while so many do, none is begun.")
     seconds: PositiveFloat = Field(default=600.0, description="Longest audit; then it counts as a loss.")

@@ -25,7 +25,7 @@ from lynxstop.proxy.background import Background
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
-from lynxstop.proxy.monitoring import Monitoring
+from lynxstop.proxy.monitoring import Monitoring, grader_of
 from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
@@ -70,6 +70,7 @@ def build(config: ProxyConfig) -> App:
             answer_tokens=bundle.policy.sampling.answer_tokens,
             on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
             served=served_as(bundle.policy),
+            grader=grader_of(config.monitor.grader, bundle.policy.grader),
         )
 
     beside = Background(config, services, upstream, metrics, shadow)
