@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.recipes import text_of
 from lynxstop.calibration import ledger
@@ -28,7 +29,7 @@ from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.core.types import Sampling
 from lynxstop.engines.openai.loading import served_length
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, DataError
 from lynxstop.notebook import table_html
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.meta_file import META, read_meta
@@ -202,7 +203,8 @@ def certify(
     Raises
     ------
     DataError
-        When there are too few problems for any of the levels; says what so many can certify.
+        When there are too few problems for any of the levels; says what so many can certify. When the loss
+        needs gold answers, and there are none.
     LynxstopError
         As the steps do.
     """
@@ -218,8 +220,14 @@ def certify(
     for sentence in found.sentences():
         tell(sentence)
     name = str(model)
+    if options.loss != "disagree" and not any(problem.answer for problem in asked):
+        raise DataError(
+            f"The loss {options.loss!r} needs gold answers, and none of the problems has one.",
+            hint="Name their column with --answer-column, or certify the loss disagree.",
+        )
     if options.collect.engine != "openai":
         model = folder_of(name)
+        fingerprint(Path(model))
     base_url = options.collect.arguments.get("base_url")
     settings = _settle_recipe(folder, name, model, recipe, tell, base_url)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
