@@ -41,7 +41,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
     ("words", "complaint", "remedy"),
     [
         ("collect nosuch good.jsonl out", "no model folder nosuch", "Download the model"),
-        ("collect nosuch missing.jsonl out", "no problem file missing.jsonl", ""),
+        ("collect nosuch missing.jsonl out", "no problem file missing.jsonl", "Check the path"),
         ("collect nosuch good.jsonl out --recipe nosuch", "no recipe 'nosuch'", "Shipped: "),
         ("collect nosuch good.jsonl out --recipe bad.toml", "wrong value at probe.layerz", ""),
         ("collect nosuch good.jsonl out --engine nosuch", "no engine 'nosuch'", "Engines: "),
@@ -57,7 +57,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("train nosuch bundle", "no recorded data in nosuch", "lynxstop collect"),
         ("calibrate nosuch data", "no bundle at nosuch", "lynxstop train"),
         ("calibrate --risk 5%", "Give a bundle and recorded traces", "--scores"),
-        ("calibrate --scores missing.csv", "missing.csv", ""),
+        ("calibrate --scores missing.csv --risk 5%", "no score table missing.csv", "Check the path"),
         ("run nosuch nosuch", "either one prompt or --problems", ""),
         ("run nosuch nosuch hello", "no bundle at nosuch", ""),
         ("evaluate nosuch", "no recorded data in nosuch", "lynxstop collect"),
