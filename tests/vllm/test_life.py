@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lynxstop.artifacts.bundle import Bundle
+from tests.support.stepped import END, EXIT, SHORT_OF_MEMORY, Served, metric, preempt_all, steps, strip
 
-Served = tuple[Any, Path, Bundle]
-EXIT = (20, 1, 21, 19)
-OPEN, CLOSE, END, WAIT = 0, 1, 2, 5
+OPEN, CLOSE, WAIT = 0, 1, 5
 
 
 @pytest.fixture(scope="module")
 def served(make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
     model = make_model("Qwen3")
     bundle = make_bundle(model, (1, 3))
-    # Prompts of 2..30 tokens against 12 per step: prefill comes in chunks; 11 blocks of 32 tokens: requests
-    # preempt.
-    options = {
-        "max_num_batched_tokens": 12,
-        "max_num_seqs": 8,
-        "block_size": 32,
-        "num_gpu_blocks_override": 12,
-    }
-    return make_llm(model, bundle, settings={"uncertified": "stop"}, **options), model, bundle
-
-
-def strip(ids: list[int]) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == END else ids
-
-
-def metric(llm: Any, name: str) -> float:
-    return sum(m.value for m in llm.get_metrics() if m.name == name)
-
-
-def steps(
-    llm: Any, prompts: list[list[int]], tokens: int = 48, **options: Any
-) -> Iterator[dict[str, list[int]]]:
-    """Run requests step by step; yield the tokens so far by request, after every step."""
-    from vllm import SamplingParams
-
-    engine = llm.llm_engine
-    for number, prompt in enumerate(prompts):
-        params = SamplingParams(temperature=0.0, max_tokens=tokens, **options)
-        engine.add_request(f"r{number}", {"prompt_token_ids": prompt}, params)
-    so_far: dict[str, list[int]] = {}
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            so_far[output.request_id] = list(output.outputs[0].token_ids)
-        yield so_far
-
-
-def preempt_all(llm: Any) -> None:
-    assert llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+    return make_llm(model, bundle, settings={"uncertified": "stop"}, **SHORT_OF_MEMORY), model, bundle
 
 
 def contains(ids: list[int], part: tuple[int, ...]) -> int:
