@@ -71,8 +71,7 @@ def read_options(
         On an unknown key, a level that is not certified (the message lists them), or an impossible value.
     """
     given = _given(incoming, body)
-    effort = config.reasoning_effort.get(str(body.get("reasoning_effort")))
-    asked = given.get("risk", effort)
+    asked = given.get("risk", config.level_of_effort(body))
     if asked is None:
         asked = config.risk if config.risk is not None else (default if default is not None else OFF)
     risk = _risk(asked)
