@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from lynxstop.engines.vllm.settings import OFF, parse_mode, parse_risk
 from lynxstop.errors import LynxstopError, UpstreamError
@@ -47,16 +48,16 @@ class PluginFront:
     ----------
     app : callable
         vLLM's application.
+    registry : CollectorRegistry
+        For what audits count: the one that vLLM shows.
     """
 
-    def __init__(self, app: App) -> None:
-        from prometheus_client import REGISTRY
-
+    def __init__(self, app: App, registry: CollectorRegistry = REGISTRY) -> None:
         self._app = app
         self._served = served = Served.load(Path(os.environ[VARIABLE]))
         policy = served.bundle.policy
         self._monitoring = Monitoring.over(
-            served.config, REGISTRY, served.bundle, policy.stop_policy(), inputs=False
+            served.config, registry, served.bundle, policy.stop_policy(), inputs=False
         )
         self._failed = False
 
@@ -92,8 +93,7 @@ class PluginFront:
         if path == COMPLETIONS and not (isinstance(body.get("prompt"), str) or _ids(body.get("prompt"))):
             return None
         xargs = body.get("vllm_xargs") or {}
-        options = self._options(body, xargs)
-        if options is None:
+        if not isinstance(xargs, dict) or (options := self._options(body, xargs)) is None:
             return None
         name = secrets.token_hex(16)
         live = self._monitoring.live
