@@ -119,8 +119,9 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def client(server: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none") as made:
+        yield made
 
 
 def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 600, **xargs: Any) -> Any:

@@ -96,14 +96,23 @@ class RunnerAdapter:
         if self.recorder is not None:
             self.recorder.observe(self.slots, step, features, logits)
         if self.reports is not None or self.ends is not None:
+            self._beside(logits, step)
+        draw_tokens(logits, self.slots, step)
+        self.sessions.force(logits)
+        self.metrics.stepped = True
+
+    def _beside(self, logits: Tensor, step: BatchStep) -> None:
+        """End thinking where a text ends, and tell what was decided; errors end that, and no decision."""
+        try:
             exits = self.sessions.exits()
             if self.ends is not None:
                 exits = self.ends.apply(logits, self.sessions.inside(), step, exits)
             if self.reports is not None:
                 self.reports.observe(step.slots, exits)
-        draw_tokens(logits, self.slots, step)
-        self.sessions.force(logits)
-        self.metrics.stepped = True
+        except Exception as error:
+            self.metrics.count("errors")
+            self.reports = self.ends = None
+            logger.error("lynxstop can no longer report on requests.", exc_info=error)
 
     def _last_states(self, rows: int) -> Tensor:
         """Hidden states after the last layer, of the rows at hand."""

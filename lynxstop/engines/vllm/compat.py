@@ -118,6 +118,11 @@ FIELDS = (
     ),
     Fields("vllm.v1.core.sched.output", "NewRequestData", ("prefill_token_ids", "prompt_len", "req_id")),
     # Configuration and requests.
+    Fields(
+        "vllm.entrypoints.openai.chat_completion.protocol",
+        "ChatCompletionRequest",
+        ("priority", "return_token_ids", "stream_options", "vllm_xargs"),
+    ),
     Fields("vllm.v1.engine.input_processor", "InputProcessor", ("validate_logits_processors_params",)),
     Fields(
         "vllm.config.vllm",
