@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.plugin_case import Json, Message, PluginCase, Send
+from lynxstop.proxy.service import saved_shares
 from lynxstop.remote.report import exit_report, with_exit
 
 logger = logging.getLogger("vllm.lynxstop")
@@ -34,18 +36,24 @@ class Served:
     bundle : Bundle
     reports : Path
         Folder in which the plugin leaves its reports.
+    saved : mapping
+        Share of the thinking tokens that each level saved when it was certified, by its certificate.
     """
 
     config: ProxyConfig
     bundle: Bundle
     reports: Path
+    saved: Mapping[str, float]
 
     @classmethod
     def load(cls, path: Path) -> Served:
         """Read what `write` has written."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        config = ProxyConfig.model_validate(content["config"])
-        return cls(config, Bundle.load(Path(content["bundle"])), Path(content["reports"]))
+        config, bundle = (
+            ProxyConfig.model_validate(content["config"]),
+            Bundle.load(Path(content["bundle"])),
+        )
+        return cls(config, bundle, Path(content["reports"]), saved_shares(bundle))
 
     @staticmethod
     def write(path: Path, config: ProxyConfig, bundle: Path, reports: Path) -> None:
@@ -277,7 +285,7 @@ class Exchange:
             taken,
             thinking,
             stopped=bool(told.get("stopped")),
-            saved_share=None,
+            saved_share=None if level is None else self._served.saved.get(level.certificate),
             certificate=certificate,
             departures=told.get("departures") or (),
         )

@@ -150,8 +150,11 @@ def test_an_answer_has_its_report(made: Any) -> None:
     (answer,) = serve(front, vllm_xargs={"lynxstop_risk": 0.05})
     found = answer.json()
     level = next(level for level in POLICY.levels if level.risk == 0.05)
+    saved = found["lynxstop"].pop("saved_estimate")
     assert found["lynxstop"] == {**EXIT, "cue": None, "certificate": level.certificate}
-    assert found["usage"]["completion_tokens_details"] == {"reasoning_tokens": 11, "lynxstop_exit": "score"}
+    details = {"reasoning_tokens": 11, "lynxstop_exit": "score", "lynxstop_saved": saved}
+    assert found["usage"]["completion_tokens_details"] == details
+    assert saved > 0
     assert answer.headers["x-lynxstop-exit"] == "score"
     assert answer.headers["x-lynxstop-score"] == "4.5"
     assert "return_token_ids" not in server.asked[0]
@@ -163,7 +166,7 @@ def test_an_answer_has_its_report(made: Any) -> None:
 def test_a_stream_ends_with_its_report(made: Any, tmp_path: Path, usage: bool, arm: float) -> None:
     # given a stream, audited or not, with or without usage
     front, _, _ = made(monitor=audits(tmp_path, audit=arm))
-    options = {"stream_options": {"include_usage": True}} if usage else {}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
     (answer,) = serve(front, stream=True, **options)
     events = events_of(answer)
     # then the last event has the report, and nothing shows that more was asked for
