@@ -201,7 +201,7 @@ def _ids(value: Any) -> bool:
 
 async def _read(receive: Receive) -> tuple[bytes, bool]:
     """Read a request's body; say whether the client left before its end."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -13,8 +13,8 @@ from lynxstop.proxy.untouched import _CAUSES, why_untouched
 
 NAMES = [
     "messages", "stream_options", "response_format", "n", "tools", "tool_choice", "max_tokens", "logprobs",
-    "top_logprobs", "presence_penalty", "repeat_penalty", "grammar", "min_tokens", "echo", "n_predict", "stop",
-    "max_completion_tokens", "add_generation_prompt", "include_reasoning", "functions", "mirostat",
+    "top_logprobs", "presence_penalty", "repeat_penalty", "grammar", "min_tokens", "echo", "n_predict",
+    "stop", "max_completion_tokens", "add_generation_prompt", "include_reasoning", "functions", "mirostat",
 ]  # fmt: skip
 SIMPLE = st.none() | st.booleans() | st.integers(-2, 30) | st.floats(allow_nan=False) | st.text(max_size=4)
 JSON = st.recursive(
