@@ -158,7 +158,7 @@ class Exchange:
         self._body.append(message.get("body", b""))
         if message.get("more_body"):
             return
-        content, shown = b"".join(self._body), []
+        content, shown, whole = b"".join(self._body), [], False
         try:
             answer = orjson.loads(content)
             if "choices" in answer:
@@ -173,21 +173,22 @@ class Exchange:
                     for name, value in found.items()
                     if value is not None
                 ]
-                self._complete()
+                whole = True
         except Exception as error:
             logger.error("lynxstop could not report on a request: %s.", type(error).__name__)
         headers = [*sized(self._start["headers"], len(content)), *shown]
         await send({**self._start, "headers": headers})
         await send({**message, "body": content})
+        self._complete(whole)
 
     async def _stream(self, message: Message, send: Send) -> None:
         """Pass events on; from the one that names the end on, wait for the last, which gets the report."""
         *events, self._left = (self._left + message.get("body", b"")).split(b"\n\n")
-        out = []
+        out, whole = [], False
         for event in events:
             if event.strip() == b"data: [DONE]":
                 out += [*self._last(), event]
-                self._complete()
+                whole = True
             elif self._held or b'"finish_reason":"' in event:
                 self._held.append(event)
             elif (shown := self._shown(event)) is not None:
@@ -198,6 +199,7 @@ class Exchange:
             self._held, self._left = [], b""
         if body or not message.get("more_body"):
             await send({**message, "body": body})
+        self._complete(whole)
 
     def _shown(self, event: bytes) -> bytes | None:
         """Return an event as the client gets it; its tokens and texts are kept for an audit."""
@@ -265,8 +267,8 @@ class Exchange:
             ]
         return content
 
-    def _complete(self) -> None:
-        if self._case is not None:
+    def _complete(self, whole: bool) -> None:
+        if self._case is not None and whole:
             self._case.done = True
 
     def _found(self, usage: Json | None) -> Json:

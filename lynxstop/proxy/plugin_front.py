@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ VARIABLE = "LYNXSTOP_SERVE_FRONT"
 """Names the file with the configuration that `lynxstop serve` has written."""
 
 ROUTES = ("/v1/chat/completions", COMPLETIONS)
+
+
+LAST_SECONDS = 10.0
+"""How long audits may go on after the server was told to end."""
 
 
 class PluginFront:
@@ -178,11 +183,13 @@ class PluginFront:
         return found
 
     def _ending(self, send: Send) -> Send:
-        """Finish the audits before the server ends."""
+        """Finish the audits before the server ends; those that take longer are lost, and count so."""
 
         async def sending(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown") and self._monitoring.live is not None:
-                await self._monitoring.live.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_SECONDS):
+                        await self._monitoring.live.drain()
             await send(message)
 
         return sending

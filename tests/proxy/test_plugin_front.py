@@ -271,6 +271,34 @@ def test_a_failing_auditor_harms_nobody_and_is_no_good_news(
     assert open_state(tmp_path / "audits").findings[KEY].lost == 2
 
 
+def test_a_client_that_leaves_after_the_exit_is_audited_all_the_same(made: Any, tmp_path: Path) -> None:
+    # given a stream whose client is gone after two events
+    front, server, registry = made(monitor=audits(tmp_path, on_alarm="warn"))
+    server.full = "7}."
+    body = orjson.dumps({"model": "tiny", "messages": [], "stream": True})
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "root_path": ""}
+    passed = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        passed.append(message)
+        if len(passed) > 3:
+            raise OSError
+
+    async def run() -> None:
+        with pytest.raises(OSError):
+            await front(scope, receive, send)
+        await front._monitoring.live.drain()
+
+    asyncio.run(run())
+    # then the answer after the exit is asked for, and the finished thinking: which never ends here
+    asked = [body["prompt"] for body in server.asked if "prompt" in body]
+    assert asked == [PROMPT + THOUGHT + EXIT_IDS, PROMPT + THOUGHT]
+    assert counts(registry) == {"unparsed": 1}
+
+
 def test_holdouts_are_never_stopped_and_answered_twice(made: Any, tmp_path: Path) -> None:
     front, server, registry = made(monitor=audits(tmp_path, audit=0.0, holdout=1.0))
     (answer,) = serve(front)

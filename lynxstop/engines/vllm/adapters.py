@@ -95,7 +95,7 @@ class RunnerAdapter:
             self.metrics.count("lost", lost)
         if self.recorder is not None:
             self.recorder.observe(self.slots, step, features, logits)
-        if self.reports is not None or self.ends is not None:
+        if self.ends is not None or (self.reports is not None and self.reports.waiting):
             self._beside(logits, step)
         draw_tokens(logits, self.slots, step)
         self.sessions.force(logits)

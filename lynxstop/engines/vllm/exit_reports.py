@@ -41,6 +41,11 @@ class ExitReports:
         self._coming: tuple[NDArray[np.int64], Tensor, Any] | None = None
         self._failed = False
 
+    @property
+    def waiting(self) -> bool:
+        """Whether some request still waits for its report."""
+        return bool(self._open)
+
     def enter(self, slot: int, options: RequestOptions) -> None:
         """Follow a request from now on, in its slot."""
         if options.report is None:
@@ -63,8 +68,6 @@ class ExitReports:
 
         From a device it is copied without waiting, and read at a later step.
         """
-        if not self._open:
-            return
         self._read(wait=False)
         if self._coming is None:
             on_host = exits.device.type == "cpu"
