@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.core.policy import StopPolicy
@@ -50,13 +49,16 @@ class Monitoring:
     @classmethod
     def of(cls, config: ProxyConfig, metrics: Metrics, services: Services) -> Monitoring:
         """Make it as the configuration says; see `over`."""
-        return cls.over(config, metrics.registry, services.bundle, services.policy, inputs=True)
+        if not config.monitor.on and config.policy.canary == 1.0:
+            return cls()
+        counted = AuditMetrics(metrics.registry)
+        return cls.over(config, counted, services.bundle, services.policy, inputs=True)
 
     @classmethod
     def over(
         cls,
         config: ProxyConfig,
-        registry: CollectorRegistry,
+        counted: AuditMetrics,
         bundle: Bundle | None,
         policy: StopPolicy | None,
         *,
@@ -71,7 +73,6 @@ class Monitoring:
         """
         if not config.monitor.on and config.policy.canary == 1.0:
             return cls()
-        counted = AuditMetrics(registry)
         if not config.monitor.on:
             return cls(LiveRisk(config, policy, counted))
         need("sympy", "calibrate")

@@ -23,6 +23,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from lynxstop.engines.vllm.settings import OFF, parse_mode, parse_risk
 from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.plugin_case import COMPLETIONS, Json, Message, PluginCase, Send
@@ -62,7 +63,7 @@ class PluginFront:
         self._served = served = Served.load(Path(os.environ[VARIABLE]))
         policy = served.bundle.policy
         self._monitoring = Monitoring.over(
-            served.config, registry, served.bundle, policy.stop_policy(), inputs=False
+            served.config, AuditMetrics(registry), served.bundle, policy.stop_policy(), inputs=False
         )
         self._failed = False
 

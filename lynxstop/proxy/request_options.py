@@ -32,8 +32,8 @@ class RequestOptions:
     group : str or None
     named : bool
         Whether the request itself named anything.
-    certified : bool
-        False for a request outside the conditions of its level's certificate.
+    departures : tuple of str
+        What lies outside the conditions of its level's certificate.
     """
 
     risk: float | None
@@ -41,7 +41,12 @@ class RequestOptions:
     race: int = 1
     group: str | None = None
     named: bool = False
-    certified: bool = True
+    departures: tuple[str, ...] = ()
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate of its level holds for it."""
+        return not self.departures
 
 
 def read_options(

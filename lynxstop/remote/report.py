@@ -16,6 +16,7 @@ def report(
     stopped: bool,
     saved_share: float | None,
     certificate: str | None,
+    departures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the `lynxstop` object of an answer.
 
@@ -28,11 +29,18 @@ def report(
         Share of the thinking tokens that the certified level saved on its calibration problems.
     certificate : str or None
         Name of the certificate that the level has.
+    departures : sequence of str
+        What of the request lies outside the certified conditions, where the certificate does not hold.
     """
     truncation = session.truncation
     thinking = sum(session.thinking) if truncation is None else truncation.thinking_tokens
     return exit_report(
-        session.session.exit, thinking, stopped=stopped, saved_share=saved_share, certificate=certificate
+        session.session.exit,
+        thinking,
+        stopped=stopped,
+        saved_share=saved_share,
+        certificate=certificate,
+        departures=departures,
     )
 
 
@@ -52,10 +60,8 @@ def exit_report(
     taken : Exit or None
     thinking : int or None
         Thinking tokens; None where they are not known.
-    stopped, saved_share, certificate
+    stopped, saved_share, certificate, departures
         As for `report`.
-    departures : sequence of str
-        What of the request lies outside the certified conditions, where the certificate does not hold.
     """
     found: dict[str, Any] = {
         "exit": None,
