@@ -155,7 +155,9 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
-        return DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        sessions.tells = served.settings.reports is not None
+        return sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

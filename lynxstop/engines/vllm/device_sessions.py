@@ -61,7 +61,11 @@ class DeviceSessions:
     ----------
     counters : Tensor
         int64, one number per name in `COUNTERS`.
+    tells : bool
+        Whether `exits` is wanted; it costs some arithmetic.
     """
+
+    tells = True
 
     def __init__(
         self,
@@ -242,8 +246,11 @@ class DeviceSessions:
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
-        self._exit.copy_(torch.where(stop, self._seen * EXIT_KINDS + 2 - hit.int(), self._exit))
-        self._exit_score.copy_(torch.where(hit, torch.where(earlier, pending, current), self._exit_score))
+        if self.tells and (self.device.type != "cpu" or bool(stop.any())):
+            kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
+            self._exit.copy_(torch.where(stop, kind, self._exit))
+            score = torch.where(earlier, pending, current)
+            self._exit_score.copy_(torch.where(hit, score, self._exit_score))
         self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         self._forced.masked_fill_(force, 0)
         self._state.masked_fill_(force, DEAD)
