@@ -158,6 +158,14 @@ def front_config(path: Path | None, bundle: Bundle, settings: dict[str, Any]) ->
     given: dict[str, Any] = {
         name: settings[name] for name in ("risk", "mode", "uncertified") if name in settings
     }
+    for name in sorted({"mode", "uncertified", "grace_days"} & found.policy.model_fields_set):
+        if (value := getattr(found.policy, name)) != settings.get(name, 0.0):
+            raise ConfigError(
+                f"{path} says policy.{name} = {value}, and the plugin is started otherwise.",
+                hint=f"Give --{name}, or leave it out of the file."
+                if name != "grace_days"
+                else "Set LYNXSTOP_GRACE_DAYS, and leave it out of the file.",
+            )
     policy = found.policy.model_copy(update=given)
     front = ProxyConfig(policy=policy, monitor=found.monitor)
     check_levels(front.policy, bundle.policy.stop_policy())
