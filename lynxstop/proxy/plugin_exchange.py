@@ -226,9 +226,12 @@ class Exchange:
             usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
             found = self._found(usage)
             if not self._usage:
+                # vLLM puts what it says of the whole answer into the event with usage.
+                more = {name: value for name, value in events[-1].items() if name not in ("choices", "usage")}
                 events = [event for event in events if event.get("choices")]
                 for event in events:
                     event.pop("usage", None)
+                events[-1:] = [{**more, **event} for event in events[-1:]]
             elif usage is not None:
                 events[-1]["usage"] = with_exit(usage, found)
             if events:

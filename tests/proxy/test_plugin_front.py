@@ -73,7 +73,7 @@ class Server:
             {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         ]
         if (body.get("stream_options") or {}).get("include_usage"):
-            events.append({"choices": [], "usage": usage})
+            events.append({"choices": [], "usage": usage, "system_fingerprint": "fp"})
         parts = [b"data: " + orjson.dumps(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
         await self._say(send, b"text/event-stream; charset=utf-8", *parts)
 
@@ -174,6 +174,7 @@ def test_a_stream_ends_with_its_report(made: Any, tmp_path: Path, usage: bool, a
     assert ["lynxstop" in event for event in events[:-1]] == [False] * (len(events) - 1)
     assert [bool(event["choices"]) for event in events] == [True, True, True, *([False] * usage)]
     assert ("usage" in events[-1]) is usage
+    assert events[-1]["system_fingerprint"] == "fp"
     assert "token_ids" not in answer.text
     assert (answer.headers["x-lynxstop-risk"], answer.headers["x-lynxstop-mode"]) == ("0.05", "stop")
 
