@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lynxstop.core import no_exit
 from lynxstop.core.conditions import SETTINGS, Conditions
-from lynxstop.core.no_exit import why_no_exit
 from lynxstop.engines.vllm.end_of_text import EndOfText
 from lynxstop.engines.vllm.exit_reports import ExitReports
 from lynxstop.engines.vllm.hidden import HiddenStates
@@ -152,9 +151,7 @@ class RunnerAdapter:
                 params.extra_args,
                 structured=params.structured_outputs is not None,
                 served=Conditions.read({name: getattr(params, name, None) for name in SETTINGS}),
-                no_exit=why_no_exit(
-                    {name: getattr(params, name, None) for name in no_exit.SETTINGS}, *self.served.written
-                ),
+                asked={name: getattr(params, name, None) for name in no_exit.SETTINGS},
             )
         except ConfigError as error:
             self.fail(error)

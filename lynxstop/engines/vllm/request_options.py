@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions, Uncertified
+from lynxstop.core.no_exit import why_no_exit
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
@@ -116,6 +118,8 @@ class RequestOptionsReader:
         The bundle's own default.
     certified : Certified, optional
         What the levels were certified for; requests are not compared with it where None.
+    exit_text : str
+        What an exit writes.
 
     Raises
     ------
@@ -129,8 +133,10 @@ class RequestOptionsReader:
         policy: StopPolicy,
         default_risk: float | None,
         certified: Certified | None = None,
+        exit_text: str = "",
     ) -> None:
         self._policy = policy
+        self._exit_text = exit_text
         self._certified = certified
         self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
@@ -146,7 +152,7 @@ class RequestOptionsReader:
         *,
         structured: bool = False,
         served: Conditions | None = None,
-        no_exit: str | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> RequestOptions:
         """Return the options of a request.
 
@@ -158,8 +164,8 @@ class RequestOptionsReader:
             Whether a grammar takes over after the thinking block.
         served : Conditions, optional
             How its tokens are chosen; not compared with the certified conditions where None.
-        no_exit : str, optional
-            The setting that no exit goes together with; see `lynxstop.core.no_exit`.
+        asked : mapping, optional
+            Its settings that an exit may not go together with; see `lynxstop.core.no_exit`.
 
         Raises
         ------
@@ -182,6 +188,7 @@ class RequestOptionsReader:
             options = _collecting(options, given)
         if served is not None and isinstance(risk, float) and options.watched:
             options = self._compare(options, served, self._policy.level(risk, group))
+        no_exit = None if asked is None else why_no_exit(asked, self._exit_text, self._policy.exit_ids)
         if no_exit is not None and options.watched and not self._by_recipe:
             options = _thinking(options, (*options.departures, no_exit))
         elif "lynxstop_budget" in given:

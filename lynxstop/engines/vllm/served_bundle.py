@@ -35,8 +35,6 @@ class ServedBundle:
         Number of exit tokens after which the thinking block is closed.
     depth : int
         Decoder layers of the model; the hidden state of this number is the one after the final norm.
-    written : tuple
-        Text of an exit, and its tokens.
     end_ids : tuple of int
         Tokens that end a text.
     """
@@ -49,7 +47,6 @@ class ServedBundle:
     options: RequestOptionsReader
     closed: int
     depth: int
-    written: tuple[str, tuple[int, ...]] = ("", ())
     end_ids: tuple[int, ...] = ()
 
 
@@ -168,9 +165,9 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    options = RequestOptionsReader(settings, setup.policy, default_risk, certified)
+    written = tokenizer.decode(setup.policy.exit_ids, skip_special_tokens=False)
+    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
-    exit_ids = setup.policy.exit_ids
     return ServedBundle(
         settings,
         name,
@@ -180,7 +177,6 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         options,
         closing(setup),
         depth,
-        (tokenizer.decode(exit_ids, skip_special_tokens=False), exit_ids),
         _end_ids(model, tokenizer),
     )
 
