@@ -112,7 +112,7 @@ class Exchange:
             more["return_token_ids"] = True
         if body.get("stream"):
             more["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        self.content = orjson.dumps({**asked, **more})
+        self.content = json.dumps({**asked, **more}).encode()
         self._told: Json | None = None
         self._start: Message | None = None
         self._body: list[bytes] = []

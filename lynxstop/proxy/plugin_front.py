@@ -9,6 +9,7 @@ wrong here, the request is answered as if it were not there.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -40,8 +41,11 @@ logger = logging.getLogger("vllm.lynxstop")
 VARIABLE = "LYNXSTOP_SERVE_FRONT"
 """Names the file with the configuration that `lynxstop serve` has written."""
 
-ROUTES = ("/v1/chat/completions", COMPLETIONS)
+REPORTED = ("/v1/chat/completions", COMPLETIONS)
+"""Routes whose answers get a report."""
 
+ROUTES = (*REPORTED, "/v1/responses", "/v1/messages")
+"""Routes whose requests get a level: where exits are withheld, they are withheld on all of them."""
 
 LAST_SECONDS = 10.0
 """How long audits may go on after the server was told to end."""
@@ -79,37 +83,40 @@ class PluginFront:
         content, left = await _read(receive)
         exchange = None
         try:
-            exchange = self._begin(scope, path, content)
+            content, exchange = self._begin(scope, path, content)
         except Exception as error:
             self._log(error)
+        scope = {**scope, "headers": sized(scope["headers"], len(content))}
+        given = _given(content, receive, left=left)
         if exchange is None:
-            await self._app(scope, _given(content, receive, left=left), send)
+            await self._app(scope, given, send)
             return
-        scope = {**scope, "headers": sized(scope["headers"], len(exchange.content))}
         try:
-            await self._app(scope, _given(exchange.content, receive, left=left), exchange.sending(send))
+            await self._app(scope, given, exchange.sending(send))
         finally:
             self._end(exchange)
 
-    def _begin(self, scope: Scope, path: str, content: bytes) -> Exchange | None:
-        """Take up a request; None for one that is passed on as it is."""
-        body = orjson.loads(content)
-        if not isinstance(body, dict) or body.get("n") not in (None, 1) or body.get("use_beam_search"):
-            return None
-        if path == COMPLETIONS and not (isinstance(body.get("prompt"), str) or _ids(body.get("prompt"))):
-            return None
-        xargs = body.get("vllm_xargs") or {}
+    def _begin(self, scope: Scope, path: str, content: bytes) -> tuple[bytes, Exchange | None]:
+        """Take up a request: what vLLM gets, and its exchange where it is to have a report."""
+        try:
+            body = json.loads(content)
+        except ValueError:
+            return content, None
+        xargs = body.get("vllm_xargs") or {} if isinstance(body, dict) else None
         if not isinstance(xargs, dict) or (options := self._options(body, xargs)) is None:
-            return None
+            return content, None
         name = secrets.token_hex(16)
         live = self._monitoring.live
-        model = str(body.get("model"))
-        treated = Treatment(options) if live is None else live.treat(name, model, options)
-        told: Json = {"lynxstop_report": name}
+        treated = Treatment(options) if live is None else live.treat(name, str(body.get("model")), options)
+        told: Json = {}
         if treated.options.risk != options.risk or "lynxstop_risk" not in xargs:
             told["lynxstop_risk"] = OFF if treated.options.risk is None else treated.options.risk
         if treated.options.mode is not options.mode:
             told["lynxstop_mode"] = str(treated.options.mode)
+        asked = {**body, "vllm_xargs": {**xargs, **told}}
+        if not _one_answer(path, body):
+            return json.dumps(asked).encode(), None
+        asked["vllm_xargs"]["lynxstop_report"] = name
         case = None
         own = {"lynxstop_budget", "lynxstop_draw"} & xargs.keys()
         audits = self._monitoring.auditor is not None and treated.options.risk is not None and not own
@@ -122,13 +129,13 @@ class PluginFront:
                 self._served.bundle.policy,
                 treated.options.mode,
             )
-        asked = {**body, "vllm_xargs": {**xargs, **told}}
-        return Exchange(self._served, asked, body, name, treated, case)
+        exchange = Exchange(self._served, asked, body, name, treated, case)
+        return exchange.content, exchange
 
     def _options(self, body: Json, xargs: Json) -> RequestOptions | None:
         """Return what a request asks for; None where vLLM will refuse it."""
         policy = self._served.config.policy
-        asked = xargs.get("lynxstop_risk", policy.level_of_effort(body))
+        asked = xargs.get("lynxstop_risk", policy.level_of_effort({"reasoning_effort": _effort(body)}))
         if asked is None:
             asked = policy.risk if policy.risk is not None else self._served.bundle.policy.default_risk
         mode, group = xargs.get("lynxstop_mode", policy.mode), xargs.get("lynxstop_group")
@@ -201,6 +208,20 @@ class PluginFront:
             self._failed = True
             kind = type(error).__name__
             logger.error("lynxstop's middleware failed (logged once), requests go on: %s.", kind)
+
+
+def _one_answer(path: str, body: Json) -> bool:
+    """Whether a request has one answer, on a route where it gets a report."""
+    if path not in REPORTED or body.get("n") not in (None, 1) or body.get("use_beam_search"):
+        return False
+    return path != COMPLETIONS or isinstance(body.get("prompt"), str) or _ids(body.get("prompt"))
+
+
+def _effort(body: Json) -> Any:
+    """Return the reasoning effort of a request, in the form of any route."""
+    parts = [body.get(name) for name in ("reasoning", "output_config")]
+    nested = [part.get("effort") for part in parts if isinstance(part, dict)]
+    return next((one for one in (body.get("reasoning_effort"), *nested) if one is not None), None)
 
 
 def _ids(value: Any) -> bool:

@@ -110,9 +110,9 @@ async def client(front: PluginFront) -> AsyncIterator[Ask]:
         transport=httpx.ASGITransport(front), base_url="http://test", timeout=10
     ) as http:
 
-        async def ask(**more: Any) -> httpx.Response:
+        async def ask(path: str = CHAT, **more: Any) -> httpx.Response:
             body = {"model": "tiny", "messages": [{"role": "user", "content": "What is 3 + 4?"}], **more}
-            return await http.post(CHAT, json=body)
+            return await http.post(path, json=body)
 
         yield ask
 
@@ -211,7 +211,8 @@ def test_a_budget_of_its_own_has_no_certificate(made: Any) -> None:
 def test_reasoning_effort_is_a_level(made: Any, effort: str, xargs: Any, risk: Any) -> None:
     front, server, _ = made(policy={"reasoning_effort": {"low": 0.1, "high": "off"}})
     serve(front, reasoning_effort=effort, vllm_xargs=xargs)
-    assert server.asked[0]["vllm_xargs"]["lynxstop_risk"] == risk
+    serve(front, path="/v1/responses", reasoning={"effort": effort}, vllm_xargs=xargs)
+    assert [asked["vllm_xargs"]["lynxstop_risk"] for asked in server.asked] == [risk, risk]
 
 
 def test_requests_that_are_not_ours_pass_as_they_are(made: Any) -> None:
@@ -334,6 +335,11 @@ def test_an_alarm_stops_the_exits(made: Any, tmp_path: Path) -> None:
     assert server.asked[0]["vllm_xargs"]["lynxstop_risk"] == "off"
     assert answer.json()["lynxstop"]["certificate"] is None
     assert counts(registry, "lynxstop_exits_withheld_total") == {"alarm": 1}
+    # and so does one that gets no report
+    serve(front, n=2)
+    assert server.asked[-1]["vllm_xargs"] == {"lynxstop_risk": "off"}
+    serve(front, path="/v1/responses", input="What is 3 + 4?")
+    assert server.asked[-1]["vllm_xargs"] == {"lynxstop_risk": "off"}
     # and a stricter level goes on
     assert serve(front, vllm_xargs={"lynxstop_risk": 0.02})[0].json()["lynxstop"]["exit"] == "score"
 
