@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -96,6 +97,10 @@ class PolicyConfig(Section):
     canary: float = Field(
         default=1.0, ge=0, le=1, description="Share of the requests that may be stopped at all."
     )
+
+    def level_of_effort(self, body: Mapping[str, Any]) -> Risk | None:
+        """Return the level that the reasoning effort of a request stands for; None where it names none."""
+        return self.reasoning_effort.get(str(body.get("reasoning_effort")))
 
 
 class LimitsConfig(Section):

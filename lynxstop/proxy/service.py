@@ -113,7 +113,7 @@ class Services:
         self.bundle, self.model = bundle, model
         self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
-        self._saved = {} if bundle is None else _saved(bundle)
+        self._saved = {} if bundle is None else saved_shares(bundle)
         self._stream_config = (
             stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
         )
@@ -402,7 +402,8 @@ def stream_config_of(bundle: Bundle) -> StreamConfig:
     )
 
 
-def _saved(bundle: Bundle) -> Mapping[str, float]:
+def saved_shares(bundle: Bundle) -> Mapping[str, float]:
+    """Share of the thinking tokens that each level saved when it was certified, by its certificate."""
     found = {}
     for level in bundle.policy.levels:
         saved = json.loads((bundle.path / level.certificate).read_text()).get("saved")

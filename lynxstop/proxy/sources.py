@@ -29,7 +29,9 @@ SHARED = {
 }
 """Variables of the plugin in vLLM that mean the same here; the key's own variable wins."""
 
-_ELSEWHERE = frozenset({"LYNXSTOP_RECORD", "LYNXSTOP_RECIPE"})
+_ELSEWHERE = frozenset(
+    f"LYNXSTOP_{name}" for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS")
+)
 """Variables that only the plugin in vLLM has."""
 
 

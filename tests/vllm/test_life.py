@@ -125,21 +125,33 @@ def test_options_of_vllm_do_not_change_decisions(served: Served, prompts: Any, g
     # and neither with ignore_eos, up to where the answer ended
     longer = generate(llm, prompts, ignore_eos=True)
     assert [b[: len(strip(a))] for a, b in zip(plain, longer, strict=True)] == [strip(a) for a in plain]
-    # and with min_tokens the exit is forced all the same
-    held = generate(llm, prompts, min_tokens=40)
-    assert [contains(ids, EXIT) for ids in held] == [contains(ids, EXIT) for ids in longer]
 
 
-def test_a_stop_string_ends_a_request_inside_the_exit(served: Served, prompts: Any, generate: Any) -> None:
-    # given a stop string that the exit contains
+@pytest.mark.parametrize("asked", [{"min_tokens": 40}, {"stop": ["=3"]}, {"stop": ["never", "x\n"]}])
+def test_what_no_exit_goes_together_with_thinks_to_the_end(
+    served: Served, prompts: Any, generate: Any, counts_of: Any, asked: Any
+) -> None:
+    # given what requests say without lynxstop when an exit would break what they ask for
+    llm = served[0]
+    bare = generate(llm, prompts, xargs={"lynxstop_risk": "off"}, skip_special_tokens=False, **asked)
+    before = counts_of(llm)
+    # when the same is asked with lynxstop, then no token differs, and nothing was stopped
+    assert generate(llm, prompts, skip_special_tokens=False, **asked) == bare
+    after = counts_of(llm)
+    assert after["exits_score"] == before["exits_score"]
+    assert after["uncertified"] > before["uncertified"]
+
+
+def test_a_stop_string_of_the_answer_ends_a_stopped_request(
+    served: Served, prompts: Any, generate: Any
+) -> None:
+    # given requests that are stopped and answer, and a stop string that only an answer completes
     llm = served[0]
     plain = generate(llm, prompts)
     number = next(i for i, ids in enumerate(plain) if contains(ids, EXIT))
-    # when it is reached
-    found = generate(llm, prompts, stop=["=3"], skip_special_tokens=False)[number]
-    # then the request ends there, and the next one in its place is a fresh one
-    assert tuple(found[-4:]) == EXIT
-    assert generate(llm, prompts) == plain
+    # when it is asked for, then exits are taken all the same
+    found = generate(llm, prompts, stop=["3never"], skip_special_tokens=False)
+    assert found[number] == plain[number]
 
 
 def test_a_prompt_without_an_open_block_waits_for_one(
