@@ -245,13 +245,12 @@ class _Work:
         ]
 
     def transfers(self) -> Rows:
-        """Serve the default level elsewhere, watch it, and calibrate again there."""
+        """Serve every level elsewhere, watch it, and calibrate again there."""
         bundle = self._bundle
         assert bundle is not None
-        risk = bundle.policy.default_risk
-        if risk is None:
+        levels = [level for level in bundle.policy.pooled if level.threshold < np.inf]
+        if not levels:
             raise DataError("No level exits, so there is nothing to carry over.")
-        threshold = bundle.policy.stop_policy().level(risk).threshold
         reference = self._scored(Recording.open(self._folder / "recorded" / "calibration"))
         rows = []
         for name in self._options.transfers:
@@ -264,16 +263,17 @@ class _Work:
             here = {part: self._recorded(place / part, some, grader=grader) for part, some in parts.items()}
             for data in here.values():
                 check_unseen(bundle, data)
-            line = shift(
-                Path(self._found.source).stem,
-                Path(name).stem,
-                threshold=threshold,
-                risk=risk,
-                reference=reference,
-                calibration=self._scored(here["calibration"]),
-                test=self._scored(here["test"]),
-            )
-            rows.append(asdict(line) | {"risk": risk, "suite": source})
+            traces = {part: self._scored(data) for part, data in here.items()}
+            for level in levels:
+                line = shift(
+                    Path(self._found.source).stem,
+                    Path(name).stem,
+                    threshold=level.threshold,
+                    risk=level.risk,
+                    reference=reference,
+                    **traces,
+                )
+                rows.append(asdict(line) | {"risk": level.risk, "suite": source})
         return rows
 
     def speed(self) -> Rows:

@@ -89,6 +89,7 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
     page.section("What is left of the certificate on other problems?")
     page.table(
         (
+            "level",
             "served on",
             "risk",
             "saved",
@@ -100,6 +101,7 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
         ),
         [
             (
+                f"{100 * row['risk']:g}%",
                 row["target"],
                 _risk(row["served"]),
                 f"{row['served']['saved']:.1%}",
@@ -114,8 +116,8 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
     )
     sources = "; ".join(dict.fromkeys(row["suite"] for row in found))
     page.text(
-        f"The level of {100 * found[0]['risk']:g}%, certified on {found[0]['source']}. Risks with exact 95% "
-        f"intervals; audits and requests are medians over orders of the same requests. Problems: {sources}.",
+        f"Certified on {found[0]['source']}. Risks with exact 95% intervals; audits and requests are medians "
+        f"over orders of the same requests. Problems: {sources}.",
         note=True,
     )
 
@@ -146,7 +148,7 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
             (
                 row["setting"],
                 f"{row['requests_per_second']:.2f}",
-                f"{row['requests_per_second'] / found[0]['requests_per_second']:.2f}x",
+                f"{row['against_full']:.2f}x",
                 f"{row['thinking']:.0f}",
                 f"{row['generated']:.0f}",
                 "unknown" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
@@ -159,7 +161,7 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
         f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; tokens per request. All "
         "settings draw the same random numbers. A budget is the one under which the calibration traces think "
         "as many tokens as at a certified level, or a half and a quarter of the longest where there is none; "
-        "it runs in an engine of its own.",
+        "it takes turns with full thinking in an engine of its own, and is compared with that.",
         note=True,
     )
 

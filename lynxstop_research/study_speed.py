@@ -16,6 +16,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.collect.texts import Texts
+from lynxstop.core.session import Mode
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError
 from lynxstop.grading.grading import Grade, agrees
@@ -31,7 +32,8 @@ class _Setting:
     """One way of running all requests, and what it took so far."""
 
     name: str
-    risk: float | None
+    risk: float | None = None
+    mode: Mode = Mode.STOP
     seconds: float = 0.0
     done: Sequence[Generation] = ()
 
@@ -58,13 +60,14 @@ def speed(
 ) -> list[dict[str, Any]]:
     """Run the same requests in every setting, `ROUNDS` times, and measure.
 
-    The settings of the bundle take turns in one engine; every budget has an engine of its own, started after
-    it. All draw the same random numbers, so that texts are the same up to a stop.
+    The settings of the bundle take turns in one engine. Every budget has an engine of its own, in which it
+    takes turns with full thinking, so that each ratio is measured in one process. All draw the same random
+    numbers: texts are the same up to a stop.
 
     Returns
     -------
     list of dict
-        By setting: `setting`, `seconds` and `requests_per_second` (of all rounds), `thinking` and `generated`
+        By setting: `setting`, `requests_per_second` and its ratio `against_full`, `thinking` and `generated`
         (tokens per request), `accuracy` (None without gold), `disagree` (share that differs from full).
 
     Raises
@@ -75,7 +78,7 @@ def speed(
     if options.engine == "openai":
         raise ConfigError("The speed of a server is not measured from here.", hint="See benchmarks/proxy.py.")
     levels = [] if bundle is None else [one.risk for one in bundle.policy.pooled if one.threshold < np.inf]
-    served = [_Setting(FULL, None), *(_Setting(f"certified {100 * risk:g}%", risk) for risk in levels)]
+    served = [_Setting(FULL), *(_Setting(f"certified {100 * risk:g}%", risk) for risk in levels)]
     reference: list[Grade] | None = None
     rows: list[dict[str, Any]] = []
     for budget in (None, *budgets):
@@ -85,17 +88,18 @@ def speed(
             guards = recipe.guards.model_copy(update={"budget": budget})
             short = recipe.model_copy(update={"guards": guards})
             source = load_source(options.engine, model, short, options)
-            settings = [_Setting(f"budget of {budget:,} tokens", None)]
+            # In shadow nothing is forced, so that the request thinks to the end.
+            settings = [_Setting(FULL, mode=Mode.SHADOW), _Setting(f"budget of {budget:,} tokens")]
         with closing(source):
             texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
             _run(source, texts, recipe, problems, settings, options)
-        for setting in settings:
+        for setting in settings if budget is None else settings[1:]:
             grades = [
                 options.grade(texts.after_thinking(texts.decode(done.output_ids)), problem.answer)
                 for done, problem in zip(setting.done, problems, strict=True)
             ]
             reference = reference or grades
-            rows.append(_row(setting, grades, reference))
+            rows.append(_row(setting, settings[0], grades, reference))
     return rows
 
 
@@ -125,14 +129,16 @@ def _run(
     list(source.engine.generate(requests[:2], replace(sampling, max_tokens=32)))  # warms up
     for _ in range(ROUNDS):
         for setting in settings:
-            asked = [replace(request, risk=setting.risk) for request in requests]
+            asked = [replace(request, risk=setting.risk, mode=setting.mode) for request in requests]
             start = time.perf_counter()
             done = {one.request.id: one for one in source.engine.generate(asked, sampling)}
             setting.seconds += time.perf_counter() - start
             setting.done = [done[request.id] for request in requests]
 
 
-def _row(setting: _Setting, grades: Sequence[Grade], reference: Sequence[Grade]) -> dict[str, Any]:
+def _row(
+    setting: _Setting, full: _Setting, grades: Sequence[Grade], reference: Sequence[Grade]
+) -> dict[str, Any]:
     known = [grade.right for grade in grades if grade.right is not None]
     same = [
         one == other or agrees(one, other.answer, other.status) is True
@@ -141,8 +147,8 @@ def _row(setting: _Setting, grades: Sequence[Grade], reference: Sequence[Grade])
     return {
         "setting": setting.name,
         "requests": len(grades),
-        "seconds": setting.seconds,
         "requests_per_second": ROUNDS * len(grades) / setting.seconds,
+        "against_full": full.seconds / setting.seconds,
         "thinking": float(np.mean([one.thinking_tokens for one in setting.done])),
         "generated": float(np.mean([len(one.output_ids) for one in setting.done])),
         "accuracy": float(np.mean(known)) if known else None,
