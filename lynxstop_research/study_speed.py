@@ -125,13 +125,17 @@ def _run(
     options: CollectOptions,
 ) -> None:
     sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
+    # A trace that no budget ends is no longer than one that the recipe's budget ends.
+    most = (recipe.guards.budget or sampling.max_tokens) + sampling.answer_tokens
+    short = replace(sampling, max_tokens=min(sampling.max_tokens, most))
     requests = [Request(one.id, texts.prompt_ids(one.prompt)) for one in problems]
     list(source.engine.generate(requests[:2], replace(sampling, max_tokens=32)))  # warms up
     for _ in range(ROUNDS):
         for setting in settings:
             asked = [replace(request, risk=setting.risk, mode=setting.mode) for request in requests]
             start = time.perf_counter()
-            done = {one.request.id: one for one in source.engine.generate(asked, sampling)}
+            limits = sampling if setting.mode is Mode.STOP else short
+            done = {one.request.id: one for one in source.engine.generate(asked, limits)}
             setting.seconds += time.perf_counter() - start
             setting.done = [done[request.id] for request in requests]
 
