@@ -19,6 +19,8 @@ from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
 
 BODY_BYTES = 64 * 2**20
+LENGTH = 2**20
+"""Context length in tokens that the server names."""
 
 
 @dataclass
@@ -96,11 +98,17 @@ class MockServer:
                     self.records.append(record)
                     await self._generate(incoming, reply, record)
                 case "GET", "/v1/models":
-                    listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
+                    listed: Json = {
+                        "id": self.model,
+                        "object": "model",
+                        "created": 0,
+                        "owned_by": "lynxstop-mock",
+                    }
+                    listed["max_model_len"] = LENGTH
                     await send_json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
                     ids = self._prompt(incoming.json(), opened=self.settings.opened)
-                    await send_json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
+                    await send_json(reply, {"count": len(ids), "max_model_len": LENGTH, "tokens": ids})
                 case "POST", "/detokenize":
                     await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
                 case "GET", "/stats":

@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,8 @@ from rich.console import Console
 
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.draft import as_toml, draft_recipe
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.recipes import text_of
 from lynxstop.calibration import ledger
 from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.options import CalibrationOptions
@@ -27,6 +27,8 @@ from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.core.types import Sampling
+from lynxstop.engines.openai.loading import served_length
+from lynxstop.errors import ConfigError
 from lynxstop.notebook import table_html
 from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.meta_file import META, read_meta
@@ -44,6 +46,7 @@ from lynxstop.workflows.certify_plan import (
     sizes,
     split_problems,
 )
+from lynxstop.workflows.draft_recipe import draft_for_server, draft_recipe, toml
 from lynxstop.workflows.replay_levels import check_unseen, replay_levels
 from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop.workflows.train_rule import TrainedRule
@@ -215,9 +218,10 @@ def certify(
     for sentence in found.sentences():
         tell(sentence)
     name = str(model)
-    if options.collect.engine == "transformers":
+    if options.collect.engine != "openai":
         model = folder_of(name)
-    settings = _settle_recipe(folder, name, model, recipe, tell)
+    base_url = options.collect.arguments.get("base_url")
+    settings = _settle_recipe(folder, name, model, recipe, tell, base_url)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
         data = _record(source, parts, folder / "recorded", settings, options.collect, tell, ask, console)
     tell("Training.")
@@ -260,19 +264,40 @@ def certify(
     )
 
 
-def _settle_recipe(folder: Path, name: str, model: str | Path, given: Recipe | None, tell: Told) -> Recipe:
-    """Take the recipe that is given, or that of an earlier call, or draft one; write it down."""
+def _settle_recipe(
+    folder: Path,
+    name: str,
+    model: str | Path,
+    given: Recipe | None,
+    tell: Told,
+    base_url: str | None = None,
+) -> Recipe:
+    """Take the recipe that is given, else that of an earlier call, else a first one; write it down."""
     path = folder / "recipe.toml"
-    if given is not None:
-        recipe = given
-    elif path.is_file():
-        recipe = Recipe.load(path)
+    if given is None and path.is_file():
         tell(f"Recipe: {path}.")
+        return Recipe.load(path)
+    if given is not None:
+        text = toml(given.model_dump(mode="json"))
     else:
-        recipe, source = draft_recipe(name, Path(model))
+        text, source, unknown = _first_recipe(name, Path(model), base_url)
         tell(f"Recipe: {source}; written to {path}.")
-    atomic.write_text(path, as_toml(recipe))
-    return recipe
+        for line in unknown:
+            tell(f"Look at this: {line}")
+    atomic.write_text(path, text)
+    return Recipe.load(path)
+
+
+def _first_recipe(name: str, model: Path, base_url: str | None) -> tuple[str, str, list[str]]:
+    """Return the text of a recipe for a model, where it comes from, and what is a guess."""
+    for known in (name, Path(name).name):
+        with suppress(ConfigError):
+            return text_of(known), f"the shipped one for {known}", []
+    if base_url is None:
+        draft, source = draft_recipe(model), f"drafted from the files in {model}"
+    else:
+        draft, source = draft_for_server(name, served_length(name, base_url)), f"drafted for {base_url}"
+    return draft.as_toml(), source, draft.unknown
 
 
 def _record(

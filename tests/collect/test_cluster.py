@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from lynxstop import shipped
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.begin import begin, describe
-from lynxstop.collect.cluster import Cluster, _Recorder, collect_on_ray
-from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.cluster import _Recorder, collect_on_ray
+from lynxstop.collect.options import Cluster, CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.collect.runner import collect
 from lynxstop.collect.work import Order
@@ -62,8 +63,8 @@ def alone(tmp_path):
 
 def on_ray(load, out, actors=2, **options):
     cluster = Cluster(actors=actors, cpus_per_actor=1)
-    options = CollectOptions(cluster=cluster, shard_size=SIZE, **options)
-    return collect_on_ray(load, problems(COUNT), out, SAMPLING, options)
+    given = CollectOptions(cluster=cluster, shard_size=SIZE, **options)
+    return collect_on_ray(load, problems(COUNT), out, SAMPLING, given)
 
 
 def assert_same(found, expected):
@@ -78,7 +79,7 @@ def test_an_actor_records_a_shard_once_and_refuses_another_model(tmp_path):
     order = Order(tuple(problems(6)), SAMPLING, CollectOptions(shard_size=4))
     store = store_at(tmp_path / "d")
     with pytest.raises(ConfigError, match="not the same place on all machines"):
-        _Recorder(ScriptedSource, None, str(tmp_path / "d"))({"shard": np.array([0])})
+        _Recorder(ScriptedSource, cast(Any, None), str(tmp_path / "d"))({"shard": np.array([0])})
     _, work = begin(store, describe(ScriptedSource(), order), order)
     # when an actor is given its shards, and one of them again
     actor = _Recorder(ScriptedSource, work, str(store))
@@ -86,7 +87,7 @@ def test_an_actor_records_a_shard_once_and_refuses_another_model(tmp_path):
     # then it counts all and records each once
     assert [count["traces"].tolist() for count in counts] == [[2], [4], [2]]
     assert counts[0] == counts[2]
-    assert sorted(actor._source.engine.generated) == [f"p{i}#0" for i in range(6)]
+    assert sorted(cast(Any, actor._source.engine).generated) == [f"p{i}#0" for i in range(6)]
     # and a machine with other weights is refused
     other = Fingerprint(config="c", weights="other", tokenizer="t", template="p")
     with pytest.raises(ConfigError, match="same on all machines: fingerprint"):

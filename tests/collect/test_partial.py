@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_a_trace_that_cannot_be_kept_ends_the_collection(tmp_path):
 @pytest.mark.parametrize("at_once", [None, 1, 5, 1000])
 def test_exits_are_forced_in_the_same_company_after_an_interruption(tmp_path, engine, at_once):
     # given engines that force exits one trace at a time, a few, or a whole shard at a time
-    class Noting(engine):
+    class Noting(engine):  # type: ignore[valid-type, misc]
         def force_exits(self, generations, sampling, cuts=None):
             company.append([generation.request.id for generation in generations])
             if len(company) == stop:
@@ -154,7 +155,8 @@ def test_exits_are_forced_in_the_same_company_after_an_interruption(tmp_path, en
         source = ScriptedSource(Noting(exits_at_once=at_once))
         return collect(source, problems(9), tmp_path / folder, SAMPLING, CollectOptions(keep_every=0))
 
-    company, stop = [], 0
+    company: list[Any] = []
+    stop = 0
     run("calm")
     calm, company = company, []
     # when it is interrupted again and again, at the second call that forces exits
@@ -219,14 +221,15 @@ def test_signals_end_the_command_with_all_finished_traces_kept(tmp_path, number,
 
 def test_without_a_terminal_progress_is_a_line_now_and_then():
     # given 100 traces, 40 of them recorded earlier
-    console = Console(file=io.StringIO(), width=40)
+    shown = io.StringIO()
+    console = Console(file=shown, width=40)
     with Meter(100, 40, console, "some/place", every=0.01) as meter:
-        wait_for(lambda: "40 of 100 traces" in console.file.getvalue())
+        wait_for(lambda: "40 of 100 traces" in shown.getvalue())
         # when 10 more are generated, 4 of them by the earlier run
         meter.generated(10, 4)
-        wait_for(lambda: "50 of 100 traces" in console.file.getvalue())
+        wait_for(lambda: "50 of 100 traces" in shown.getvalue())
     # then each line says how many, how fast, how long still, and where they are
-    first, *_, last = console.file.getvalue().splitlines()
+    first, *_, last = shown.getvalue().splitlines()
     assert first == "40 of 100 traces, 0.0 traces/min, time left unknown; kept in some/place"
     assert last.startswith("50 of 100 traces, ")
     assert last.endswith(" left; kept in some/place")

@@ -96,7 +96,8 @@ def test_ctrl_c_keeps_every_finished_trace_and_resuming_skips_them(recorded, tmp
             return super()._think(request, sampling)
 
     out = tmp_path / "interrupted"
-    console = Console(file=io.StringIO(), width=200)
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
     with pytest.raises(KeyboardInterrupt):
         collect(
             ScriptedSource(Interrupted()),
@@ -106,7 +107,7 @@ def test_ctrl_c_keeps_every_finished_trace_and_resuming_skips_them(recorded, tmp
             CollectOptions(shard_size=4),
             console=console,
         )
-    assert f"Interrupted: 9 of 10 traces are kept in {out};" in console.file.getvalue()
+    assert f"Interrupted: 9 of 10 traces are kept in {out};" in shown.getvalue()
     assert [file.name for file in out.glob("*.partial")] == ["shard-00002-0000.partial"]
     # when it goes on
     source = ScriptedSource()
@@ -252,13 +253,14 @@ def test_two_collections_do_not_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_drawn_on_terminals_only(tmp_path, terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=120)
     collect(
         ScriptedSource(), problems(5), tmp_path / "d", SAMPLING, CollectOptions(shard_size=2), console=console
     )
-    assert ("traces/s" in console.file.getvalue()) is terminal
-    assert ("5/5" in console.file.getvalue()) is terminal
-    assert ("0:00:00 left" in console.file.getvalue()) is terminal
+    assert ("traces/s" in shown.getvalue()) is terminal
+    assert ("5/5" in shown.getvalue()) is terminal
+    assert ("0:00:00 left" in shown.getvalue()) is terminal
 
 
 def test_the_time_left_counts_this_run_alone(monkeypatch):

@@ -19,7 +19,7 @@ from tests.support.scripted import SAMPLING, ScriptedEngine, ScriptedSource, pro
 URL = "memory://bucket/data"
 
 
-class Listed(MemoryFileSystem):
+class Listed(MemoryFileSystem):  # type: ignore[misc]
     """Remembers its listings, as the clients of object stores do."""
 
     protocol = "listed"

@@ -1,6 +1,7 @@
 """Collecting through a server over HTTP: traces are done one by one, and keep what an interruption left."""
 
 from contextlib import closing
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_an_interrupted_collection_asks_for_missing_traces_only(tmp_path):
                         raise KeyboardInterrupt
                     return force(*arguments)
 
-                source.engine.force_exits = counted
+                source.engine.force_exits = counted  # type: ignore[method-assign]
                 return collect(source, PROBLEMS, tmp_path / out, SAMPLING, OPTIONS), calls
 
         calm, calls = run("calm")
@@ -53,4 +54,6 @@ def test_an_interrupted_collection_asks_for_missing_traces_only(tmp_path):
         assert all(data.traces()["full_right"].to_pylist())
     # and the server got the system text
     asked = [r.body["messages"] for r in server.records if r.body.get("messages", [None])[0] == SYSTEM]
-    assert {messages[1]["content"] for messages in asked} == {p.prompt[1]["content"] for p in PROBLEMS}
+    assert {messages[1]["content"] for messages in asked} == {
+        cast(Any, p.prompt)[1]["content"] for p in PROBLEMS
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,16 +28,16 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
+def tokenizer() -> Any:
     return make_tokenizer(SPECIAL)
 
 
 @pytest.fixture(scope="session")
-def watch(tokenizer: transformers.PreTrainedTokenizerFast) -> Watch:
+def watch(tokenizer: Any) -> Watch:
     return compile_watch(tokenizer, CueSet(("wait", "hmm")), Delimiters(("<think>",), ("</think>",)))
 
 
-def _tiny(kind: str = "Qwen3", seed: int = 0, bias: Mapping[int, float] | None = None) -> torch.nn.Module:
+def _tiny(kind: str = "Qwen3", seed: int = 0, bias: Mapping[int, float] | None = None) -> Any:
     """A random model with lively outputs; `bias` is added to the logits of some tokens."""
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
@@ -60,7 +61,7 @@ def _linear_probe(seed: int = 0, bias: float = 0.0, layers: tuple[int, ...] = (1
 
 
 @pytest.fixture
-def tiny() -> Callable[..., torch.nn.Module]:
+def tiny() -> Callable[..., Any]:
     return _tiny
 
 
@@ -84,12 +85,8 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture
-def engine(
-    tokenizer: transformers.PreTrainedTokenizerFast, watch: Watch
-) -> Callable[..., TransformersEngine]:
-    def make(
-        model: torch.nn.Module | None = None, policy: StopPolicy = POLICY, **options: object
-    ) -> TransformersEngine:
+def engine(tokenizer: Any, watch: Watch) -> Callable[..., TransformersEngine]:
+    def make(model: Any = None, policy: StopPolicy = POLICY, **options: Any) -> TransformersEngine:
         options.setdefault("probe", _linear_probe())
         return TransformersEngine(model or _tiny(), tokenizer, watch, policy, **options)
 

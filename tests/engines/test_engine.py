@@ -21,7 +21,7 @@ from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.transformers import TransformersEngine
 from lynxstop.errors import ConfigError
 
-Tiny = Callable[..., torch.nn.Module]
+Tiny = Callable[..., Any]
 Make = Callable[..., TransformersEngine]
 GREEDY = Sampling(max_tokens=60, answer_tokens=8)
 SAMPLED = Sampling(temperature=1.0, top_p=0.97, max_tokens=80, answer_tokens=8)
@@ -142,7 +142,7 @@ def test_recorded_features_scores_and_logprobs_are_the_models(
             np.testing.assert_allclose(signals.top_gap, top[0] - top[1], atol=5e-3)
             np.testing.assert_allclose(signals.end_margin, top[0] - here[1], atol=5e-3)
             np.testing.assert_allclose(
-                [signals.min_logprob, signals.mean_logprob], [min(since), np.mean(since)]
+                [signals.min_logprob, signals.mean_logprob], [float(min(since)), float(np.mean(since))]
             )
             last = event.index
             events += 1
@@ -248,8 +248,8 @@ def test_nothing_comes_of_no_requests(engine: Make) -> None:
 
 def test_an_abandoned_run_leaves_no_hooks(engine: Make, tiny: Tiny, requests: list[Request]) -> None:
     model = tiny()
-    stream = engine(model, policy=StopPolicy((1, 16), (Level(0.2, 0.0),))).generate(requests, SAMPLED)
-    next(iter(stream))
+    stream: Any = engine(model, policy=StopPolicy((1, 16), (Level(0.2, 0.0),))).generate(requests, SAMPLED)
+    next(stream)
     stream.close()
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
     assert not torch.is_inference_mode_enabled()

@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused(scripted):
         score_points(Infinite(), replace(trace(), points=[[Point({}, 0.0, 10)] * 3]))
 
 
-class Infinite(type(rule_named("budget"))):
+class Infinite(type(rule_named("budget"))):  # type: ignore[misc]
     name = "infinite"
 
     def start(self):

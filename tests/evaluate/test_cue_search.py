@@ -3,6 +3,7 @@
 import json
 import tomllib
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +83,10 @@ def decode(ids):
     return "".join(map(chr, ids))
 
 
+def found_in(world, *more):
+    return search(cast(Any, world), *more)
+
+
 def by_word(found):
     return {word.word: word for word in found.words}
 
@@ -92,7 +97,7 @@ def by_word(found):
 )
 def test_the_word_that_tells_is_measured_and_proposed(telling, mute, end, body):
     # given exits that are foreseen before one word and not before the other
-    found = search(World({telling: True, mute: False}, end, body=body), decode)
+    found = found_in(World({telling: True, mute: False}, end, body=body), decode)
     # then their columns say so
     words = by_word(found)
     assert words[telling].probe_auc > 0.97
@@ -114,7 +119,7 @@ def test_statistics_decide_where_no_hidden_states_were_recorded():
     world._cues = world._cues.set_column(world._cues.column_names.index("entropy"), "entropy", entropy)
     world._features = world._features[:, :0]
     # when cues are looked for
-    found = search(world, decode)
+    found = found_in(world, decode)
     # then they are proposed by the statistics
     word = by_word(found)["wait"]
     assert np.isnan(word.probe_auc)
@@ -123,13 +128,13 @@ def test_statistics_decide_where_no_hidden_states_were_recorded():
 
 
 def test_both_words_are_taken_when_both_tell():
-    found = search(World({"wait": True, "hmm": True}), decode)
+    found = found_in(World({"wait": True, "hmm": True}), decode)
 
     assert set(found.proposal.words) == {"wait", "hmm"}
 
 
 def test_without_a_tokenizer_known_words_are_proposed_and_nothing_is_measured():
-    found = search(World({"wait": True, "so": False}))
+    found = found_in(World({"wait": True, "so": False}))
 
     words = by_word(found)
     assert words["so"].points == 0
@@ -142,7 +147,7 @@ def test_without_a_tokenizer_known_words_are_proposed_and_nothing_is_measured():
 def test_paragraphs_are_proposed_to_a_model_that_never_says_wait(reader):
     # given thoughts whose paragraphs all begin with another word
     names = {f"{a}{b}x": True for a in "bcdfgklm" for b in "aeiou"}
-    found = search(World(names, "\n\n", body="{}"), reader)
+    found = found_in(World(names, "\n\n", body="{}"), reader)
 
     assert (found.proposal.words, found.proposal.paragraph) == ((), True)
     assert by_word(found)[PARAGRAPH].per_trace == STEPS
@@ -151,11 +156,11 @@ def test_paragraphs_are_proposed_to_a_model_that_never_says_wait(reader):
 
 def test_traces_that_offer_nothing_are_refused():
     with pytest.raises(DataError, match="neither known cue words nor paragraphs"):
-        search(World({"so": False}))
+        found_in(World({"so": False}))
 
 
 def test_words_inside_sentences_are_told_from_openers():
-    found = search(World({"so": True}, body="{} {} wait"), decode)
+    found = found_in(World({"so": True}, body="{} {} wait"), decode)
 
     assert "wait" not in by_word(found)
     assert by_word(found)["so"].opens == 1.0
@@ -185,8 +190,9 @@ def test_real_traces_and_the_command(tmp_path):
     assert Recipe.load(out).cues.cue_set.words == tuple(found["proposal"]["words"])
     assert tomllib.loads(out.read_text())["cues"].get("paragraph", False) == found["proposal"]["paragraph"]
     # and rules can be compared there
+    recording, rules = Recording.open(data), [rule_named("convergence")]
     looks = [
-        compare(Recording.open(data), [rule_named("convergence")], points=points).lines[0].published["trials"]
+        cast(Any, compare(recording, rules, points=points).lines[0].published)["trials"]
         for points in (CUE, CUE | BOUNDARY)
     ]
     assert looks[1] > 3 * looks[0] > 0

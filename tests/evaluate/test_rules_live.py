@@ -1,5 +1,7 @@
 """A rule decides live what it decides in replay: same point, same score, in the engine and in `generate`."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -78,7 +80,7 @@ def test_generate_decides_as_replayed(
 ) -> None:
     policy, _, expected = prepared(recorded, bundle, name, CUE | BOUNDARY)
     probe = bundle.probe if policy.needs_probe else None
-    model = loaded.engine.model
+    model: Any = loaded.engine.model
     for decided, ids in list(zip(expected, asked, strict=True))[:3]:
         with EarlyExitProcessor(model, loaded.setup.watch, policy, probe=probe, risk=0.05) as stopper:
             model.generate(

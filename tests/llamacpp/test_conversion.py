@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,13 +25,11 @@ AWKWARD = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
+def tokenizer() -> Any:
     return transformers.AutoTokenizer.from_pretrained(DATA / "reasoner")
 
 
-def test_texts_have_the_same_tokens(
-    llama_server: str, tokenizer: transformers.PreTrainedTokenizerFast
-) -> None:
+def test_texts_have_the_same_tokens(llama_server: str, tokenizer: Any) -> None:
     with httpx.Client(base_url=llama_server) as client:
         for text in (*(TURN.format(problem) for problem in PROBLEMS[:100]), *AWKWARD):
             body = {"content": text, "add_special": False, "parse_special": True}
@@ -39,9 +38,7 @@ def test_texts_have_the_same_tokens(
             assert client.post("/detokenize", json={"tokens": ids}).json()["content"] == text
 
 
-def test_the_template_is_the_shipped_one(
-    llama_server: str, tokenizer: transformers.PreTrainedTokenizerFast
-) -> None:
+def test_the_template_is_the_shipped_one(llama_server: str, tokenizer: Any) -> None:
     messages = [
         {"role": "user", "content": "Solve x"},
         {"role": "assistant", "content": "<think>\nso\n</think>\n\nIt is 2."},
@@ -52,9 +49,7 @@ def test_the_template_is_the_shipped_one(
     assert made == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def test_greedy_answers_are_the_same(
-    llama_server: str, tokenizer: transformers.PreTrainedTokenizerFast
-) -> None:
+def test_greedy_answers_are_the_same(llama_server: str, tokenizer: Any) -> None:
     network = transformers.AutoModelForCausalLM.from_pretrained(DATA / "reasoner", dtype=torch.float32)
     greedy = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None, "max_new_tokens": 900}
     for problem in PROBLEMS[:5]:

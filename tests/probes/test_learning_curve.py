@@ -39,6 +39,7 @@ def test_more_problems_bring_a_better_probe_and_more_certified_savings():
     assert large.saved.mean > small.saved.mean
     assert small.auc.low < small.auc.mean < small.auc.high
     assert (small.gain, large.certified) == (None, 1.0)
+    assert large.gain is not None
     assert large.gain.mean == pytest.approx(large.saved.mean - curve.sizes[1].saved.mean)
     assert large.risk.mean < 0.2
     assert (curve.test_problems, curve.layers, curve.C) == (200, (2,), curve.C)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,7 +17,7 @@ from tests.support.servers import eventually
 from tests.support.watching import watching
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
-BODY = {"model": "toy", "messages": [{"role": "user", "content": QUESTION}]}
+BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": QUESTION}]}
 
 
 def stream(url: str, headers: dict[str, str] | None = None, **more) -> tuple[list[dict], bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -16,7 +17,7 @@ from tests.support.servers import Proxied, serving
 from tests.support.watching import watching
 
 PROMPT = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
-BODY = {"model": "toy", "prompt": PROMPT, "max_tokens": 4000}
+BODY: dict[str, Any] = {"model": "toy", "prompt": PROMPT, "max_tokens": 4000}
 
 
 @pytest.fixture(scope="module")

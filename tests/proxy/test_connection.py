@@ -38,7 +38,7 @@ class Lines:
 
 
 def read(
-    app: Lines, headers: Sequence[tuple[bytes, bytes]] = (), times: int = 1, **limits: int
+    app: Lines, headers: Sequence[tuple[bytes, bytes]] = (), times: int = 1, **limits: Any
 ) -> list[bytes]:
     async def run(url: str) -> list[bytes]:
         upstream = Upstream(ConnectionConfig(url=url))

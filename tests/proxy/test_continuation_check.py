@@ -76,11 +76,12 @@ def test_what_cannot_be_continued_is_known_before(settings: dict[str, Any], code
 
 def test_a_template_that_drops_closed_thinking_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a template as many models have: of an assistant's message only what follows the thinking is shown
+    render: Any = vars(mocked)["render"]
+
     def dropping(messages: list[dict[str, Any]], **how: Any) -> str:
         shown = [{**each, "content": str(each.get("content")).rpartition("</think>")[2]} for each in messages]
         return render(shown, **how)
 
-    render = mocked.render
     monkeypatch.setattr(mocked, "render", dropping)
     with (
         serving(MockServer(MockSettings(completions=False))) as url,
@@ -91,7 +92,7 @@ def test_a_template_that_drops_closed_thinking_is_found_out(monkeypatch: pytest.
 
 
 def test_a_server_that_begins_anew_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    complete = mocked.complete
+    complete: Any = vars(mocked)["complete"]
     monkeypatch.setattr(mocked, "complete", lambda text, *more: complete(text.partition("<think>")[0], *more))
     with serving(MockServer(MockSettings(opened=True))) as url, pytest.raises(UncontinuedError) as caught:
         checked(url)
@@ -125,11 +126,12 @@ def test_a_passing_trouble_is_no_verdict(monkeypatch: pytest.MonkeyPatch, troubl
 
 def test_a_template_that_adds_something_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a server that goes on as it did, but reads more than was said
+    render: Any = vars(mocked)["render"]
+
     def adding(messages: list[dict[str, Any]], **how: Any) -> str:
         greeting = {"role": "user", "content": "Hello"}
         return render([greeting, *messages] if how["resume"] else messages, **how)
 
-    render = mocked.render
     monkeypatch.setattr(mocked, "render", adding)
     with (
         serving(MockServer(MockSettings(completions=False))) as url,

@@ -131,7 +131,8 @@ def test_stop_length_n_and_tools(url: str) -> None:
 
 
 def test_confidence_follows_whether_the_answer_held_is_the_last_one(url: str) -> None:
-    right, wrong = [], []
+    right: list[Any] = []
+    wrong: list[Any] = []
     for number in range(25):
         asked = [{"role": "user", "content": f"What is {number} + 5 * 2?"}]
         choice = ask(url, messages=asked, logprobs=True, top_logprobs=5).json()["choices"][0]

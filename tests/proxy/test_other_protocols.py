@@ -23,7 +23,7 @@ MESSAGE = {
     "max_tokens": 4000,
     "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}],
 }
-RESPONSE = {"model": "toy", "input": "What is 7 + 5 * 2 - 3?"}
+RESPONSE: dict[str, Any] = {"model": "toy", "input": "What is 7 + 5 * 2 - 3?"}
 
 
 def test_an_error_event_has_the_shape_of_its_route() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -32,10 +32,10 @@ class Scripted:
 
 
 def run(*samples: Scripted) -> tuple[Race, list[dict[str, Any]]]:
-    race = Race(samples)
+    race = Race(cast(Any, samples))
 
     async def events() -> list[dict[str, Any]]:
-        return [event async for burst in race.bursts() for event in burst]
+        return [cast(Any, event) async for burst in race.bursts() for event in burst]
 
     return race, asyncio.run(events())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -53,7 +53,7 @@ def test_the_stream_says_what_the_whole_says(proxy):
     with client(proxy.url).responses.stream(**ASK) as stream:
         events = list(stream)
         response = stream.get_final_response()
-    assert [item.content[0].text for item in response.output] == [
+    assert [cast(Any, item).content[0].text for item in response.output] == [
         item.content[0].text for item in whole.output
     ]
     assert response.usage == whole.usage
@@ -126,7 +126,7 @@ def test_conversations_translate():
         {"role": "user", "content": "d"},
     ]  # fmt: skip
     more = {"reasoning": {"effort": "low"}, "tools": [], "store": False, "top_p": 0.9, "truncation": None}
-    chat = to_chat({**ASK, "input": items, **more})
+    chat: Any = to_chat({**ASK, "input": items, **more})
     assert [(message["role"], message["content"]) for message in chat["messages"]] == [
         ("system", "You add."), ("system", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"),
     ]  # fmt: skip
@@ -147,7 +147,7 @@ def test_a_fault_in_the_stream_is_reported(mock):
         events = client(proxy.url).responses.create(
             **ASK, stream=True, extra_headers={"x-mock": "fault=mid-thinking"}
         )
-        seen = []
+        seen: list[str] = []
         with pytest.raises(openai.APIError, match="server"):
             seen.extend(event.type for event in events)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -41,7 +41,7 @@ GOOD = Service(cause=None)
 
 def causes(services: Looking, count: int, *, together: bool = False) -> list[str | None]:
     async def run() -> list[str | None]:
-        asked: Any = [services.of(None, "toy") for _ in range(count)]
+        asked: Any = [services.of(cast(Any, None), "toy") for _ in range(count)]
         found = await asyncio.gather(*asked) if together else [await one for one in asked]
         return [one.cause for one in found]
 
@@ -65,7 +65,7 @@ def test_a_server_that_was_away_is_looked_at_anew() -> None:
 
 def test_it_is_forgotten_when_a_request_does_not_reach_it() -> None:
     with serving(MockServer(MockSettings(opened=True))) as url, watching(url) as proxy:
-        services = proxy.app.handlers["POST", CHAT]._services
+        services = cast(Any, proxy.app.handlers["POST", CHAT])._services
         body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
         assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200
         services._found = {"toy": GOOD}
@@ -87,7 +87,7 @@ def test_a_server_in_trouble_is_left_alone_for_a_while(
     services = Looking(trouble, GOOD)
     assert causes(services, 3) == ["unresolved"] * 3
     assert services.looks == 1
-    monkeypatch.setattr(service.time, "monotonic", lambda: 1e12)
+    monkeypatch.setattr("lynxstop.proxy.service.time.monotonic", lambda: 1e12)
     assert causes(services, 1) == [None]
 
 
@@ -164,8 +164,8 @@ def test_a_client_that_goes_leaves_the_look_to_the_next() -> None:
     services = Looking(None, GOOD)
 
     async def run() -> str | None:
-        first = asyncio.create_task(services.of(None, "toy"))  # type: ignore[arg-type]
-        second = asyncio.create_task(services.of(None, "toy"))  # type: ignore[arg-type]
+        first = asyncio.create_task(services.of(cast(Any, None), "toy"))
+        second = asyncio.create_task(services.of(cast(Any, None), "toy"))
         await asyncio.sleep(0)
         first.cancel()
         return (await second).cause

@@ -17,7 +17,7 @@ from tests.support.watching import EXIT, watching
 BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 
 
-def ask(proxy: Proxied, headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def ask(proxy: Proxied, headers: Any = None, **more: Any) -> dict[str, Any]:
     answer = httpx.post(proxy.url + CHAT, json={**BODY, **more}, headers=headers or {}, timeout=30)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()

@@ -49,7 +49,8 @@ def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, coun
 
 
 def test_cues_that_may_not_stop_give_no_row_of_their_own(tmp_path: Path) -> None:
-    options = {"redact": True, "answer_tokens": 4, "on_done": (outcomes := []).append}
+    outcomes: list[Any] = []
+    options = {"redact": True, "answer_tokens": 4, "on_done": outcomes.append}
     events = map(orjson.dumps, chat("00001"))
     body = {**BODY, "lynxstop": {"mode": "shadow"}}
     with (

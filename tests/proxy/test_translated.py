@@ -22,7 +22,7 @@ NAMES = st.sampled_from(
 JSON = st.recursive(
     SIMPLE, lambda part: st.lists(part, max_size=3) | st.dictionaries(NAMES, part), max_leaves=8
 )
-KEYS = {
+KEYS: dict[Callable[[Any], Any], tuple[str, ...]] = {
     messages.to_chat: (
         "messages",
         "system",
@@ -50,7 +50,7 @@ KEYS = {
 @given(data=st.data())
 def test_any_request_gives_a_chat_or_a_cause(translate: Callable[[Any], Any], data: st.DataObject) -> None:
     body = data.draw(st.dictionaries(st.sampled_from(KEYS[translate]), JSON))
-    found = translate(body)
+    found: Any = translate(body)
     assert isinstance(found, str | dict)
     if isinstance(found, dict):
         assert found["messages"]

@@ -41,7 +41,7 @@ class Hasty:
 async def ask(hasty: Hasty, transport: str, times: int) -> list[bytes]:
     server = await asyncio.start_server(hasty, "127.0.0.1", 0)
     address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    upstream = Upstream(ConnectionConfig(url=address, transport=transport))
+    upstream = Upstream(ConnectionConfig.model_validate({"url": address, "transport": transport}))
     upstream._reuses = True
     found = []
     try:

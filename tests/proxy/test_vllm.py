@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import httpx
@@ -33,7 +33,7 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore"),
 ]
-QUESTIONS = [problem.prompt for problem in held_out.problems(6, None)]
+QUESTIONS = [str(problem.prompt) for problem in held_out.problems(6, None)]
 FLAGS = [
     "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
     "--enforce-eager", "--max-model-len", "1536", "--max-num-seqs", "8", "--generation-config", "vllm",
@@ -87,8 +87,8 @@ def proxy(stock: str) -> Iterator[Proxied]:
 
 def ask(url: str, question: str, stream: bool = False, **more: Any) -> Any:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    options = {"stream_options": {"include_usage": True}} if stream else {}
-    return client.chat.completions.create(
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    return cast(Any, client).chat.completions.create(
         model="reasoner", messages=[{"role": "user", "content": question}], max_tokens=1100, temperature=0,
         stream=stream, **options, extra_body=more,
     )  # fmt: skip
@@ -170,7 +170,7 @@ def test_other_protocols_say_what_the_chat_says(proxy: Proxied) -> None:
 
 
 def message_of(url: str, **more: Any) -> Any:
-    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    client: Any = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
     messages = [{"role": "user", "content": QUESTIONS[0]}]
     body = {"temperature": 0, **more}
     return client.messages.create(model="reasoner", max_tokens=1100, messages=messages, extra_body=body)

@@ -13,6 +13,7 @@ from lynxstop.demo.problems import (
     LETTERS,
     MODULUS,
     USUAL,
+    Split,
     calculate,
     draw,
     split_of,
@@ -63,7 +64,7 @@ def test_a_prompt_belongs_to_the_split_it_was_drawn_for() -> None:
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_the_shipped_sets_are_what_the_generator_draws(split: str) -> None:
+def test_the_shipped_sets_are_what_the_generator_draws(split: Split) -> None:
     lines = (SETS / f"{split}.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert len(records) == len({r["id"] for r in records}) == SIZES[split]

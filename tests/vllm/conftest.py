@@ -128,7 +128,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
         weight = np.random.default_rng(seed).normal(size=(1, width * len(layers))).astype(np.float32) * scale
         levels = []
         for risk, threshold in zip((0.05, 0.2), thresholds, strict=True):
-            content = {
+            content: dict[str, Any] = {
                 "risk": risk,
                 "confidence": 0.9,
                 "loss": "disagree",
@@ -140,7 +140,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundl
             digest = hashlib.sha256(text.encode()).hexdigest()
             levels.append(CertifiedLevel(**content, certificate=name, sha256=digest))
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        settings = {
+        settings: dict[str, Any] = {
             "name": "tiny", "fingerprint": fingerprint(model), "engine": "transformers", "dtype": "float32",
             "sampling": ServedSampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=8, answer_tokens=64),
             "cue_words": ("wait", "hmm"), "cue_paragraph": False, "think_open": ("<think>",),

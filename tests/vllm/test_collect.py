@@ -79,7 +79,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_bytes(
     # given a data set of two shards, and one that was interrupted in the second
     recipe = Recipe.load(RECIPE)
     options = SourceOptions(arguments={"enforce_eager": True, "max_model_len": 1280, "block_size": 32})
-    asked = {
+    asked: dict[str, Any] = {
         "problems": load_problems(shipped.PROBLEMS / "test.jsonl")[:12],
         "sampling": Sampling(**recipe.sampling.model_dump(), seed=3),
         "options": CollectOptions(shard_size=8, keep_every=math.inf),

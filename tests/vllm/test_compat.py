@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from lynxstop.engines.vllm import compat
-from lynxstop.engines.vllm.compat import BEYOND, CALLEES, FIELDS, OLDEST, REQUIREMENT, Callee, Fields
+from lynxstop.engines.vllm.compat import BEYOND, OLDEST, REQUIREMENT, Callee, Fields
 from lynxstop.errors import ConfigError
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 OURS = Path(compat.__file__).parent
+ROWS: tuple[Callee | Fields, ...] = (*compat.CALLEES, *compat.FIELDS)
 WHEELS = Path(__file__).parents[2] / "build" / "wheels"
 Read = Callable[[str], str | None]
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -104,8 +105,9 @@ def members(of: ast.ClassDef) -> set[str]:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         found |= {target.id for target in targets if isinstance(target, ast.Name)}
     for inner in ast.walk(of):
-        stored = isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
-        if stored and getattr(inner.value, "id", None) == "self":
+        if not isinstance(inner, ast.Attribute) or not isinstance(inner.ctx, ast.Store):
+            continue
+        if getattr(inner.value, "id", None) == "self":
             found.add(inner.attr)
     return found
 
@@ -139,7 +141,7 @@ def test_every_name_is_in_the_oldest_version() -> None:
     assert vllm.__version__.startswith("{}.{}.".format(*OLDEST))
     sources = installed()
     # when all names are looked up, then none is missing, neither in the sources nor at load
-    assert [trouble for row in (*CALLEES, *FIELDS) if (trouble := sources.trouble(row))] == []
+    assert [trouble for row in ROWS if (trouble := sources.trouble(row))] == []
     assert compat.problem() is None
 
 
@@ -151,7 +153,7 @@ def test_every_name_is_in_the_newest_version() -> None:
         names = set(wheel.namelist())
         sources = Sources(lambda name: wheel.read(name).decode() if name in names else None)
         # when all names are looked up, then none is missing and all take what they are given
-        assert [trouble for row in (*CALLEES, *FIELDS) if (trouble := sources.trouble(row))] == []
+        assert [trouble for row in ROWS if (trouble := sources.trouble(row))] == []
 
 
 @needs_vllm
@@ -181,7 +183,7 @@ def test_the_comparison_finds_what_is_gone(row: Callee | Fields, monkeypatch: py
 
 def test_every_import_from_vllm_is_listed() -> None:
     # given our own sources
-    known = {(row.module, row.name.partition(".")[0]) for row in (*CALLEES, *FIELDS)}
+    known = {(row.module, row.name.partition(".")[0]) for row in ROWS}
     modules = {module for module, _ in known}
     # when their imports from vLLM are collected
     found = set()

@@ -92,10 +92,10 @@ class Engine:
                 logits[row, free_token(one)] = 1.0
         self.sessions.observe(step, lambda rows: values if rows is None else values[rows], logits)
         self.sessions.force(logits)
-        wanted = logits.argmax(dim=1).tolist()
-        for slot, row, start, held in zip(slots, rows, starts.tolist(), partial, strict=True):
+        wanted: list[int] = logits.argmax(dim=1).tolist()
+        for slot, drafted, start, held in zip(slots, rows, starts.tolist(), partial, strict=True):
             if not held:
-                self._verify(slot, row, wanted[start : start + len(row)])
+                self._verify(slot, drafted, wanted[start : start + len(drafted)])
 
     def _verify(self, slot: int, row: list[int], wanted: list[int]) -> None:
         """Greedy rejection: drafts count as far as they are what the model wants, and one token more."""

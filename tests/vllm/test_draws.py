@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,14 +30,14 @@ HOT = Sampling(temperature=1.2, top_p=0.9, max_tokens=40, seed=3)
 COLD = Sampling(temperature=0.5, top_k=5, max_tokens=40, seed=3)
 
 
-class _NoSessions(SessionBatch):
+class _NoSessions:
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Keep nothing."""
 
 
 def table_of(*draws: Draw | None) -> SlotTable:
     """A table of requests with these random numbers of their own."""
-    table = SlotTable(_NoSessions(), len(draws))
+    table = SlotTable(cast(SessionBatch, _NoSessions()), len(draws))
     for slot, how in enumerate(draws):
         table.enter(slot, [1], 0, RequestOptions(watched=True, draw=how), None)
     return table

@@ -30,6 +30,7 @@ REQUESTS = 200
 def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperature: float) -> None:
     # given full traces of the shipped model, recorded in vLLM, and the answers forced at their cues
     bundle = Bundle.load(shipped.BUNDLE)
+    assert bundle.probe is not None
     llm = make_llm(
         shipped.MODEL,
         bundle,

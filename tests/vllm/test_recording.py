@@ -47,8 +47,10 @@ def test_recorded_states_equal_those_of_transformers(
     for number, (ids, trace) in enumerate(zip(found, expected, strict=True)):
         assert ids[: len(trace.output_ids)] == trace.output_ids
         for place, event in enumerate(trace.events):
+            assert trace.features is not None
             row = rows[f"trace-{number}", event.index]
             scale = max(1.0, float(np.abs(trace.features[place]).max()))
+            assert row.features is not None
             np.testing.assert_allclose(row.features, trace.features[place], atol=1e-4 * scale, rtol=0)
             signals = trace.signals[place]
             known = [event.score, signals.entropy, signals.top_gap, signals.end_margin]
@@ -108,18 +110,22 @@ def test_a_recipe_is_recorded_by_and_exits_are_forced_from_the_cache(
         [(e.index, e.seen_at) for e in g.events] for g in ours
     ]
     for one, other in zip(found, ours, strict=True):
+        assert one.features is not None
+        assert other.features is not None
         np.testing.assert_allclose(one.features, other.features, atol=1e-3)
         # with the statistics of every token, unknown where they are unknown to transformers
+        assert one.tokens is not None
+        assert other.tokens is not None
         np.testing.assert_array_equal(one.tokens.ids, other.tokens.ids)
         np.testing.assert_array_equal(one.tokens.thinking, other.tokens.thinking)
         np.testing.assert_allclose(one.tokens.statistics, other.tokens.statistics, atol=2e-3)
-        signals = [[astuple(s) for s in made.signals] for made in (one, other)]
-        np.testing.assert_allclose(*signals, atol=2e-3)
-    for one, other in zip(answers, theirs, strict=True):
-        assert [(a.ids, a.finish) for a in one] == [(a.ids, a.finish) for a in other]
+        mine, known = ([astuple(s) for s in made.signals or ()] for made in (one, other))
+        np.testing.assert_allclose(mine, known, atol=2e-3)
+    for answered, expected in zip(answers, theirs, strict=True):
+        assert [(a.ids, a.finish) for a in answered] == [(a.ids, a.finish) for a in expected]
         for name in ("confidence", "first_entropy"):
-            pairs = [[getattr(a, name) for a in of_trace] for of_trace in (one, other)]
-            np.testing.assert_allclose(*pairs, atol=1e-3)
+            numbers, wanted = ([getattr(a, name) for a in row] for row in (answered, expected))
+            np.testing.assert_allclose(numbers, wanted, atol=1e-3)
     # and part of their prompts came from the cache
     assert 0 < engine.cache.cached < engine.cache.total
     # and what was fetched is gone

@@ -236,6 +236,7 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
 
     model, bundle = ruled
     setup = setup_from_bundle(bundle, transformers.AutoTokenizer.from_pretrained(model))
+    assert bundle.probe is not None
     sessions = PerRequestSessions(setup.watch, setup.policy, bundle.probe, torch.device("cpu"), 4, 2)
     for slot, structured in ((0, True), (1, False)):
         sessions.admit(slot, [0], RequestOptions(True, 0.0, budget=3, structured=structured))
@@ -245,8 +246,10 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
     for number in range(10):
         # the first step feeds the end of the prompt, which is not read
         read = None if number else np.array([False, False])
-        step = BatchStep(np.array([0, 1]), np.array(tokens), None, read, lambda rows: [])
-        sessions.observe(step, lambda rows: torch.zeros(len(rows), 128), torch.zeros(2, 22))
+        step = BatchStep(np.array([0, 1]), torch.tensor(tokens), None, read, lambda rows: [])
+        sessions.observe(
+            step, lambda rows: torch.zeros(2 if rows is None else len(rows), 128), torch.zeros(2, 22)
+        )
         logits = torch.zeros(2, 22)
         sessions.force(logits)
         forced.append([int(row.argmax()) if row.max() > 1e8 else None for row in logits])

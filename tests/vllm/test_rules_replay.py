@@ -74,6 +74,7 @@ def test_vllm_decides_as_replayed_and_as_transformers(
     for number, (tokens, decided, ids) in enumerate(zip(recorded.tokens(), expected, found, strict=True)):
         theirs = there[str(number)].output_ids
         assert ids[: len(theirs)] == theirs
+        assert policy.budget is not None
         end = policy.budget if decided is None else decided.thinking_tokens
         cut = min(end, int(table.full_tokens[number]))
         assert ids[:cut] == tokens.ids[:cut].tolist()

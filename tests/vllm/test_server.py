@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -98,8 +98,8 @@ def client(server: str) -> openai.OpenAI:
 
 
 def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 600, **xargs: Any) -> Any:
-    options = {"stream_options": {"include_usage": True}} if stream else {}
-    return client.chat.completions.create(
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    return cast(Any, client).chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=tokens, temperature=0,
         stream=stream, extra_body={"vllm_xargs": xargs} if xargs else {}, **options,
     )  # fmt: skip

@@ -19,9 +19,10 @@ from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
-from lynxstop.engines.vllm.device_sessions import COUNTERS, DeviceSessions  # noqa: E402
+from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
+from lynxstop.engines.vllm.session_batch import COUNTERS  # noqa: E402
 from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")

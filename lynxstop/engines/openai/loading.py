@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
@@ -19,6 +19,10 @@ from lynxstop.remote.continuation_check import CheckedContinuation, check_contin
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.stream_config import StreamConfig
+
+if TYPE_CHECKING:
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
@@ -86,10 +90,6 @@ def load_openai(
     ConfigError
         When the recipe asks for what a stream cannot give, or the dialect is unknown.
     """
-    from lynxstop.remote.http.config import ConnectionConfig
-    from lynxstop.remote.http.connection import Connection
-    from lynxstop.remote.http.upstream import Upstream
-
     delimiters = (
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
     )
@@ -97,8 +97,7 @@ def load_openai(
     cut: ExitSide = recipe.exit.cut or "before"
     watch = StreamWatch(recipe.cues.cue_set, delimiters)
     policy = recipe.policy((watch.vocabulary.number(exit_text.encode()),))
-    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
-    server = Connection(upstream)
+    upstream, server = _reach(base_url)
     runner = asyncio.Runner()
 
     async def learn() -> tuple[CheckedContinuation, Fingerprint, tuple[int, ...]]:
@@ -142,3 +141,38 @@ def load_openai(
     return LoadedServer(
         engine, tokenizer, StreamSetup(watch.cue_set, delimiters, exit_text, cut), fingerprint
     )
+
+
+def served_length(model: str, base_url: str) -> int | None:
+    """Ask a server for the context length of a model, in tokens; None when it does not say.
+
+    Raises
+    ------
+    UpstreamError
+        When the server cannot be reached or fails.
+    """
+    upstream, server = _reach(base_url)
+
+    async def ask() -> Any:
+        try:
+            return await server.call("/v1/models")
+        finally:
+            await upstream.aclose()
+
+    listed = asyncio.run(ask())
+    entries = listed.get("data") if isinstance(listed, dict) else None
+    for entry in entries or []:
+        if isinstance(entry, dict) and entry.get("id") == model:
+            # of vLLM and SGLang, else of llama.cpp
+            length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
+            return length if isinstance(length, int) else None
+    return None
+
+
+def _reach(base_url: str) -> tuple[Upstream, Connection]:
+    from lynxstop.remote.http.config import ConnectionConfig
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
+
+    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
+    return upstream, Connection(upstream)

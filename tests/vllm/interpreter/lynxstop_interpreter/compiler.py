@@ -7,7 +7,7 @@ from typing import Any
 from triton.backends.compiler import BaseBackend, GPUTarget
 
 
-class InterpreterCompiler(BaseBackend):
+class InterpreterCompiler(BaseBackend):  # type: ignore[misc]
     @staticmethod
     def supports_target(target: GPUTarget) -> bool:
         return target.backend == "cpu"
