@@ -169,7 +169,7 @@ def study(
     except DataError as error:
         found.failed["certificates"] = str(error)
         tell(f"No certificate: {error}")
-    work = _Work(found, folder, problems, tell, console)
+    work = _Work(found, folder, problems, recipe, tell, console)
     parts: list[tuple[str, Callable[[], Rows]]] = [("speed", work.speed), ("flips", work.flips)]
     if found.made is not None:
         parts = [("rules", work.rules), ("transfers", work.transfers), *parts]
@@ -190,6 +190,7 @@ class _Work:
         found: Study,
         folder: Path,
         problems: list[Problem],
+        recipe: Recipe | None,
         tell: Callable[[str], None],
         console: Console | None,
     ) -> None:
@@ -197,14 +198,21 @@ class _Work:
         self._options, self._problems = found.options, problems
         self._unseen = split_problems(problems)["test"] or problems
         self._bundle: Bundle | None = None if found.made is None else found.made.bundle
-        self._recipe = Recipe.load(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else Recipe()
+        written = folder / "recipe.toml"
+        self._recipe = recipe or (Recipe.load(written) if written.is_file() else Recipe())
 
     def kept(self, name: str, make: Callable[[], Rows]) -> Rows:
         """Return a part of an earlier call on the same things, or make it."""
         policy = None if self._bundle is None else self._bundle.policy
         levels = None if policy is None else [(one.risk, one.threshold) for one in policy.pooled]
         probe = None if policy is None else (policy.probe_sha256, policy.rule and policy.rule.model_dump())
-        asked = [asdict(self._options), levels, probe, digest_problems(self._problems)]
+        asked = [
+            asdict(self._options),
+            levels,
+            probe,
+            digest_problems(self._problems),
+            self._recipe.model_dump(mode="json"),
+        ]
         text = json.dumps(asked, sort_keys=True, default=str)
         key, path = hashlib.sha256(text.encode()).hexdigest(), self._folder / "parts" / f"{name}.json"
         if path.is_file() and (known := json.loads(path.read_text()))["key"] == key:

@@ -19,49 +19,7 @@ from lynxstop.replay.exits import read_exits
 from lynxstop_research import study as workflow
 from lynxstop_research import study_flips
 from lynxstop_research.study_speed import equal_budget
-from lynxstop_research.suites import SUITES, choice_problems, load_suite
-
-GPQA = {"Question": "Which?", "Correct Answer": " yes", "Incorrect Answer 1": "no"} | {
-    f"Incorrect Answer {number}": f"other {number}" for number in (2, 3)
-}
-CSQA = {
-    "question": "Where?",
-    "choices": {"label": ["A", "B", "C"], "text": ["here", "there", "nowhere"]},
-    "answerKey": "C",
-}
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Rows as a data set of the `datasets` library, in a folder."""
-    pytest.importorskip("datasets")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-    def write(row: dict[str, Any]) -> str:
-        (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
-        return f"hf://{tmp_path}/test"
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "right"), [("gpqa", GPQA, "yes"), ("csqa", CSQA, "nowhere")], ids=["gpqa", "csqa"]
-)
-def test_the_letter_of_a_choice_is_that_of_the_right_one(
-    local: Any, name: str, row: dict[str, Any], right: str
-) -> None:
-    (found,) = choice_problems(SUITES[name]._replace(source=local(row)))
-
-    lines = str(found.prompt).splitlines()
-    assert f"{found.answer}) {right}" in lines
-    assert sum(line[1:2] == ")" for line in lines) == len(row.get("choices", {}).get("text", range(4)))
-
-
-def test_a_row_of_another_form_is_refused(local: Any) -> None:
-    with pytest.raises(DataError, match="row 1 has another form: KeyError 'choices'"):
-        choice_problems(SUITES["csqa"]._replace(source=local({"q": "Where?"})))
+from lynxstop_research.suites import SUITES, load_suite
 
 
 def test_suites_name_data_sets_with_a_revision() -> None:
