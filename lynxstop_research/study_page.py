@@ -148,7 +148,7 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
             (
                 row["setting"],
                 f"{row['requests_per_second']:.2f}",
-                f"{row['against_full']:.2f}x",
+                _ratio(row),
                 f"{row['thinking']:.0f}",
                 f"{row['generated']:.0f}",
                 "unknown" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
@@ -158,12 +158,18 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
         ],
     )
     page.text(
-        f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; tokens per request. All "
+        f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; ratios with the range of the "
+        "rounds; tokens per request. All "
         "settings draw the same random numbers. A budget is the one under which the calibration traces think "
         "as many tokens as at a certified level, or a half and a quarter of the longest where there is none; "
         "it takes turns with full thinking in an engine of its own, and is compared with that.",
         note=True,
     )
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    low, high = row["against_full_low"], row["against_full_high"]
+    return f"{row['against_full']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _flips(page: Page, found: Sequence[dict[str, Any]]) -> None:

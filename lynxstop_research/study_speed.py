@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class _Setting:
     name: str
     risk: float | None = None
     mode: Mode = Mode.STOP
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
     done: Sequence[Generation] = ()
 
 
@@ -67,8 +67,9 @@ def speed(
     Returns
     -------
     list of dict
-        By setting: `setting`, `requests_per_second` and its ratio `against_full`, `thinking` and `generated`
-        (tokens per request), `accuracy` (None without gold), `disagree` (share that differs from full).
+        By setting: `setting`, `requests_per_second`, its ratio `against_full` (`_low` and `_high`: of a
+        round), `thinking` and `generated` (tokens per request), `accuracy` (None without gold), `disagree`
+        (share that differs from full thinking).
 
     Raises
     ------
@@ -136,13 +137,14 @@ def _run(
             start = time.perf_counter()
             limits = sampling if setting.mode is Mode.STOP else short
             done = {one.request.id: one for one in source.engine.generate(asked, limits)}
-            setting.seconds += time.perf_counter() - start
+            setting.seconds.append(time.perf_counter() - start)
             setting.done = [done[request.id] for request in requests]
 
 
 def _row(
     setting: _Setting, full: _Setting, grades: Sequence[Grade], reference: Sequence[Grade]
 ) -> dict[str, Any]:
+    ratios = [one / own for one, own in zip(full.seconds, setting.seconds, strict=True)]
     known = [grade.right for grade in grades if grade.right is not None]
     same = [
         one == other or agrees(one, other.answer, other.status) is True
@@ -151,8 +153,10 @@ def _row(
     return {
         "setting": setting.name,
         "requests": len(grades),
-        "requests_per_second": ROUNDS * len(grades) / setting.seconds,
-        "against_full": full.seconds / setting.seconds,
+        "requests_per_second": ROUNDS * len(grades) / sum(setting.seconds),
+        "against_full": sum(full.seconds) / sum(setting.seconds),
+        "against_full_low": min(ratios),
+        "against_full_high": max(ratios),
         "thinking": float(np.mean([one.thinking_tokens for one in setting.done])),
         "generated": float(np.mean([len(one.output_ids) for one in setting.done])),
         "accuracy": float(np.mean(known)) if known else None,
