@@ -158,8 +158,8 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
         ],
     )
     page.text(
-        f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; ratios with the range of the "
-        "rounds; tokens per request. All "
+        f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; ratios with the range of "
+        "the rounds; tokens per request. All "
         "settings draw the same random numbers. A budget is the one under which the calibration traces think "
         "as many tokens as at a certified level, or a half and a quarter of the longest where there is none; "
         "it takes turns with full thinking in an engine of its own, and is compared with that.",
