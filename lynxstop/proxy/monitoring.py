@@ -17,7 +17,6 @@ from lynxstop.monitor.journal import FileJournal, RedisJournal
 from lynxstop.monitor.levels import JOURNAL, SNAPSHOT, Inputs, LevelMonitors, open_monitors
 from lynxstop.monitor.monitor import LevelKey, MonitorOptions
 from lynxstop.proxy.audit import Auditor, Limits
-from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import MonitorConfig, ProxyConfig
 from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.logs import logger
@@ -51,7 +50,7 @@ class Monitoring:
         """Make it as the configuration says; see `over`."""
         if not config.monitor.on and config.policy.canary == 1.0:
             return cls()
-        counted = AuditMetrics(metrics.registry)
+        counted = metrics.audits
         return cls.over(config, counted, services.bundle, services.policy, inputs=True)
 
     @classmethod

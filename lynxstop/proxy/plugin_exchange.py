@@ -19,7 +19,7 @@ from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.plugin_case import Json, Message, PluginCase, Send
-from lynxstop.proxy.service import saved_shares
+from lynxstop.proxy.promise import saved_shares
 from lynxstop.remote.report import exit_report, with_exit
 
 logger = logging.getLogger("vllm.lynxstop")

@@ -153,3 +153,14 @@ def _group(asked: Any) -> str | None:
     if asked is not None and not isinstance(asked, str):
         raise RequestError("lynxstop.group is a text.", code="bad_lynxstop")
     return asked
+
+
+def for_plugin(own: PolicyConfig, options: RequestOptions) -> dict[str, Any]:
+    """Return the parameters for a plugin in the server; empty when nothing is set."""
+    if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
+        return {}
+    given: dict[str, Any] = {
+        "lynxstop_risk": "off" if options.risk is None else options.risk,
+        "lynxstop_mode": str(options.mode),
+    }
+    return given if options.group is None else {**given, "lynxstop_group": options.group}

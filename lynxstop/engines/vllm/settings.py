@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def read_settings(
             f"Unknown lynxstop settings: {', '.join(map(str, unknown))}.",
             hint=f"There are: {', '.join(_VARIABLES)}.",
         )
+    _refuse_misspelt(environment)
     found: dict[str, Any] = {
         key: environment[name] for key, name in _VARIABLES.items() if environment.get(name)
     }
@@ -134,6 +136,14 @@ def read_settings(
         close_open_thinking=_switch(found.get("close_open_thinking", False), "close_open_thinking"),
         reports=_path(found["reports"], "reports") if "reports" in found else None,
     )
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly one of the plugin's; the proxy's have the names of its sections."""
+    for name in environment:
+        near = get_close_matches(name, _VARIABLES.values(), 1, 0.9)
+        if name.startswith("LYNXSTOP_") and name not in _VARIABLES.values() and near:
+            raise ConfigError(f"The variable {name} sets nothing.", hint=f"Did you mean {near[0]}?")
 
 
 def parse_risk(value: object) -> float | str:
