@@ -59,8 +59,8 @@ def recalibrate(
             style="yellow",
         )
     _output.console.print(
-        f"{told['lost']} audits were lost and count as losses. {told['repeated_prompts']} repeat the prompt of "
-        f"another, and {told['calibration_prompts']} have a prompt of the calibration data. Restart the "
+        f"{told['lost']} audits were lost and count as losses. {told['repeated_prompts']} repeat the prompt "
+        f"of another, and {told['calibration_prompts']} have a prompt of the calibration data. Restart the "
         "servers of this bundle, and run `lynxstop monitor reset`."
     )
 

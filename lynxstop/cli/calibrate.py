@@ -12,6 +12,7 @@ from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
 from lynxstop.cli._audits import compare, recalibrate, replaced
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
@@ -32,7 +33,7 @@ def calibrate(
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     loss: Annotated[
         str, typer.Option(help=f"{', '.join(LOSSES)}, or a loss column of the table.")
     ] = "disagree",
@@ -53,8 +54,8 @@ def calibrate(
     from_audit: Annotated[
         str | None,
         typer.Option(
-            help="Test the levels again on the audits of live traffic: the folder that [monitor] state of the "
-            "proxy names, or the address of its Redis server, in place of DATA."
+            help="Test the levels again on the audits of live traffic: the folder that [monitor] state of "
+            "the proxy names, or the address of its Redis server, in place of DATA."
         ),
     ] = None,
     train: Annotated[
@@ -155,11 +156,7 @@ def calibrate(
     before = _note(folder, result, options)
     if require:
         result.require()
-    page = None
-    if report is not None:
-        from lynxstop.report.calibration import calibration_report
-
-        page = calibration_report(result, logits=loaded is not None)
+    page = None if report is None else _page(result, logits=loaded is not None)
     old = None if loaded is None or from_shadow is None else bundles.measured(loaded)
     if loaded is not None:
         bundles.install(loaded, result, default_risk)
@@ -176,6 +173,12 @@ def calibrate(
     else:
         show(result)
         compare(old or (), result)
+
+
+def _page(result: Calibration, *, logits: bool) -> str:
+    from lynxstop.report.calibration import calibration_report
+
+    return calibration_report(result, logits=logits)
 
 
 def _check_alone(option: str, bundle: Path | None, *others: object) -> None:

@@ -132,7 +132,7 @@ def audited_levels(bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[floa
         )
     if other := sorted(set(risks) - set(found)):
         raise ConfigError(
-            f"There are no audits of requests that were served at {', '.join(f'{risk:g}' for risk in other)}: "
+            f"No audited request was served at {', '.join(f'{risk:g}' for risk in other)}: "
             f"audits at {', '.join(f'{risk:g}' for risk in found)} are of exits at other thresholds.",
             hint="Leave --risk out, or certify traffic that was recorded in shadow mode: --from-shadow.",
         )
