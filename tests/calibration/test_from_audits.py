@@ -117,7 +117,7 @@ def test_audits_at_one_level_say_nothing_about_another(served, audit, tmp_path):
     error = failing(served, state, "--risk", "5%")
 
     assert isinstance(error, ConfigError)
-    assert "no audits of requests that were served at 0.05" in error.message
+    assert "No audited request was served at 0.05" in error.message
 
 
 @pytest.mark.parametrize("change", [{"threshold": -7.5}, {"threshold": None}])
@@ -127,7 +127,7 @@ def test_audits_at_another_threshold_are_refused(served, audit, tmp_path, change
     error = failing(served, state)
 
     assert isinstance(error, DataError)
-    assert "monitor reset" in error.hint
+    assert "monitor reset" in str(error.hint)
 
 
 def test_what_was_lost_is_a_loss_and_a_reset_starts_anew(served, audit, tmp_path):
