@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -181,7 +182,7 @@ def test_gpqa_shows_its_choices_in_an_order_drawn_from_them(tmp_path):
         rows.writerow(GPQA)
     (problem,) = load_problems(tmp_path / "p.csv")
     assert problem.id == "rec1"
-    lines = problem.prompt.splitlines()[2:6]
+    lines = str(problem.prompt).splitlines()[2:6]
     assert sorted(line[3:] for line in lines) == ["1 eV", "10^-4 eV", "2 eV", "3 eV"]
     assert f"{problem.answer}. 10^-4 eV" in lines
     assert set(problem.metadata) == {"Explanation", "Subdomain"}
@@ -202,7 +203,7 @@ def test_choices_that_are_no_list_are_refused(tmp_path):
     (tmp_path / "p.csv").write_text("question,options,answer\nWhich?,['one' 'two'],A\n")
     with pytest.raises(DataError, match="'options' holds no list of choices") as caught:
         load_problems(tmp_path / "p.csv")
-    assert "--prompt-column" in caught.value.hint
+    assert "--prompt-column" in str(caught.value.hint)
 
 
 def test_a_file_without_a_prompt_says_what_there_is(tmp_path):
@@ -226,7 +227,7 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 def test_system_text_and_tools_of_a_prompt_are_kept(tmp_path):
     # given them beside the question, with the answer of a training set at the end, or as ShareGPT has it
     chat = [{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": [*chat, {"role": "assistant", "content": "2"}], "system": "Be brief.", "tools": [TOOL]},
         {"messages": chat, "system_prompt": "Be brief.", "tools": json.dumps([TOOL])},
         {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
@@ -255,10 +256,10 @@ def test_the_usual_files_are_told_apart_by_what_they_hold(tmp_path):
     (tmp_path / "p.json").write_text('{\n "prompt": "p"\n}')
     with pytest.raises(DataError, match="line 1: not valid JSON") as caught:
         load_problems(tmp_path / "p.json")
-    assert "array" in caught.value.hint
+    assert "array" in str(caught.value.hint)
     with pytest.raises(DataError, match="is a folder") as caught:
         load_problems(tmp_path)
-    assert "p.jsonl" in caught.value.hint
+    assert "p.jsonl" in str(caught.value.hint)
 
 
 def test_a_prompt_may_be_a_conversation(tmp_path):
