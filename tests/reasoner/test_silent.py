@@ -10,8 +10,8 @@ pytest.importorskip("sklearn")
 
 from lynxstop.demo.problems import draw
 from lynxstop_research.reasoner.silent import SILENT, grow, printed
-from lynxstop_research.reasoner.train import DATA
 from lynxstop_research.reasoner.traces import TraceWriter
+from lynxstop_research.reasoner.train import DATA
 
 
 def test_a_silent_check_prints_no_verdict_no_difference_and_not_what_it_wanted() -> None:
