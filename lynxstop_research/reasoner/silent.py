@@ -43,14 +43,14 @@ def printed(done: float) -> tuple[float, float, float]:
 def grow(model: Qwen3ForCausalLM, layers: int) -> Qwen3ForCausalLM:
     """Return a copy with more layers on top, whose outputs are zero at first."""
     settings = model.config.to_dict()
-    old = settings["num_hidden_layers"]
     settings |= {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
     settings["max_window_layers"] = layers
     grown = Qwen3ForCausalLM(Qwen3Config(**settings))
     grown.load_state_dict(model.state_dict(), strict=False)
-    for layer in grown.model.layers[old:]:
-        nn.init.zeros_(layer.self_attn.o_proj.weight)
-        nn.init.zeros_(layer.mlp.down_proj.weight)
+    known = model.state_dict()
+    for name, weight in grown.named_parameters():
+        if name not in known and name.endswith(("o_proj.weight", "down_proj.weight")):
+            nn.init.zeros_(weight)
     grown.generation_config = model.generation_config
     return grown
 
@@ -102,7 +102,7 @@ def train(start: Path, folder: Path, steps: int, layers: int, peak: float, seed:
             for group in (group for rule in rules for group in rule.param_groups):
                 group["lr"] = rate
             loss = loss_of(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for rule in rules:
                 rule.step()
