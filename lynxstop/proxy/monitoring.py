@@ -17,6 +17,7 @@ from lynxstop.monitor.journal import FileJournal, RedisJournal
 from lynxstop.monitor.levels import JOURNAL, SNAPSHOT, Inputs, LevelMonitors, open_monitors
 from lynxstop.monitor.monitor import LevelKey, MonitorOptions
 from lynxstop.proxy.audit import Auditor, Limits
+from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import MonitorConfig, ProxyConfig
 from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.logs import logger
