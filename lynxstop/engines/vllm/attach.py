@@ -135,12 +135,14 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     """
     from lynxstop.engines.vllm.device_sessions import DeviceSessions
     from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
+    from lynxstop.engines.vllm.fused_sessions import FusedSessions, can_fuse
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
-        return DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        return FusedSessions(sessions) if can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",
