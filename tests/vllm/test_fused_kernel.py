@@ -48,11 +48,11 @@ def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, dr
         "DRAFTED": drafted, "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes, "HALF": max(sizes),
         "UNITS": min(8, max(sizes)), "BLOCK": 512,
     }  # fmt: skip
-    kinds: dict[str, Any] = {name: "i32" for name in fused_step.arg_names}
-    kinds |= {name: "constexpr" for name in constants} | {"tilt": "fp32", "states": ("*bf16", "*bf16")}
-    kinds |= {name: "*i32" for name in ("kept", "requests", "classes", "table", "shows", "tokens")}
-    kinds |= {name: "*i64" for name in ("positions", "places", "exit_ids", "counters")}
-    kinds |= {name: "*fp32" for name in ("logits", "scratch")}
+    kinds: dict[str, Any] = dict.fromkeys(fused_step.arg_names, "i32")
+    kinds |= dict.fromkeys(constants, "constexpr") | {"tilt": "fp32", "states": ("*bf16", "*bf16")}
+    kinds |= dict.fromkeys(("kept", "requests", "classes", "table", "shows", "tokens"), "*i32")
+    kinds |= dict.fromkeys(("positions", "places", "exit_ids", "counters"), "*i64")
+    kinds |= dict.fromkeys(("logits", "scratch"), "*fp32")
     kinds |= {name: ("*fp32",) * len(sizes) for name in ("weights", "biases")}
     source = ASTSource(fused_step, signature=kinds, constexprs=constants)
     # when it is compiled, then there is machine code; sums and products of the tilt are not contracted
@@ -90,7 +90,9 @@ def test_a_step_is_one_launch_and_waits_for_nothing(monkeypatch: pytest.MonkeyPa
     features, logits = torch.zeros(4, 1, device=device), torch.zeros(4, VOCABULARY, device=device)
     counted: list[list[str]] = []
     for _ in range(3):
-        step = BatchStep(np.arange(4), torch.zeros(4, dtype=torch.int32, device=device), None, None, lambda _: [])
+        step = BatchStep(
+            np.arange(4), torch.zeros(4, dtype=torch.int32, device=device), None, None, lambda _: []
+        )
         with _Operations() as seen:
             # when a step is armed
             sessions.observe(step, lambda _: features, logits)

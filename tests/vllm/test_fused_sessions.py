@@ -29,7 +29,10 @@ from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # n
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, RISK, VOCABULARY  # noqa: E402
 
-SLOTS, DRAFTS, STEPS, WIDTH = 5, 3, 14, 3
+# numpy, which computes in the interpreter, warns of infinity minus infinity
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+
+SLOTS, DRAFTS, STEPS, WIDTH = 5, 3, 8, 3
 TOKENS = (3, 4, 4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 0, 1)
 LEVELS = (-math.inf, 0.0, 0.25, 1.0, math.inf)
 SCORES = (-1.0, 0.0, 0.25, 0.6, 1.0, math.nan, math.inf)
@@ -114,7 +117,9 @@ class Stream:
             if draw.random() < 0.2:
                 tokens[int(draw.integers(len(tokens)))] = -1
                 tokens[starts] = np.abs(tokens[starts])
-            positions = np.concatenate([p + np.arange(n) for p, n in zip(self.at[slots], counts, strict=True)])
+            positions = np.concatenate(
+                [p + np.arange(n) for p, n in zip(self.at[slots], counts, strict=True)]
+            )
             drafts = Drafts(starts, counts, torch.tensor(positions), draw.random(many) < 0.15)
             self.at[slots] += draw.integers(0, counts + 1)
             self.at[slots] += 7 * (draw.random(many) < 0.03)
@@ -122,7 +127,7 @@ class Stream:
 
 
 @pytest.mark.parametrize("drafted", [False, True])
-@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(policy=policies, seed=st.integers(0, 2**32 - 1))
 def test_the_kernel_equals_the_array_form(drafted: bool, policy: StopPolicy, seed: int) -> None:
     # given: the same requests, levels, budgets and modes in both forms
@@ -199,7 +204,9 @@ def test_a_kernel_that_cannot_be_launched_changes_no_decision(monkeypatch: pytes
     # given a kernel that no longer compiles, and a request between a cue and its confirmation
     policy = StopPolicy(EXIT, (Level(RISK, 0.0),))
     arrays, fused = both(policy, False)
-    steps = [BatchStep(np.array([2]), torch.tensor([token]), None, None, lambda _: []) for token in (4, 9, EXIT[0])]
+    steps = [
+        BatchStep(np.array([2]), torch.tensor([token]), None, None, lambda _: []) for token in (4, 9, EXIT[0])
+    ]
     for number, step in enumerate(steps):
         for sessions in (arrays, fused):
             if number == 0:
@@ -209,5 +216,7 @@ def test_a_kernel_that_cannot_be_launched_changes_no_decision(monkeypatch: pytes
         features = torch.tensor([[1.0, 0.0, 0.0]])
         # when steps go on, then all is forced as in the array form, and the failure is counted once
         assert torch.equal(run(arrays, step, features), run(fused, step, features))
-    assert arrays.counters[COUNTERS.index("exits_score")] == fused.counters[COUNTERS.index("exits_score")] == 1
+    assert (
+        arrays.counters[COUNTERS.index("exits_score")] == fused.counters[COUNTERS.index("exits_score")] == 1
+    )
     assert fused.counters[COUNTERS.index("kernel_failures")] == 1

@@ -142,7 +142,7 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
-        return FusedSessions(sessions) if can_fuse(device) else sessions
+        return FusedSessions(sessions) if drafts is None and can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

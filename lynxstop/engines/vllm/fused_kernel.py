@@ -168,13 +168,15 @@ def fused_step(
         tl.atomic_add(counters + lane, before.to(tl.int64), mask=before != 0)
         state, forced = tl.where(lost, _DEAD, state), tl.where(lost, -1, forced)
         budget = tl.where(lost, _ENDLESS, budget)
-        _keep(own, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, fresh)
+        _keep(
+            own, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, fresh
+        )
         tl.store(own + (_COUNTS + lane) * field_stride, counts, mask=lane < tl.where(fresh, _COUNTED, 0))
     live = fresh
     taken = count * 0
     flags = count * 0
     place = start
-    for step in range(0, count):
+    for step in range(count):
         row = start + step
         token = tl.load(tokens + row).to(tl.int32)
         live = live & (token >= 0)
@@ -198,7 +200,9 @@ def fused_step(
                     place = row
                     if placed != 0:
                         place = tl.load(places + row).to(tl.int64)
-                score = _score(states, row, place, weights, biases, scratch, WIDTH, TAPPED, SIZES, HALF, UNITS, BLOCK)
+                score = _score(
+                    states, row, place, weights, biases, scratch, WIDTH, TAPPED, SIZES, HALF, UNITS, BLOCK
+                )
             now, before_it, earlier, current = whole, settled, pending, score
             if GUARDED:
                 earlier = pending - tilt * admitted.to(tl.float32)
