@@ -45,8 +45,8 @@ def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, dr
     from lynxstop.engines.vllm.fused_kernel import fused_step
 
     constants = {
-        "DRAFTED": drafted, "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes, "HALF": max(sizes),
-        "UNITS": min(8, max(sizes)), "BLOCK": 512,
+        "DRAFTED": drafted, "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes,
+        "HALF": max(sizes), "UNITS": min(8, max(sizes)), "BLOCK": 512,
     }  # fmt: skip
     kinds: dict[str, Any] = dict.fromkeys(fused_step.arg_names, "i32")
     kinds |= dict.fromkeys(constants, "constexpr") | {"tilt": "fp32", "states": ("*bf16", "*bf16")}

@@ -6,6 +6,7 @@ loop iterations and no launch. Importing this module needs Triton.
 """
 
 # mypy: ignore-errors
+# ruff: noqa: E501
 from __future__ import annotations
 
 import triton
