@@ -9,7 +9,7 @@ import typer
 Problems = Annotated[
     str,
     typer.Argument(
-        help="Problems: JSONL, CSV or Parquet with a prompt and, if known, an answer; or "
+        help="Problems: JSON, CSV or Parquet with a prompt and, if known, an answer; or "
         "hf://NAME[@REVISION][:CONFIG]/SPLIT."
     ),
 ]
@@ -18,11 +18,13 @@ IdColumn = Annotated[
 ]
 PromptColumn = Annotated[
     str | None,
-    typer.Option(help="Column of the prompt; by default prompt, question, problem, input or messages."),
+    typer.Option(
+        help="Column of the prompt; by default prompt, question, problem, input, messages or the like."
+    ),
 ]
 AnswerColumn = Annotated[
     str | None,
-    typer.Option(help="Column of the gold answer; by default answer, gold, target or solution."),
+    typer.Option(help="Column of the gold answer; by default answer, gold, target, solution or the like."),
 ]
 Grader = Annotated[
     str,

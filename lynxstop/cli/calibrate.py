@@ -11,6 +11,7 @@ import typer
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
@@ -31,7 +32,7 @@ def calibrate(
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     loss: Annotated[
         str, typer.Option(help=f"{', '.join(LOSSES)}, or a loss column of the table.")
     ] = "disagree",

@@ -44,7 +44,9 @@ def problems(
     from lynxstop.recordings.prompts import prompt_digest
 
     sets = {name: load_problems(name if "://" in name else Path(name)) for name in files}
-    digests = {name: [prompt_digest(problem.prompt) for problem in own] for name, own in sets.items()}
+    digests = {
+        name: [prompt_digest(problem.prompt, problem.tools) for problem in own] for name, own in sets.items()
+    }
     one_each: dict[str, tuple[str, Problem]] = {}
     for name, own in sets.items():
         for digest, problem in zip(digests[name], own, strict=True):

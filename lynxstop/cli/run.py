@@ -90,7 +90,9 @@ def run(
     mode = Mode.SHADOW if shadow else Mode.STOP
     column = next((v.column for v in policy.levels if v.column), None)
     requests = [
-        Request(p.id, texts.prompt_ids(p.prompt), risk=level, mode=mode, group=group or _group(p, column))
+        Request(
+            p.id, texts.prompt_ids(p.prompt, p.tools), risk=level, mode=mode, group=group or _group(p, column)
+        )
         for p in asked
     ]
     sampling = Sampling(**served, seed=seed)

@@ -57,7 +57,7 @@ def trace_row(
         "full_right": full.right,
         "events": len(kept(generation.events)),
         "cues": 0,
-        "prompt_sha256": prompt_digest(problem.prompt),
+        "prompt_sha256": prompt_digest(problem.prompt, problem.tools),
     }
 
 

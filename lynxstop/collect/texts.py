@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lynxstop.core.cues import CueSet
@@ -30,8 +30,8 @@ class Texts:
         self._close = delimiters.close
         self._words = sorted((word.lower() for word in cues.words), key=len, reverse=True)
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Tokens of a prompt in the chat template, ready for the model's own.
+    def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """Tokens of a prompt, and of the tools it may use, in the chat template, ready for the model's own.
 
         Raises
         ------
@@ -42,8 +42,10 @@ class Texts:
             raise ModelError(
                 "The tokenizer has no chat template.", hint="Use a chat model, or add a chat_template."
             )
-        turns = messages(prompt)
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        more = {"tools": list(tools)} if tools else {}
+        text = self._tokenizer.apply_chat_template(
+            messages(prompt), add_generation_prompt=True, tokenize=False, **more
+        )
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:

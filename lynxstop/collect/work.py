@@ -105,7 +105,10 @@ def record_shard(
     """
     texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
     jobs = {job.trace_id: job for job in work.part(number)}
-    requests = {name: Request(name, texts.prompt_ids(job.problem.prompt)) for name, job in jobs.items()}
+    requests = {
+        name: Request(name, texts.prompt_ids(job.problem.prompt, job.problem.tools))
+        for name, job in jobs.items()
+    }
     with PartialShard(store, number, work.key, requests, work.order.options.keep_every) as partial:
         before = len(partial)
 

@@ -28,11 +28,20 @@ def split(truth: NDArray[np.bool_], problems: NDArray[Any], folds: int, seed: in
     """
     if folds < 2:
         raise ConfigError("Cross-validation needs at least 2 folds.")
+    if not len(truth):
+        raise DataError(
+            "The traces hold no cue at which a forced answer could be judged.",
+            hint="Check [thinking] and [cues] in the recipe; `lynxstop recipe MODEL --check` tries them out.",
+        )
     least = min((len(set(problems[truth == side].tolist())) for side in (False, True)), default=0)
     if least < folds:
+        good = int(truth.sum())
         raise DataError(
-            f"Training needs cues of both outcomes from at least {folds} problems each; there are {least}.",
-            hint="Collect more problems, easier and harder ones.",
+            f"Of {len(truth)} answers forced at cues, {good} come out as wanted. Both outcomes have to "
+            f"occur in at least {folds} problems; the rarer one occurs in {least}.",
+            hint="Give more or harder problems, and check [sampling] in the recipe."
+            if 2 * good > len(truth)
+            else "Give more or easier problems, and check [exit] and [sampling] in the recipe.",
         )
     splitter = need("sklearn.model_selection", "calibrate").StratifiedGroupKFold
     parts = splitter(folds, shuffle=True, random_state=seed).split(truth, truth, problems)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.extras import need
 from lynxstop.grading.graders import grader_named
@@ -47,7 +48,23 @@ class Monitoring:
 
     @classmethod
     def of(cls, config: ProxyConfig, metrics: Metrics, services: Services) -> Monitoring:
-        """Make it as the configuration says.
+        """Make it as the configuration says; see `over`."""
+        if not config.monitor.on and config.policy.canary == 1.0:
+            return cls()
+        counted = metrics.audits
+        return cls.over(config, counted, services.bundle, services.policy, inputs=True)
+
+    @classmethod
+    def over(
+        cls,
+        config: ProxyConfig,
+        counted: AuditMetrics,
+        bundle: Bundle | None,
+        policy: StopPolicy | None,
+        *,
+        inputs: bool,
+    ) -> Monitoring:
+        """Make it for a bundle; `inputs` says whether scores of live requests are known, and compared.
 
         Raises
         ------
@@ -56,21 +73,32 @@ class Monitoring:
         """
         if not config.monitor.on and config.policy.canary == 1.0:
             return cls()
-        counted = AuditMetrics(metrics.registry)
         if not config.monitor.on:
-            return cls(LiveRisk(config, services.policy, counted))
+            return cls(LiveRisk(config, policy, counted))
         need("sympy", "calibrate")
         grader = grader_named(config.monitor.grader)
-        bundle = services.bundle
         if bundle is not None:
             _require_audited(bundle)
-        monitors = monitors_of(config.monitor, None if bundle is None else inputs_of(bundle))
-        live = LiveRisk(config, services.policy, counted, monitors)
+        monitors = monitors_of(config.monitor, inputs_of(bundle) if inputs and bundle is not None else None)
+        live = LiveRisk(config, policy, counted, monitors)
         sampling = None if bundle is None else bundle.policy.sampling
         limits = (
             Limits(4096, 512) if sampling is None else Limits(sampling.max_tokens, sampling.answer_tokens)
         )
         return cls(live, Auditor(config.monitor, live, counted, grader, limits))
+
+    @staticmethod
+    def check(config: ProxyConfig, bundle: Bundle) -> None:
+        """Refuse audits that a bundle does not go together with, before anything is started.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if config.monitor.on:
+            need("sympy", "calibrate")
+            grader_named(config.monitor.grader)
+            _require_audited(bundle)
 
     async def notice(self) -> str | None:
         """Say what operators have to know; None while all is well."""

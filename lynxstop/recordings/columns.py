@@ -9,13 +9,11 @@ from lynxstop.errors import DataError
 from lynxstop.grading.extract import extract_answer
 
 NAMES = {
-    "id": ("id", "unique_id"),
-    "prompt": ("prompt", "question", "problem", "input", "messages"),
-    "answer": ("answer", "gold", "target", "solution"),
+    "id": ("id", "unique_id", "question_id", "record id"),
+    "prompt": ("prompt", "question", "problem", "input", "messages", "conversations"),
+    "answer": ("answer", "gold", "target", "expected_answer", "ground_truth", "solution"),
 }
 """Names of the columns, the first that is there; upper or lower case."""
-
-_GPQA = {"question", "correct answer", "incorrect answer 1"}
 
 
 def find_columns(names: Iterable[Any], chosen: Mapping[str, str], place: str) -> dict[str, str]:
@@ -33,19 +31,13 @@ def find_columns(names: Iterable[Any], chosen: Mapping[str, str], place: str) ->
     Raises
     ------
     DataError
-        When a chosen column is missing, or the prompt is spread over columns.
+        When a chosen column is missing.
     """
     names = [str(name) for name in names]
     lower = {name.lower(): name for name in reversed(names)}
     if missing := [column for column in chosen.values() if column not in names]:
         raise DataError(
             f"{place}: there is no column {missing[0]!r}.", hint=f"There are: {', '.join(names)}."
-        )
-    if "prompt" not in chosen and lower.keys() >= _GPQA:
-        raise DataError(
-            f"{place}: this is GPQA, whose choices are in columns of their own: no column holds the prompt.",
-            hint="Write problems whose prompt lists the choices in a drawn order, as A to D, and whose "
-            "answer is the letter of the right one; record them with --grader choice.",
         )
     found = dict(chosen)
     for own, candidates in NAMES.items():

@@ -19,6 +19,14 @@ from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
 
 BODY_BYTES = 64 * 2**20
+LENGTH = 2**20
+"""Context length in tokens that the server names."""
+
+MOST_CHOICES = 128
+"""Choices of one request, as in OpenAI's API."""
+
+_WHOLE = {"n": MOST_CHOICES, "max_tokens": 2**31, "max_completion_tokens": 2**31, "seed": 2**63}
+"""Parameters that are whole numbers, and the most that they may be."""
 
 
 @dataclass
@@ -96,11 +104,17 @@ class MockServer:
                     self.records.append(record)
                     await self._generate(incoming, reply, record)
                 case "GET", "/v1/models":
-                    listed = {"id": self.model, "object": "model", "created": 0, "owned_by": "lynxstop-mock"}
+                    listed: Json = {
+                        "id": self.model,
+                        "object": "model",
+                        "created": 0,
+                        "owned_by": "lynxstop-mock",
+                    }
+                    listed["max_model_len"] = LENGTH
                     await send_json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
                     ids = self._prompt(incoming.json(), opened=self.settings.opened)
-                    await send_json(reply, {"count": len(ids), "max_model_len": 2**20, "tokens": ids})
+                    await send_json(reply, {"count": len(ids), "max_model_len": LENGTH, "tokens": ids})
                 case "POST", "/detokenize":
                     await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
                 case "GET", "/stats":
@@ -214,6 +228,13 @@ def _check(body: Json, settings: MockSettings, chat: bool) -> None:
             raise RequestError("continue_final_message and add_generation_prompt exclude each other.")
     if (body.get("top_logprobs") or 0) > 20:
         raise RequestError("top_logprobs must be at most 20.")
+    for name, most in _WHOLE.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        least = -most if name == "seed" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise RequestError(f"{name} must be a whole number from {least} to {most}.")
 
 
 def _stop_at(text: str, stop: str | list[str] | None) -> int:

@@ -14,9 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.draft import as_toml, draft_recipe
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.calibration import ledger
 from lynxstop.calibration.losses import recorded_loss
@@ -27,8 +26,10 @@ from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.core.types import Sampling
+from lynxstop.errors import DataError
 from lynxstop.notebook import table_html
-from lynxstop.probes.train import TrainedProbe
+from lynxstop.probes.target import Target
+from lynxstop.probes.train import TrainedProbe, require_both_outcomes
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.schema import Meta
@@ -45,6 +46,7 @@ from lynxstop.workflows.certify_plan import (
     split_problems,
 )
 from lynxstop.workflows.replay_levels import check_unseen, replay_levels
+from lynxstop.workflows.settle_recipe import settle_recipe
 from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop.workflows.train_rule import TrainedRule
 
@@ -80,6 +82,11 @@ class CertifyOptions:
 
     def __post_init__(self) -> None:
         recorded_loss(self.loss, selective=False)
+
+    @property
+    def target(self) -> Target:
+        """What the probe foresees."""
+        return "right" if self.loss == "wrong" else "agrees"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +206,8 @@ def certify(
     Raises
     ------
     DataError
-        When there are too few problems for any of the levels; says what so many can certify.
+        When there are too few problems for any of the levels; says what so many can certify. When the loss
+        needs gold answers, and there are none.
     LynxstopError
         As the steps do.
     """
@@ -215,18 +223,25 @@ def certify(
     for sentence in found.sentences():
         tell(sentence)
     name = str(model)
-    if options.collect.engine == "transformers":
+    if options.loss != "disagree" and not any(problem.answer for problem in asked):
+        raise DataError(
+            f"The loss {options.loss!r} needs gold answers, and none of the problems has one.",
+            hint="Name their column with --answer-column, or certify the loss disagree.",
+        )
+    if options.collect.engine != "openai":
         model = folder_of(name)
-    settings = _settle_recipe(folder, name, model, recipe, tell)
+        fingerprint(Path(model))
+    base_url = options.collect.arguments.get("base_url")
+    settings = settle_recipe(folder, name, model, recipe, tell, base_url)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
-        data = _record(source, parts, folder / "recorded", settings, options.collect, tell, ask, console)
+        data = _record(source, parts, folder / "recorded", settings, options, tell, ask, console)
     tell("Training.")
     guards = settings.guards
     bundle, trained = train_bundle(
         data["train"],
         folder / "bundle",
         Path(name).resolve().name if Path(name).is_dir() else name,
-        target="right" if options.loss == "wrong" else "agrees",
+        target=options.target,
         kind=settings.probe.kind,
         min_tokens=guards.min_tokens,
         cooldown=guards.cooldown,
@@ -260,36 +275,21 @@ def certify(
     )
 
 
-def _settle_recipe(folder: Path, name: str, model: str | Path, given: Recipe | None, tell: Told) -> Recipe:
-    """Take the recipe that is given, or that of an earlier call, or draft one; write it down."""
-    path = folder / "recipe.toml"
-    if given is not None:
-        recipe = given
-    elif path.is_file():
-        recipe = Recipe.load(path)
-        tell(f"Recipe: {path}.")
-    else:
-        recipe, source = draft_recipe(name, Path(model))
-        tell(f"Recipe: {source}; written to {path}.")
-    atomic.write_text(path, as_toml(recipe))
-    return recipe
-
-
 def _record(
     source: Source,
     parts: dict[str, list[Problem]],
     folder: Path,
     recipe: Recipe,
-    options: CollectOptions,
+    options: CertifyOptions,
     tell: Told,
     ask: Ask,
     console: Console | None,
 ) -> dict[str, Recording]:
     """Record the parts with one loaded model: the first few problems, then all, after asking."""
-    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
+    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.collect.seed)
 
     def run(name: str, problems: Sequence[Problem], append: bool) -> Recording:
-        chosen = replace(options, samples=1, max_cues=None, append=append)
+        chosen = replace(options.collect, samples=1, max_cues=None, append=append)
         return collect(source, problems, folder / name, sampling, chosen, console=console)
 
     parts = {name: problems for name, problems in parts.items() if problems}
@@ -310,6 +310,8 @@ def _record(
         done[name] = run(
             name, problems, append=before is not None and (before.finished or before.appended != ())
         )
+        if name == "train":
+            require_both_outcomes(done[name], options.target)
     return done
 
 

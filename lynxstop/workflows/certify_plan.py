@@ -33,7 +33,7 @@ def split_problems(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
     parts: dict[str, list[Problem]] = {name: [] for name in SHARES}
     seen = set()
     for problem in problems:
-        digest = content_id(problem.prompt)
+        digest = content_id(problem.prompt, problem.tools)
         if digest not in seen:
             parts[_part(int(digest, 16) / 16 ** len(digest))].append(problem)
             seen.add(digest)

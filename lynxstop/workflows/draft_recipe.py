@@ -52,9 +52,16 @@ class Draft:
     def as_toml(self) -> str:
         """Return the recipe's file, with what is known and unknown as comments."""
         lines = [f"# {line}" for line in self.known] + [f"# Look at this: {line}" for line in self.unknown]
-        for section, values in self.content.items():
-            lines += ["", f"[{section}]", *(f"{name} = {_toml(value)}" for name, value in values.items())]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n\n" + toml(self.content)
+
+
+def toml(content: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the sections of a recipe; what is None is left out."""
+    return "\n".join(
+        f"[{section}]\n"
+        + "".join(f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None)
+        for section, values in content.items()
+    )
 
 
 def draft_recipe(folder: Path) -> Draft:
@@ -91,6 +98,21 @@ def draft_recipe(folder: Path) -> Draft:
     return draft
 
 
+def draft_for_server(model: str, length: int | None) -> Draft:
+    """Draft a recipe for a model that only a server has; `length` is its context in tokens, if known."""
+    draft = Draft()
+    draft.content["source"] = {"models": [model], "note": "Drafted by lynxstop for a server."}
+    delimiters = FAMILIES["think"]
+    draft.content["thinking"] = {"open": list(delimiters.open), "close": list(delimiters.close)}
+    draft.unknown.append("<think> and </think> are a guess: the server does not say how thinking is marked.")
+    draft.content["exit"] = {"text": "\n{close}\n\n" + ANSWER}
+    draft.content["probe"] = {"layers": []}
+    _sampling(draft, {}, {"max_position_embeddings": length}, None)
+    if length is not None:
+        draft.known.append(f"Lengths for the context of {length:,} tokens that the server names.")
+    return draft
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a folder.
 
@@ -111,9 +133,13 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / "tokenizer.json").is_file():
             return _bare_tokenizer(folder, transformers)
         raise ModelError(
-            f"There is no tokenizer in {folder} that transformers can load: {error}",
+            f"There is no tokenizer in {folder} that transformers can load: {_first_line(error)}.",
             hint="The folder needs the model's tokenizer files, such as tokenizer.json.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".: ")
 
 
 def _bare_tokenizer(folder: Path, transformers: Any) -> Any:
@@ -121,7 +147,7 @@ def _bare_tokenizer(folder: Path, transformers: Any) -> Any:
         made = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # of the Rust library, without a class of its own
         raise ModelError(
-            f"{folder / 'tokenizer.json'} is damaged: {error}", hint="Download it again."
+            f"{folder / 'tokenizer.json'} is damaged: {_first_line(error)}.", hint="Download it again."
         ) from error
     made.chat_template = _json(folder / "tokenizer_config.json").get("chat_template")
     return made
@@ -213,7 +239,7 @@ def _sampling(draft: Draft, generation: Mapping[str, Any], config: Mapping[str, 
     else:
         sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
         draft.unknown.append(
-            "generation_config.json names no sampling parameters. Temperature 0.6 and top_p 0.95 are usual "
+            "nothing names the sampling parameters. Temperature 0.6 and top_p 0.95 are usual "
             "for reasoning models: use what the model's card recommends, and serve with the same."
         )
     if "do_sample" in generation or "temperature" in generation:

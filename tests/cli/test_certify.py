@@ -1,6 +1,8 @@
 """`lynxstop certify`: one command to a certified bundle, and honest refusals."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,27 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.draft import as_toml, draft_recipe
-from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.recipe import Guards
 from lynxstop.calibration.plan import smallest_size
 from lynxstop.cli import app
 from lynxstop.cli import certify as command
+from lynxstop.collect import partial
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import folder_of
 from lynxstop.errors import ConfigError, DataError, ModelError
+from lynxstop.recordings.meta_file import read_meta
 from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.prompts import content_id
 from lynxstop.recordings.storage import Recording
+from lynxstop.recordings.store import store_at
 from lynxstop.testing.server import MockServer
+from lynxstop.testing.settings import MockSettings
 from lynxstop.workflows import certify as workflow
 from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, require_enough, split_problems
+from lynxstop.workflows.draft_recipe import draft_recipe
+from lynxstop.workflows.settle_recipe import settle_recipe
 from lynxstop.workflows.verify_bundle import verify_path
-from tests.support.servers import serving
+from tests.support.servers import eventually, program, serving
 
 RISK = "30%"
 
@@ -51,10 +59,8 @@ def test_from_a_model_and_prompts_to_a_bundle_after_an_interruption(
     problems, out = written(tmp_path, 75), tmp_path / "out"
     words = (shipped.MODEL, problems, "--risk", RISK, "--out", out)
     # given a drafted recipe that was changed, and a run that is interrupted after the first problems
-    drafted, _ = draft_recipe(shipped.MODEL)
-    short = drafted.model_copy(update={"guards": drafted.guards.model_copy(update={"budget": 250})})
     out.mkdir()
-    (out / "recipe.toml").write_text(as_toml(short))
+    (out / "recipe.toml").write_text(draft_recipe(shipped.MODEL).as_toml() + "\n[guards]\nbudget = 250\n")
     calls = []
 
     def interrupted(*arguments: Any, **options: Any) -> Recording:
@@ -108,6 +114,55 @@ def test_the_model_of_a_server_is_certified_through_it(tmp_path: Path) -> None:
     assert found["serve"] is None or f"proxy --upstream {address}" in found["serve"]
 
 
+def kept(folder: Path) -> set[str]:
+    """Problems whose traces are done, in finished parts and in one that was interrupted."""
+    found: set[str] = set()
+    for path in folder.glob("*/meta.json"):
+        store = store_at(path.parent)
+        meta = read_meta(store)
+        shards = range(meta.instalments[-1].shards.stop)
+        names = partial.ids(store, shards, meta.instalments[-1].key)
+        found |= {name.partition("#")[0] for name in names}
+        if list(path.parent.glob("traces-*")):
+            found |= set(Recording.open(path.parent, partial=True).problem_ids)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_signals_end_it_with_what_is_done_kept_and_it_goes_on(tmp_path: Path) -> None:
+    # given a command of its own, in front of a slow server
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"{a} + {b} * {c}"} for a in range(2, 8) for b in range(2, 6) for c in range(2, 5)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ids = {content_id(row["prompt"]) for row in rows}
+    server = MockServer()
+
+    def asked() -> set[str]:
+        bodies = [record.body.get("messages", []) for record in server.records]
+        return {content_id(turns[0]["content"]) for turns in bodies if turns} & ids
+
+    with serving(server) as address:
+        words = ("certify", "toy", problems, "--base-url", address, "--risk", "40%", "--out", out)
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 0)):
+            server.settings = MockSettings(delay=0.004 if number else 0)
+            server.records.clear()
+            before = kept(out / "recorded")
+            with subprocess.Popen(program(*map(str, words)), stderr=subprocess.PIPE, text=True) as child:
+                if number:
+                    eventually(lambda: len(asked()) > 24 or child.poll() is not None)
+                    child.send_signal(number)
+                assert child.stderr is not None
+                said = child.stderr.read()
+            # when it gets a signal, then it keeps what is done, says so, and does none of it again
+            assert child.returncode == status, said
+            assert "Traceback" not in said
+            assert ("traces are kept in " in said) is (number is not None)
+            assert asked().isdisjoint(before)
+            assert len(kept(out / "recorded")) > len(before)
+    assert kept(out / "recorded") == ids
+    assert verify_path(out / "bundle").holds
+
+
 def test_a_model_with_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -158,14 +213,43 @@ def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
         require_enough({"train": [], "calibration": [], "test": []}, none)
 
 
-def test_a_drafted_recipe_is_read_back(tmp_path: Path) -> None:
-    recipe, source = draft_recipe(shipped.MODEL)
-    assert "drafted" in source
-    assert recipe.probe.layers == (1, 2, 3, 4)
-    assert (recipe.sampling.temperature, recipe.sampling.max_tokens) == (0.9, 1024)
-    path = tmp_path / "recipe.toml"
-    path.write_text(as_toml(recipe))
-    assert Recipe.load(path) == recipe
-    shipped_one, source = draft_recipe("Qwen/Qwen3-8B")
-    assert "shipped" in source
-    assert shipped_one.thinking.open
+def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lynxstop.testing.server.LENGTH", 4096)
+    drafted = settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    known = settle_recipe(tmp_path / "b", "Qwen/Qwen3-8B", tmp_path / "none", None, told.append)
+    with serving(MockServer()) as address:
+        served = settle_recipe(tmp_path / "c", "toy", "toy", None, told.append, address)
+    assert (served.probe.layers, served.sampling.max_tokens) == ((), 3072)
+    again = settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    assert (drafted.probe.layers, drafted.sampling.temperature) == ((1, 2, 3, -1), 0.9)
+    assert "# Look at this: " in (tmp_path / "a" / "recipe.toml").read_text()
+    assert known.thinking.open
+    assert again == drafted
+    assert any("guess" in sentence for sentence in told)
+    sources = [sentence for sentence in told if "Look at this" not in sentence]
+    for sentence, words in zip(
+        sources, ("drafted from", "shipped", "drafted for http", f"Recipe: {tmp_path}"), strict=True
+    ):
+        assert words in sentence
+    # what is given is written down, and read again by a later call
+    given = drafted.model_copy(update={"guards": Guards(budget=250)})
+    assert settle_recipe(tmp_path / "d", "mine", shipped.MODEL, given, told.append) == given
+    assert settle_recipe(tmp_path / "d", "mine", shipped.MODEL, None, told.append) == given
+
+
+@pytest.mark.timeout(120)
+def test_when_nothing_can_be_learnt_it_says_so_before_more_is_recorded(tmp_path: Path) -> None:
+    # given a model that never checks itself
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"{a} + {b}"} for a in range(2, 10) for b in range(2, 12)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["certify", "toy", str(problems), "--risk", "40%", "--out", str(out), "--base-url"]
+    with serving(MockServer(MockSettings(checks=0))) as address:
+        done = CliRunner().invoke(app, [*words, address])
+    assert isinstance(done.exception, DataError), done.exception
+    assert "no cue" in done.exception.message
+    assert "[cues]" in str(done.exception.hint)
+    assert not (out / "recorded" / "calibration").exists()

@@ -1,7 +1,10 @@
 """Problem files: read in three formats, refused with the place of the fault."""
 
+import csv
 import itertools
 import json
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,6 +104,7 @@ GSM8K = {"question": "Ann has 2 boxes of 500.", "answer": "2 * 500 = <<2*500=100
 MATH = {"problem": "What is $1/2$?", "level": "Level 1", "solution": "It is $\\boxed{\\frac{1}{2}}$ at last."}
 MATH_500 = {"problem": "p", "solution": "So \\boxed{3}.", "answer": "3", "unique_id": "test/1.json"}
 AIME = {"ID": "2024-I-1", "Problem": "p", "Solution": "Thus \\boxed{204}.", "Answer": 204}
+AIME_25 = {"problem": "p", "answer": "70", "id": "0"}
 BOTH = {"prompt": "p", "question": "q", "gold": "1", "solution": "s"}
 
 
@@ -112,6 +116,7 @@ BOTH = {"prompt": "p", "question": "q", "gold": "1", "solution": "s"}
         (MATH_500, ("test/1.json", "p", "3", {"solution"})),
         (AIME, ("2024-I-1", "p", "204", {"Solution"})),
         ({"input": "p", "target": "no box, no sign"}, (content_id("p"), "p", "no box, no sign", set())),
+        (AIME_25, ("0", "p", "70", set())),
         (BOTH, (content_id("p"), "p", "1", {"question", "solution"})),
     ],
 )
@@ -125,13 +130,80 @@ def test_a_column_that_is_named_is_taken_as_it_is(tmp_path):
     assert problem.answer == GSM8K["answer"]
 
 
-def test_gpqa_is_refused_with_what_is_missing(tmp_path):
-    row = {"Question": "q", "Correct Answer": "a", **{f"Incorrect Answer {i}": "b" for i in (1, 2, 3)}}
-    path = write_jsonl(tmp_path / "p.jsonl", [row])
-    with pytest.raises(DataError, match="choices are in columns of their own") as caught:
-        load_problems(path)
-    assert "--grader choice" in str(caught.value.hint)
-    assert load_problems(path, {"prompt": "Question"})[0].prompt == "q"
+GPQA = {
+    "Record ID": "rec1", "Question": "Which?", "Correct Answer": "10^-4 eV\n", "Incorrect Answer 1": "1 eV",
+    "Incorrect Answer 2": "2 eV", "Incorrect Answer 3": "3 eV", "Explanation": "e", "Subdomain": "Physics",
+}  # fmt: skip
+CSQA = {
+    "id": "075e", "question": "Where?", "question_concept": "c", "answerKey": "C",
+    "choices": {"label": ["A", "B", "C"], "text": ["bank", "library", "mall"]},
+}  # fmt: skip
+MMLU_PRO = {
+    "question_id": 70, "question": "Which?", "options": ["one", "two", "three"], "answer": "C",
+    "answer_index": 2, "cot_content": "", "category": "business", "src": "ori_mmlu",
+}  # fmt: skip
+ARC = {
+    "id": "M1", "question": "Which?", "answerKey": "2",
+    "choices": [{"text": "ice", "label": "1"}, {"text": "air", "label": "2"}],
+}  # fmt: skip
+MMLU = {"question": "Which?", "subject": "s", "choices": ["one", "two"], "answer": 1}
+MEDQA = {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "two", "answer_idx": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "number", "listed", "gold"),
+    [
+        (CSQA, "075e", "A. bank\nB. library\nC. mall", "C"),
+        (MMLU_PRO, "70", "A. one\nB. two\nC. three", "C"),
+        (ARC, "M1", "A. ice\nB. air", "B"),
+        (MMLU, None, "A. one\nB. two", "B"),
+        (MEDQA, None, "A. one\nB. two", "B"),
+        ({**CSQA, "answerKey": ""}, "075e", "A. bank\nB. library\nC. mall", None),
+    ],
+    ids=["csqa", "mmlu-pro", "arc", "mmlu", "medqa", "without-gold"],
+)
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet"])
+def test_choices_in_columns_of_their_own_are_listed(tmp_path, name, row, number, listed, gold):
+    path = tmp_path / name
+    if name == "p.parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        path.write_text(json.dumps([row], indent=1) if name == "p.json" else json.dumps(row))
+    (problem,) = load_problems(path)
+    assert problem.prompt == f"{row['question']}\n\n{listed}\n\nAnswer with the letter of the right choice."
+    assert (problem.answer, problem.id) == (gold, number or content_id(problem.prompt))
+    assert not {"choices", "options", "answerKey", "answer"} & set(problem.metadata)
+
+
+def test_gpqa_shows_its_choices_in_an_order_drawn_from_them(tmp_path):
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        rows = csv.DictWriter(file, list(GPQA))
+        rows.writeheader()
+        rows.writerow(GPQA)
+    (problem,) = load_problems(tmp_path / "p.csv")
+    assert problem.id == "rec1"
+    lines = str(problem.prompt).splitlines()[2:6]
+    assert sorted(line[3:] for line in lines) == ["1 eV", "10^-4 eV", "2 eV", "3 eV"]
+    assert f"{problem.answer}. 10^-4 eV" in lines
+    assert set(problem.metadata) == {"Explanation", "Subdomain"}
+    # the right one is not always at the same place
+    others = [{**GPQA, "Record ID": str(i), "Correct Answer": f"{i} J"} for i in range(20)]
+    letters = {one.answer for one in load_problems(write_jsonl(tmp_path / "p.jsonl", others))}
+    assert letters == set("ABCD")
+
+
+def test_a_question_that_lists_its_choices_and_a_named_column_stay_as_they_are(tmp_path):
+    row = {**MMLU, "question": "Which? (A) one (B) two"}
+    assert load_problems(write_jsonl(tmp_path / "p.jsonl", [row]))[0].prompt == row["question"]
+    path = write_jsonl(tmp_path / "q.jsonl", [GPQA])
+    assert load_problems(path, {"prompt": "Question"})[0].prompt == "Which?"
+
+
+def test_choices_that_are_no_list_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("question,options,answer\nWhich?,['one' 'two'],A\n")
+    with pytest.raises(DataError, match="'options' holds no list of choices") as caught:
+        load_problems(tmp_path / "p.csv")
+    assert "--prompt-column" in str(caught.value.hint)
 
 
 def test_a_file_without_a_prompt_says_what_there_is(tmp_path):
@@ -141,9 +213,53 @@ def test_a_file_without_a_prompt_says_what_there_is(tmp_path):
     assert "--prompt-column" in str(caught.value.hint)
 
 
-def test_the_same_prompt_twice_without_ids_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"line 2: the prompt of line 1 again.*--samples"):
-        load_problems(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "p"}, {"prompt": "p"}]))
+def test_the_same_prompt_twice_without_ids_is_read_once(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "p"}, {"prompt": "q"}, {"prompt": "p"}])
+    assert [problem.prompt for problem in load_problems(path)] == ["p", "q"]
+    assert "1 problems repeat" in caplog.text
+    with pytest.raises(DataError, match=r"line 2: the prompt of line 1 again, with another answer"):
+        load_problems(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "p", "answer": a} for a in ("1", "2")]))
+
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def test_system_text_and_tools_of_a_prompt_are_kept(tmp_path):
+    # given them beside the question, with the answer of a training set at the end, or as ShareGPT has it
+    chat = [{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}]
+    rows: list[dict[str, Any]] = [
+        {"messages": [*chat, {"role": "assistant", "content": "2"}], "system": "Be brief.", "tools": [TOOL]},
+        {"messages": chat, "system_prompt": "Be brief.", "tools": json.dumps([TOOL])},
+        {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
+    ]
+    system = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
+    for row, prompt in zip(rows, (system, system, "1+1?"), strict=True):
+        (problem,) = load_problems(write_jsonl(tmp_path / "p.jsonl", [row]))
+        assert problem.prompt == prompt
+        # then another set of tools is another problem
+        assert problem.tools == ((TOOL,) if "tools" in row else ())
+        assert problem.id == content_id(prompt, problem.tools)
+        assert (problem.id == content_id(prompt)) is ("tools" not in row)
+        assert (digest_problems([problem]) == digest_problems([replace(problem, tools=())])) is (
+            "tools" not in row
+        )
+    with pytest.raises(DataError, match="tools must be a list"):
+        load_problems(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "p", "tools": {"name": "add"}}]))
+
+
+def test_the_usual_files_are_told_apart_by_what_they_hold(tmp_path):
+    lines, array = '{"prompt": "p"}\n\n{"prompt": "q"}\n', '[{"prompt": "p"},\n {"prompt": "q"}]'
+    for name in ("p.json", "p.jsonl", "P.JSONL", "p.ndjson"):
+        for content in (lines, array, "\ufeff" + lines):
+            (tmp_path / name).write_text(content)
+            assert [problem.prompt for problem in load_problems(tmp_path / name)] == ["p", "q"]
+    (tmp_path / "p.json").write_text('{\n "prompt": "p"\n}')
+    with pytest.raises(DataError, match="line 1: not valid JSON") as caught:
+        load_problems(tmp_path / "p.json")
+    assert "array" in str(caught.value.hint)
+    with pytest.raises(DataError, match="is a folder") as caught:
+        load_problems(tmp_path)
+    assert "p.jsonl" in str(caught.value.hint)
 
 
 def test_a_prompt_may_be_a_conversation(tmp_path):
@@ -160,16 +276,17 @@ def test_a_prompt_may_be_a_conversation(tmp_path):
         assert len(digest_problems([first])) == 64
 
 
-def test_a_conversation_reaches_the_chat_template_whole():
+def test_a_conversation_and_its_tools_reach_the_chat_template_whole():
     class Template:
         chat_template = "x"
 
-        def apply_chat_template(self, turns, **settings):
-            return json.dumps(turns)
+        def apply_chat_template(self, turns, tools=None, **settings):
+            return json.dumps([turns, tools])
 
         def encode(self, text, **settings):
             return list(text.encode())
 
     chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
-    ids = Texts(Template(), Delimiters(("<think>",), ("</think>",)), CueSet(("wait",))).prompt_ids(chat)
-    assert json.loads(bytes(ids)) == list(chat)
+    texts = Texts(Template(), Delimiters(("<think>",), ("</think>",)), CueSet(("wait",)))
+    assert json.loads(bytes(texts.prompt_ids(chat))) == [list(chat), None]
+    assert json.loads(bytes(texts.prompt_ids(chat, (TOOL,)))) == [list(chat), [TOOL]]

@@ -116,7 +116,7 @@ def test_an_audit_that_comes_to_nothing_is_a_loss_and_harms_nobody(
             await asyncio.Event().wait()
         return full_answer.Answered(None, 3)
 
-    monkeypatch.setattr("lynxstop.proxy.audit.finished_thinking", broken)
+    monkeypatch.setattr("lynxstop.proxy.full_answer.finished_thinking", broken)
     with watching(mock[0], sections=section(tmp_path, seconds=0.3)) as proxy:
         assert ask(proxy).json()["lynxstop"]["stopped"]
         eventually(lambda: audited(proxy) == {outcome: 1})

@@ -127,7 +127,7 @@ class Stream:
 
 
 @pytest.mark.parametrize("drafted", [False])
-@settings(max_examples=5, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(policy=policies, seed=st.integers(0, 2**32 - 1))
 def test_the_kernel_equals_the_array_form(drafted: bool, policy: StopPolicy, seed: int) -> None:
     # given: the same requests, levels, budgets and modes in both forms

@@ -92,6 +92,20 @@ def test_wrong_settings_are_refused(given: Any, message: str) -> None:
         read_settings({"lynxstop": given}, {})
 
 
+def test_a_misspelt_variable_is_refused_and_those_of_the_proxy_are_not() -> None:
+    # given a variable that is nearly one of the plugin's, when settings are read, then it is named
+    with pytest.raises(ConfigError, match=r"LYNXSTOP_BUNDEL sets nothing") as caught:
+        read_settings({}, {"LYNXSTOP_BUNDEL": "/b"})
+    assert "LYNXSTOP_BUNDLE" in str(caught.value)
+    # and the proxy's own may stand beside them
+    theirs = {
+        "LYNXSTOP_POLICY_UNCERTIFIED": "stop",
+        "LYNXSTOP_RECORD_FOLDER": "/f",
+        "LYNXSTOP_SERVE_PORT": "1",
+    }
+    assert read_settings({}, theirs) is None
+
+
 def test_a_default_risk_must_be_certified() -> None:
     # given a server whose default nobody certified, when it starts, then the certified levels are listed
     with pytest.raises(ConfigError, match=r"certified levels: 0\.05, 0\.2"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -196,26 +196,25 @@ class OpenAIEngine:
         async def some(pending: set[asyncio.Task[Any]]) -> tuple[set[Any], set[Any]]:
             return await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
-        async def cancel(pending: set[asyncio.Task[Any]]) -> None:
-            for task in pending:
+        async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)  # also takes what several raised at once
 
-        pending = self._runner.run(begin())
+        tasks = pending = self._runner.run(begin())
         try:
             while pending:
                 done, pending = self._runner.run(some(pending))
                 for task in done:
                     yield task.result()
         finally:
-            if pending:
-                self._runner.run(cancel(pending))
+            self._runner.run(cancel(tasks))
 
     async def _generate(self, request: Request, sampling: Sampling) -> Generation:
         body = {
             **self._extra,
             "model": self._model,
-            "messages": self._tokenizer.messages(request.prompt_ids),
+            **self._tokenizer.request(request.prompt_ids),
             **self._dialect.neutral,
             **_parameters(sampling),
             "max_tokens": sampling.max_tokens,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
@@ -15,10 +17,15 @@ from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
+from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.continuation_check import CheckedContinuation, check_continuation
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
 from lynxstop.remote.stream_config import StreamConfig
+
+if TYPE_CHECKING:
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
@@ -84,12 +91,8 @@ def load_openai(
     ModelError
         When it does not serve the model, or shows no log-probabilities.
     ConfigError
-        When the recipe asks for what a stream cannot give, or the dialect is unknown.
+        When the recipe asks for what a stream cannot give, or the dialect or the address is none.
     """
-    from lynxstop.remote.http.config import ConnectionConfig
-    from lynxstop.remote.http.connection import Connection
-    from lynxstop.remote.http.upstream import Upstream
-
     delimiters = (
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
     )
@@ -97,8 +100,7 @@ def load_openai(
     cut: ExitSide = recipe.exit.cut or "before"
     watch = StreamWatch(recipe.cues.cue_set, delimiters)
     policy = recipe.policy((watch.vocabulary.number(exit_text.encode()),))
-    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
-    server = Connection(upstream)
+    upstream, server = _reach(base_url)
     runner = asyncio.Runner()
 
     async def learn() -> tuple[CheckedContinuation, Fingerprint, tuple[int, ...]]:
@@ -111,9 +113,11 @@ def load_openai(
 
     try:
         checked, fingerprint, exit_ids = runner.run(learn())
-    except BaseException:
+    except BaseException as error:
         runner.run(upstream.aclose())
         runner.close()
+        if isinstance(error, UpstreamError):
+            raise _named(error, base_url) from error
         raise
     config = StreamConfig(
         watch,
@@ -142,3 +146,61 @@ def load_openai(
     return LoadedServer(
         engine, tokenizer, StreamSetup(watch.cue_set, delimiters, exit_text, cut), fingerprint
     )
+
+
+def served_length(model: str, base_url: str) -> int | None:
+    """Ask a server for the context length of a model, in tokens; None when it does not say.
+
+    Raises
+    ------
+    UpstreamError
+        When the server cannot be reached or fails.
+    """
+    upstream, server = _reach(base_url)
+
+    async def ask() -> Any:
+        try:
+            return await server.call("/v1/models")
+        finally:
+            await upstream.aclose()
+
+    try:
+        listed = asyncio.run(ask())
+    except UpstreamError as error:
+        raise _named(error, base_url) from error
+    entries = listed.get("data") if isinstance(listed, dict) else None
+    for entry in entries or []:
+        if isinstance(entry, dict) and entry.get("id") == model:
+            # of vLLM and SGLang, else of llama.cpp
+            length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
+            return length if isinstance(length, int) else None
+    return None
+
+
+def _named(error: UpstreamError, base_url: str) -> UpstreamError:
+    """Say which server it is, and what may help."""
+    hint = error.hint
+    if error.status_code in (401, 403):
+        hint = f"Set the environment variable {KEY} to the server's key."
+    elif error.status_code == 404:
+        hint = "Check the address: it is the server's own, with or without /v1, and without more."
+    elif error.code == "upstream_unreachable":
+        hint = "Start the server, or check its address and port."
+    return UpstreamError(
+        f"{base_url} cannot be asked: {error.message}", code=error.code, status=error.status_code, hint=hint
+    )
+
+
+def _reach(base_url: str) -> tuple[Upstream, Connection]:
+    from lynxstop.remote.http.config import ConnectionConfig
+    from lynxstop.remote.http.connection import Connection
+    from lynxstop.remote.http.upstream import Upstream
+
+    try:
+        config = ConnectionConfig(url=base_url, api_key=os.environ.get(KEY))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(
+            f"{base_url!r} is not the address of a server.", hint="Give one like http://127.0.0.1:8000."
+        ) from error
+    upstream = Upstream(config)
+    return upstream, Connection(upstream)

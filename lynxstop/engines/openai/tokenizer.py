@@ -26,19 +26,19 @@ class StreamTokenizer:
         self._prompts: dict[int, str] = {}
         self._next = count()
 
-    def apply_chat_template(self, turns: Sequence[dict[str, str]], **ignored: Any) -> str:
-        """Return the messages as JSON: the server applies its own template."""
-        return json.dumps(list(turns))
+    def apply_chat_template(self, turns: Sequence[dict[str, str]], tools: Any = None, **ignored: Any) -> str:
+        """Return the messages and tools as JSON: the server applies its own template."""
+        return json.dumps({"messages": list(turns), **({"tools": tools} if tools else {})})
 
     def encode(self, text: str, **ignored: Any) -> list[int]:
-        """Number a prompt; `messages` gives it back."""
+        """Number a prompt; `request` gives it back."""
         number = next(self._next)
         self._prompts[number] = text
         return [number]
 
-    def messages(self, ids: Sequence[int]) -> list[dict[str, str]]:
-        """Return the messages of a prompt."""
-        found: list[dict[str, str]] = json.loads(self._prompts[ids[0]])
+    def request(self, ids: Sequence[int]) -> dict[str, Any]:
+        """Return the messages of a prompt, and its tools if it has some, as a request names them."""
+        found: dict[str, Any] = json.loads(self._prompts[ids[0]])
         return found
 
     def forget(self) -> None:

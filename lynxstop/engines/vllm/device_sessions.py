@@ -25,15 +25,16 @@ from lynxstop.engines.vllm.product_automaton import (
     ProductAutomaton,
 )
 from lynxstop.engines.vllm.request_options import RequestOptions
-from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
+from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, BatchStep, Features
 
 STATE, SEEN, LAST, NUMBER, ADMITTED, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(11)
+EXIT, SCORE = 11, 12
 """Rows of the state: automaton state, thinking tokens, position of the last eligible cue, cues and eligible
-cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, and three
-numbers (the last two float32)."""
+cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, budget,
+threshold and score of the last token (float32), and the exit as `SessionBatch.exits` gives it."""
 _REFUSED = COUNTERS.index("refused")
 MASK = (1 << SHIFT) - 1
-_FIELDS = 11
+_FIELDS = 13
 _NONE = -(2**30)
 ENDLESS = 2**30
 
@@ -62,7 +63,11 @@ class DeviceSessions:
         int64, one number per name in `COUNTERS`.
     running : int64 array
         Slots of the last step.
+    tells : bool
+        Whether `exits` is wanted; it costs some arithmetic.
     """
+
+    tells = True
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class DeviceSessions:
         self.classes = torch.from_numpy(automaton.classes).to(device)
         self.table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
         self.columns = automaton.table.shape[1]
+        self._within = torch.from_numpy(automaton.within).to(device)
         self._beyond = len(automaton.classes) - 1
         self._tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device) if policy.tilt else None
         self.exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
@@ -104,7 +110,7 @@ class DeviceSessions:
         state[STOPS] = options.stops
         state[BUDGET] = ENDLESS if options.budget is None else options.budget
         numbers[THRESHOLD] = options.threshold
-        numbers[PENDING] = np.nan
+        numbers[PENDING] = numbers[SCORE] = np.nan
         self._staged[slot] = torch.from_numpy(state)
 
     def park(self, slot: int) -> Tensor:
@@ -165,6 +171,7 @@ class DeviceSessions:
         self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
+        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(torch.float32)
 
     def settle(self, slots: list[int], lengths: Tensor) -> None:
         """Do nothing: every step counts what it did."""
@@ -214,6 +221,14 @@ class DeviceSessions:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
         return self._pending, self._seen
 
+    def exits(self) -> Tensor:
+        """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
+        return self._rows[EXIT:]
+
+    def inside(self) -> Tensor:
+        """Rows of the last step in which a thinking block is open that may still be stopped."""
+        return self._within[self._state] & (self._stops != 0)
+
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
         active = self._forced >= 0
@@ -236,10 +251,16 @@ class DeviceSessions:
             before = self._admit(settled, self._seen - 1)
             current = self._tilted(current)
             now = self._admit(whole, self._seen)
-        hit = (before & (pending > self._threshold)) | (now & (current > self._threshold))
+        earlier = before & (pending > self._threshold)
+        hit = earlier | (now & (current > self._threshold))
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
+        if self.tells and (self.device.type != "cpu" or bool(stop.any())):
+            kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
+            self._exit.copy_(torch.where(stop, kind, self._exit))
+            score = torch.where(earlier, pending, current)
+            self._exit_score.copy_(torch.where(hit, score, self._exit_score))
         self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         self._forced.masked_fill_(force, 0)
         self._state.masked_fill_(force, DEAD)

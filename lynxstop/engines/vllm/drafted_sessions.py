@@ -18,6 +18,7 @@ from lynxstop.engines.vllm.device_sessions import (
     _FIELDS,
     BUDGET,
     ENDLESS,
+    EXIT,
     FORCED,
     STATE,
     DeviceSessions,
@@ -92,6 +93,7 @@ class DraftedSessions(DeviceSessions):
         starts, held = self._bring(drafts.starts), self._bring(drafts.partial)
         first = drafts.positions[starts].to(torch.int32)
         current = self._current(kept, first, held)
+        self._accepted = current[EXIT:_FIELDS].clone()
         self._bind(current[:_FIELDS])
         self._counting = current[_COUNTS]
         after, live = [current.clone()], ~held
@@ -116,6 +118,10 @@ class DraftedSessions(DeviceSessions):
         if self._raised:
             rows, wanted, boost = (torch.cat(parts) for parts in zip(*self._raised, strict=True))
             logits.index_put_((rows, wanted), boost.to(logits.dtype), accumulate=True)
+
+    def exits(self) -> Tensor:
+        """Exits decided in rows that were accepted; those of the last step are known in the next."""
+        return self._accepted
 
     def _current(self, kept: Tensor, first: Tensor, held: Tensor | None = None) -> Tensor:
         """Take from the kept states those at positions, and count what led to them: shape (_WIDTH, requests).

@@ -153,7 +153,7 @@ def fused_step(
         chosen = first - tl.load(own + _BASE * field_stride)
         read = tl.load(own + _READ * field_stride)
         known, unknown = (chosen >= 0) & (chosen <= read), (chosen < 0) | (chosen > read)
-        at = own + tl.where(known, chosen, 0).to(tl.int64) * depth_stride
+        at = own + tl.minimum(tl.maximum(chosen, 0), read).to(tl.int64) * depth_stride
         before = tl.load(at + (_COUNTS + lane) * field_stride, mask=counting, other=0)
     state, seen = tl.load(at + _STATE * field_stride), tl.load(at + _SEEN * field_stride)
     last, number = tl.load(at + _LAST * field_stride), tl.load(at + _NUMBER * field_stride)
