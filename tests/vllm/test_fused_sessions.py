@@ -53,7 +53,9 @@ def both(policy: StopPolicy, drafted: bool, probe: Probe = FIRST) -> tuple[Any, 
     given_ = (MACHINE, policy, probe, torch.device("cpu"), SLOTS + 1, 2)
 
     def make() -> DeviceSessions:
-        return DraftedSessions(*given_, drafts=DRAFTS) if drafted else DeviceSessions(*given_)
+        made = DraftedSessions(*given_, drafts=DRAFTS) if drafted else DeviceSessions(*given_)
+        made.tells = False
+        return made
 
     return make(), FusedSessions(make())
 
