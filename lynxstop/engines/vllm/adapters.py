@@ -13,7 +13,7 @@ from lynxstop.core import no_exit
 from lynxstop.core.conditions import SETTINGS, Conditions
 from lynxstop.engines.vllm.end_of_text import EndOfText
 from lynxstop.engines.vllm.exit_reports import ExitReports
-from lynxstop.engines.vllm.hidden import HiddenStates
+from lynxstop.engines.vllm.hidden import HiddenStates, RowFeatures
 from lynxstop.engines.vllm.metrics import PluginMetrics
 from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
@@ -85,11 +85,7 @@ class RunnerAdapter:
 
     def _serve(self, logits: Tensor, step: BatchStep) -> None:
         """Read a step, score, decide, and raise the logits of forced tokens in place."""
-        last = self._last_states(len(logits))
-
-        def features(rows: Tensor | None) -> Tensor:
-            return self.hidden.features(last, step.places, rows)
-
+        features = RowFeatures(self.hidden, self._last_states(len(logits)), step.places)
         if lost := self.sessions.observe(step, features, logits):
             self.metrics.count("lost", lost)
         if self.recorder is not None:

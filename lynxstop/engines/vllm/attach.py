@@ -150,14 +150,17 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     """
     from lynxstop.engines.vllm.device_sessions import DeviceSessions
     from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
+    from lynxstop.engines.vllm.fused_sessions import FusedSessions, can_fuse
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
-        sessions.tells = served.settings.reports is not None
-        return sessions
+        settings = served.settings
+        sessions.tells = settings.reports is not None
+        beside = sessions.tells or settings.close_open_thinking
+        return FusedSessions(sessions) if drafts is None and not beside and can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

@@ -14,7 +14,7 @@ from lynxstop.engines.vllm.request_options import RequestOptions
 
 COUNTERS = (
     "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop",
-    "lost",
+    "lost", "kernel_failures",
 )  # fmt: skip
 """What sessions count; see `lynxstop.engines.vllm.metrics`."""
 
