@@ -13,8 +13,8 @@ from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Kept, Limits, Opening
+from lynxstop.remote.events import ClientEvent, Reading, as_json
 from lynxstop.remote.session import TruncationPoint
-from lynxstop.remote.stream import ClientEvent, Reading, as_json
 from lynxstop.remote.tokens import written
 
 

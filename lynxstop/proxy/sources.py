@@ -37,7 +37,8 @@ _OF_ONE_MODEL = ("policy.bundle", "upstream.model")
 """Keys that a backend does not take over from the sections."""
 
 _ELSEWHERE = frozenset(
-    f"LYNXSTOP_{name}" for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS")
+    f"LYNXSTOP_{name}"
+    for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS", "FUSED_KERNEL")
 )
 """Variables that only the plugin in vLLM has."""
 

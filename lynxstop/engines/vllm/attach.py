@@ -159,8 +159,8 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
         settings = served.settings
         sessions.tells = settings.reports is not None
-        beside = sessions.tells or settings.close_open_thinking
-        return FusedSessions(sessions) if drafts is None and not beside and can_fuse(device) else sessions
+        alone = drafts is None and not sessions.tells and not settings.close_open_thinking
+        return FusedSessions(sessions) if settings.fused_kernel and alone and can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

@@ -32,6 +32,7 @@ _VARIABLES = {
     "loop_guard": "LYNXSTOP_LOOP_GUARD",
     "close_open_thinking": "LYNXSTOP_CLOSE_OPEN_THINKING",
     "reports": "LYNXSTOP_REPORTS",
+    "fused_kernel": "LYNXSTOP_FUSED_KERNEL",
 }
 
 
@@ -62,6 +63,8 @@ class PluginSettings:
         Whether a request that ends its text while it is thinking ends its thinking instead, and answers.
     reports : Path, optional
         Folder in which the server in front finds what was decided; see `lynxstop.engines.vllm.exit_reports`.
+    fused_kernel : bool
+        Whether a GPU runs a step of the sessions as one kernel, `lynxstop.engines.vllm.fused_sessions`.
     """
 
     bundle: Path | None = None
@@ -74,6 +77,7 @@ class PluginSettings:
     loop_guard: int | None = None
     close_open_thinking: bool = False
     reports: Path | None = None
+    fused_kernel: bool = False
 
 
 def read_settings(
@@ -135,6 +139,7 @@ def read_settings(
         loop_guard=_copies(found["loop_guard"]) if "loop_guard" in found else None,
         close_open_thinking=_switch(found.get("close_open_thinking", False), "close_open_thinking"),
         reports=_path(found["reports"], "reports") if "reports" in found else None,
+        fused_kernel=_switch(found.get("fused_kernel", False), "fused_kernel"),
     )
 
 
