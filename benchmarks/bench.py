@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lynxstop_research.bench_page import Result, page, tables_of
+from lynxstop_research.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,18 +115,6 @@ def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
             return Result(one.title, one.about, command, (), seconds, failed)
         tables.append(tables_of(done.stdout))
     return Result(one.title, one.about, command, tables, seconds)
-
-
-def machine() -> str:
-    """Describe the kind of machine, not the machine."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    memory = next((int(line.split()[1]) >> 20 for line in _lines("/proc/meminfo") if "MemTotal" in line), 0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.machine()}, {cores} cores, {memory} GiB, {platform.system()}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
 def versions() -> str:

@@ -114,7 +114,7 @@ class Switch:
             if (stops := getattr(self.adapter.sessions, "_stops", None)) is not None:
                 with torch.inference_mode():
                     stops.fill_(variant == "served")
-            for seat in getattr(self.adapter.sessions, "_seats", ()):
+            for seat in getattr(self.adapter.sessions, "_by_slot", ()):
                 if seat is not None:
                     seat.session.mode = Mode.STOP if variant == "served" else Mode.SHADOW
         elif "compute_logits" in self.model.__dict__:

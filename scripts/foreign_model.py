@@ -29,7 +29,8 @@ TEMPLATE = (
 )
 ACCELERATE = "accelerate==1.15.0"
 RISK = "0.4"
-TRAINED, CERTIFIED = 24, 30
+PARTS = {"train": 32, "calibration": 32, "test": 8}
+VLLM = {"enforce_eager": True, "max_model_len": 512, "block_size": 32, "gpu_memory_utilization": 0.2}
 
 
 def model_folder() -> Path:
@@ -76,25 +77,26 @@ def write_recipe(model: Path, path: Path) -> None:
     draft = draft_recipe(model)
     draft.content["cues"] = {"words": ["so", "then", "now", "therefore", "first", "next"], "paragraph": True}
     draft.content["sampling"] = {
-        "temperature": 0.7, "top_p": 0.95, "top_k": 0, "max_tokens": 112, "answer_tokens": 16,
+        "temperature": 0.3, "top_p": 0.95, "top_k": 0, "max_tokens": 112, "answer_tokens": 16,
     }  # fmt: skip
     draft.content["guards"] = {"budget": 64, "cooldown": 8, "max_points": 6}
     path.write_text(draft.as_toml())
 
 
-def write_problems(path: Path, count: int, seed: int) -> None:
-    """Write sums of two numbers, as JSON lines."""
-    draw = random.Random(seed)
-    pairs = draw.sample([(a, b) for a in range(2, 40) for b in range(2, 40)], count)
-    rows = [
-        {
-            "id": f"{path.stem}-{a}-{b}",
-            "prompt": f"Explain step by step how to add {a} and {b}, then give the sum.",
-            "answer": str(a + b),
-        }
-        for a, b in pairs
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write_problems(out: Path) -> None:
+    """Write sums of two small numbers, as JSON lines, none of them in two parts."""
+    pairs = [(a, b) for a in range(1, 10) for b in range(1, 10)]
+    random.Random(1).shuffle(pairs)
+    for part, count in PARTS.items():
+        rows = [
+            {
+                "id": f"{a}-{b}",
+                "prompt": f"Explain step by step how to add {a} and {b}, then give the sum.",
+                "answer": str(a + b),
+            }
+            for a, b in (pairs.pop() for _ in range(count))
+        ]
+        (out / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def lynxstop(*words: object) -> None:
@@ -104,20 +106,55 @@ def lynxstop(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "lynxstop.cli", *line], check=True)
 
 
+def serve(model: Path, out: Path) -> None:
+    """Serve the test problems in vLLM at the certified level, and compare with the replay of their traces."""
+    from contextlib import closing
+
+    from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.collect.texts import Texts
+    from lynxstop.core.types import Request, Sampling
+    from lynxstop.engines.vllm.loading import load_engine
+    from lynxstop.recordings.problems import load_problems
+    from lynxstop.recordings.storage import Recording
+    from lynxstop.replay.exits import read_exits
+    from lynxstop.replay.serving import scores_of
+
+    bundle, data = Bundle.load(out / "bundle"), Recording.open(out / "test")
+    policy = bundle.policy.stop_policy()
+    exits, level = read_exits(data, policy), policy.levels[0]
+    replayed = exits.at(scores_of(bundle, data)[exits.rows], level.threshold)
+    expected = dict(zip(exits.problem_ids.tolist(), replayed.gross.tolist(), strict=True))
+    with closing(load_engine(str(model), bundle, arguments=VLLM)) as loaded:
+        texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
+        problems = load_problems(out / "test.jsonl")
+        requests = [Request(p.id, texts.prompt_ids(p.prompt), risk=level.risk) for p in problems]
+        served = list(loaded.engine.generate(requests, Sampling(**bundle.policy.sampling.model_dump())))
+    same = sum(one.thinking_tokens == expected[one.request.id] for one in served)
+    print(
+        f"Served in vLLM at {RISK}: {int(replayed.exits.sum())} of {len(served)} requests stop in the "
+        f"replay of their traces; {same} of {len(served)} think as many tokens as there."
+    )
+
+
 def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "out/foreign")
     out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     model, recipe = model_folder(), out / "recipe.toml"
     lynxstop("recipe", model, "--check", "--check-tokens", 64)
     write_recipe(model, recipe)
-    write_problems(out / "train.jsonl", TRAINED, 1)
-    write_problems(out / "calibration.jsonl", CERTIFIED, 2)
-    for part in ("train", "calibration"):
-        lynxstop("collect", model, out / f"{part}.jsonl", out / part, "--recipe", recipe, "--batch-size", 32)
+    write_problems(out)
+    arguments = [
+        word for name, value in VLLM.items() for word in ("--argument", f"{name}={json.dumps(value)}")
+    ]
+    for part in PARTS:
+        how = ("--engine", "vllm", *arguments) if part == "test" else ("--batch-size", 32)
+        lynxstop("collect", model, out / f"{part}.jsonl", out / part, "--recipe", recipe, *how)
     lynxstop("train", out / "train", out / "bundle")
     lynxstop("calibrate", out / "bundle", out / "calibration", "--risk", RISK)
-    lynxstop("evaluate", out / "calibration", "--bundle", out / "bundle")
+    lynxstop("evaluate", out / "test", "--bundle", out / "bundle")
     lynxstop("verify", out / "bundle")
+    serve(model, out)
 
 
 if __name__ == "__main__":

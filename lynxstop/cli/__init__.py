@@ -19,6 +19,7 @@ SUMMARIES = {
     "demo": "Run held-out problems with full thinking and with early exit at the certified risk.",
     "certify": "Go from a model and a file of problems to a certified bundle, a report, and the command that "
     "serves it.",
+    "study": "Study a model: certificates, all rules, transfer, speed and flips of decisions, on one page.",
     "doctor": "Examine this machine, or try a server out, and say what works and what to do about the rest.",
     "collect": "Record full traces, the features of every cue, and the answer forced there.",
     "train": "Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.",

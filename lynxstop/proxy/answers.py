@@ -14,8 +14,8 @@ from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.request_options import KEY
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.service import Services
+from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.headers import Headers, for_answer
-from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 

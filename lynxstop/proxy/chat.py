@@ -262,7 +262,7 @@ class ChatHandler(Answers):
             self._metrics.uncertified.labels(cause).inc()
         if self._thinks(request.options, departures):
             return request, "uncertified"
-        return replace(request, options=replace(request.options, certified=False)), None
+        return replace(request, options=replace(request.options, departures=departures)), None
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
         """Forward the request as it is."""
@@ -329,6 +329,7 @@ class ChatHandler(Answers):
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
             certificate=level.certificate if level is not None and holds else None,
+            departures=options.departures,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -101,6 +101,10 @@ class PolicyConfig(Section):
         default=1.0, ge=0, le=1, description="Share of the requests that may be stopped at all."
     )
 
+    def level_of_effort(self, body: Mapping[str, Any]) -> Risk | None:
+        """Return the level that the reasoning effort of a request stands for; None where it names none."""
+        return self.reasoning_effort.get(str(body.get("reasoning_effort")))
+
 
 class LimitsConfig(Section):
     """[limits]: what one process takes on."""
@@ -153,7 +157,10 @@ class MonitorConfig(Section):
         default=False,
         description="Take a recent rise of the risk for an alarm, too; found sooner, false at times.",
     )
-    grader: str = Field(default="math", description="Compares answers, as in `collect --grader`.")
+    grader: str | None = Field(
+        default=None,
+        description="Compares answers; none: the grader of the bundle. A function has to be named.",
+    )
     concurrent: PositiveInt = Field(default=2, description="Audits of one process at a time.")
     waiting: PositiveInt = Field(default=64, description="Audits that wait; while so many do, none is begun.")
     seconds: PositiveFloat = Field(default=600.0, description="Longest audit; then it counts as a loss.")

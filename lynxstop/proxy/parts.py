@@ -15,7 +15,7 @@ from lynxstop.proxy.background import Background
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import BackendConfig, ProxyConfig
 from lynxstop.proxy.metrics import Metrics
-from lynxstop.proxy.monitoring import Monitoring
+from lynxstop.proxy.monitoring import Monitoring, grader_of
 from lynxstop.proxy.request_options import check_levels
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.running import Running
@@ -99,4 +99,5 @@ def _shadow(config: ProxyConfig, bundle: Bundle | None, metrics: Metrics) -> Sha
         answer_tokens=bundle.policy.sampling.answer_tokens,
         on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
         served=served_as(bundle.policy),
+        grader=grader_of(config.monitor.grader, bundle.policy.grader),
     )

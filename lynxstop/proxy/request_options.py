@@ -32,8 +32,8 @@ class RequestOptions:
     group : str or None
     named : bool
         Whether the request itself named anything.
-    certified : bool
-        False for a request outside the conditions of its level's certificate.
+    departures : tuple of str
+        What lies outside the conditions of its level's certificate.
     """
 
     risk: float | None
@@ -41,7 +41,12 @@ class RequestOptions:
     race: int = 1
     group: str | None = None
     named: bool = False
-    certified: bool = True
+    departures: tuple[str, ...] = ()
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate of its level holds for it."""
+        return not self.departures
 
 
 def read_options(
@@ -71,8 +76,7 @@ def read_options(
         On an unknown key, a level that is not certified (the message lists them), or an impossible value.
     """
     given = _given(incoming, body)
-    effort = config.reasoning_effort.get(str(body.get("reasoning_effort")))
-    asked = given.get("risk", effort)
+    asked = given.get("risk", config.level_of_effort(body))
     if asked is None:
         asked = config.risk if config.risk is not None else (default if default is not None else OFF)
     risk = _risk(asked)

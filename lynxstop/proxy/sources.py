@@ -36,7 +36,10 @@ BACKEND = "backend"
 _OF_ONE_MODEL = ("policy.bundle", "upstream.model")
 """Keys that a backend does not take over from the sections."""
 
-_ELSEWHERE = frozenset({"LYNXSTOP_RECORD", "LYNXSTOP_RECIPE"})
+_ELSEWHERE = frozenset(
+    f"LYNXSTOP_{name}"
+    for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS", "FUSED_KERNEL")
+)
 """Variables that only the plugin in vLLM has."""
 
 

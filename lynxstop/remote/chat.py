@@ -19,13 +19,13 @@ from lynxstop.remote.continued import continued
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Dialect, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
+from lynxstop.remote.events import ClientEvent, Reading
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
 from lynxstop.remote.held_frames import Frame, HeldFrames
 from lynxstop.remote.report import with_exit
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
-from lynxstop.remote.stream import ClientEvent, Reading
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken, written
 

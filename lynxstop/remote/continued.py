@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Call, Limits
+from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.second_request import SecondRequest
 from lynxstop.remote.session import TruncationPoint
-from lynxstop.remote.stream import ClientEvent
 from lynxstop.remote.tokens import written
 
 if TYPE_CHECKING:

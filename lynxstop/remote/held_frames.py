@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from lynxstop.remote.delta import Delta
 from lynxstop.remote.event_rewriter import EventRewriter
+from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.session import TruncationPoint
-from lynxstop.remote.stream import ClientEvent
 from lynxstop.remote.tokens import StreamToken, written
 
 

@@ -19,6 +19,12 @@ def certified_report(made: CertifiedModel) -> str:
         lead=next((one.promise for one in pooled if not one.refused), pooled[-1].promise),
         footer=f"lynxstop {__version__}. `lynxstop verify {made.bundle.path}` recomputes the certificates.",
     )
+    add_certified(page, made)
+    return page.render()
+
+
+def add_certified(page: Page, made: CertifiedModel) -> None:
+    """Add how it is served, what it does on held-out problems, and what the certificates rest on."""
     if made.tried > 1:
         page.text(
             f"This is calibration {made.tried} on these problems, and a certificate counts one: the promise "
@@ -56,7 +62,6 @@ def certified_report(made: CertifiedModel) -> str:
     for sentence in made.outlook.sentences():
         page.text(sentence)
     add_calibration(page, made.calibration, logits=made.bundle.probe is not None)
-    return page.render()
 
 
 def _held_out(row: dict[str, Any]) -> tuple[object, ...]:

@@ -162,12 +162,13 @@ TOOL = {"type": "function", "name": "check", "description": "Checks.", "paramete
 
 
 def test_a_call_after_an_exit_is_an_item_and_its_result_goes_back(proxy):
-    first = client(proxy.url).responses.create(**ASK, tools=[TOOL])
+    asked: Any = {**ASK, "tools": [TOOL]}
+    first: Any = client(proxy.url).responses.create(**asked)
     assert [item.type for item in first.output] == ["reasoning", "function_call"]
     call = first.output[1]
     assert (call.name, json.loads(call.arguments)) == ("check", {})
     assert first.lynxstop["stopped"]
-    with client(proxy.url).responses.stream(**ASK, tools=[TOOL]) as stream:
+    with client(proxy.url).responses.stream(**asked) as stream:
         events = list(stream)
         streamed = stream.get_final_response()
     assert [item.type for item in streamed.output] == ["reasoning", "function_call"]

@@ -23,9 +23,9 @@ from lynxstop.remote.delta import Delta
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.events import Reading, as_json
 from lynxstop.remote.fast_path import EventTemplate, RawLogprobs, parse_without_logprobs
 from lynxstop.remote.report import report
-from lynxstop.remote.stream import Reading, as_json
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken
 

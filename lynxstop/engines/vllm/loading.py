@@ -1,4 +1,4 @@
-"""Start vLLM on a model to record by a recipe."""
+"""Start vLLM on a model to record by a recipe, or to run with a bundle."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.artifacts.setup import Setup, setup_from_recipe, with_budget
+from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
+from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.row_files import MEMORY
 from lynxstop.errors import ConfigError, LynxstopError, MissingExtraError, ModelError
@@ -37,13 +39,13 @@ class LoadedVllm:
 
 def load_engine(
     model: str,
-    recipe: Recipe,
+    made_by: Bundle | Recipe,
     *,
     dtype: str | None = None,
     batch_size: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> LoadedVllm:
-    """Start vLLM in this process, with lynxstop recording by a recipe.
+    """Start vLLM in this process, with lynxstop recording by a recipe or stopping by a bundle.
 
     One process schedules the same requests in the same way every time; the workers of tensor parallelism are
     processes of their own all the same.
@@ -52,8 +54,8 @@ def load_engine(
     ----------
     model : str
         A model folder, or a name on the hub.
-    recipe : Recipe
-        Its layers are recorded.
+    made_by : Bundle or Recipe
+        The layers of a recipe are recorded; a bundle stops requests that name a risk.
     dtype : str, optional
         As vLLM names it; float32 on a CPU, the model's own elsewhere.
     batch_size : int, optional
@@ -80,11 +82,7 @@ def load_engine(
         tokenizer = need("transformers", "vllm").AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
-    setup = setup_from_recipe(recipe, tokenizer)
-    policy = with_budget(setup.policy, recipe)
-    guards = recipe.guards.model_copy(update={"budget": policy.budget})
-    written = recipe.model_copy(update={"guards": guards}).model_dump(mode="json")
-    lynxstop = {"recipe": written, "record": MEMORY}
+    setup, policy, lynxstop, layers = _settled(made_by, tokenizer)
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     vllm = need("vllm", "vllm")
@@ -97,7 +95,7 @@ def load_engine(
     try:
         llm = vllm.LLM(
             model,
-            additional_config={"lynxstop": lynxstop},
+            additional_config={"lynxstop": {**lynxstop, "record": MEMORY}},
             worker_extension_cls=EXTENSION,
             **(defaults | given),
         )
@@ -111,11 +109,26 @@ def load_engine(
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
-    layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
+    counted = tuple(sorted({k if k >= 0 else depth + 1 + k for k in layers}))
     return LoadedVllm(
-        engine=VllmEngine(llm, setup, layers, policy),
+        engine=VllmEngine(llm, setup, counted, policy),
         tokenizer=tokenizer,
         setup=setup,
         fingerprint=fingerprint(model_folder(config)),
         dtype=str(config.dtype).removeprefix("torch."),
     )
+
+
+def _settled(
+    made_by: Bundle | Recipe, tokenizer: Any
+) -> tuple[Setup, StopPolicy, dict[str, Any], tuple[int, ...]]:
+    """Setup, policy, settings of the plugin and layers."""
+    if isinstance(made_by, Bundle):
+        setup = setup_from_bundle(made_by, tokenizer)
+        layers = () if made_by.probe is None else made_by.probe.layers
+        return setup, setup.policy, {"bundle": str(made_by.path)}, layers
+    setup = setup_from_recipe(made_by, tokenizer)
+    policy = with_budget(setup.policy, made_by)
+    guards = made_by.guards.model_copy(update={"budget": policy.budget})
+    written = made_by.model_copy(update={"guards": guards}).model_dump(mode="json")
+    return setup, policy, {"recipe": written}, made_by.probe.layers

@@ -11,9 +11,9 @@ from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
+from lynxstop.remote.events import Reading
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream import Reading
 from lynxstop.remote.tokens import StreamToken
 
 _OF_A_CHAT = frozenset(

@@ -1,0 +1,164 @@
+"""Wall-clock and throughput of an engine: full thinking, certified levels, and budgets that cost the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.source import Source
+from lynxstop.collect.sources import folder_of, load_source
+from lynxstop.collect.texts import Texts
+from lynxstop.core.session import Mode
+from lynxstop.core.types import Generation, Request, Sampling
+from lynxstop.errors import ConfigError
+from lynxstop.grading.grading import Grade, agrees
+from lynxstop.recordings.problems import Problem
+from lynxstop.replay.exits import ExitTable
+
+ROUNDS = 2
+FULL = "full thinking"
+
+
+@dataclass
+class _Setting:
+    """One way of running all requests, and what it took so far."""
+
+    name: str
+    risk: float | None = None
+    mode: Mode = Mode.STOP
+    seconds: list[float] = field(default_factory=list)
+    done: Sequence[Generation] = ()
+
+
+def equal_budget(table: ExitTable, spent: float) -> int:
+    """Return the budget under which the recorded traces think `spent` tokens in all."""
+    low, high = 0, int(table.full_tokens.max())
+    while low < high:
+        middle = (low + high) // 2
+        if np.minimum(table.full_tokens, middle).sum() < spent:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def speed(
+    model: str,
+    recipe: Recipe,
+    bundle: Bundle | None,
+    problems: Sequence[Problem],
+    budgets: Sequence[int],
+    options: CollectOptions,
+) -> list[dict[str, Any]]:
+    """Run the same requests in every setting, `ROUNDS` times, and measure.
+
+    The settings of the bundle take turns in one engine. Every budget has an engine of its own, in which it
+    takes turns with full thinking, so that each ratio is measured in one process. All draw the same random
+    numbers: texts are the same up to a stop.
+
+    Returns
+    -------
+    list of dict
+        By setting: `setting`, `requests_per_second`, its ratio `against_full` (`_low` and `_high`: of a
+        round), `thinking` and `generated` (tokens per request), `accuracy` (None without gold), `disagree`
+        (share that differs from full thinking).
+
+    Raises
+    ------
+    ConfigError
+        When the engine is a server.
+    """
+    if options.engine == "openai":
+        raise ConfigError("The speed of a server is not measured from here.", hint="See benchmarks/proxy.py.")
+    levels = [] if bundle is None else [one.risk for one in bundle.policy.pooled if one.threshold < np.inf]
+    served = [_Setting(FULL), *(_Setting(f"certified {100 * risk:g}%", risk) for risk in levels)]
+    reference: list[Grade] | None = None
+    rows: list[dict[str, Any]] = []
+    for budget in (None, *budgets):
+        if budget is None:
+            source, settings = _open(model, recipe, bundle, options), served
+        else:
+            guards = recipe.guards.model_copy(update={"budget": budget})
+            short = recipe.model_copy(update={"guards": guards})
+            source = load_source(options.engine, model, short, options)
+            # In shadow nothing is forced, so that the request thinks to the end.
+            settings = [_Setting(FULL, mode=Mode.SHADOW), _Setting(f"budget of {budget:,} tokens")]
+        with closing(source):
+            texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
+            _run(source, texts, recipe, problems, settings, options)
+        for setting in settings if budget is None else settings[1:]:
+            grades = [
+                options.grade(texts.after_thinking(texts.decode(done.output_ids)), problem.answer)
+                for done, problem in zip(setting.done, problems, strict=True)
+            ]
+            reference = reference or grades
+            rows.append(_row(setting, settings[0], grades, reference))
+    return rows
+
+
+def _open(model: str, recipe: Recipe, bundle: Bundle | None, options: CollectOptions) -> Source:
+    if bundle is None:
+        return load_source(options.engine, model, recipe, options)
+    how: dict[str, Any] = {"dtype": options.dtype, "batch_size": options.batch_size}
+    if options.engine == "vllm":
+        from lynxstop.engines.vllm.loading import load_engine as start
+
+        return start(model, bundle, arguments=options.arguments, **how)
+    from lynxstop.engines.transformers.loading import load_engine as load
+
+    return load(folder_of(model), bundle, device=options.device, **how)
+
+
+def _run(
+    source: Source,
+    texts: Texts,
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    settings: Sequence[_Setting],
+    options: CollectOptions,
+) -> None:
+    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
+    # A trace that no budget ends is no longer than one that the recipe's budget ends.
+    most = (recipe.guards.budget or sampling.max_tokens) + sampling.answer_tokens
+    short = replace(sampling, max_tokens=min(sampling.max_tokens, most))
+    requests = [Request(one.id, texts.prompt_ids(one.prompt)) for one in problems]
+    list(source.engine.generate(requests[:2], replace(sampling, max_tokens=32)))  # warms up
+    for _ in range(ROUNDS):
+        for setting in settings:
+            asked = [replace(request, risk=setting.risk, mode=setting.mode) for request in requests]
+            start = time.perf_counter()
+            limits = sampling if setting.mode is Mode.STOP else short
+            done = {one.request.id: one for one in source.engine.generate(asked, limits)}
+            setting.seconds.append(time.perf_counter() - start)
+            setting.done = [done[request.id] for request in requests]
+
+
+def _row(
+    setting: _Setting, full: _Setting, grades: Sequence[Grade], reference: Sequence[Grade]
+) -> dict[str, Any]:
+    ratios = [one / own for one, own in zip(full.seconds, setting.seconds, strict=True)]
+    known = [grade.right for grade in grades if grade.right is not None]
+    same = [
+        one == other or agrees(one, other.answer, other.status) is True
+        for one, other in zip(grades, reference, strict=True)
+    ]
+    return {
+        "setting": setting.name,
+        "requests": len(grades),
+        "requests_per_second": ROUNDS * len(grades) / sum(setting.seconds),
+        "against_full": sum(full.seconds) / sum(setting.seconds),
+        "against_full_low": min(ratios),
+        "against_full_high": max(ratios),
+        "thinking": float(np.mean([one.thinking_tokens for one in setting.done])),
+        "generated": float(np.mean([len(one.output_ids) for one in setting.done])),
+        "accuracy": float(np.mean(known)) if known else None,
+        "disagree": 1.0 - float(np.mean(same)),
+    }

@@ -1,0 +1,47 @@
+"""Benchmarks by their usual names: which data set, at which revision, and how answers are compared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lynxstop.errors import DataError
+from lynxstop.grading.graders import MATH
+from lynxstop.recordings.problems import Problem, load_problems
+
+
+class Suite(NamedTuple):
+    """A data set, as `lynxstop.recordings.problems.load_problems` takes it, and its grader."""
+
+    source: str
+    grader: str = MATH
+
+
+SUITES = {
+    "math": Suite("hf://HuggingFaceH4/MATH-500@6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be/test"),
+    "gsm8k": Suite("hf://openai/gsm8k@740312add88f781978c0658806c59bc2815b9866:main/test"),
+    "aime": Suite("hf://gneubig/aime-1983-2024@main/train"),
+    "gpqa": Suite(
+        "hf://Idavidrein/gpqa@633f5ee89ab8ad4522a9f850766b73f62147ffdd:gpqa_diamond/train", "choice"
+    ),
+    "csqa": Suite("hf://tau/commonsense_qa@94630fe30dad47192a8546eb75f094926d47e155/validation", "choice"),
+}
+"""By the name that `lynxstop study --suite` takes."""
+
+
+def load_suite(name: str) -> tuple[list[Problem], str, str | None]:
+    """Read a suite, or a file of problems.
+
+    Returns
+    -------
+    (problems, source, grader)
+        The grader is None for a file.
+
+    Raises
+    ------
+    DataError
+        When it is neither, or cannot be read.
+    """
+    if name not in SUITES and "." not in name and "/" not in name:
+        raise DataError(f"There is no suite {name!r}.", hint=f"Suites: {', '.join(SUITES)}; or name a file.")
+    source, grader = SUITES.get(name, (name, None))
+    return load_problems(source), source, grader
