@@ -20,23 +20,19 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
 from proxy import Server
 
+from lynxstop.testing.settings import Fault
+
 CHAT = "/v1/chat/completions"
-FAULTS = (
-    "status-429",
-    "status-500",
-    "before-headers",
-    "after-headers",
-    "mid-thinking",
-    "mid-answer",
-    "error-event",
-    "garbage",
-)
+FAULTS = [
+    fault for fault in get_args(Fault) if fault not in ("none", "before-done", "hang", "huge-line", "charset")
+]
+"""Faults that have to reach the client as an error."""
 KINDS = {"stream": 6, "whole": 2, "stopped": 6, "fault": 3, "leave": 2, "slow": 1}
 """What clients do, and how often."""
 SUMS = [

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -114,7 +114,7 @@ class Switch:
             if (stops := getattr(self.adapter.sessions, "_stops", None)) is not None:
                 with torch.inference_mode():
                     stops.fill_(variant == "served")
-            for seat in getattr(self.adapter.sessions, "_seats", ()):
+            for seat in getattr(self.adapter.sessions, "_by_slot", ()):
                 if seat is not None:
                     seat.session.mode = Mode.STOP if variant == "served" else Mode.SHADOW
         elif "compute_logits" in self.model.__dict__:

@@ -123,11 +123,11 @@ def serve(model: Path, out: Path) -> None:
     policy = bundle.policy.stop_policy()
     exits, level = read_exits(data, policy), policy.levels[0]
     replayed = exits.at(scores_of(bundle, data)[exits.rows], level.threshold)
-    expected = dict(zip(exits.problem_ids.tolist(), replayed.gross.tolist(), strict=True))
+    expected = dict(zip(exits.trace_ids.tolist(), replayed.gross.tolist(), strict=True))
     with closing(load_engine(str(model), bundle, arguments=VLLM)) as loaded:
         texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
         problems = load_problems(out / "test.jsonl")
-        requests = [Request(p.id, texts.prompt_ids(p.prompt), risk=level.risk) for p in problems]
+        requests = [Request(f"{p.id}#0", texts.prompt_ids(p.prompt), risk=level.risk) for p in problems]
         served = list(loaded.engine.generate(requests, Sampling(**bundle.policy.sampling.model_dump())))
     same = sum(one.thinking_tokens == expected[one.request.id] for one in served)
     print(

@@ -38,7 +38,10 @@ def exported() -> dict[str, set[str]]:
     found = {}
     metrics = Metrics()
     labels = {
-        each._name: set(each._labelnames) for each in vars(metrics).values() if hasattr(each, "_labelnames")
+        each._name: set(each._labelnames)
+        for owner in (metrics.audits, metrics)
+        for each in vars(owner).values()
+        if hasattr(each, "_labelnames")
     }
     for family in metrics.registry.collect():
         named = labels[family.name]
@@ -210,6 +213,7 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     assert set(unit.sections()) == {"Unit", "Service", "Install"}
     first, *words = shlex.split(unit["Service"]["ExecStart"])
     assert parsed([Path(first).name, *words])["config"] == Path("/etc/lynxstop/lynxstop.toml")
+    assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
 
 

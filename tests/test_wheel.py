@@ -27,7 +27,9 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         "b = Bundle.load(shipped.BUNDLE); "
         "require_same(b.policy.fingerprint, fingerprint(shipped.MODEL), 'bundle'); "
         "print(len(held_out.problems(5, None)), len(held_out.problems(5, 1)), shipped.MODEL); "
-        "from lynxstop.artifacts.recipes import find_recipe; find_recipe('qwq-32b')"
+        "from lynxstop.artifacts.recipes import find_recipe; find_recipe('qwq-32b'); "
+        "from typer.testing import CliRunner; from lynxstop.cli import SUMMARIES, app; "
+        "assert all(CliRunner().invoke(app, [name, '--help']).exit_code == 0 for name in SUMMARIES)"
     )
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     help_text = subprocess.run(

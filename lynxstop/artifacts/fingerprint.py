@@ -42,8 +42,10 @@ def fingerprint(model: Path) -> Fingerprint:
         config: dict[str, Any] = json.loads((model / "config.json").read_text())
         settings: dict[str, Any] = json.loads((model / "tokenizer_config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
+        why = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        bundle = (model / "policy.json").is_file()
         raise ModelError(
-            f"{model} is not a model folder: {error}.",
+            f"{model} is {'a bundle, not' if bundle else 'not'} a model folder ({why}).",
             hint="Give a folder with config.json, tokenizer files and safetensors weights.",
         ) from error
     tokenizer = hashlib.sha256()

@@ -65,6 +65,11 @@ def policy_4_to_5(content: Content) -> Content:
     return content | {"tilt": 0.0}
 
 
+def policy_5_to_6(content: Content) -> Content:
+    """Compare answers as mathematics; serve at one sampling."""
+    return content | {"grader": "math"}
+
+
 def certificate_3_to_4(content: Content) -> Content:
     """Tell problems apart by their ids alone; have the grading checked by nothing."""
     return content | {"repeated": None, "grading": None}
@@ -75,7 +80,7 @@ def meta_3_to_4(content: Content) -> Content:
     return content | {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5)
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5, policy_5_to_6)
 META: tuple[Step, ...] = (meta_1_to_2, _ids, meta_3_to_4)
 CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3, certificate_3_to_4)
 

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = len(POLICY) + 1
 
-LATER_SETTINGS: dict[str, Any] = {"rule": None, "cut": "after", "stride": 1, "max_points": None, "tilt": 0.0}
+LATER_SETTINGS: dict[str, Any] = {
+    "rule": None,
+    "cut": "after",
+    "stride": 1,
+    "max_points": None,
+    "tilt": 0.0,
+    "grader": "math",
+}
 """Settings that the first certificates did not name, and their value in the bundles of that time."""
 
 
@@ -118,6 +125,8 @@ class Policy(Strict):
     tilt: float = Field(default=0.0, allow_inf_nan=False)
     """Taken off the score for each eligible decision point before; see `lynxstop.core.rule.tilted`."""
     budget: int | None = None
+    grader: str = "math"
+    """Compared the answers that certificates rest on: a name of `lynxstop.grading.graders`."""
     target: str
     """What the probe or the rule was trained to foresee: "agrees" or "right"."""
     probe_sha256: str | None

@@ -239,7 +239,9 @@ class Certificate(Claim):
             _check_digest(content, path)
             return cls.model_validate(upgrade(content, CERTIFICATE, str(path), CalibrationError))
         except OSError as error:
-            raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
+            raise CalibrationError(
+                f"{path} cannot be read: {error.strerror}.", hint="Give a bundle, or a certificate in one."
+            ) from error
         except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CalibrationError(f"{path} is not JSON.", hint="Copy the certificate again.") from error
         except ValidationError as error:

@@ -114,6 +114,11 @@ class CalibrationOptions:
             raise ConfigError("Give one or several distinct risk levels.")
         for risk in self.risks:
             if not 0.0 < risk < 1.0:
-                raise ConfigError(f"A risk level lies strictly between 0 and 1, not at {risk!r}.")
+                raise ConfigError(
+                    f"A risk level lies strictly between 0 and 1, not at {risk!r}.", hint="Give 0.05 or 5%."
+                )
         if not 0.0 < self.confidence < 1.0:
-            raise ConfigError(f"The confidence lies strictly between 0 and 1, not at {self.confidence!r}.")
+            raise ConfigError(
+                f"The confidence lies strictly between 0 and 1, not at {self.confidence!r}.",
+                hint="Give 0.95 or 95%.",
+            )

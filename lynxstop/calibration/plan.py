@@ -67,7 +67,9 @@ def plan(
     """
     for name, value in (("risk", risk), ("confidence", confidence), ("power", power)):
         if not 0.0 < value < 1.0:
-            raise ConfigError(f"{name} lies strictly between 0 and 1, not at {value!r}.")
+            raise ConfigError(
+                f"{name} lies strictly between 0 and 1, not at {value!r}.", hint="Give one like 0.05 or 95%."
+            )
     if not 0.0 < exit_share <= 1.0:
         raise ConfigError(f"The share of exits lies in (0, 1], not at {exit_share!r}.")
     if not 0.0 <= expected_loss < risk:

@@ -47,6 +47,8 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
         When the file cannot be read, a column is missing, or its content makes no sense.
     """
     arrow = need("pyarrow", "calibrate")
+    if not Path(path).is_file():
+        raise DataError(f"There is no score table {path}.", hint="Check the path: a CSV or Parquet file.")
     try:
         table = _load(path, by, loss)
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lynxstop.errors import ConfigError
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str = "--port") -> None:
     """Refuse an address that cannot be listened on.
 
     Raises
@@ -29,11 +29,11 @@ def check_port(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
                 f"Port {port} of {host} is in use.",
-                hint="Stop what listens there, or choose another with --port.",
+                hint=f"Stop what listens there, or choose another with {option}.",
             ) from None
         if error.errno == errno.EACCES:
             raise ConfigError(
-                f"Port {port} is reserved for the system.", hint="Choose one above 1023 with --port."
+                f"Port {port} is reserved for the system.", hint=f"Choose one above 1023 with {option}."
             ) from None
         raise ConfigError(
             f"{host} is no address of this machine: {error.strerror}.", hint="Choose one with --host."

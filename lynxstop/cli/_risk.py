@@ -1,8 +1,11 @@
-"""Risk levels as people write them: `0.05` or `5%`."""
+"""Risk levels and confidences as people write them: `0.05` or `5%`."""
 
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from typing import Annotated
+
+import typer
 
 from lynxstop.errors import ConfigError
 
@@ -15,16 +18,39 @@ def risk(text: str | float) -> float:
     ConfigError
         When it is none.
     """
+    return _share(text, "risk", "0.05", "5%")
+
+
+def confidence(text: str | float) -> float:
+    """Read the confidence of a promise.
+
+    Raises
+    ------
+    ConfigError
+        When it is none.
+    """
+    return _share(text, "confidence", "0.95", "95%")
+
+
+Confidence = Annotated[
+    float, typer.Option(parser=confidence, help="Confidence of the promise, as 0.95 or 95%.")
+]
+
+
+def _share(text: str | float, name: str, number_like: str, percent_like: str) -> float:
     number, percent, rest = str(text).strip().partition("%")
     try:
         value = Decimal(number) / (100 if percent else 1)
     except InvalidOperation:
         value = Decimal("NaN")
     if rest or not value.is_finite():
-        raise ConfigError(f"{text!r} is no risk.", hint="Give a number such as 0.05 or 5%.")
+        raise ConfigError(
+            f"{text!r} is no {name}.", hint=f"Give a number such as {number_like} or {percent_like}."
+        )
     if not 0 <= value <= 1:
-        meant = f"{number.strip()}%" if not percent and 1 < value <= 100 else "0.05 or 5%"
-        raise ConfigError(f"A risk lies between 0 and 1, not at {text}.", hint=f"Give {meant}.")
+        usual = f"{number_like} or {percent_like}"
+        meant = f"{number.strip()}%" if not percent and 1 < value <= 100 else usual
+        raise ConfigError(f"A {name} lies between 0 and 1, not at {text}.", hint=f"Give {meant}.")
     return float(value)
 
 

@@ -11,6 +11,8 @@ import typer
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
+from lynxstop.cli._audits import compare, recalibrate, replaced
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
@@ -31,7 +33,7 @@ def calibrate(
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     loss: Annotated[
         str, typer.Option(help=f"{', '.join(LOSSES)}, or a loss column of the table.")
     ] = "disagree",
@@ -47,6 +49,13 @@ def calibrate(
         Path | None,
         typer.Option(
             help="Folder of shadow traffic, recorded by the proxy with this bundle, in place of DATA."
+        ),
+    ] = None,
+    from_audit: Annotated[
+        str | None,
+        typer.Option(
+            help="Test the levels again on the audits of live traffic: the folder that [monitor] state of "
+            "the proxy names, or the address of its Redis server, in place of DATA."
         ),
     ] = None,
     train: Annotated[
@@ -101,6 +110,8 @@ def calibrate(
 
     - `lynxstop calibrate BUNDLE --from-shadow shadow --risk 0.05`
 
+    - `lynxstop calibrate BUNDLE --from-audit audits`
+
     - `lynxstop calibrate --scores table.csv --risk 0.05 --confidence 0.95 --json`
     """
     from lynxstop.calibration.options import CalibrationOptions
@@ -120,9 +131,13 @@ def calibrate(
         seed=seed,
         expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
+    if from_audit is not None:
+        _check_alone("--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report)
+        recalibrate(cast("Path", bundle), from_audit, options, risk or [], require, json, _show_replacing)
+        return
     loaded: Bundle | None = None
     if from_shadow is not None:
-        _check_shadow(bundle, data, scores, train, weights, split, out)
+        _check_alone("--from-shadow", bundle, data, scores, train, weights, split, out)
         loaded, result = _certify_shadow(cast("Path", bundle), from_shadow, options)
     elif scores is not None:
         if bundle or data or split:
@@ -141,11 +156,7 @@ def calibrate(
     before = _note(folder, result, options)
     if require:
         result.require()
-    page = None
-    if report is not None:
-        from lynxstop.report.calibration import calibration_report
-
-        page = calibration_report(result, logits=loaded is not None)
+    page = None if report is None else _page(result, logits=loaded is not None)
     old = None if loaded is None or from_shadow is None else bundles.measured(loaded)
     if loaded is not None:
         bundles.install(loaded, result, default_risk)
@@ -158,18 +169,29 @@ def calibrate(
     if json:
         written = bundle or out
         shown: dict[str, object] = {"written": written and str(written), "tried": before}
-        _output.emit({"levels": result.rows(), **shown, **_replaced(old)})
+        _output.emit({"levels": result.rows(), **shown, **replaced(old)})
     else:
         show(result)
-        _compare(old or (), result)
+        compare(old or (), result)
 
 
-def _check_shadow(bundle: Path | None, *others: object) -> None:
+def _page(result: Calibration, *, logits: bool) -> str:
+    from lynxstop.report.calibration import calibration_report
+
+    return calibration_report(result, logits=logits)
+
+
+def _check_alone(option: str, bundle: Path | None, *others: object) -> None:
     if bundle is None or any(others):
         raise ConfigError(
-            "Shadow traffic certifies the bundle that it was recorded with.",
-            hint="Give BUNDLE and --from-shadow, without DATA, --scores, --train, --weights, --split, --out.",
+            f"{option} certifies the bundle that served this traffic.",
+            hint=f"Give BUNDLE and {option}, without other data, --train, --weights, --split and --out.",
         )
+
+
+def _show_replacing(result: Calibration, old: Sequence[Measured]) -> None:
+    show(result)
+    compare(old, result)
 
 
 def _certify_shadow(bundle: Path, folder: Path, options: CalibrationOptions) -> tuple[Bundle, Calibration]:
@@ -178,35 +200,6 @@ def _certify_shadow(bundle: Path, folder: Path, options: CalibrationOptions) -> 
 
     loaded = Bundle.load(bundle)
     return loaded, calibrate_from_shadow(loaded, read_shadow(folder, by=options.by), options)
-
-
-def _replaced(old: Sequence[Measured] | None) -> dict[str, object]:
-    names = ("risk", "promise", "problems", "lost", "bound", "saved")
-    return {} if old is None else {"replaced": [{name: getattr(one, name) for name in names} for one in old]}
-
-
-def _compare(old: Sequence[Measured], result: Calibration) -> None:
-    """Print the replaced certificates beside the new ones."""
-    new = {one.risk: one for one in result.pooled}
-    shown = _output.table(
-        "before, and now", "risk", "requests", "", "observed loss", "", "limit", "", "saved", ""
-    )
-    for level in old:
-        if (made := new.get(level.risk)) is not None:
-            observed = made.observed / made.problems
-            pairs = [
-                (str(level.problems), str(made.problems)),
-                (f"{level.lost:.2%}", f"{observed:.2%}"),
-                (_share(level.bound), _share(made.bound)),
-                (_share(level.saved), _share(made.saved)),
-            ]
-            shown.add_row(f"{level.risk:g}", *(text for pair in pairs for text in pair))
-    if shown.row_count:
-        _output.console.print(shown)
-
-
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2%}"
 
 
 def _certify_table(

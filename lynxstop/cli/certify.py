@@ -12,6 +12,7 @@ import typer
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
 from lynxstop.cli._problems import AnswerColumn, Grader, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
@@ -36,7 +37,7 @@ def certify(
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to certify; several may be given. By default 5% and 10%."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     loss: Annotated[
         str,
         typer.Option(help=f"{', '.join(loss_names(selective=False))}; disagree needs no gold answers."),

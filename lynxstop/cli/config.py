@@ -34,21 +34,26 @@ def show(
     from rich.console import Console
 
     from lynxstop.cli import _output
-    from lynxstop.proxy.sources import keys, load
+    from lynxstop.proxy.sources import FILE, keys, load
     from lynxstop.proxy.sources import show as value_of
 
     loaded = load(config)
     values = {key: value_of(loaded.config, key) for key, _ in keys()}
+    values |= {
+        f"backend.{one.name}": f"{one.upstream.url}, {one.policy.bundle or 'no bundle'}"
+        for one in loaded.config.backend
+    }
+    origins = {**dict.fromkeys(values, str(config or FILE)), **loaded.origins}
     if as_json:
         _output.emit(
-            {key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}
+            {key: {"value": value, "origin": origins[key]} for key, value in values.items()}
             if origin
             else values
         )
         return
     table = _output.table("", "key", "value", *(["origin"] if origin else []))
     for key, value in values.items():
-        table.add_row(key, _shown(value), *([loaded.origins[key]] if origin else []))
+        table.add_row(key, _shown(value), *([origins[key]] if origin else []))
     Console().print(table)
 
 

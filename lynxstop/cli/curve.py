@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
@@ -15,7 +16,7 @@ from lynxstop.errors import ConfigError
 def curve(
     data: Annotated[Path, typer.Argument(help="Recorded data, from `lynxstop collect`.")],
     risk: Annotated[float, typer.Option(parser=read_risk, help="Level to certify.")] = 0.05,
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     target: Annotated[
         str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")
     ] = "agrees",

@@ -10,6 +10,7 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
@@ -32,7 +33,7 @@ def evaluate(
         str | None, typer.Option(help="Compare these rules, separated by commas, or `all`.")
     ] = None,
     risk: Annotated[float, typer.Option(parser=read_risk, help="Level at which rules are certified.")] = 0.05,
-    confidence: Annotated[float, typer.Option(help="Confidence of each rule's promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     loss: Annotated[str, typer.Option(help=f"{', '.join(loss_names(selective=False))}.")] = "disagree",
     points: Annotated[
         str | None,

@@ -99,12 +99,11 @@ def reset(
 
 
 def _open(state: str) -> LevelMonitors:
-    from lynxstop.monitor.journal import RedisJournal
-    from lynxstop.monitor.levels import open_monitors, open_state
+    from lynxstop.monitor.journal import FileJournal
+    from lynxstop.monitor.levels import SNAPSHOT, journal_at, open_monitors
 
-    if state.startswith(("redis://", "rediss://", "unix://")):
-        return open_monitors(RedisJournal(state), None)
-    return open_state(Path(state))
+    journal = journal_at(state)
+    return open_monitors(journal, None, Path(state) / SNAPSHOT if isinstance(journal, FileJournal) else None)
 
 
 def _order(pair: tuple[LevelKey, Finding]) -> tuple[str, str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
 
@@ -22,7 +23,7 @@ def plan(
         list[float],
         typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
     ],
-    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    confidence: Confidence = 0.95,
     expected_loss: Annotated[
         float | None,
         typer.Option(
@@ -71,6 +72,7 @@ def plan(
     - `lynxstop plan --risk 0.05 --problems 1000 --cues 160 --cues 537 --stride 4 --max-points 30`
     """
     from lynxstop.calibration.certificate import share
+    from lynxstop.calibration.options import CalibrationOptions
     from lynxstop.calibration.plan import likely_losses
     from lynxstop.calibration.plan import plan as size
     from lynxstop.collect.cost import cost
@@ -80,6 +82,7 @@ def plan(
         delta = (1.0 - confidence) * share(level, risk)
         return size(level, 1.0 - delta, expected_loss=loss, power=power, exit_share=exit_share)
 
+    CalibrationOptions(risks=tuple(risk), confidence=confidence)
     levels = sorted(risk)
     hoped = {level: likely_losses(level) if expected_loss is None else (expected_loss,) for level in levels}
     plans = [sized(level, hoped[level][-1]) for level in levels]

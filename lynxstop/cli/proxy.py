@@ -76,4 +76,6 @@ def proxy(
     if settings.record.folder is not None:
         check_folder(settings.record.folder, "--record")
     check_port(settings.serve.host, settings.serve.port)
+    if settings.admin.port is not None:
+        check_port(settings.admin.host, settings.admin.port, "admin.port")
     run(config, flags)

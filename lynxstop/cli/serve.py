@@ -23,9 +23,12 @@ from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.proxy.config import ProxyConfig
 
 PATIENCE = 30.0
 """Seconds between the signal that ends the server and its being killed, besides vLLM's --shutdown-timeout."""
+FRONT = "lynxstop.proxy.plugin_front.PluginFront"
+"""What vLLM's server puts before its routes; it needs the configuration that `serve` writes."""
 PARSERS = {
     "<think>": "qwen3",
     "[THINK]": "mistral",
@@ -55,6 +58,24 @@ def serve(
             "think, to the end; or stop, without a certificate."
         ),
     ] = Uncertified.THINK,
+    loop_guard: Annotated[
+        int | None,
+        typer.Option(
+            help="Copies of one passage in a row after which thinking is closed, beside any score.", min=2
+        ),
+    ] = None,
+    close_open_thinking: Annotated[
+        bool,
+        typer.Option(
+            "--close-open-thinking", help="Where a text ends inside the thinking, let the model answer."
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A lynxstop.toml: reasoning_effort and canary of [policy], and [monitor], as in the proxy."
+        ),
+    ] = None,
 ) -> None:
     """Serve a model with vLLM, stopping each request when its answer is known.
 
@@ -74,6 +95,8 @@ def serve(
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
     from lynxstop.engines.vllm.settings import parse_mode, parse_risk
     from lynxstop.errors import MissingExtraError
+    from lynxstop.proxy.plugin_exchange import Served
+    from lynxstop.proxy.plugin_front import VARIABLE
 
     if find_spec("vllm") is None:
         raise MissingExtraError("vllm", "vllm")
@@ -89,16 +112,65 @@ def serve(
     if record is not None:
         check_folder(record, "--record")
         settings["record"] = str(record.resolve())
+    if loop_guard is not None:
+        settings["loop_guard"] = loop_guard
+    if close_open_thinking:
+        settings["close_open_thinking"] = True
     from lynxstop.engines.vllm.settings import read_settings
 
     checked = read_settings({"lynxstop": settings}, {})
     assert checked is not None
     RequestOptionsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
-    with tempfile.TemporaryDirectory(prefix="lynxstop-metrics-") as folder:
-        environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ}
+    front = front_config(config, loaded, settings)
+    with tempfile.TemporaryDirectory(prefix="lynxstop-serve-") as folder:
+        (reports := Path(folder) / "reports").mkdir()
+        settings["reports"] = str(reports)
+        written = Path(folder) / "front.json"
+        Served.write(written, front, bundle.resolve(), reports)
+        environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ, VARIABLE: str(written)}
         drain = _take(context.args, "--shutdown-timeout")[0] or "0"
         patience = PATIENCE + (float(drain) if drain.isdecimal() else 0.0)
         raise typer.Exit(run(command(model, loaded, settings, context.args), environment, patience))
+
+
+def front_config(path: Path | None, bundle: Bundle, settings: dict[str, Any]) -> ProxyConfig:
+    """Return the configuration of what stands in front of the engine: [policy] and [monitor].
+
+    Parameters
+    ----------
+    path : Path, optional
+        As the proxy reads it; without one, nothing is audited and no effort has a level.
+    bundle : Bundle
+    settings : dict
+        Of the plugin; they win over [policy].
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read or is wrong, or audits do not go together with the bundle.
+    """
+    from lynxstop.proxy.config import ProxyConfig
+    from lynxstop.proxy.monitoring import Monitoring
+    from lynxstop.proxy.request_options import check_levels
+    from lynxstop.proxy.sources import load
+
+    found = ProxyConfig() if path is None else load(path, {}, {}).config
+    given: dict[str, Any] = {
+        name: settings[name] for name in ("risk", "mode", "uncertified") if name in settings
+    }
+    for name in sorted({"mode", "uncertified", "grace_days"} & found.policy.model_fields_set):
+        if (value := getattr(found.policy, name)) != settings.get(name, 0.0):
+            raise ConfigError(
+                f"{path} says policy.{name} = {value}, and the plugin is started otherwise.",
+                hint=f"Give --{name}, or leave it out of the file."
+                if name != "grace_days"
+                else "Set LYNXSTOP_GRACE_DAYS, and leave it out of the file.",
+            )
+    policy = found.policy.model_copy(update=given)
+    front = ProxyConfig(policy=policy, monitor=found.monitor)
+    check_levels(front.policy, bundle.policy.stop_policy())
+    Monitoring.check(front, bundle)
+    return front
 
 
 def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequence[str]) -> list[str]:
@@ -133,7 +205,7 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
         "--reasoning-parser": PARSERS.get(policy.think_open[0]),
     }
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    line += ["--additional-config", json.dumps(additional)]
+    line += ["--additional-config", json.dumps(additional), "--middleware", FRONT]
     for flag, value in defaults.items():
         if value is not None and _take(rest, flag)[0] is None:
             line += [flag, value]

@@ -68,10 +68,12 @@ def train(
 
     - `lynxstop train recorded/train bundle --rule combined`
     """
+    from lynxstop.cli._checks import check_folder
     from lynxstop.recordings.storage import Recording
     from lynxstop.workflows.train_bundle import train_bundle
     from lynxstop.workflows.train_rule import TrainedRule
 
+    check_folder(bundle, "the argument BUNDLE")
     with _output.progress() as bar:
         task = bar.add_task("cross-validation", total=None)
         _, trained = train_bundle(

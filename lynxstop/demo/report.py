@@ -27,11 +27,11 @@ def write_report(path: Path, seen: Demonstration, bundle: Bundle, found: dict[st
         lead=found["promise"],
         footer="Every token was generated live by the shipped model. `lynxstop demo` writes this page.",
     )
-    page.section("This run")
+    page.section("What did it save, and what did it cost?")
     page.table(("", "full thinking", "early exit"), _rows(found))
-    page.section("Curves")
+    page.section("What would other thresholds do?")
     page.figures(_accuracy(seen, certificates), _risk(seen, certificates))
-    page.section("By family and difficulty")
+    page.section("Where does it save?")
     page.table(("problems", "n", "accuracy full", "early", "saved", "differ"), _groups(seen))
     atomic.write_text(path, page.render())
     return path

@@ -152,5 +152,5 @@ def _picture(found: Comparison) -> str:
         f"Which rule keeps {'accuracy' if graded else 'agreement'} at the fewest tokens?",
         "One line per rule, over its thresholds; dots are the certified points. Up and left is better.",
         draw,
-        size=(8.4, 5.0),
+        size=(5.8, 4.4),
     )

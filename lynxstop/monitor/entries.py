@@ -41,6 +41,14 @@ class Audit:
     repeat : bool
         Whether two full answers to one prompt were compared: nothing was stopped; `loss` says whether they
         differ.
+    threshold : float or None
+        That the request was served at; None when it is not finite, or the audit was given up.
+    exit_score : float or None
+        Score that exceeded it.
+    prompt : str
+        Keyed digest of the prompt; empty where it is no text.
+    calibrated : bool
+        Whether the prompt is one of the calibration data.
     """
 
     model: str
@@ -54,6 +62,10 @@ class Audit:
     id: str = ""
     tokens: int = 0
     repeat: bool = False
+    threshold: float | None = None
+    exit_score: float | None = None
+    prompt: str = ""
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +132,10 @@ def _sound(entry: Audit | Begun | Reset) -> bool:
     numbers: list[Any] = [entry.risk]
     if isinstance(entry, Audit):
         numbers += [entry.loss, entry.at, entry.cues, entry.tokens]
-        numbers += [] if entry.score is None else [entry.score]
+        numbers += [value for value in (entry.score, entry.threshold, entry.exit_score) if value is not None]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
         return False
-    if not isinstance(entry.model, str) or not isinstance(entry.id, str):
+    texts = [entry.model, entry.id, *([entry.prompt] if isinstance(entry, Audit) else [])]
+    if not all(isinstance(text, str) for text in texts):
         return False
     return 0.0 < entry.risk < 1.0 and (isinstance(entry, Begun) or 0.0 <= entry.loss <= 1.0)

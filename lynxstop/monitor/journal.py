@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +53,15 @@ class Journal(Protocol):
         ------
         DataError
             When the journal cannot be read.
+        """
+
+    def salt(self) -> bytes:
+        """Return the secret of this journal, by which digests of prompts are keyed; made when first asked.
+
+        Raises
+        ------
+        DataError
+            When it cannot be read or kept.
         """
 
 
@@ -164,6 +174,28 @@ class FileJournal:
             raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
         return content.rfind(b"\n") + 1
 
+    def salt(self) -> bytes:
+        """Return what the file `salt` beside the journal holds.
+
+        Raises
+        ------
+        DataError
+            When it cannot be read or written.
+        """
+        path = self.path.parent / "salt"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                _lock(handle)
+                found = os.read(handle, 64) or secrets.token_hex(16).encode()
+                os.pwrite(handle, found, 0)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read or written: {error.strerror}.") from error
+        return found
+
 
 class RedisJournal:
     """A journal in a list of a Redis server, shared by replicas.
@@ -239,5 +271,19 @@ class RedisJournal:
         """
         try:
             return int(self._client.llen(self._key))
+        except self._failures as error:
+            raise DataError(f"Redis did not answer: {type(error).__name__}.") from error
+
+    def salt(self) -> bytes:
+        """Return what the key with the suffix `:salt` holds.
+
+        Raises
+        ------
+        DataError
+            When the server cannot be reached.
+        """
+        try:
+            self._client.set(f"{self._key}:salt", secrets.token_hex(16), nx=True)
+            return bytes(self._client.get(f"{self._key}:salt"))
         except self._failures as error:
             raise DataError(f"Redis did not answer: {type(error).__name__}.") from error

@@ -19,7 +19,7 @@ from lynxstop.artifacts import atomic
 from lynxstop.errors import DataError
 from lynxstop.monitor.entries import Begun, Damaged, Entry, Reset
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
-from lynxstop.monitor.journal import FileJournal, Journal
+from lynxstop.monitor.journal import FileJournal, Journal, RedisJournal
 from lynxstop.monitor.monitor import Finding, LevelKey, Monitor, MonitorOptions
 
 JOURNAL, SNAPSHOT = "audits.jsonl", "monitor.json"
@@ -223,11 +223,24 @@ def open_state(folder: Path, options: MonitorOptions | None = None) -> LevelMoni
     DataError
         When there is no journal.
     """
-    if not (folder / JOURNAL).exists() and not (folder / SNAPSHOT).exists():
+    return open_monitors(journal_at(str(folder)), options, folder / SNAPSHOT)
+
+
+def journal_at(state: str) -> Journal:
+    """Return the journal of a folder that [monitor] state names, or of a Redis server.
+
+    Raises
+    ------
+    DataError
+        When there is none in the folder.
+    """
+    if state.startswith(("redis://", "rediss://", "unix://")):
+        return RedisJournal(state)
+    if not (Path(state) / JOURNAL).exists() and not (Path(state) / SNAPSHOT).exists():
         raise DataError(
-            f"{folder} holds no audits.", hint="Give the folder that [monitor] state of the proxy names."
+            f"{state} holds no audits.", hint="Give the folder that [monitor] state of the proxy names."
         )
-    return open_monitors(FileJournal(folder / JOURNAL), options, folder / SNAPSHOT)
+    return FileJournal(Path(state) / JOURNAL)
 
 
 def _restore(made: LevelMonitors, content: dict[str, Any], options: MonitorOptions | None) -> None:

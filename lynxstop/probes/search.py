@@ -28,6 +28,11 @@ def split(truth: NDArray[np.bool_], problems: NDArray[Any], folds: int, seed: in
     """
     if folds < 2:
         raise ConfigError("Cross-validation needs at least 2 folds.")
+    if not len(truth):
+        raise DataError(
+            "The traces hold no cue at which a forced answer could be judged.",
+            hint="Check [thinking] and [cues] in the recipe; `lynxstop recipe MODEL --check` tries them out.",
+        )
     least = min((len(set(problems[truth == side].tolist())) for side in (False, True)), default=0)
     if least < folds:
         good = int(truth.sum())

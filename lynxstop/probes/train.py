@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.calibration.repeats import joined_ids
-from lynxstop.core.points import CUE
+from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
 from lynxstop.probes.evidence import Evidence, platt
@@ -126,11 +126,8 @@ def train(
     )
     if not sets or not penalties:
         raise ConfigError("There is no layer set or no penalty to try.")
-    cues, owners = dataset.cues(), _owners(dataset)
-    known = np.array([value is not None for value in cues[target].to_pylist()], dtype=bool)
-    known &= of_kind(cues, points)
-    truth = np.array([bool(value) for value in cues[target].to_pylist()], dtype=bool)[known]
-    parts = split(truth, owners[known], folds, seed)
+    known, truth, owners = _known(dataset, target, points)
+    parts = split(truth, owners, folds, seed)
     table: list[Candidate] = []
     held_out: dict[Candidate, NDArray[np.float32]] = {}
     search = ProbeTrainer(class_weight=class_weight, backend=backend)
@@ -165,15 +162,40 @@ def train(
         chosen=chosen,
         table=tuple(table),
         auc=area(truth, logits),
-        rivals={name: alone(signal[known], truth, parts) for name, signal in rival_signals(cues).items()},
+        rivals={
+            name: alone(signal[known], truth, parts) for name, signal in rival_signals(dataset.cues()).items()
+        },
         platt=platt(logits, truth),
         scores=scores,
         target=target,
         cues=len(truth),
-        problems=len(set(owners[known].tolist())),
+        problems=len(set(owners.tolist())),
         rate=float(truth.mean()),
         problem_ids=dataset.problem_ids,
     )
+
+
+def require_both_outcomes(dataset: Recorded, target: Target = "agrees", *, folds: int = 5) -> None:
+    """Refuse data that nothing can be trained on, before more are recorded.
+
+    Raises
+    ------
+    DataError
+        When there are too few problems of an outcome.
+    """
+    _, truth, owners = _known(dataset, target, CUE | BOUNDARY | INTERVAL)
+    split(truth, owners, folds, 0)
+
+
+def _known(
+    dataset: Recorded, target: str, points: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[Any]]:
+    """Which cues have a known outcome; of these, the outcome and the problem."""
+    cues = dataset.cues()
+    known = np.array([value is not None for value in cues[target].to_pylist()], dtype=bool)
+    known &= of_kind(cues, points)
+    truth = np.array([bool(value) for value in cues[target].to_pylist()], dtype=bool)
+    return known, truth[known], _owners(dataset)[known]
 
 
 def simplest(table: Sequence[Candidate], folds: int) -> Candidate:

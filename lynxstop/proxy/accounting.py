@@ -43,6 +43,8 @@ def count_chat(metrics: Metrics, incoming: Incoming, chat: Chat) -> None:
         }
     if (silence := incoming.notes.get("silence_seconds")) is not None:
         metrics.silence_seconds.labels(str(chat.stopped).lower()).observe(float(silence))
+    if chat.in_place:
+        metrics.continuations.labels("in_place").inc()
     if chat.tried:
         metrics.continuations.labels("done" if chat.final_report else "broken").inc()
         metrics.continuation_retries.inc(chat.tried - 1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from lynxstop.errors import LynxstopError, RequestError, UpstreamError
 from lynxstop.proxy import failures, logs, ops
+from lynxstop.proxy.backends import MODELS, Backend, Backends
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler, Incoming, Message, Receive, Reply, Send
 from lynxstop.proxy.gate import Gate, require_key
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.otel import Tracing
-from lynxstop.proxy.relay import relay
 from lynxstop.remote.http.upstream import Upstream
 
 ROUTES = frozenset(
@@ -40,6 +41,18 @@ _SHUTDOWN = RequestError(
 OPERATORS = "/lynxstop/"
 """Paths that begin with this are the proxy's own."""
 
+_FOR_OPERATORS = (OPERATORS.rstrip("/"), "/metrics")
+"""Paths that an admin port has alone; the probes are on both."""
+
+_PROBES = ("/health", "/ready")
+
+_NOT_HERE = RequestError(
+    "This port has no such path.",
+    status=404,
+    code="not_found",
+    hint="Paths of operators are on the admin port, and those of clients on the other.",
+)
+
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
 
@@ -53,14 +66,14 @@ class App:
     Attributes
     ----------
     handlers : dict
-        Handlers by (method, path); `startup` may add some.
+        Handlers by (method, path) of the first backend; `startup` may add some.
+    backends : Backends
     """
 
     def __init__(
         self,
         config: ProxyConfig,
-        handlers: Mapping[tuple[str, str], Handler],
-        upstream: Upstream,
+        backends: Sequence[Backend],
         metrics: Metrics,
         checks: Mapping[str, ops.Check],
         startup: Startup | None,
@@ -72,14 +85,14 @@ class App:
     ) -> None:
         self._draining = draining
         self.config = config
-        self.upstream = upstream
         self.metrics = metrics
-        self.handlers = dict(handlers)
+        self.handlers = dict(backends[0].handlers)
+        self.backends = Backends([replace(backends[0], handlers=self.handlers), *backends[1:]])
         self._startup = startup
         self._tracing = tracing
-        checked = {"upstream": ops.reachable(upstream), **checks}
-        self._own = {**ops.routes(metrics, checked, notices, facts), **own}
-        self._relay = relay(upstream)
+        self._checks = dict(checks)
+        any_of = self.backends.several
+        self._own = {**ops.routes(metrics, self._checks, notices, facts, any_of=any_of), **own}
         self._gate = Gate(config.limits)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -87,7 +100,7 @@ class App:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await lifespan(receive, send, self.begin, self._ended)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1003})
@@ -97,6 +110,11 @@ class App:
         own = self._own.get((incoming.method, incoming.path))
         if own is None and incoming.path.startswith(OPERATORS):
             own = self._own.get((incoming.method, OPERATORS))
+        if (admin := self.config.admin.port) is not None and not incoming.path.startswith(_PROBES):
+            at_admin = (scope.get("server") or ("", 0))[1] == admin
+            if at_admin is not incoming.path.startswith(_FOR_OPERATORS):
+                await failures.answer(reply, _NOT_HERE)
+                return
         if own is not None:
             await own(incoming, reply)
             return
@@ -132,10 +150,14 @@ class App:
         try:
             require_key(incoming, self.config.serve.api_keys)
             async with self._gate.enter():
-                special = self.handlers.get((incoming.method, incoming.path))
+                if self.backends.several and (incoming.method, incoming.path) == ("GET", MODELS):
+                    await self.backends.models(incoming, reply)
+                    return "completed"
+                backend = await self.backends.of(incoming, self._read)
+                special = backend.handlers.get((incoming.method, incoming.path))
                 if special is not None:
                     await self._read(incoming)
-                await (special or self._relay)(incoming, reply)
+                await (special or backend.relay)(incoming, reply)
             return "completed"
         except RequestError as error:
             code = error.code or str(error.status_code)
@@ -173,27 +195,56 @@ class App:
             )
         logs.log_request(incoming, reply, route)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    if self._startup is not None:
-                        await self._startup(self)
-                except LynxstopError as error:
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                if self._draining is not None:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._draining(), self.config.serve.drain_seconds)
-                await self.upstream.aclose()
-                if self._tracing is not None:
-                    self._tracing.close()
-                self.metrics.close()
-                await send({"type": "lifespan.shutdown.complete"})
+    async def begin(self) -> None:
+        """Run what comes before the first request.
+
+        Raises
+        ------
+        LynxstopError
+            When the proxy cannot serve.
+        """
+        if self._startup is not None:
+            await self._startup(self)
+
+    async def checked(self) -> dict[str, str]:
+        """Return what /ready says of each check."""
+        return await ops.checked(self._checks)
+
+    async def settle(self) -> None:
+        """Finish background work."""
+        if self._draining is not None:
+            await self._draining()
+
+    async def end(self) -> None:
+        """Finish background work as long as requests may take to end, and close all connections."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.settle(), self.config.serve.drain_seconds)
+        await asyncio.gather(*(backend.upstream.aclose() for backend in self.backends.all))
+        if self._tracing is not None:
+            self._tracing.close()
+
+    async def _ended(self) -> None:
+        await self.end()
+        self.metrics.close()
+
+
+async def lifespan(
+    receive: Receive, send: Send, begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[None]]
+) -> None:
+    """Answer the messages of a server that begins and ends."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await begin()
+            except LynxstopError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await end()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
 
 
 def create_app(
@@ -209,6 +260,7 @@ def create_app(
     notices: Mapping[str, ops.Check] | None = None,
     own: Mapping[tuple[str, str], Handler] | None = None,
     facts: ops.Facts | None = None,
+    backends: Sequence[Backend] | None = None,
 ) -> App:
     """Make the proxy.
 
@@ -236,6 +288,8 @@ def create_app(
         Further paths of the proxy's own, as of `lynxstop.proxy.operators`; not limited, and not counted.
     facts : callable, optional
         What /ready says beside its checks.
+    backends : sequence of Backend, optional
+        In place of `handlers` and `upstream`; `checks` has all checks then, of several servers one for each.
 
     Returns
     -------
@@ -243,11 +297,15 @@ def create_app(
         An ASGI app for any ASGI server.
     """
     metrics = metrics or Metrics()
-    if upstream is None:
-        upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
+    checks = checks or {}
+    if backends is None:
+        upstream = upstream or Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
+        backends = [Backend(upstream, handlers or {})]
+        checks = {"upstream": ops.reachable(upstream), **checks}
     if tracing is None and config.serve.otel:
         dialect = config.upstream.dialect
         tracing = Tracing(system="openai" if dialect == "auto" else dialect)
-    upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
-    found = checks or {}, startup, tracing, draining, notices or {}, own or {}, facts
-    return App(config, handlers or {}, upstream, metrics, *found)
+    for backend in backends:
+        backend.upstream.on_abort = lambda cause: metrics.upstream_aborts.labels(cause).inc()
+    found = checks, startup, tracing, draining, notices or {}, own or {}, facts
+    return App(config, backends, metrics, *found)

@@ -11,11 +11,10 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from lynxstop.core.session import Mode
 from lynxstop.grading.graders import same_of
 from lynxstop.grading.grading import Grader, agrees
 from lynxstop.monitor.arms import Arm
@@ -23,10 +22,10 @@ from lynxstop.monitor.entries import Audit, Begun
 from lynxstop.monitor.monitor import LevelKey
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import MonitorConfig
-from lynxstop.proxy.full_answer import Answered, Heard, answered_again, exit_answer, finished_thinking
+from lynxstop.proxy.full_answer import Answered
 from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.logs import logger
-from lynxstop.remote.chat import Chat
+from lynxstop.recordings.keyed_prompts import KeyedPrompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,56 @@ class Limits:
     after_exit: int
 
 
+class Audited(Protocol):
+    """A request that has ended, and how its answers are found out.
+
+    Attributes
+    ----------
+    done : bool
+        Whether the client got the whole answer.
+    exited : bool
+        Whether it was stopped under its certificate; the answer need not have arrived.
+    watched : bool
+        Whether its decisions could be made to the end.
+    thought : int
+        Thinking tokens.
+    answer : str
+        What the client got after the thinking.
+    inputs : tuple
+        Score at the first decision point, if known, and how many of them there were.
+    exit_score : float or None
+        Score that the exit was decided by; None without one.
+    messages : Any
+        Of the client's chat; None where it sent none.
+    """
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def exited(self) -> bool: ...
+    @property
+    def watched(self) -> bool: ...
+    @property
+    def thought(self) -> int: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[float | None, int]: ...
+    @property
+    def exit_score(self) -> float | None: ...
+    @property
+    def messages(self) -> Any: ...
+
+    async def exit_answer(self, most: int) -> Answered:
+        """Let the model answer after the exit, in so many tokens at most."""
+
+    async def finished_thinking(self, most: int, extra: Mapping[str, Any]) -> Answered:
+        """Finish the thinking that the exit has cut, and answer."""
+
+    async def answered_again(self, most: int, extra: Mapping[str, Any]) -> Answered:
+        """Answer the prompt once more, in full, by another draw."""
+
+
 class Auditor:
     """Audits finished requests, a few at a time.
 
@@ -64,23 +113,30 @@ class Auditor:
     metrics : AuditMetrics
     grader : callable
     limits : Limits
+    prompts : KeyedPrompts
     """
 
     def __init__(
-        self, config: MonitorConfig, live: LiveRisk, metrics: AuditMetrics, grader: Grader, limits: Limits
+        self,
+        config: MonitorConfig,
+        live: LiveRisk,
+        metrics: AuditMetrics,
+        grader: Grader,
+        limits: Limits,
+        prompts: KeyedPrompts,
     ) -> None:
         self._config, self._live, self._metrics = config, live, metrics
-        self._grader, self._limits = grader, limits
+        self._grader, self._limits, self._prompts = grader, limits, prompts
         self._extra: dict[str, Any] = {} if config.priority is None else {"priority": config.priority}
         self._places = asyncio.Semaphore(config.concurrent)
         self._waiting = 0
 
-    def take(self, heard: Heard, arm: Arm, key: LevelKey, seconds: float) -> None:
+    def take(self, heard: Audited, arm: Arm, key: LevelKey, seconds: float) -> None:
         """Audit a request that has ended, in the background.
 
         Parameters
         ----------
-        heard : Heard
+        heard : Audited
         arm : Arm
             As drawn at its arrival.
         key : LevelKey
@@ -88,37 +144,36 @@ class Auditor:
         seconds : float
             How long it took.
         """
-        chat = heard.chat
-        done = bool(chat.final_report)
+        done = heard.done
         if done:
             self._metrics.arm_requests.labels(str(arm)).inc()
-            self._metrics.arm_tokens.labels(str(arm)).inc(_thought(chat))
+            self._metrics.arm_tokens.labels(str(arm)).inc(heard.thought)
             self._metrics.arm_seconds.labels(str(arm)).inc(seconds)
         work = None
-        if arm is Arm.HOLDOUT and done and chat.blind is None:
+        if arm is Arm.HOLDOUT and done and heard.watched:
             work = self._repeat(heard, key)
-        elif arm is Arm.AUDIT and took_exit(chat):
+        elif arm is Arm.AUDIT and heard.exited:
             work = self._exited(heard, key)
         elif arm is Arm.AUDIT and done:
-            work = self._kept("no_exit", self._entry(chat, key, exited=False, loss=0.0))
+            work = self._kept("no_exit", self._entry(heard, key, exited=False, loss=0.0))
         elif arm is Arm.AUDIT:
             # The client left, or the server failed, before any exit: no promise is about that.
             self._metrics.audits.labels("abandoned").inc()
         if work is not None:
             self._live.start(work)
 
-    async def _exited(self, heard: Heard, key: LevelKey) -> None:
-        chat, name = heard.chat, secrets.token_hex(8)
+    async def _exited(self, heard: Audited, key: LevelKey) -> None:
+        name = secrets.token_hex(8)
         await self._live.keep(Begun(name, *key))
         found = await self._bounded(self._compare(heard))
         loss = float(found.outcome != "agree")
-        entry = self._entry(chat, key, exited=True, loss=loss, id=name, tokens=found.tokens)
+        entry = self._entry(heard, key, exited=True, loss=loss, id=name, tokens=found.tokens)
         await self._kept(found.outcome, entry)
 
-    async def _repeat(self, heard: Heard, key: LevelKey) -> None:
+    async def _repeat(self, heard: Audited, key: LevelKey) -> None:
         found = await self._bounded(self._again(heard))
         entry = self._entry(
-            heard.chat,
+            heard,
             key,
             exited=False,
             loss=float(found.outcome != "agree"),
@@ -143,17 +198,16 @@ class Auditor:
             self._waiting -= 1
             self._live.busy = self._waiting >= self._config.waiting
 
-    async def _compare(self, heard: Heard) -> Compared:
-        chat = heard.chat
+    async def _compare(self, heard: Audited) -> Compared:
         early = Answered(heard.answer, 0)
-        if not chat.final_report:
+        if not heard.done:
             # The client has not got all of it.
-            early = await exit_answer(chat, self._limits.after_exit)
-        full = await finished_thinking(chat, self._limits.answer, self._extra)
+            early = await heard.exit_answer(self._limits.after_exit)
+        full = await heard.finished_thinking(self._limits.answer, self._extra)
         return await self._judge(early, full)
 
-    async def _again(self, heard: Heard) -> Compared:
-        again = await answered_again(heard.chat, self._limits.answer, self._extra)
+    async def _again(self, heard: Audited) -> Compared:
+        again = await heard.answered_again(self._limits.answer, self._extra)
         return await self._judge(Answered(heard.answer, 0), again)
 
     async def _judge(self, one: Answered, other: Answered) -> Compared:
@@ -165,25 +219,22 @@ class Auditor:
         self._metrics.tokens.inc(entry.tokens)
         await self._live.keep(entry)
 
-    def _entry(self, chat: Chat, key: LevelKey, *, exited: bool, loss: float, **more: Any) -> Audit:
-        events = [event for event in chat.session.session.events if event.eligible]
-        first = events[0].score if events and math.isfinite(events[0].score) else None
+    def _entry(self, heard: Audited, key: LevelKey, *, exited: bool, loss: float, **more: Any) -> Audit:
+        first, cues = heard.inputs
+        prompt, calibrated = self._prompts.digest(heard.messages)
         return Audit(
             *key,
             exited=exited,
             loss=loss,
             score=first,
-            cues=len(events),
+            cues=cues,
             at=time.time(),
+            threshold=_finite(self._live.threshold(key)),
+            exit_score=_finite(heard.exit_score) if exited else None,
+            prompt=prompt,
+            calibrated=calibrated,
             **more,
         )
-
-
-def took_exit(chat: Chat) -> bool:
-    """Whether a chat was stopped under its certificate; the answer need not have arrived."""
-    taken = chat.session.session.exit
-    stops = chat.client_request.mode is Mode.STOP and chat.session.truncation is not None
-    return stops and chat.blind is None and taken is not None and taken.certified
 
 
 def compare(grader: Grader, early: str | None, full: str | None) -> str:
@@ -196,8 +247,5 @@ def compare(grader: Grader, early: str | None, full: str | None) -> str:
     return "agree" if agrees(one, other.answer, other.status, same_of(grader)) else "differ"
 
 
-def _thought(chat: Chat) -> int:
-    session = chat.session
-    if chat.stopped and session.truncation is not None:
-        return session.truncation.thinking_tokens
-    return sum(session.thinking)
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lynxstop._version import __version__
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import ops
+from lynxstop.proxy.backends import DEFAULT
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.freshness import is_away, keep_fresh
 from lynxstop.proxy.logs import logger
@@ -33,6 +34,8 @@ class Background:
     metrics : Metrics
     shadow : ShadowRecorder, optional
         Its records are finished when the proxy ends.
+    name : str, optional
+        Of the backend, where there are several.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class Background:
         upstream: Upstream,
         metrics: Metrics,
         shadow: ShadowRecorder | None = None,
+        name: str | None = None,
     ) -> None:
+        self._name = name
         self._config, self._services, self._metrics = config, services, metrics
         self._shadow, self._server = shadow, Connection(upstream)
         self._reachable = ops.reachable(upstream)
@@ -67,7 +72,7 @@ class Background:
         logger.info("started", extra={"fields": self._served()})
         if self._services.bundle is None and self._config.policy.risk not in (None, "off"):
             logger.warning("no_bundle", extra={"fields": {"risk": self._config.policy.risk}})
-        if self._services.bundle is not None:
+        if self._services.bundle is not None or self._name is not None:
             fresh = keep_fresh(
                 self._services, self._server, self._config.upstream.recheck_seconds, self._show_states
             )
@@ -82,7 +87,8 @@ class Background:
             await self._shadow.drain()
 
     def _show_states(self) -> None:
-        self._metrics.show_states(self._services.shown_states())
+        up = self._services.freshness.away is None
+        self._metrics.show_states(self._name or DEFAULT, self._services.shown_states(), up=up)
 
     async def _belongs(self) -> str | None:
         return await self._services.ready(self._server)
@@ -104,6 +110,7 @@ class Background:
         scheme, _, rest = url.partition("://")
         return {
             "version": __version__,
+            **({} if self._name is None else {"backend": self._name}),
             # Without what may be a name and a password.
             "upstream": f"{scheme}://{rest.rpartition('@')[2]}",
             "dialect": config.upstream.dialect,

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import orjson
-
 from lynxstop.core.conditions import Uncertified
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.accounting import TAIL, count_chat, counted
-from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.answers import Answers, length_of
 from lynxstop.proxy.audit import Auditor
-from lynxstop.proxy.chat_request import ChatRequest, Frames
+from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
@@ -26,9 +23,9 @@ from lynxstop.proxy.full_answer import Heard
 from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check, seeded
-from lynxstop.proxy.request_options import KEY, RequestOptions, read_options
+from lynxstop.proxy.request_options import KEY, RequestOptions, for_plugin, read_options
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.sample import AnswerSource, Sample
+from lynxstop.proxy.sample import Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
@@ -37,10 +34,9 @@ from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.http.connection import Connection, RefusedError
 from lynxstop.remote.http.encoded import encoded
-from lynxstop.remote.http.headers import Headers, for_answer, for_client, for_relay, without
+from lynxstop.remote.http.headers import for_client, for_relay, without
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.report import report
-from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 
@@ -52,16 +48,8 @@ _OFF = Service(cause="off")
 _NAME = 200
 """Longest name of a model in the log."""
 
-_PING = b": ping\n\n"
 
-_STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-
-
-class ChatHandler:
+class ChatHandler(Answers):
     """Answers chat requests; the base of the handlers of other routes.
 
     Parameters
@@ -101,7 +89,8 @@ class ChatHandler:
         self._shadow = shadow
         self._by_chat = by_chat or ChatRoutes()
         self._running = running or Running()
-        self._config, self._upstream, self._metrics, self._services = config, upstream, metrics, services
+        super().__init__(services)
+        self._config, self._upstream, self._metrics = config, upstream, metrics
         bundle = services.bundle
         self._default = None if bundle is None else bundle.policy.default_risk
 
@@ -130,7 +119,7 @@ class ChatHandler:
         service = await self._service(server, model, options)
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
-        if service.plugin and (xargs := self._for_plugin(body, options)):
+        if service.plugin and (xargs := for_plugin(self._config.policy, options)):
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)
@@ -142,16 +131,11 @@ class ChatHandler:
                 await self._watch(request)
             else:
                 await self._leave(request, cause)
-        except RefusedError as error:
-            if reply.started:
-                raise
-            if error.status in _MAY_BE_OURS:
-                await self._refused(request, error)
-            else:
-                await self._tell(request, error)
         except UpstreamError as error:
             self._services.lost(error)
-            raise
+            if reply.started:
+                raise
+            await self._failed(request, error)
 
     async def _why_not(self, request: ChatRequest, treated: Treatment) -> str | None:
         """Return why a request is passed on as it is; None when it is watched."""
@@ -218,6 +202,20 @@ class ChatHandler:
         else:
             await self._pass(request.incoming, request.reply, request.content, cause)
 
+    async def _failed(self, request: ChatRequest, error: UpstreamError) -> None:
+        """Answer a request of which nothing has gone out, after a failure of the server.
+
+        An exit is ours: where no continuation came, the client gets the full answer.
+        """
+        if request.known.get("exited"):
+            await self._leave(request, "continuation_failed")
+        elif not isinstance(error, RefusedError):
+            raise error
+        elif error.status in _MAY_BE_OURS:
+            await self._refused(request, error)
+        else:
+            await self._tell(request, error)
+
     async def _refused(self, request: ChatRequest, error: RefusedError) -> None:
         """Answer a request that the server has refused in the form that we gave it.
 
@@ -251,15 +249,6 @@ class ChatHandler:
         """Make the check that a stream comes from the server that was examined."""
         return partial(self._services.belongs, str(body.get("model")))
 
-    def _frames(self, request: ChatRequest, source: AnswerSource) -> Frames:
-        """Make what writes a stream as the client reads it."""
-        return Frames()
-
-    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
-        """Make the answer for a client that asked for no stream."""
-        dialect = request.service.dialect
-        return assemble(events, None if dialect is None else dialect.facts.empty_content)
-
     # What all routes share.
 
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
@@ -273,14 +262,14 @@ class ChatHandler:
             self._metrics.uncertified.labels(cause).inc()
         if self._thinks(request.options, departures):
             return request, "uncertified"
-        return replace(request, options=replace(request.options, certified=False)), None
+        return replace(request, options=replace(request.options, departures=departures)), None
 
     async def _pass(self, incoming: Incoming, reply: Reply, content: bytes, cause: str) -> None:
         """Forward the request as it is."""
         self._note(incoming, cause)
         headers = for_relay(incoming.headers)
         if content is not incoming.body:
-            headers = [*without(headers, {b"content-length", b"content-encoding"}), _length(content)]
+            headers = [*without(headers, {b"content-length", b"content-encoding"}), length_of(content)]
         async with self._upstream.stream(
             "POST", incoming.raw_path, headers, content, query=incoming.query
         ) as response:
@@ -291,17 +280,6 @@ class ChatHandler:
                 await reply.send(chunk)
         incoming.notes |= counted(tail)
         await reply.end()
-
-    def _for_plugin(self, body: Json, options: RequestOptions) -> Json:
-        """Return the parameters for the plugin in the server; empty when nothing is set."""
-        own = self._config.policy
-        if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
-            return {}
-        given = {
-            "lynxstop_risk": "off" if options.risk is None else options.risk,
-            "lynxstop_mode": str(options.mode),
-        }
-        return given if options.group is None else {**given, "lynxstop_group": options.group}
 
     async def _watch(self, request: ChatRequest) -> None:
         chats = [
@@ -317,6 +295,7 @@ class ChatHandler:
             if heard is not None:
                 self._end(request, heard)
             chat = chats[0] if race is None else chats[race.winner or 0]
+            request.known["exited"] = any(one.tried for one in chats)
             self._count(request.incoming, chat)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
             if "service" in request.known and any(one.misread for one in chats):
@@ -342,64 +321,6 @@ class ChatHandler:
             seconds = time.monotonic() - request.incoming.arrived
             self._auditor.take(heard, request.arm, key, seconds)
 
-    async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
-        """Let a source answer a request."""
-        reply = request.reply
-        try:
-            async with aclosing(source.bursts()) as bursts:
-                if request.body.get("stream"):
-                    await self._stream(request, bursts, self._frames(request, source))
-                    return
-                found = [as_json(event) async for burst in bursts for event in burst]
-        finally:
-            for name in ("prompt_tokens", "completion_tokens"):
-                if source.usage is not None and source.usage.get(name) is not None:
-                    request.incoming.notes[name] = int(source.usage[name])
-        answer = self._whole(request, found, source)
-        content = orjson.dumps(answer)
-        headers = [*self._passed_on(request), (b"content-type", b"application/json"), _length(content)]
-        for name, value in (answer.get(KEY) or {}).items():
-            if value is not None:
-                shown = value.encode() if isinstance(value, str) else orjson.dumps(value)
-                headers.append((f"x-lynxstop-{name.replace('_', '-')}".encode(), shown))
-        await reply.start(200, headers)
-        await reply.end(content)
-
-    def _announced(self, request: ChatRequest) -> Headers:
-        """Return the headers with what is known before the answer."""
-        level = self._services.level(request.options.risk, request.options.group)
-        if level is None:
-            return []
-        shown = {"risk": f"{level.risk:g}", "mode": str(request.options.mode)}
-        if request.options.certified:
-            shown["certificate"] = level.certificate
-        return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
-
-    async def _stream(
-        self, request: ChatRequest, bursts: AsyncGenerator[list[ClientEvent]], frames: Frames
-    ) -> None:
-        reply, last, longest = request.reply, 0.0, 0.0
-        async for burst in bursts:
-            if not reply.started:
-                await self._begin(request)
-            if burst:
-                now = time.monotonic()
-                longest, last = max(longest, now - (last or now)), now
-            await reply.send(frames.write(burst) if burst else _PING)
-        if not reply.started:
-            await self._begin(request)
-        request.incoming.notes["silence_seconds"] = round(longest, 6)
-        await reply.end(frames.end())
-
-    async def _begin(self, request: ChatRequest) -> None:
-        named = (b"x-lynxstop-request", request.incoming.id.encode())
-        headers = [*self._passed_on(request), *_STREAM, *self._announced(request), named]
-        await request.reply.start(200, headers)
-
-    def _passed_on(self, request: ChatRequest) -> Headers:
-        """Return the server's headers that hold whatever the body is."""
-        return for_answer(request.server.answered or ())
-
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
         level = self._services.level(options.risk, options.group)
         holds = level is not None and options.certified and not chat.changed
@@ -408,6 +329,7 @@ class ChatHandler:
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
             certificate=level.certificate if level is not None and holds else None,
+            departures=options.departures,
         )
 
     def _note(self, incoming: Incoming, cause: str) -> None:
@@ -419,7 +341,3 @@ class ChatHandler:
         if chat.blind:
             self._note(incoming, chat.blind)
         count_chat(self._metrics, incoming, chat)
-
-
-def _length(content: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", str(len(content)).encode()

@@ -12,8 +12,8 @@ from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.proxy.service import Service
+from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.http.connection import Connection
-from lynxstop.remote.stream import ClientEvent
 
 Json = dict[str, Any]
 

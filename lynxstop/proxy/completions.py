@@ -11,7 +11,7 @@ from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
-from lynxstop.remote.stream import ClientEvent, as_json
+from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.text import (
     COMPLETIONS,
     TextDialect,

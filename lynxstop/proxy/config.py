@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -97,6 +101,10 @@ class PolicyConfig(Section):
         default=1.0, ge=0, le=1, description="Share of the requests that may be stopped at all."
     )
 
+    def level_of_effort(self, body: Mapping[str, Any]) -> Risk | None:
+        """Return the level that the reasoning effort of a request stands for; None where it names none."""
+        return self.reasoning_effort.get(str(body.get("reasoning_effort")))
+
 
 class LimitsConfig(Section):
     """[limits]: what one process takes on."""
@@ -149,7 +157,10 @@ class MonitorConfig(Section):
         default=False,
         description="Take a recent rise of the risk for an alarm, too; found sooner, false at times.",
     )
-    grader: str = Field(default="math", description="Compares answers, as in `collect --grader`.")
+    grader: str | None = Field(
+        default=None,
+        description="Compares answers; none: the grader of the bundle. A function has to be named.",
+    )
     concurrent: PositiveInt = Field(default=2, description="Audits of one process at a time.")
     waiting: PositiveInt = Field(default=64, description="Audits that wait; while so many do, none is begun.")
     seconds: PositiveFloat = Field(default=600.0, description="Longest audit; then it counts as a loss.")
@@ -170,12 +181,94 @@ class MonitorConfig(Section):
         return self.state is not None or self.redis is not None
 
 
+class AdminConfig(Section):
+    """[admin]: a port of its own for the page of operators, answer now, reload and metrics."""
+
+    host: str = Field(default="127.0.0.1", description="Address that the admin port listens on.")
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Admin port, which then alone has /lynxstop and /metrics; none: the port of the traffic.",
+    )
+    api_keys: tuple[SecretStr, ...] = Field(
+        default=(), description="Keys of operators; none: those of serve.api_keys."
+    )
+
+
+class BackendConfig(Section):
+    """[[backend]]: models with a server or a bundle of their own.
+
+    In the file it has the keys of [upstream] and [policy] side by side; what it leaves out is as there,
+    except the bundle and the model.
+    """
+
+    models: tuple[str, ...] = Field(
+        min_length=1, description="Names in requests, or patterns such as qwen-*, that go to this backend."
+    )
+    upstream: UpstreamConfig = UpstreamConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+    @property
+    def name(self) -> str:
+        """What logs and metrics call it."""
+        return self.models[0]
+
+    def takes(self, model: str) -> bool:
+        """Whether requests for a model go to this backend."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
 class ProxyConfig(Section):
     """The whole configuration; unknown keys are refused."""
 
     serve: ServeConfig = ServeConfig()
+    admin: AdminConfig = AdminConfig()
     upstream: UpstreamConfig = UpstreamConfig()
     policy: PolicyConfig = PolicyConfig()
     limits: LimitsConfig = LimitsConfig()
     record: RecordConfig = RecordConfig()
     monitor: MonitorConfig = MonitorConfig()
+    backend: tuple[BackendConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ProxyConfig:
+        open_to_all = self.admin.port is not None and not _is_loopback(self.admin.host)
+        if open_to_all and not (self.admin.api_keys or self.serve.api_keys):
+            raise ValueError("admin.host is reached from outside, so admin.api_keys must name a key")
+        if self.admin.port is not None and self.admin.port == self.serve.port:
+            raise ValueError("admin.port and serve.port are the same")
+        if self.backend and self.monitor.redis is not None:
+            raise ValueError("monitor.redis has the audits of one bundle; with backends, use monitor.state")
+        named = [pattern for one in self.backend for pattern in one.models]
+        if twice := sorted({pattern for pattern in named if named.count(pattern) > 1}):
+            raise ValueError(f"two backends are for {twice[0]}; put a load balancer in front of its servers")
+        return self
+
+    def parts(self) -> Iterator[tuple[BackendConfig | None, ProxyConfig]]:
+        """Give each backend and the configuration that holds for its requests.
+
+        The last is [upstream] itself, for all other models, with None: where there are backends, only if its
+        url was given.
+        """
+        for one in self.backend:
+            own = {"upstream": one.upstream, "policy": one.policy, "backend": ()}
+            folders = {
+                "record": self.record.model_copy(update={"folder": _below(self.record.folder, one.name)}),
+                "monitor": self.monitor.model_copy(update={"state": _below(self.monitor.state, one.name)}),
+            }
+            yield one, self.model_copy(update={**own, **folders})
+        if not self.backend or "url" in self.upstream.model_fields_set:
+            yield None, self.model_copy(update={"backend": ()})
+
+
+def _below(folder: Path | None, name: str) -> Path | None:
+    """Return a backend's own part of a folder."""
+    return None if folder is None else folder / re.sub(r"[^\w.-]", "_", name)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

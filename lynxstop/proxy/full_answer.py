@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lynxstop.core.exits import Mode
 from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Kept, Limits, Opening
+from lynxstop.remote.events import ClientEvent, Reading, as_json
 from lynxstop.remote.session import TruncationPoint
-from lynxstop.remote.stream import ClientEvent, Reading, as_json
 from lynxstop.remote.tokens import written
 
 
@@ -71,6 +73,60 @@ class Heard:
     def answer(self) -> str:
         """What the client got after the thinking."""
         return after_thinking("".join(self._said), self.chat.config.close)
+
+    @property
+    def done(self) -> bool:
+        """Whether the client got the whole answer."""
+        return bool(self.chat.final_report)
+
+    @property
+    def exited(self) -> bool:
+        """Whether the chat was stopped under its certificate; the answer need not have arrived."""
+        taken = self.chat.session.session.exit
+        stops = self.chat.client_request.mode is Mode.STOP and self.chat.session.truncation is not None
+        return stops and self.watched and taken is not None and taken.certified
+
+    @property
+    def watched(self) -> bool:
+        """Whether its decisions could be made to the end."""
+        return self.chat.blind is None
+
+    @property
+    def thought(self) -> int:
+        """Thinking tokens, up to an exit that was taken."""
+        session = self.chat.session
+        if self.chat.stopped and session.truncation is not None:
+            return session.truncation.thinking_tokens
+        return sum(session.thinking)
+
+    @property
+    def inputs(self) -> tuple[float | None, int]:
+        """Score at the first decision point, if finite, and how many of them there were."""
+        events = [event for event in self.chat.session.session.events if event.eligible]
+        return events[0].score if events and math.isfinite(events[0].score) else None, len(events)
+
+    @property
+    def exit_score(self) -> float | None:
+        """Score that the exit was decided by."""
+        taken = self.chat.session.session.exit
+        return None if taken is None else taken.score
+
+    @property
+    def messages(self) -> Any:
+        """What the client sent."""
+        return self.chat.client_request.body.get("messages")
+
+    async def exit_answer(self, most: int) -> Answered:
+        """Let the server answer after the exit; see `exit_answer`."""
+        return await exit_answer(self.chat, most)
+
+    async def finished_thinking(self, most: int, extra: Mapping[str, Any]) -> Answered:
+        """Finish the thinking that the exit has cut; see `finished_thinking`."""
+        return await finished_thinking(self.chat, most, extra)
+
+    async def answered_again(self, most: int, extra: Mapping[str, Any]) -> Answered:
+        """Answer the prompt once more; see `answered_again`."""
+        return await answered_again(self.chat, most, extra)
 
 
 def _contents(event: Json) -> list[str]:

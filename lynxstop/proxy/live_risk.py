@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.monitor.arms import Arm, ArmShares
 from lynxstop.monitor.entries import Audit, Begun
@@ -112,6 +113,11 @@ class LiveRisk:
         """Return the level that a request is served at, as audits name it."""
         level = self._level(options)
         return LevelKey(model, level.group, level.risk)
+
+    def threshold(self, key: LevelKey) -> float:
+        """Return the threshold that requests of a level are served at; infinite where none is known."""
+        levels = () if self._policy is None else self._policy.levels
+        return next((v.threshold for v in levels if (v.group, v.risk) == (key.group, key.risk)), math.inf)
 
     async def look(self) -> str | None:
         """Read what other processes have written, and say what operators have to know; None: all is well."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from lynxstop._version import __version__
+
+if TYPE_CHECKING:
+    from lynxstop.proxy.audit_metrics import AuditMetrics
 
 SHORT = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Buckets of a decision, in seconds."""
@@ -146,15 +153,53 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._states: dict[str, str] = {}
+        self.backend_up = Gauge(
+            "lynxstop_backend_up",
+            "1 while the server of a backend answers.",
+            ["backend"],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.reloads = Counter(
+            "lynxstop_reloads",
+            "Configurations read again, by what came of it.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.build_info = Gauge(
+            "lynxstop_build_info",
+            "1 for the version of the proxy.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.build_info.labels(__version__).set(1)
+        self._states: dict[str, dict[str, str]] = {}
 
-    def show_states(self, states: Mapping[str, str]) -> None:
-        """Show what happens to the requests for each model."""
-        for model, state in self._states.items():
+    @cached_property
+    def audits(self) -> AuditMetrics:
+        """What is counted about audits; exported once it has been asked for."""
+        from lynxstop.proxy.audit_metrics import AuditMetrics
+
+        return AuditMetrics(self.registry)
+
+    def show_states(self, backend: str, states: Mapping[str, str], *, up: bool) -> None:
+        """Show whether a backend answers, and what happens to the requests for each of its models."""
+        self.backend_up.labels(backend).set(up)
+        for model, state in self._states.get(backend, {}).items():
             self.model_state.labels(model, state).set(0)
-        for model, state in states.items():
-            self.model_state.labels(model, state).set(1)
-        self._states = dict(states)
+        self._states[backend] = dict(states)
+        for shown in self._states.values():
+            for model, state in shown.items():
+                self.model_state.labels(model, state).set(1)
+
+    def forget_backends(self, kept: Collection[str]) -> None:
+        """Show no more of the backends that are gone."""
+        for backend in self._states.keys() - set(kept):
+            self.show_states(backend, {}, up=False)
+            del self._states[backend]
+            if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+                self.backend_up.remove(backend)
 
     def render(self) -> bytes:
         """Write all metrics as Prometheus reads them, those of all workers summed up."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.extras import need
-from lynxstop.grading.graders import grader_named
+from lynxstop.grading.graders import GRADERS, MATH, grader_named
+from lynxstop.grading.grading import Grader
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.journal import FileJournal, RedisJournal
 from lynxstop.monitor.levels import JOURNAL, SNAPSHOT, Inputs, LevelMonitors, open_monitors
@@ -22,6 +24,7 @@ from lynxstop.proxy.live_risk import LiveRisk
 from lynxstop.proxy.logs import logger
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Services
+from lynxstop.recordings.keyed_prompts import KeyedPrompts
 
 if TYPE_CHECKING:
     from lynxstop.calibration.traces import TraceTable
@@ -47,7 +50,23 @@ class Monitoring:
 
     @classmethod
     def of(cls, config: ProxyConfig, metrics: Metrics, services: Services) -> Monitoring:
-        """Make it as the configuration says.
+        """Make it as the configuration says; see `over`."""
+        if not config.monitor.on and config.policy.canary == 1.0:
+            return cls()
+        counted = metrics.audits
+        return cls.over(config, counted, services.bundle, services.policy, inputs=True)
+
+    @classmethod
+    def over(
+        cls,
+        config: ProxyConfig,
+        counted: AuditMetrics,
+        bundle: Bundle | None,
+        policy: StopPolicy | None,
+        *,
+        inputs: bool,
+    ) -> Monitoring:
+        """Make it for a bundle; `inputs` says whether scores of live requests are known, and compared.
 
         Raises
         ------
@@ -56,25 +75,82 @@ class Monitoring:
         """
         if not config.monitor.on and config.policy.canary == 1.0:
             return cls()
-        counted = AuditMetrics(metrics.registry)
         if not config.monitor.on:
-            return cls(LiveRisk(config, services.policy, counted))
+            return cls(LiveRisk(config, policy, counted))
         need("sympy", "calibrate")
-        grader = grader_named(config.monitor.grader)
-        bundle = services.bundle
+        grader = grader_of(config.monitor.grader, None if bundle is None else bundle.policy.grader)
         if bundle is not None:
             _require_audited(bundle)
-        monitors = monitors_of(config.monitor, None if bundle is None else inputs_of(bundle))
-        live = LiveRisk(config, services.policy, counted, monitors)
+        monitors = monitors_of(config.monitor, inputs_of(bundle) if inputs and bundle is not None else None)
+        live = LiveRisk(config, policy, counted, monitors)
         sampling = None if bundle is None else bundle.policy.sampling
         limits = (
             Limits(4096, 512) if sampling is None else Limits(sampling.max_tokens, sampling.answer_tokens)
         )
-        return cls(live, Auditor(config.monitor, live, counted, grader, limits))
+        own = config.monitor.key
+        key = monitors.journal.salt() if own is None else own.get_secret_value().encode()
+        prompts = KeyedPrompts(key, () if bundle is None else _prompts(bundle))
+        return cls(live, Auditor(config.monitor, live, counted, grader, limits, prompts))
+
+    @staticmethod
+    def check(config: ProxyConfig, bundle: Bundle) -> None:
+        """Refuse audits that a bundle does not go together with, before anything is started.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if config.monitor.on:
+            need("sympy", "calibrate")
+            grader_of(config.monitor.grader, bundle.policy.grader)
+            _require_audited(bundle)
 
     async def notice(self) -> str | None:
         """Say what operators have to know; None while all is well."""
         return None if self.live is None else await self.live.look()
+
+
+def grader_of(configured: str | None, certified: str | None) -> Grader:
+    """Return the grader that certified a bundle, so that audits measure what was promised.
+
+    Parameters
+    ----------
+    configured : str or None
+        By the operator.
+    certified : str or None
+        Name that the bundle gives; None without a bundle.
+
+    Raises
+    ------
+    ConfigError
+        When the two differ, or the bundle names a function: no code is run because a bundle says so.
+    """
+    if certified is None or configured == certified:
+        return grader_named(configured or MATH)
+    if configured is not None:
+        raise ConfigError(
+            f"Audits would compare answers by {configured!r}; the bundle was certified by {certified!r}.",
+            hint="Leave monitor.grader out, or certify with that grader.",
+        )
+    if certified not in GRADERS:
+        raise ConfigError(
+            f"The bundle was certified by a grader of its own, {certified!r}.",
+            hint=f'If you trust it, say so: monitor.grader = "{certified}".',
+        )
+    return grader_named(certified)
+
+
+def _prompts(bundle: Bundle) -> set[str]:
+    """Digests of the prompts that certificates rest on; what cannot be read is compared with nothing."""
+    found: set[str] = set()
+    for name in {level.certificate for level in bundle.policy.pooled}:
+        try:
+            table = _evidence(bundle, name)
+        except (LynxstopError, OSError) as error:
+            logger.warning("prompts_not_compared", extra={"fields": {"error": type(error).__name__}})
+            continue
+        found |= set(() if table.prompts is None else table.prompts.tolist())
+    return found
 
 
 def monitors_of(config: MonitorConfig, inputs: Inputs | None = None) -> LevelMonitors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,16 +11,15 @@ import orjson
 from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.app import OPERATORS
-from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler, Incoming, Reply
 from lynxstop.proxy.gate import require_key
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.service import Services
-from lynxstop.proxy.status import status
+from lynxstop.proxy.status import Served, status
 
 PAGE = "/lynxstop"
+RELOAD = "/lynxstop/reload"
 
 _POLICY = (
     b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -31,28 +30,30 @@ _POLICY = (
 class Operators:
     """Answers the paths below /lynxstop.
 
-    Where `serve.api_keys` names keys, all need one of them, except the page itself: it has no data, and asks
-    for the key.
+    Where `admin.api_keys` names keys, or else `serve.api_keys`, all need one of them, except the page itself:
+    it has no data, and asks for the key.
 
     Parameters
     ----------
     config : ProxyConfig
     metrics : Metrics
-    services : Services
+    parts : sequence of Served
+        The backends.
     running : Running
-    by_chat : ChatRoutes
+    reload : callable, optional
+        Reads the configuration again; returns what came of it.
     """
 
     def __init__(
         self,
         config: ProxyConfig,
         metrics: Metrics,
-        services: Services,
+        parts: Sequence[Served],
         running: Running,
-        by_chat: ChatRoutes,
+        reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
-        self._config, self._metrics, self._services = config, metrics, services
-        self._running, self._by_chat = running, by_chat
+        self._config, self._metrics, self._parts = config, metrics, parts
+        self._running, self._reload = running, reload
 
     @property
     def routes(self) -> dict[tuple[str, str], Handler]:
@@ -66,8 +67,11 @@ class Operators:
 
     async def _api(self, incoming: Incoming, reply: Reply) -> None:
         try:
-            require_key(incoming, self._config.serve.api_keys)
-            code, found = self._answer(incoming)
+            require_key(incoming, self._config.admin.api_keys or self._config.serve.api_keys)
+            if self._reload is not None and (incoming.method, incoming.path) == ("POST", RELOAD):
+                code, found = 200, await self._reload()
+            else:
+                code, found = self._answer(incoming)
         except RequestError as error:
             await failures.answer(reply, error)
         else:
@@ -76,7 +80,7 @@ class Operators:
     def _answer(self, incoming: Incoming) -> tuple[int, Mapping[str, Any]]:
         match incoming.method, incoming.path.removeprefix(OPERATORS).split("/"):
             case "GET", ["status"]:
-                return 200, status(self._config, self._metrics, self._services, self._running, self._by_chat)
+                return 200, status(self._config, self._metrics, self._parts, self._running)
             case "GET", ["requests"]:
                 return 200, {"requests": self._running.listed()}
             case "POST", ["requests", id, "answer"]:
@@ -87,7 +91,7 @@ class Operators:
                     status=404,
                     code="not_found",
                     hint="It has GET /lynxstop, /lynxstop/status and /lynxstop/requests, "
-                    "and POST /lynxstop/requests/ID/answer.",
+                    "and POST /lynxstop/requests/ID/answer and /lynxstop/reload.",
                 )
 
 

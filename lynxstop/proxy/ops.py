@@ -29,16 +29,21 @@ def routes(
     checks: Mapping[str, Check],
     notices: Mapping[str, Check] | None = None,
     facts: Facts | None = None,
+    *,
+    any_of: bool = False,
 ) -> dict[tuple[str, str], Handler]:
-    """Make the handlers of the proxy's own paths; what a notice says does not make the proxy unready."""
+    """Make the handlers of the proxy's own paths.
+
+    What a notice says does not make the proxy unready. With `any_of`, each check is about another backend:
+    one that fails does not take the others out of service.
+    """
 
     async def health(incoming: Incoming, reply: Reply) -> None:
         await _json(reply, 200, {"status": "ok"})
 
     async def ready(incoming: Incoming, reply: Reply) -> None:
-        found = dict(zip(checks, await asyncio.gather(*map(_run, checks.values())), strict=True))
-        good = not any(found.values())
-        shown = {name: trouble or "ok" for name, trouble in found.items()}
+        shown = await checked(checks)
+        good = (any if any_of else all)(said == "ok" for said in shown.values())
         status: dict[str, object] = {"status": "ready" if good else "not ready", "checks": shown}
         if notices:
             status["notices"] = {name: await _run(check) or "ok" for name, check in notices.items()}
@@ -58,6 +63,22 @@ def reachable(upstream: Upstream) -> Check:
         async with upstream.stream("GET", "/v1/models") as response:
             await response.read()
             return f"The server answers with status {response.status}." if response.status >= 500 else None
+
+    return check
+
+
+async def checked(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Run checks side by side; say what is wrong, or "ok"."""
+    found = await asyncio.gather(*map(_run, checks.values()))
+    return {name: trouble or "ok" for name, trouble in zip(checks, found, strict=True)}
+
+
+def together(checks: Mapping[str, Check]) -> Check:
+    """Make one check of several: the first trouble counts."""
+
+    async def check() -> str | None:
+        found = await asyncio.gather(*map(_run, checks.values()))
+        return next((trouble for trouble in found if trouble), None)
 
     return check
 

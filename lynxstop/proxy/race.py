@@ -9,8 +9,8 @@ from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
 from lynxstop.proxy.sample import AnswerSource
+from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.upstream import LOST
-from lynxstop.remote.stream import ClientEvent, as_json
 
 Json = dict[str, Any]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, RequestError
 from lynxstop.proxy.config import PolicyConfig
 from lynxstop.proxy.exchange import Incoming
@@ -32,8 +32,8 @@ class RequestOptions:
     group : str or None
     named : bool
         Whether the request itself named anything.
-    certified : bool
-        False for a request outside the conditions of its level's certificate.
+    departures : tuple of str
+        What lies outside the conditions of its level's certificate.
     """
 
     risk: float | None
@@ -41,7 +41,12 @@ class RequestOptions:
     race: int = 1
     group: str | None = None
     named: bool = False
-    certified: bool = True
+    departures: tuple[str, ...] = ()
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate of its level holds for it."""
+        return not self.departures
 
 
 def read_options(
@@ -71,8 +76,7 @@ def read_options(
         On an unknown key, a level that is not certified (the message lists them), or an impossible value.
     """
     given = _given(incoming, body)
-    effort = config.reasoning_effort.get(str(body.get("reasoning_effort")))
-    asked = given.get("risk", effort)
+    asked = given.get("risk", config.level_of_effort(body))
     if asked is None:
         asked = config.risk if config.risk is not None else (default if default is not None else OFF)
     risk = _risk(asked)
@@ -149,3 +153,14 @@ def _group(asked: Any) -> str | None:
     if asked is not None and not isinstance(asked, str):
         raise RequestError("lynxstop.group is a text.", code="bad_lynxstop")
     return asked
+
+
+def for_plugin(own: PolicyConfig, options: RequestOptions) -> dict[str, Any]:
+    """Return the parameters for a plugin in the server; empty when nothing is set."""
+    if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
+        return {}
+    given: dict[str, Any] = {
+        "lynxstop_risk": "off" if options.risk is None else options.risk,
+        "lynxstop_mode": str(options.mode),
+    }
+    return given if options.group is None else {**given, "lynxstop_group": options.group}

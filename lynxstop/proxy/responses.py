@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.failures import RESPONSES
+from lynxstop.proxy.message_tools import arguments_of, begins, pieces
+from lynxstop.proxy.response_tools import CALL, OUTPUT, add_turn, opened_call, thought_of, tools_of
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote import server_error
 from lynxstop.remote.http.connection import RefusedError
@@ -30,10 +32,10 @@ _IGNORED = frozenset(
 
 _SAME = ("model", "temperature", "top_p", "stream", "seed", "vllm_xargs")
 _KNOWN = frozenset(
-    {*_IGNORED, *_SAME, "input", "instructions", "max_output_tokens", "reasoning", "text", "stream_options"}
-)
+    {*_IGNORED, *_SAME, "input", "instructions", "max_output_tokens", "reasoning", "text", "stream_options",
+     "tools"}
+)  # fmt: skip
 _DEFAULTS: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
     "truncation": ("disabled",),
     "background": (False,),
     "include": ([], ["reasoning.encrypted_content"]),
@@ -84,7 +86,7 @@ class ResponsesHandler(TranslatedHandler):
 def to_chat(body: Mapping[str, Any]) -> Json | str:
     """Translate a request into a chat's.
 
-    Reasoning of earlier turns is left out; what a developer says goes to the system.
+    Reasoning of earlier turns is left out, unless it led to a call; what a developer says goes to the system.
 
     Returns
     -------
@@ -93,8 +95,11 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     """
     given = {name: value for name, value in body.items() if value is not None}
     given = {name: value for name, value in given.items() if value not in _DEFAULTS.get(name, ())}
-    if unknown := sorted(set(given) - _KNOWN):
-        return "tools" if "tools" in unknown else "parameters"
+    if set(given) - _KNOWN:
+        return "parameters"
+    tools = tools_of(given)
+    if tools is None:
+        return "tools"
     if given.get("store"):
         return "stored"
     form, reasoning = given.get("text", {}), given.get("reasoning", {})
@@ -107,13 +112,8 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
     if not isinstance(items, list) or not items:
         return "malformed"
     messages = [{"role": "system", "content": given["instructions"]}] if given.get("instructions") else []
-    for item in items:
-        if isinstance(item, dict) and item.get("type") == _REASONING:
-            continue
-        message = _message(item)
-        if message is None:
-            return "items"
-        messages.append(message)
+    if not _add_turns(messages, items):
+        return "items"
     if not messages or messages[-1]["role"] == "assistant":
         return "continued_message"
     chat = {name: given[name] for name in _SAME if name in given}
@@ -121,7 +121,25 @@ def to_chat(body: Mapping[str, Any]) -> Json | str:
         chat["max_tokens"] = given["max_output_tokens"]
     if effort := reasoning.get("effort"):
         chat["reasoning_effort"] = effort
-    return {**chat, "messages": messages}
+    return {**chat, **tools, "messages": messages}
+
+
+def _add_turns(messages: list[Json], items: Sequence[Any]) -> bool:
+    """Append what items say; False where no messages of a chat say the same."""
+    thought = ""
+    for item in items:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == _REASONING:
+            thought = thought_of(item)
+        elif kind in (CALL, OUTPUT):
+            if not add_turn(messages, item, thought):
+                return False
+            thought = ""
+        elif (message := _message(item)) is not None:
+            messages.append(message)
+        else:
+            return False
+    return True
 
 
 class ResponseWriter:
@@ -153,8 +171,8 @@ class ResponseWriter:
             "incomplete_details": None,
             "output": [],
             "parallel_tool_calls": False,
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self._body.get("tool_choice") or "auto",
+            "tools": self._body.get("tools") or [],
             "store": False,
             "usage": None,
         }
@@ -171,8 +189,17 @@ class ResponseWriter:
         yield self._at_part(f"response.{self._kind}.delta", delta=text, **self._logprobs)
 
     def calls(self, delta: Json) -> Iterator[Json]:
-        """Nothing: requests with tools are not translated."""
-        return iter(())
+        """Write the pieces of calls: an item for each call, its arguments as they come."""
+        for part in pieces(delta):
+            if begins(part) or not self._items or self._items[-1]["type"] != CALL:
+                yield from self._close("completed")
+                place = len(self._items)
+                self._items.append(opened_call(part, f"fc_{place}_{self._response['id']}"))
+                item = {**self._items[-1], "status": "in_progress"}
+                yield self._event("response.output_item.added", output_index=place, item=item)
+            if said := arguments_of(part):
+                self._items[-1]["arguments"] += said
+                yield self._at_call("delta", delta=said)
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last item, and tell how the response ended and what it used."""
@@ -205,6 +232,11 @@ class ResponseWriter:
         if not self._items:
             return
         item = self._items[-1]
+        if item["type"] == CALL:
+            yield self._at_call("done", arguments=item["arguments"], name=item["name"])
+            item["status"] = status
+            yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+            return
         yield self._at_part(f"response.{self._kind}.done", text=self._text, **self._logprobs)
         yield self._at_part("response.content_part.done", part=self._part)
         item |= {"status": status, "content": [self._part]}
@@ -227,9 +259,13 @@ class ResponseWriter:
         item = self._items[-1]["id"]
         return self._event(name, item_id=item, output_index=len(self._items) - 1, content_index=0, **more)
 
-    def _event(self, name: str, **more: Any) -> Json:
+    def _at_call(self, step: str, **more: Any) -> Json:
+        place = {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
+        return self._event(f"response.function_call_arguments.{step}", **place, **more)
+
+    def _event(self, kind: str, **more: Any) -> Json:
         number, self._written = self._written, self._written + 1
-        return {"type": name, "sequence_number": number, **more}
+        return {"type": kind, "sequence_number": number, **more}
 
 
 def _message(item: Any) -> Json | None:

@@ -10,8 +10,8 @@ from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import reasoning_field
 from lynxstop.remote.dialects.base import CHAT
 from lynxstop.remote.dialects.reading import read_chat, read_completion
+from lynxstop.remote.events import ClientEvent, Reading
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream import ClientEvent, Reading
 
 Json = dict[str, Any]
 

@@ -6,34 +6,30 @@ import asyncio
 import gc
 import json
 import os
+import signal
+import socket
 import ssl
+import sys
 import tempfile
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
-from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.served import served_as
+from lynxstop._version import __version__
 from lynxstop.errors import ConfigError
-from lynxstop.extras import need
-from lynxstop.proxy import logs
-from lynxstop.proxy.app import App, Draining, create_app
-from lynxstop.proxy.background import Background
-from lynxstop.proxy.chat_routes import ChatRoutes
+from lynxstop.proxy import logs, ops
+from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
-from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.operators import Operators
-from lynxstop.proxy.request_options import check_levels
-from lynxstop.proxy.routes import routes
+from lynxstop.proxy.parts import Part, parts_of
+from lynxstop.proxy.reload import Reloading, hold_signals
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.service import Services
-from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.proxy.sources import load
-from lynxstop.remote.http.upstream import Upstream
 
 KEEPALIVE_SECONDS = 75
 """Idle connections of clients live longer than those of usual load balancers (60 s), which then never meet
@@ -42,70 +38,68 @@ one that has just been closed."""
 _VARIABLE = "_LYNXSTOP_PROXY"
 
 
-def build(config: ProxyConfig) -> App:
+def build(
+    config: ProxyConfig,
+    metrics: Metrics | None = None,
+    running: Running | None = None,
+    reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+) -> App:
     """Make the app that `lynxstop proxy` serves.
+
+    Parameters
+    ----------
+    config : ProxyConfig
+    metrics : Metrics, optional
+        Where to count; by default new ones.
+    running : Running, optional
+        Where requests are listed.
+    reload : callable, optional
+        What POST /lynxstop/reload does.
 
     Raises
     ------
     LynxstopError
-        When the bundle cannot be loaded, or a level of the configuration is not certified.
+        When a bundle cannot be loaded, or a level of the configuration is not certified.
     """
-    metrics = Metrics()
-    upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
-    bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
-    services = Services(
-        bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days), config.upstream.model
-    )
-    check_levels(config.policy, services.policy)
-    risk = config.policy.risk or (bundle and bundle.policy.default_risk)
-    metrics.risk_target.set(risk if isinstance(risk, float) else 0.0)
-    shadow = None
-    if config.record.folder is not None:
-        if bundle is None:
-            raise ConfigError("Recording needs a bundle.", hint="Give --bundle, or leave --record out.")
-        need("sympy", "calibrate")
-        shadow = ShadowRecorder(
-            config.record.folder,
-            redact=config.record.redact,
-            answer_tokens=bundle.policy.sampling.answer_tokens,
-            on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
-            served=served_as(bundle.policy),
-        )
+    metrics, running = metrics or Metrics(), running or Running()
+    parts = parts_of(config, metrics, running)
+    bundles = [(part.config.policy.risk, part.services.bundle) for part in parts]
+    risks = [risk or (bundle and bundle.policy.default_risk) for risk, bundle in bundles]
+    metrics.risk_target.set(max((risk for risk in risks if isinstance(risk, float)), default=0.0))
+    first, *others = parts
 
-    beside = Background(config, services, upstream, metrics, shadow)
-    monitoring = Monitoring.of(config, metrics, services)
-    running, by_chat = Running(), ChatRoutes()
+    async def begin(app: App) -> None:
+        for part in parts:
+            await part.beside.begin(app)
+
+    async def settle() -> None:
+        await asyncio.gather(*(part.settle() for part in parts))
+
+    def facts() -> Mapping[str, object]:
+        return {
+            "version": __version__,
+            "backends": {part.backend.name: part.beside.facts() for part in parts},
+        }
+
+    def named(part: Part, name: str) -> str:
+        return f"{name} {part.backend.name}" if others else name
+
+    several = {part.backend.name: ops.together(part.beside.checks) for part in parts}
     return create_app(
         config,
-        routes(
-            config,
-            upstream,
-            metrics,
-            services,
-            shadow,
-            running,
-            by_chat,
-            live=monitoring.live,
-            auditor=monitoring.auditor,
-        ),
-        upstream=upstream,
+        backends=[part.backend for part in parts],
         metrics=metrics,
-        checks=beside.checks,
-        startup=beside.begin,
-        draining=draining(beside.end, None if monitoring.live is None else monitoring.live.drain),
-        notices={} if monitoring.auditor is None else {"monitor": monitoring.notice},
-        own=Operators(config, metrics, services, running, by_chat).routes,
-        facts=beside.facts,
+        checks=several if others else first.beside.checks,
+        startup=begin,
+        draining=settle,
+        notices={
+            named(part, "monitor"): part.monitoring.notice
+            for part in parts
+            if part.monitoring.auditor is not None
+        },
+        own=Operators(config, metrics, parts, running, reload).routes,
+        facts=facts if others else first.beside.facts,
     )
-
-
-def draining(*works: Draining | None) -> Draining:
-    """Make what finishes all background work at the same time."""
-
-    async def drain() -> None:
-        await asyncio.gather(*(work() for work in works if work is not None))
-
-    return drain
 
 
 def run(path: Path | None, flags: Mapping[str, Any]) -> None:
@@ -128,29 +122,73 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     logs.configure()
     settle_memory()
     if config.serve.workers == 1:
-        uvicorn.run(build(config), **options(config))
+        hold_signals()
+        settings = uvicorn.Config(reloading(path, flags), **options(config))
+        server = uvicorn.Server(settings)
+        with suppress(KeyboardInterrupt):
+            server.run(None if config.admin.port is None else [settings.bind_socket(), *_admin(config)])
+        if not server.started:
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
         return
     # The workers read the same sources again, so that no key is handed on.
     given = {key: value for key, value in flags.items() if value is not None}
     os.environ[_VARIABLE] = json.dumps({"path": path and str(path), "flags": given}, default=str)
     with tempfile.TemporaryDirectory(prefix="lynxstop-metrics-") as folder:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
-        uvicorn.run(
-            "lynxstop.proxy.serve:from_environment",
-            factory=True,
-            workers=config.serve.workers,
-            **options(config),
-        )
+        made = "lynxstop.proxy.serve:from_environment"
+        settings = uvicorn.Config(made, factory=True, workers=config.serve.workers, **options(config))
+        _Workers(settings, [settings.bind_socket(), *_admin(config)]).run()
 
 
-def from_environment() -> App:
+def from_environment() -> Reloading:
     """Make the app of a worker."""
     given = json.loads(os.environ[_VARIABLE])
+    hold_signals()
     logs.configure()
     settle_memory()
     # It may stand in for one that was killed.
     forget_the_dead()
-    return build(load(given["path"] and Path(given["path"]), given["flags"]).config)
+    return reloading(
+        given["path"] and Path(given["path"]),
+        given["flags"],
+        lambda: os.kill(os.getppid(), signal.SIGHUP),
+    )
+
+
+def reloading(
+    path: Path | None, flags: Mapping[str, Any], spread: Callable[[], None] | None = None
+) -> Reloading:
+    """Make the app of these sources, which are read again when it is told to reload."""
+    metrics, running = Metrics(), Running()
+
+    def read() -> App:
+        return build(load(path, flags).config, metrics, running, lambda: made.ask())
+
+    made = Reloading(read(), read, spread)
+    return made
+
+
+class _Workers(Multiprocess):
+    """Worker processes that reload by themselves, where uvicorn would start new ones and end the old."""
+
+    def handle_hup(self) -> None:
+        """Hand the signal on, to a worker that is starting once it serves: it would end by it."""
+        for process in self.processes:
+            ready = process.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit)
+            if ready and process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
+
+
+def _admin(config: ProxyConfig) -> list[socket.socket]:
+    """Open the admin port."""
+    admin = config.admin
+    if admin.port is None:
+        return []
+    family = socket.AF_INET6 if ":" in admin.host else socket.AF_INET
+    opened = socket.create_server((admin.host, admin.port), family=family)
+    opened.set_inheritable(True)
+    return [opened]
 
 
 def check_tls(serve: ServeConfig) -> None:

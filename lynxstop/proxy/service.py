@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
-from lynxstop.artifacts.certified import Certified
+from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import NO_GRACE
-from lynxstop.core.conditions import Conditions
-from lynxstop.core.stream import StreamWatch
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.freshness import Freshness, listed
 from lynxstop.proxy.logs import logger
-from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.promise import Promise, stream_config_of
 from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.table import choose
@@ -81,7 +77,7 @@ NO_KEY = Service(cause="unresolved")
 """For a request whose key the server refuses; other requests may have another."""
 
 
-class Services:
+class Services(Promise):
     """The services of all models of one server; the server is examined when a model is first named.
 
     Parameters
@@ -99,8 +95,6 @@ class Services:
     ----------
     freshness : Freshness
         What the server looked like when it was examined.
-    certified : Certified or None
-        What the levels were certified for; None where there are none.
     """
 
     def __init__(
@@ -110,10 +104,8 @@ class Services:
         grace: timedelta = NO_GRACE,
         model: str | None = None,
     ) -> None:
-        self.bundle, self.model = bundle, model
-        self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
-        self.policy = None if bundle is None else bundle.policy.stop_policy()
-        self._saved = {} if bundle is None else _saved(bundle)
+        super().__init__(bundle, grace)
+        self.model = model
         self._stream_config = (
             stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
         )
@@ -286,38 +278,6 @@ class Services:
         # What a check asks for does not count as traffic.
         return (self._found.get(model) or await self.of(server, model)).trouble
 
-    def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
-        """Return the certified level that a request has."""
-        if self.bundle is None or risk is None:
-            return None
-        found = {level.group: level for level in self.bundle.policy.levels if abs(level.risk - risk) < 1e-9}
-        return found.get(group, found.get(None))
-
-    def departures(self, body: Mapping[str, Any], options: RequestOptions) -> tuple[str, ...]:
-        """Name what a request departs from its level's certificate in; empty where that holds for it."""
-        if self.certified is None or self.policy is None:
-            return ()
-        limits = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
-        most = next((limit for limit in limits if limit is not None), None)
-        served = Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
-        return self.certified.departures(served, self.policy.level(options.risk, options.group))
-
-    def with_certified_sampling(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add the certified value of each sampling setting that a request leaves to the server."""
-        if self.certified is None:
-            return body
-        known = self.certified.conditions
-        settings = {"temperature": known.temperature}
-        if known.temperature > 0:
-            settings |= {"top_p": known.top_p} if known.top_p < 1 else {}
-            settings |= {"top_k": known.top_k} if known.top_k > 0 else {}
-        missing = {name: value for name, value in settings.items() if body.get(name) is None}
-        return {**body, **missing} if missing else body
-
-    def saved(self, level: CertifiedLevel | None) -> float | None:
-        """Return the share of the thinking tokens that a level saved when it was certified."""
-        return None if level is None else self._saved.get(level.certificate)
-
     async def _look(self, server: Server, model: str) -> Service:
         assert self.bundle is not None
         if self._dialect is None:
@@ -387,25 +347,3 @@ def _tell(model: str, service: Service, seconds: float) -> None:
         logger.error(
             "not_served", extra={"fields": {**fields, "cause": service.cause, "trouble": service.trouble}}
         )
-
-
-def stream_config_of(bundle: Bundle) -> StreamConfig:
-    """Return what a bundle watches for in a stream."""
-    policy = bundle.policy
-    return StreamConfig(
-        StreamWatch(policy.cues, policy.delimiters),
-        policy.stop_policy(),
-        policy.exit_text,
-        policy.think_close,
-        policy.cut == "before",
-        open=policy.delimiters.open,
-    )
-
-
-def _saved(bundle: Bundle) -> Mapping[str, float]:
-    found = {}
-    for level in bundle.policy.levels:
-        saved = json.loads((bundle.path / level.certificate).read_text()).get("saved")
-        if isinstance(saved, int | float):
-            found[level.certificate] = float(saved)
-    return found

@@ -30,7 +30,7 @@ from lynxstop.proxy.logs import logger
 from lynxstop.remote.chat import Chat
 
 if TYPE_CHECKING:
-    from lynxstop.grading.grading import Grade
+    from lynxstop.grading.grading import Grade, Grader
 
 COLUMNS = (
     "trace_id",
@@ -68,6 +68,8 @@ class ShadowRecorder:
         Called with "recorded", "dropped" or "failed" for every request.
     served : mapping, optional
         What the bundle is served as, by which `calibrate` knows that these are its scores.
+    grader : callable, optional
+        Compares answers, the one that certified the bundle; by default as mathematics.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class ShadowRecorder:
         answer_tokens: int,
         on_done: Callable[[str], None],
         served: Mapping[str, Any] | None = None,
+        grader: Grader | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._redact, self._answer_tokens = folder, redact, answer_tokens
@@ -97,6 +100,7 @@ class ShadowRecorder:
                 f"{folder} holds shadow traffic of another bundle, or of another version of lynxstop.",
                 hint="Record into a new folder.",
             )
+        self._grader = grader
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,9 +135,9 @@ class ShadowRecorder:
             self._on_done("failed")
 
     async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
-        from lynxstop.grading.grading import grade
+        from lynxstop.grading.grading import grade as as_mathematics
 
-        session = chat.session
+        session, grade = chat.session, self._grader or as_mathematics
         full = await asyncio.to_thread(grade, chat.answer, None)
         prompt = json.dumps(chat.client_request.body["messages"], sort_keys=True).encode()
         problem = hmac.new(self._salt, prompt, hashlib.sha256).hexdigest()[:16]
@@ -150,19 +154,20 @@ class ShadowRecorder:
             with suppress(LynxstopError):  # left out, the request would be missing because of what it is
                 early = await exit_answer(chat, self._answer_tokens, truncation)
                 trial, tokens = await asyncio.to_thread(grade, early.text or "", None), early.tokens
-                loss = "" if math.isnan(differs := _differs(trial, full)) else int(differs)
+                loss = "" if math.isnan(differs := _differs(trial, full, grade)) else int(differs)
             point = (ordinal, repr(event.score), loss, truncation.thinking_tokens)
             rows.append((trace, problem, *point, *shared, tokens))
         return rows or [(trace, problem, "", "", "", "", *shared, "")]
 
 
-def _differs(trial: Grade, full: Grade) -> float:
+def _differs(trial: Grade, full: Grade, grader: Grader) -> float:
     """Loss `disagree` of an exit; NaN where one of the two answers was not parsed."""
     from lynxstop.calibration.losses import LOSSES, Verdicts
+    from lynxstop.grading.graders import same_of
     from lynxstop.grading.grading import agrees
 
     parsed = trial.status == full.status == "parsed"
-    same = float(agrees(trial, full.answer, full.status)) if parsed else math.nan
+    same = float(agrees(trial, full.answer, full.status, same_of(grader))) if parsed else math.nan
     unknown = np.array([math.nan])
     return float(LOSSES["disagree"].at_exit(Verdicts(np.array([same]), unknown, unknown))[0])
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from lynxstop.errors import ConfigError
-from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.config import PolicyConfig, ProxyConfig, UpstreamConfig
 
 FILE = Path("lynxstop.toml")
 """Read from the working folder when no other file is named."""
@@ -29,7 +30,16 @@ SHARED = {
 }
 """Variables of the plugin in vLLM that mean the same here; the key's own variable wins."""
 
-_ELSEWHERE = frozenset({"LYNXSTOP_RECORD", "LYNXSTOP_RECIPE"})
+BACKEND = "backend"
+"""Name of the tables of backends, which only the file has."""
+
+_OF_ONE_MODEL = ("policy.bundle", "upstream.model")
+"""Keys that a backend does not take over from the sections."""
+
+_ELSEWHERE = frozenset(
+    f"LYNXSTOP_{name}"
+    for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS", "FUSED_KERNEL")
+)
 """Variables that only the plugin in vLLM has."""
 
 
@@ -52,6 +62,8 @@ def keys() -> Iterator[tuple[str, FieldInfo]]:
     """Give every key, as in "serve.port", and its field."""
     for section, outer in ProxyConfig.model_fields.items():
         model = outer.annotation
+        if section == BACKEND:
+            continue
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         for name, field in model.model_fields.items():
@@ -95,18 +107,22 @@ def load(
             values[key] = value
             origins[key] = _variable_of(key, environment) if origin == PREFIX else origin
     nested: dict[str, dict[str, Any]] = {}
+    tables = values.pop(BACKEND, ())
     for key, value in values.items():
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
+    backends = [_backend(table, values, str(path or FILE)) for table in tables]
     try:
-        return LoadedConfig(ProxyConfig.model_validate(nested), origins)
+        return LoadedConfig(ProxyConfig.model_validate({**nested, BACKEND: backends}), origins)
     except ValidationError as error:
         # The value itself is not shown: it may be a key.
         first = error.errors(include_input=False, include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"][:2])
         where = f" ({origins[key]})" if key in origins else ""
+        if first["loc"][:1] == (BACKEND,):
+            key = f"{first['loc'][-1]} of [[backend]] number {int(first['loc'][1]) + 1}"
         raise ConfigError(
-            f"{key}{where} is wrong: {_said(first)}.",
+            f"{key or 'The configuration'}{where} is wrong: {_said(first)}.",
             hint="`lynxstop config show` lists all keys.",
         ) from None
 
@@ -137,16 +153,47 @@ def _from_file(path: Path | None) -> tuple[dict[str, Any], str]:
     known = {key for key, _ in keys()}
     flat: dict[str, Any] = {}
     for section, table in content.items():
+        if section == BACKEND:
+            if not isinstance(table, list) or not all(isinstance(one, dict) for one in table):
+                raise ConfigError(f"{path}: backends are tables.", hint="Write each under [[backend]].")
+            flat[BACKEND] = table
+            continue
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {section} stands outside of a section.", hint=_sections())
         flat |= {f"{section}.{name}": value for name, value in table.items()}
         if section not in ProxyConfig.model_fields:
             raise ConfigError(f"{path}: there is no section [{section}].", hint=_sections())
-    if unknown := sorted(set(flat) - known):
-        raise ConfigError(
-            f"{path}: there is no key {unknown[0]}.", hint="`lynxstop config show` lists all keys."
-        )
+    if unknown := sorted(set(flat) - known - {BACKEND}):
+        raise ConfigError(f"{path}: there is no key {unknown[0]}.", hint=meant(unknown[0], known))
     return flat, str(path)
+
+
+def _backend(table: Mapping[str, Any], values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Write a backend's table as its sections; what it leaves out is as in the file's own sections."""
+    sections = {"upstream": UpstreamConfig.model_fields, "policy": PolicyConfig.model_fields}
+    own = {name: section for section, fields in sections.items() for name in fields}
+    if unknown := sorted(set(table) - {*own, "models"}):
+        raise ConfigError(
+            f"{path}: [[backend]] has no key {unknown[0]}.", hint=meant(unknown[0], [*own, "models"])
+        )
+    made: dict[str, Any] = {section: {} for section in sections}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if section in made and key not in _OF_ONE_MODEL:
+            made[section][name] = value
+    for name, value in table.items():
+        if name in own:
+            made[own[name]][name] = value
+    named = table.get("models")
+    if isinstance(named, list) and named and not set("*?[").intersection(str(named[0])):
+        made["upstream"].setdefault("model", named[0])
+    return {**made, **({"models": named} if "models" in table else {})}
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say which name was probably meant, for a hint."""
+    near = get_close_matches(name, list(known), 1)
+    return f"Did you mean {near[0]}?" if near else "`lynxstop config show` lists all keys."
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
@@ -157,7 +204,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], s
         only = name in _ELSEWHERE
         raise ConfigError(
             f"The variable {name} sets no key" + (": only the plugin in vLLM has it." if only else "."),
-            hint="Unset it for the proxy." if only else "`lynxstop config show` lists all keys.",
+            hint="Unset it for the proxy." if only else meant(name, named),
         )
     found: dict[str, Any] = {}
     # Those of the plugin come first, so that a key's own variable wins.
@@ -194,4 +241,6 @@ def _said(error: Mapping[str, Any]) -> str:
 
 
 def _sections() -> str:
-    return f"Sections: {', '.join(f'[{name}]' for name in ProxyConfig.model_fields)}."
+    return f"Sections: {', '.join(f'[{name}]' for name in ProxyConfig.model_fields)}.".replace(
+        f"[{BACKEND}]", f"[[{BACKEND}]]"
+    )

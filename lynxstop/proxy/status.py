@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from prometheus_client.samples import Sample
 
 from lynxstop._version import __version__
+from lynxstop.proxy.backends import Backend
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
@@ -20,9 +21,23 @@ _ALARMS = frozenset({"lynxstop_alarm", "lynxstop_risk_changed", "lynxstop_monito
 """Gauges that are above 0 while something is wrong with a level; only where exits are audited."""
 
 
-def status(
-    config: ProxyConfig, metrics: Metrics, services: Services, running: Running, by_chat: ChatRoutes
-) -> Json:
+class Served(Protocol):
+    """A backend, as far as its state is shown."""
+
+    @property
+    def services(self) -> Services:
+        """What was found out about its models."""
+
+    @property
+    def by_chat(self) -> ChatRoutes:
+        """How its requests with tools, forms and media are answered."""
+
+    @property
+    def backend(self) -> Backend:
+        """Its server."""
+
+
+def status(config: ProxyConfig, metrics: Metrics, parts: Sequence[Served], running: Running) -> Json:
     """Describe a proxy: counts of all worker processes, models and requests of this one."""
     samples = [sample for family in metrics.summed().collect() for sample in family.samples]
     mode = config.policy.mode
@@ -35,7 +50,7 @@ def status(
         "workers": config.serve.workers,
         "mode": mode,
         "risk": _one(samples, "lynxstop_risk_target") or None,
-        "bundle": services.bundle is not None,
+        "bundle": any(part.services.policy is not None for part in parts),
         "savings": {
             "thinking_tokens": thought,
             "saved_estimate": saved,
@@ -55,8 +70,14 @@ def status(
         "alarms": _alarms(samples),
         "live_risk": _live(samples),
         "models": [
-            {"name": name, **_state(service), "kinds": by_chat.ways(name)}
-            for name, service in sorted(services.examined().items())
+            {
+                "name": name,
+                "backend": part.backend.name,
+                **_state(service),
+                "kinds": part.by_chat.ways(name),
+            }
+            for part in parts
+            for name, service in sorted(part.services.examined().items())
         ],
         "running": running.listed(),
         "decisions": list(running.decisions),

@@ -18,9 +18,9 @@ from lynxstop.proxy.sample import AnswerSource, Sample
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT, Dialect
+from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.http.headers import find, for_call
-from lynxstop.remote.stream import ClientEvent, as_json
 from lynxstop.remote.thinking_splitter import DEFAULT, ThinkingSplitter
 
 Json = dict[str, Any]

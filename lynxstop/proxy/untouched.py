@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from lynxstop.core.no_exit import why_no_exit
 from lynxstop.remote.dialects.base import TOP
 
 _NUMBERS = ("max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
@@ -42,7 +43,6 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
         any(body.get(name) for name in _ADDED_UP)
         or any(body.get(name) not in (None, 1) for name in _MULTIPLIED)
     ),
-    "min_tokens": lambda body: bool(body.get("min_tokens")),
     "continued_message": lambda body: (
         bool(body.get("continue_final_message")) or body.get("add_generation_prompt") is False
     ),
@@ -88,21 +88,11 @@ def why_untouched(
     body : dict
     apart_from : frozenset of str
         Causes that do not count.
-    exit_text : str
-        What an exit would put into the answer: where that holds one of the client's stop strings, the server
-        would have stopped there.
-    exit_ids : collection of int
-        Its tokens, for `stop_token_ids` the same.
+    exit_text, exit_ids
+        What an exit writes, and its tokens; see `lynxstop.core.no_exit`.
     """
     found = next((cause for cause in causes(body) if cause not in apart_from), None)
-    if found is None and exit_text:
-        stops = body.get("stop")
-        shown = [stops] if isinstance(stops, str) else _list(stops)
-        if any(isinstance(one, str) and one and one in exit_text for one in shown):
-            return "stop"
-        if any(one in exit_ids for one in _list(body.get("stop_token_ids")) if isinstance(one, int)):
-            return "stop"
-    return found
+    return found or why_no_exit(body, exit_text, exit_ids)
 
 
 def _shows_media(message: Any) -> bool:

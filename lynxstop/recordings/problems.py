@@ -134,7 +134,10 @@ def digest_problems(problems: Iterable[Problem]) -> str:
 def _problem(record: Any, chosen: Mapping[str, str], place: str) -> tuple[Problem, bool]:
     """Read a problem; also say whether it has an id of its own."""
     if not isinstance(record, dict):
-        raise DataError(f"{place}: a problem is an object with a prompt and maybe an id and an answer.")
+        raise DataError(
+            f"{place}: a problem is an object with a prompt and maybe an id and an answer.",
+            hint='Write it as {"prompt": "...", "answer": "..."}.',
+        )
     found = find_columns(record, chosen, place)
     values = {own: record[column] for own, column in found.items()}
     for own in ("id", "prompt"):

@@ -8,39 +8,26 @@ role, one finish reason, one usage.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from lynxstop.errors import ConfigError
-from lynxstop.remote.answer import kept_of
 from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
+from lynxstop.remote.continued import continued
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Dialect, Limits, Opening
+from lynxstop.remote.dialects.base import Dialect, Opening
 from lynxstop.remote.event_rewriter import EventRewriter
+from lynxstop.remote.events import ClientEvent, Reading
 from lynxstop.remote.fast_path import EventTemplate
 from lynxstop.remote.follow import follow, lacks_tokens
+from lynxstop.remote.held_frames import Frame, HeldFrames
 from lynxstop.remote.report import with_exit
-from lynxstop.remote.second_request import SecondRequest
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
-from lynxstop.remote.stream import ClientEvent, Reading
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken, written
-
-_SLACK = 8
-"""Tokens by which a continuation's prompt may be longer or shorter: text that is read again splits anew."""
-
-
-class _Frame(NamedTuple):
-    event: ClientEvent
-    first: int
-    """Index of its first token, among all that the session has read."""
-    end: int
-    """Index after its last token."""
 
 
 @dataclass(slots=True)
@@ -91,6 +78,8 @@ class Chat:
         What a continuation needs; None before the first event.
     misread : bool
         Whether the continuation's prompt was not as long as the first with what was kept.
+    in_place : bool
+        Whether the server itself ended the thinking, without a continuation.
     """
 
     server: Server
@@ -114,11 +103,14 @@ class Chat:
     deciding: float = 0.0
     read: int = 0
     misread: bool = False
+    in_place: bool = False
     _asked: bool = False
     _template: EventTemplate | None = None
-    _rewriter: EventRewriter = field(init=False)
-    _held: deque[_Frame] = field(default_factory=deque)
+    rewriter: EventRewriter = field(init=False)
+    _held: HeldFrames = field(init=False)
     _truncation: TruncationPoint | None = None
+    _last: Frame | None = None
+    """The event that an exit was decided on."""
 
     def __post_init__(self) -> None:
         client_request = self.client_request
@@ -129,7 +121,8 @@ class Chat:
             group=client_request.group,
             keep=client_request.logprobs is not None,
         )
-        self._rewriter = EventRewriter(self.dialect, client_request)
+        self.rewriter = EventRewriter(self.dialect, client_request)
+        self._held = HeldFrames(self.rewriter)
         if client_request.logprobs is None:
             self._template = EventTemplate()
 
@@ -153,11 +146,7 @@ class Chat:
                 async for arrived in arriving:
                     if not arrived:
                         yield []
-                    for data in arrived:
-                        self._take(data, reading, shown)
-                        if self._truncation is not None:
-                            break
-                    self._end_here(shown)
+                    await self._take_all(arrived, reading, shown)
                     # At an exit, the stream is closed before the client is written to.
                     if self._truncation is not None:
                         break
@@ -167,14 +156,16 @@ class Chat:
                 else:
                     reading.end()
         except Exception:
-            shown += self._release(None)
+            shown += self._held.release()
             if shown:
                 yield shown
             raise
         if self._truncation is None:
-            shown += self._release(None)
+            shown += self._held.release()
         else:
-            async with aclosing(self._continue(self._truncation, shown)) as answer:
+            if shown:
+                yield shown
+            async with aclosing(continued(self, self._truncation)) as answer:
                 async for burst in answer:
                     yield burst
             shown = []
@@ -196,14 +187,46 @@ class Chat:
         thought = any(self.session.thinking)
         return "thinking" if self.session.inside else "answering" if thought else "waiting"
 
-    def _end_here(self, shown: list[ClientEvent]) -> None:
-        """Truncate after the last token, if somebody has asked for that."""
+    async def _take_all(self, arrived: Sequence[bytes], reading: Reading, shown: list[ClientEvent]) -> None:
+        """Read events that came together, up to an exit."""
+        for data in arrived:
+            self._take(data, reading, shown)
+            if self._truncation is not None and not await self._ended_in_place(shown):
+                return
+        if self._end_here(shown):
+            await self._ended_in_place(shown)
+
+    def _end_here(self, shown: list[ClientEvent]) -> bool:
+        """Truncate after the last token, if somebody has asked for that; say whether."""
         if not self._asked or self._truncation is not None or self.blind is not None:
-            return
+            return False
         truncation = self.session.answer_now()
-        if truncation is not None and self._room(truncation):
-            shown += self._release(None)
-            self._truncation = truncation
+        if truncation is None or not self._room(truncation):
+            return False
+        shown += self._held.release()
+        self._truncation = truncation
+        return True
+
+    async def _ended_in_place(self, shown: list[ClientEvent]) -> bool:
+        """Let the server end the thinking within its stream, which spares the second request; say whether.
+
+        The server has gone on by then, and forces nothing after the thinking. So this is done only where no
+        certificate is about the answer: when somebody asked for it, and where tools or a form are watched.
+        """
+        assert self._truncation is not None
+        last, self._last = self._last, None
+        named = str(self.rewriter.base.get("id"))
+        uncertified = self._asked or self.config.bare
+        if self.dialect.in_place and uncertified and await self.dialect.end_thinking(self.server, named):
+            shown += self._held.release()
+            if last is not None and (event := self.rewriter.shown(last.event)) is not None:
+                shown.append(event)
+            self._truncation, self.blind = None, ""
+            self.stopped = self.in_place = True
+            return True
+        if last is not None:
+            shown += self._held.before(self._truncation, last, self.session.tokens)
+        return False
 
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
         """Read an event of the server's first stream; append what the client may get by now to `shown`."""
@@ -230,8 +253,8 @@ class Chat:
             event, delta = line, Delta(*said, (StreamToken(text, id=number, entry=entry),))
         elif (parsed := reading.event(data)) is not None:
             event, delta = parsed
-            self._rewriter.learn(event, delta)
-            if self._is_foreign(event):
+            self.rewriter.learn(event, delta)
+            if self.is_foreign(event):
                 self.blind = "changed"
             self.usage = delta.usage or self.usage
         else:
@@ -244,25 +267,17 @@ class Chat:
         truncation = self._follow(delta)
         self.deciding += time.perf_counter() - begun
         if truncation is not None and self._room(truncation):
-            shown += self._before(truncation, _Frame(event, start, start + len(delta.tokens) + 1))
             self._truncation = truncation
+            self._last = Frame(event, start, start + len(delta.tokens) + 1)
             return
         held = None if self.blind is not None else self.session.held
         if held is not None or self._held:
-            self._held.append(_Frame(event, start, len(self.session.tokens)))
-            shown += self._release(held)
-        elif (given := self._rewriter.shown(event)) is not None:
+            self._held.append(Frame(event, start, len(self.session.tokens)))
+            shown += self._held.release(held)
+        elif (given := self.rewriter.shown(event)) is not None:
             shown.append(given)
             if self._template is not None and isinstance(given, dict):
                 self._template.learn(data, delta, given)
-
-    def _release(self, held: int | None) -> list[ClientEvent]:
-        """Release the held events before the first token that an exit might still remove."""
-        shown = []
-        while self._held and (held is None or self._held[0].end <= held):
-            if event := self._rewriter.shown(self._held.popleft().event):
-                shown.append(event)
-        return shown
 
     def _follow(self, delta: Delta) -> TruncationPoint | None:
         if self.blind is not None:
@@ -288,132 +303,29 @@ class Chat:
         if self.config.bare and inside_call(self.session.text(truncation).decode(errors="replace")):
             self.blind = ""
             return False
-        if limit is not None and limit - self._spent(truncation) < 1:
+        if limit is not None and limit - self.spent(truncation) < 1:
             self.blind = "no_room"
             return False
         return True
 
-    def _spent(self, truncation: TruncationPoint) -> int:
+    def spent(self, truncation: TruncationPoint) -> int:
+        """Tokens of the answer that an exit keeps and forces."""
         return (
             len(written(self.session.tokens[: truncation.index]))
             + (truncation.kept > 0)
             + self.config.exit_tokens
         )
 
-    def _before(self, truncation: TruncationPoint, last: _Frame) -> list[ClientEvent]:
-        """Return the held events up to the truncation point."""
-        shown = []
-        for frame in (*self._held, last):
-            if frame.end <= truncation.index:
-                event = self._rewriter.shown(frame.event)
-            else:
-                whole = written(self.session.tokens[frame.first : truncation.index])
-                text = b"".join(token.text for token in whole)
-                if truncation.kept and frame.first <= truncation.index:
-                    tail = self.session.tokens[truncation.index].text[: truncation.kept]
-                    whole, text = [*whole, StreamToken(tail, 0.0)], text + tail
-                said = text.decode(errors="replace")
-                event = self._rewriter.said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
-            if event:
-                shown.append(event)
-        self._held.clear()
-        return shown
-
-    async def _continue(
-        self, truncation: TruncationPoint, shown: list[ClientEvent]
-    ) -> AsyncGenerator[list[ClientEvent]]:
-        """Send what is kept; when the server has begun to continue, the exit text and what it answers."""
-        assert self.opening is not None
-        limit = self.client_request.max_tokens
-        limits = Limits(
-            None if limit is None else limit - self._spent(truncation), self.client_request.logprobs
-        )
-        if shown:
-            yield shown
-        opening, kept = self.opening, kept_of(self.session, truncation)
-        second = SecondRequest(
-            self.server,
-            lambda: self.dialect.continuation(self.server, opening, kept, limits),
-            self.dialect.read_continuation,
-            self.tries,
-        )
-        usage: Json = {}
-        own = self.upstream_tokens
-        try:
-            async with aclosing(second.bursts()) as arriving:
-                async for arrived in arriving:
-                    said = [] if self.stopped or not arrived else self._exit_said()
-                    self.stopped = self.stopped or bool(arrived)
-                    for event, delta in arrived:
-                        # The same server calls itself the same on both routes, if it is known to that well.
-                        if self.dialect.exact:
-                            self._is_foreign(event)
-                        usage = delta.usage or usage
-                        self.upstream_tokens += len(delta.tokens) or bool(delta.content or delta.opaque)
-                        assert second.call is not None
-                        if (one := self._answered(second.call, event, delta)) is not None:
-                            said.append(one)
-                    if said or not arrived:
-                        yield said
-        finally:
-            self.tried = second.tried
-        assert second.call is not None
-        answered = usage.get("completion_tokens")
-        if answered is not None:
-            self.upstream_tokens = own + int(answered)
-        self._merge(
-            truncation, second.call.forced or self.config.exit_tokens, usage, self.upstream_tokens - own
-        )
-
-    def _is_foreign(self, event: Json) -> bool:
+    def is_foreign(self, event: Json) -> bool:
         """Whether an event is the first to show that the server is not the one that was examined."""
         if self.changed or self.belongs is None or event.get("system_fingerprint") is None:
             return False
         self.changed = not self.belongs(event)
         return self.changed
 
-    def _exit_said(self) -> list[ClientEvent]:
-        """Return the exit text as events; only once the server has begun to answer after it."""
-        parts = self._rewriter.split(self.config.exit_text, self.config.close)
-        if self.config.bare and len(parts) > 1:
-            parts.pop()  # The answer is all the server's own.
-        return [self._rewriter.forced(text, thinking=inside) for text, inside in parts if text]
-
-    def _answered(self, call: Call, event: Json, delta: Delta) -> ClientEvent | None:
-        """Return an event of the continuation as the client gets it; the last goes to the rewriter."""
-        if call.whole:
-            return self._rewriter.relayed(event)
-        if not (delta.content or delta.finish):
-            return None
-        one = self._rewriter.said(delta.content, thinking=False, delta=delta, event=event)
-        if delta.finish:
-            self._rewriter.finish = one
-            return None
-        return one
-
-    def _merge(self, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:
-        """Merge the usage of both requests: the prompt once, and everything generated as one completion.
-
-        Where the server does not count tokens, events are counted.
-        """
-        assert self.opening is not None
-        kept = len(written(self.session.tokens[: truncation.index])) + (truncation.kept > 0)
-        self.refilled = int(usage.get("prompt_tokens") or 0)
-        ids = self.opening.prompt_ids
-        if ids is not None and self.refilled:
-            self.misread = abs(self.refilled - len(ids) - kept - forced) > _SLACK
-        prompt = len(ids) if ids is not None else max(0, self.refilled - kept - forced)
-        completion = kept + forced + answered
-        self.usage = {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + completion,
-            "completion_tokens": completion,
-            "completion_tokens_details": {"reasoning_tokens": truncation.thinking_tokens},
-        }
-
     def _ending(self) -> list[Json]:
         """Return the last events: the finish, and usage if the client wants it. The report is in the last."""
-        rewriter = self._rewriter
+        rewriter = self.rewriter
         events = [] if rewriter.finish is None else [rewriter.finish]
         self.final_report = self.report(self) if events or self.usage is not None else {}
         if self.client_request.usage and self.usage is not None:

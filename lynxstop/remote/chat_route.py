@@ -92,6 +92,7 @@ class ChatRoute:
     def __init__(self, dialect: Dialect, form: Form, lead: str, close: Sequence[str]) -> None:
         self.name, self.facts, self.exact = dialect.name, dialect.facts, False
         self.neutral, self.prioritises = dialect.neutral, dialect.prioritises
+        self.in_place = dialect.in_place
         self.form, self.lead = form, lead
         self.describes = f"the chat route, thinking as {form}" + (f" after {lead!r}" if lead else "")
         self._dialect, self._close = dialect, close
@@ -142,6 +143,10 @@ class ChatRoute:
     def read_continuation(self, event: Json) -> Delta:
         """Read one event of the second chat."""
         return read_chat(event)
+
+    async def end_thinking(self, server: Server, id: str) -> bool:
+        """Tell the server to end the thinking in place, as its dialect does."""
+        return await self._dialect.end_thinking(server, id)
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:
         """The end of the rendered prompt, as the server's dialect finds it."""

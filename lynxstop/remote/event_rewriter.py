@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json, reasoning_field
 from lynxstop.remote.dialects.base import Dialect
-from lynxstop.remote.stream import ClientEvent
+from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
 

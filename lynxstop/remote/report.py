@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lynxstop.core.exits import Exit
 from lynxstop.remote.session import StreamSession
 
 
@@ -15,6 +16,7 @@ def report(
     stopped: bool,
     saved_share: float | None,
     certificate: str | None,
+    departures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the `lynxstop` object of an answer.
 
@@ -27,15 +29,48 @@ def report(
         Share of the thinking tokens that the certified level saved on its calibration problems.
     certificate : str or None
         Name of the certificate that the level has.
+    departures : sequence of str
+        What of the request lies outside the certified conditions, where the certificate does not hold.
     """
-    taken, truncation = session.session.exit, session.truncation
+    truncation = session.truncation
     thinking = sum(session.thinking) if truncation is None else truncation.thinking_tokens
+    return exit_report(
+        session.session.exit,
+        thinking,
+        stopped=stopped,
+        saved_share=saved_share,
+        certificate=certificate,
+        departures=departures,
+    )
+
+
+def exit_report(
+    taken: Exit | None,
+    thinking: int | None,
+    *,
+    stopped: bool,
+    saved_share: float | None,
+    certificate: str | None,
+    departures: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the `lynxstop` object of an answer about an exit, or about none.
+
+    Parameters
+    ----------
+    taken : Exit or None
+    thinking : int or None
+        Thinking tokens; None where they are not known.
+    stopped, saved_share, certificate, departures
+        As for `report`.
+    """
     found: dict[str, Any] = {
         "exit": None,
         "stopped": stopped,
         "thinking_tokens": thinking,
-        "certificate": certificate,
+        "certificate": None if departures else certificate,
     }
+    if departures:
+        found["departures"] = list(departures)
     if taken is not None:
         found["exit"] = str(taken.reason)
         if not taken.certified:
@@ -43,7 +78,7 @@ def report(
         found["cue"] = taken.cue if taken.cue >= 0 else None
         found["score"] = _finite(taken.score)
         found["threshold"] = _finite(taken.threshold)
-        if saved_share is not None and saved_share < 1:
+        if saved_share is not None and saved_share < 1 and thinking is not None:
             found["saved_estimate"] = round(thinking * saved_share / (1 - saved_share))
     return found
 

@@ -18,11 +18,11 @@ from typing import TypeVar
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Call
+from lynxstop.remote.events import Reading
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.http.headers import find
 from lynxstop.remote.server import Server
 from lynxstop.remote.server_error import StreamedError
-from lynxstop.remote.stream import Reading
 
 PING_SECONDS = 2.0
 """Longest wait for the first event without a sign of life."""

@@ -2,123 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import orjson
-
-from lynxstop.errors import UpstreamError
-from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import Call, Dialect, Opening
-from lynxstop.remote.fast_path import parse_json, parse_without_logprobs
-from lynxstop.remote.http.sse import DONE, Bursts
+from lynxstop.remote.events import Deltas, Reading
 from lynxstop.remote.server import Server
-from lynxstop.remote.server_error import StreamedError, error_in
-
-Deltas = AsyncIterator[tuple[Json, Delta]]
-"""Events, parsed, and what they add to the answer."""
-
-ClientEvent = Json | bytes
-"""An event for a client: parsed, or written already."""
-
-
-def as_json(event: ClientEvent) -> Json:
-    """Return an event parsed."""
-    return orjson.loads(event) if isinstance(event, bytes) else event
-
-
-class Reading:
-    """Reads the events of one stream, in the bursts in which they come; the stream must come to its end.
-
-    Parameters
-    ----------
-    read : callable
-        Reads an event, as a dialect does.
-    opening : Opening, optional
-        Gets the tokens of the prompt when the server shows them.
-    whole : bool
-        Whether log-probabilities are parsed as they come, so that they can be shown; else they are
-        `lynxstop.remote.fast_path.RawLogprobs` where possible.
-    """
-
-    def __init__(
-        self, read: Callable[[Json], Delta], opening: Opening | None = None, *, whole: bool = True
-    ) -> None:
-        self._read, self._opening, self._whole = read, opening, whole
-        self._ended = False
-
-    def event(self, data: bytes) -> tuple[Json, Delta] | None:
-        """Read an event; None for the final `[DONE]`.
-
-        Raises
-        ------
-        StreamedError
-            When it is an error.
-        UpstreamError
-            When it is not a JSON object, or has an unknown form.
-        """
-        if data == DONE:
-            self._ended = True
-            return None
-        event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
-        if not isinstance(event, dict):
-            raise _nonsense()
-        if (event.get("error") or "choices" not in event) and (said := error_in(event)) is not None:
-            raise StreamedError(said)
-        try:
-            delta = self._read(event).checked()
-        except (AttributeError, LookupError, TypeError, ValueError):
-            raise _nonsense() from None
-        if not isinstance(delta.content, str):
-            raise _nonsense()
-        if delta.finish:
-            self._ended = True
-        if self._opening is not None:
-            if delta.prompt_ids:
-                self._opening.prompt_ids = delta.prompt_ids
-            if delta.usage:
-                self._opening.counted = delta.usage.get("prompt_tokens")
-        return event, delta
-
-    def burst(self, events: Iterable[bytes]) -> Iterator[tuple[Json, Delta]]:
-        """Read events that came together.
-
-        Raises
-        ------
-        UpstreamError
-            As `event` does; those before it have then been given.
-        """
-        for data in events:
-            if (found := self.event(data)) is not None:
-                yield found
-
-    def end(self) -> None:
-        """Check that the stream is complete.
-
-        Raises
-        ------
-        UpstreamError
-            When the answer has not ended.
-        """
-        if not self._ended:
-            raise UpstreamError("The server broke off the answer.", code="upstream_died")
-
-    async def all(self, bursts: Bursts) -> Deltas:
-        """Read a whole stream, event by event.
-
-        Raises
-        ------
-        UpstreamError
-            As `burst` and `end` do.
-        """
-        async for burst in bursts:
-            for pair in self.burst(burst):
-                yield pair
-        self.end()
-
-
-def _nonsense() -> UpstreamError:
-    return UpstreamError("The server streamed an event of unknown form.", code="upstream_nonsense")
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ class TextDialect:
     def __init__(self, dialect: Dialect) -> None:
         self.name, self.facts, self.exact = dialect.name, dialect.facts, dialect.exact
         self.neutral, self.prioritises = dialect.neutral, dialect.prioritises
-        self._dialect = dialect
+        self.in_place, self._dialect = False, dialect
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """The prompt is continued; there is no other way."""
@@ -101,6 +101,10 @@ class TextDialect:
         """Whether lynxstop runs inside the server's engine."""
         return await self._dialect.has_plugin(server)
 
+    async def end_thinking(self, server: Server, id: str) -> bool:
+        """Completions have no thinking of the server's own."""
+        return False
+
     async def prioritised(self, server: Server, model: str) -> Dialect:
         """As the dialect of the server's chats."""
         return TextDialect(await self._dialect.prioritised(server, model))
@@ -108,7 +112,8 @@ class TextDialect:
     def watched(self, body: Mapping[str, Any]) -> Json:
         """Ask for what the chat's dialect asks for, in the form of completions."""
         asked = {**self._dialect.watched(body), "logprobs": TOP}
-        asked.pop("top_logprobs", None)
+        for name in ("top_logprobs", "reasoning_control"):
+            asked.pop(name, None)
         return asked
 
     async def opening(self, server: Server, body: Mapping[str, Any]) -> Opening:

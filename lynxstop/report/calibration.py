@@ -62,9 +62,9 @@ def add_calibration(page: Page, calibration: Calibration, *, logits: bool = Fals
             note=True,
         )
     case, pooled = case_for(calibration.evidence, first), calibration.pooled
-    curve = _thinned(case)
+    curve = thinned(case)
     page.figures(
-        _risk(curve, pooled),
+        risk_figure(curve, pooled),
         *([] if first.saved is None else [_savings(case, curve, pooled)]),
         _reliability(case, logits),
         _positions(case, pooled),
@@ -98,13 +98,15 @@ def _row(certificate: Certificate) -> tuple[object, ...]:
     )
 
 
-def _thinned(case: Case) -> Curve:
+def thinned(case: Case) -> Curve:
+    """Return a curve of a few hundred of the thresholds, to draw."""
     thresholds = case.fine.thresholds
     keep = np.unique(np.linspace(0, len(thresholds) - 1, _POINTS).astype(int))
     return case.at(thresholds[keep])
 
 
-def _risk(curve: Curve, pooled: Sequence[Certificate]) -> str:
+def risk_figure(curve: Curve, pooled: Sequence[Certificate]) -> str:
+    """Draw risk against threshold, with the certified levels."""
     first = pooled[0]
     selective = table_loss(first.loss).selective
     of = np.maximum(curve.exits, 1.0) if selective else np.full(len(curve.losses), float(curve.units))

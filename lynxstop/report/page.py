@@ -42,7 +42,8 @@ th, td {{ padding: .3rem .9rem .3rem 0; text-align: right;
 th:first-child, td:first-child {{ text-align: left; }} th {{ font-weight: 600; }}
 .figures {{ display: grid; gap: 1.8rem;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }}
-figure {{ margin: 0; min-width: 0; }} figure svg {{ width: 100%; height: auto; }}
+figure {{ margin: 0; min-width: 0; overflow-x: auto; }}
+figure svg {{ width: 100%; min-width: 20rem; max-width: 46rem; height: auto; }}
 svg text {{ font-family: system-ui, sans-serif; }}
 figcaption {{ font-size: .9rem; }} footer {{ margin-top: 3rem; font-size: .85rem; }}
 @media print {{ body {{ max-width: none; padding: 0; font-size: 11pt; }}

@@ -22,6 +22,12 @@ BODY_BYTES = 64 * 2**20
 LENGTH = 2**20
 """Context length in tokens that the server names."""
 
+MOST_CHOICES = 128
+"""Choices of one request, as in OpenAI's API."""
+
+_WHOLE = {"n": MOST_CHOICES, "max_tokens": 2**31, "max_completion_tokens": 2**31, "seed": 2**63}
+"""Parameters that are whole numbers, and the most that they may be."""
+
 
 @dataclass
 class Record:
@@ -222,6 +228,13 @@ def _check(body: Json, settings: MockSettings, chat: bool) -> None:
             raise RequestError("continue_final_message and add_generation_prompt exclude each other.")
     if (body.get("top_logprobs") or 0) > 20:
         raise RequestError("top_logprobs must be at most 20.")
+    for name, most in _WHOLE.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        least = -most if name == "seed" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise RequestError(f"{name} must be a whole number from {least} to {most}.")
 
 
 def _stop_at(text: str, stop: str | list[str] | None) -> int:

@@ -267,7 +267,7 @@ def check_same(policy: Policy, meta: Any) -> None:
         Naming what differs.
     """
     require_same(policy.fingerprint, meta.fingerprint, "The recorded data")
-    differing = [name for name in (*SHARED, "cut") if getattr(policy, name) != getattr(meta, name)]
+    differing = [name for name in (*SHARED, "cut", "grader") if getattr(policy, name) != getattr(meta, name)]
     differing += [name for name in _SAMPLING if getattr(policy.sampling, name) != getattr(meta, name)]
     recorded = guards_of(meta)
     if recorded != GUARDS:  # else every decision point was recorded, and any guards can be replayed

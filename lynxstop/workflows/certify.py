@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.artifacts.recipes import text_of
 from lynxstop.calibration import ledger
 from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.options import CalibrationOptions
@@ -27,10 +26,10 @@ from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.core.types import Sampling
-from lynxstop.engines.openai.loading import served_length
-from lynxstop.errors import ConfigError
+from lynxstop.errors import DataError
 from lynxstop.notebook import table_html
-from lynxstop.probes.train import TrainedProbe
+from lynxstop.probes.target import Target
+from lynxstop.probes.train import TrainedProbe, require_both_outcomes
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.schema import Meta
@@ -46,8 +45,8 @@ from lynxstop.workflows.certify_plan import (
     sizes,
     split_problems,
 )
-from lynxstop.workflows.draft_recipe import draft_for_server, draft_recipe, toml
 from lynxstop.workflows.replay_levels import check_unseen, replay_levels
+from lynxstop.workflows.settle_recipe import settle_recipe
 from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop.workflows.train_rule import TrainedRule
 
@@ -83,6 +82,11 @@ class CertifyOptions:
 
     def __post_init__(self) -> None:
         recorded_loss(self.loss, selective=False)
+
+    @property
+    def target(self) -> Target:
+        """What the probe foresees."""
+        return "right" if self.loss == "wrong" else "agrees"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +206,8 @@ def certify(
     Raises
     ------
     DataError
-        When there are too few problems for any of the levels; says what so many can certify.
+        When there are too few problems for any of the levels; says what so many can certify. When the loss
+        needs gold answers, and there are none.
     LynxstopError
         As the steps do.
     """
@@ -218,19 +223,25 @@ def certify(
     for sentence in found.sentences():
         tell(sentence)
     name = str(model)
+    if options.loss != "disagree" and not any(problem.answer for problem in asked):
+        raise DataError(
+            f"The loss {options.loss!r} needs gold answers, and none of the problems has one.",
+            hint="Name their column with --answer-column, or certify the loss disagree.",
+        )
     if options.collect.engine != "openai":
         model = folder_of(name)
+        fingerprint(Path(model))
     base_url = options.collect.arguments.get("base_url")
-    settings = _settle_recipe(folder, name, model, recipe, tell, base_url)
+    settings = settle_recipe(folder, name, model, recipe, tell, base_url)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
-        data = _record(source, parts, folder / "recorded", settings, options.collect, tell, ask, console)
+        data = _record(source, parts, folder / "recorded", settings, options, tell, ask, console)
     tell("Training.")
     guards = settings.guards
     bundle, trained = train_bundle(
         data["train"],
         folder / "bundle",
         Path(name).resolve().name if Path(name).is_dir() else name,
-        target="right" if options.loss == "wrong" else "agrees",
+        target=options.target,
         kind=settings.probe.kind,
         min_tokens=guards.min_tokens,
         cooldown=guards.cooldown,
@@ -264,57 +275,21 @@ def certify(
     )
 
 
-def _settle_recipe(
-    folder: Path,
-    name: str,
-    model: str | Path,
-    given: Recipe | None,
-    tell: Told,
-    base_url: str | None = None,
-) -> Recipe:
-    """Take the recipe that is given, else that of an earlier call, else a first one; write it down."""
-    path = folder / "recipe.toml"
-    if given is None and path.is_file():
-        tell(f"Recipe: {path}.")
-        return Recipe.load(path)
-    if given is not None:
-        text = toml(given.model_dump(mode="json"))
-    else:
-        text, source, unknown = _first_recipe(name, Path(model), base_url)
-        tell(f"Recipe: {source}; written to {path}.")
-        for line in unknown:
-            tell(f"Look at this: {line}")
-    atomic.write_text(path, text)
-    return Recipe.load(path)
-
-
-def _first_recipe(name: str, model: Path, base_url: str | None) -> tuple[str, str, list[str]]:
-    """Return the text of a recipe for a model, where it comes from, and what is a guess."""
-    for known in (name, Path(name).name):
-        with suppress(ConfigError):
-            return text_of(known), f"the shipped one for {known}", []
-    if base_url is None:
-        draft, source = draft_recipe(model), f"drafted from the files in {model}"
-    else:
-        draft, source = draft_for_server(name, served_length(name, base_url)), f"drafted for {base_url}"
-    return draft.as_toml(), source, draft.unknown
-
-
 def _record(
     source: Source,
     parts: dict[str, list[Problem]],
     folder: Path,
     recipe: Recipe,
-    options: CollectOptions,
+    options: CertifyOptions,
     tell: Told,
     ask: Ask,
     console: Console | None,
 ) -> dict[str, Recording]:
     """Record the parts with one loaded model: the first few problems, then all, after asking."""
-    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
+    sampling = Sampling(**recipe.sampling.model_dump(), seed=options.collect.seed)
 
     def run(name: str, problems: Sequence[Problem], append: bool) -> Recording:
-        chosen = replace(options, samples=1, max_cues=None, append=append)
+        chosen = replace(options.collect, samples=1, max_cues=None, append=append)
         return collect(source, problems, folder / name, sampling, chosen, console=console)
 
     parts = {name: problems for name, problems in parts.items() if problems}
@@ -335,6 +310,8 @@ def _record(
         done[name] = run(
             name, problems, append=before is not None and (before.finished or before.appended != ())
         )
+        if name == "train":
+            require_both_outcomes(done[name], options.target)
     return done
 
 

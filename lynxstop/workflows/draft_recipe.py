@@ -133,9 +133,13 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / "tokenizer.json").is_file():
             return _bare_tokenizer(folder, transformers)
         raise ModelError(
-            f"There is no tokenizer in {folder} that transformers can load: {error}",
+            f"There is no tokenizer in {folder} that transformers can load: {_first_line(error)}.",
             hint="The folder needs the model's tokenizer files, such as tokenizer.json.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".: ")
 
 
 def _bare_tokenizer(folder: Path, transformers: Any) -> Any:
@@ -143,7 +147,7 @@ def _bare_tokenizer(folder: Path, transformers: Any) -> Any:
         made = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # of the Rust library, without a class of its own
         raise ModelError(
-            f"{folder / 'tokenizer.json'} is damaged: {error}", hint="Download it again."
+            f"{folder / 'tokenizer.json'} is damaged: {_first_line(error)}.", hint="Download it again."
         ) from error
     made.chat_template = _json(folder / "tokenizer_config.json").get("chat_template")
     return made

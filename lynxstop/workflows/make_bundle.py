@@ -93,6 +93,7 @@ def make_bundle(
         cut=meta.cut,
         **guards.guards,
         budget=meta.budget,
+        grader=meta.grader,
         target=trained.target,
         probe_sha256=None,
         training_problems_sha256=hashlib.sha256("\n".join(sorted(trained.problem_ids)).encode()).hexdigest(),

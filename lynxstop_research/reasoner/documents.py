@@ -53,10 +53,10 @@ class Documents:
         self.rng = random.Random(f"documents/{seed}")
         self._encoder = tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id)
-        self._verdicts = {self._encode(word)[0] for word in VERDICTS}
-        self._cues = {self._encode(cue)[-1] for cue in CUES}
-        self._equals = self._encode(" =")[0]
-        self._writer = TraceWriter(self.rng)
+        self._verdicts = {self.encode(word)[0] for word in VERDICTS}
+        self._cues = {self.encode(cue)[-1] for cue in CUES}
+        self._equals = self.encode(" =")[0]
+        self.writer = TraceWriter(self.rng)
         self._streams = {
             (family, level): stream(self.rng, "reasoner", family, level)
             for family in FAMILIES
@@ -65,7 +65,7 @@ class Documents:
 
     def facts(self) -> Document:
         """Return a row of unrelated labelled steps and verdicts, with loss on what follows ``=``."""
-        ids = self._encode("".join(self._fact() for _ in range(FACTS_PER_ROW)))
+        ids = self.encode("".join(self._fact() for _ in range(FACTS_PER_ROW)))
         results = [index > 0 and ids[index - 1] == self._equals for index in range(len(ids))]
         weights = [
             VERDICT_WEIGHT if i in self._verdicts else float(r) for i, r in zip(ids, results, strict=True)
@@ -74,20 +74,20 @@ class Documents:
 
     def trace(self) -> Document:
         """Return a whole trace, or one that is cut at a random cue and forced to answer."""
-        trace = self._writer.write(self._problem())
-        prompt = self._encode(prompt_text(trace.problem.prompt))
+        trace = self.writer.write(self.problem())
+        prompt = self.encode(prompt_text(trace.problem.prompt))
         forced = self.rng.random() < EXIT_SHARE
         if forced:
             cue = self.rng.randrange(len(trace.cues))
             # A stop is served one token after the cue, where the cue is known to be a whole word.
-            cut = len(self._encode(trace.until(cue))) + self.rng.choice((0, 1, 1))
-            thinking = self._encode(trace.until(cue) + trace.phrases[cue])[:cut]
+            cut = len(self.encode(trace.until(cue))) + self.rng.choice((0, 1, 1))
+            thinking = self.encode(trace.until(cue) + trace.phrases[cue])[:cut]
             answer = trace.paragraphs[cue].answer
         else:
-            thinking = self._encode(trace.thinking())
+            thinking = self.encode(trace.thinking())
             answer = trace.paragraphs[-1].answer
-        leave = self._encode(EXIT)
-        close = self._encode(answer + CLOSE + END)
+        leave = self.encode(EXIT)
+        close = self.encode(answer + CLOSE + END)
         ids = prompt + thinking + leave + close
         weights = [0.0] * len(prompt) + [1.0] * len(thinking)
         weights += [0.0 if forced else 1.0] * len(leave) + [1.0] * len(close)
@@ -134,12 +134,14 @@ class Documents:
         result = calculate(left, operator, right)
         return f" {self.rng.choice(LABELS)}. {left} {operator} {right} = {result}"
 
-    def _problem(self) -> GeneratedProblem:
+    def problem(self) -> GeneratedProblem:
+        """Draw a problem of the training split."""
         family: Family = self.rng.choice(FAMILIES)
         level = self.rng.choices(tuple(_LEVELS), tuple(_LEVELS.values()))[0]
         return next(self._streams[family, level])
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
         ids: list[int] = self._encoder.encode(text).ids
         return ids
 

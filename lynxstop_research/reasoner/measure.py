@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -17,12 +19,16 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from lynxstop.core.first_exit import exit_steps, first_exits
-from lynxstop.demo.problems import draw
+from lynxstop.demo.problems import GeneratedProblem, draw
 from lynxstop_research.reasoner.sampling import CueRecord, Sampled, Sampler
+from lynxstop_research.reasoner.traces import way_back
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "reasoner"
 Values = NDArray[np.float64]
 Report = dict[str, object]
+
+# Rivals that read this task's own wording; nobody has one for a real model.
+_OWN_WORDING = ("regular expression", "comparison", "words")
 
 
 def dynamics(traces: Sequence[Sampled]) -> Report:
@@ -71,12 +77,15 @@ def signals(traces: Sequence[Sampled]) -> Report:
         "run length": _column([_run_length(t.cues, i) for t, i in rows]),
         "lowest log-probability": _column([t.cues[i].lowest for t, i in rows]),
         "trial confidence": _column([t.cues[i].confidence for t, i in rows]),
+        "margin": _column([t.cues[i].margin for t, i in rows]),
         "regular expression": _column([" ok." in t.cues[i].text for t, i in rows]),
+        "comparison": _column([_compared(t.problem, t.cues[i]) for t, i in rows]),
     }
+    rivals["words"] = out_of_fold(_words([t.cues[i].text for t, i in rows]), right, groups)
     layers = [out_of_fold(hidden[:, layer], right, groups) for layer in range(hidden.shape[1])]
     aucs = [round(float(roc_auc_score(right, scores)), 4) for scores in layers]
     best = int(np.argmax(aucs))
-    together = np.column_stack([v for k, v in rivals.items() if k != "regular expression"])
+    together = np.column_stack([v for k, v in rivals.items() if k not in _OWN_WORDING])
     return {
         "layers": aucs,
         "best_layer": best,
@@ -85,11 +94,30 @@ def signals(traces: Sequence[Sampled]) -> Report:
         "hard_half": _on_hard(rows, right, layers[best], rivals),
         "first_exit": {
             "probe": first_exit(traces, layers[best]),
-            "regular expression": first_exit(traces, rivals["regular expression"]),
-            "run length": first_exit(traces, rivals["run length"]),
-            "lowest log-probability": first_exit(traces, rivals["lowest log-probability"]),
+            **{name: first_exit(traces, _as_right(values, right)) for name, values in rivals.items()},
         },
     }
+
+
+def _compared(problem: GeneratedProblem, cue: CueRecord) -> bool:
+    """Tell whether the last check ended where it should, by a parser that knows the task."""
+    value = re.findall(r" gives (\d+)", cue.text)
+    if not value or cue.answer is None:
+        return False
+    try:
+        return int(value[-1]) == way_back(problem, cue.answer)[2]
+    except (ValueError, IndexError):  # an answer of another family
+        return False
+
+
+def _words(texts: Sequence[str]) -> Values:
+    """Return how often each word stands in each text, shape ``(texts, words)``."""
+    return np.asarray(CountVectorizer(token_pattern=r"\S+", min_df=5).fit_transform(texts).toarray(), float)
+
+
+def _as_right(scores: Values, right: NDArray[np.bool_]) -> Values:
+    """Return the scores in the direction in which higher means right."""
+    return scores if roc_auc_score(right, scores) >= 0.5 else -scores
 
 
 def out_of_fold(features: Values, right: NDArray[np.bool_], groups: NDArray[np.int64]) -> Values:

@@ -36,6 +36,8 @@ class CueRecord:
         Lowest log-probability of a token since the last cue, in nats.
     text : str
         The paragraph before the cue.
+    margin : float
+        Log-probability of the likeliest next token above that of ending the thinking, in nats.
     hidden : array of shape (layers + 1, width)
         Hidden states at the cue's last token, the embedding first.
     """
@@ -46,6 +48,7 @@ class CueRecord:
     entropy: float
     lowest: float
     text: str
+    margin: float
     hidden: NDArray[np.float32] = field(repr=False)
 
 
@@ -119,6 +122,7 @@ class Sampler:
                     entropy=float(-(row.exp() * row).sum()),
                     lowest=float(chosen[before : end + 1].min()),
                     text=self.tokenizer.decode(reply[before : end + 1]),
+                    margin=float(row.max() - row[self._end_think]),
                     hidden=states[:, place].float().numpy(),
                 )
             )

@@ -37,6 +37,7 @@ FILLERS = (
     "then", "now", "next", "well", "also", "right", "here", "again", "after", "that",
     "yes", "so", "with", "from", "fine", "there", "good", "still", "first", "on",
 )  # fmt: skip
+NEUTRAL = ("that", "there", "then")
 OPENERS = ("So", "Thus", "Hence", "Then")
 
 
@@ -47,7 +48,9 @@ class Rates:
     `slip` is per step of a solve, by difficulty; `check_slip` per step of a check; `wishful`
     makes a check that should fail end on the hoped-for value; `resolve_ok` and
     `resolve_fails` solve anew after a passed and a failed check; `give_up` ends on a failed
-    check once the planned number of cues is reached; `filler` is per step.
+    check once the planned number of cues is reached; `filler` is per step. `printed` is how often
+    a check prints what it wanted, the difference and the verdict, each replaced by a neutral
+    word otherwise; `careful` multiplies the slips of every solve after the first.
     """
 
     slip: tuple[float, ...] = (0.0, 0.0, 0.003, 0.005, 0.12, 0.14, 0.18)
@@ -57,6 +60,8 @@ class Rates:
     resolve_fails: float = 0.5
     give_up: float = 0.1
     filler: float = 0.14
+    printed: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    careful: float = 1.0
     least_cues: int = 3
     most_cues: int = 7
     cap: int = 11
@@ -118,7 +123,7 @@ class TraceWriter:
             phrases.append(self._phrase(last.answer == problem.answer))
             anew = rates.resolve_ok if last.passed else rates.resolve_fails
             if rng.random() < anew:
-                paragraphs.append(self._solve_and_check(problem))
+                paragraphs.append(self._solve_and_check(problem, rates.careful))
             else:
                 paragraphs.append(self._check(problem, last.answer))
         return Trace(problem, tuple(paragraphs), tuple(cues), tuple(phrases))
@@ -127,8 +132,8 @@ class TraceWriter:
         phrases = PHRASES if right else PHRASES[::-1]
         return self.rng.choices(phrases, _ZIPF_PHRASES)[0]
 
-    def _solve_and_check(self, problem: GeneratedProblem) -> Paragraph:
-        slip = self.rates.slip[problem.difficulty]
+    def _solve_and_check(self, problem: GeneratedProblem, careful: float = 1.0) -> Paragraph:
+        slip = self.rates.slip[problem.difficulty] * careful
         if problem.family == "choose":
             text, answer = self._try_options(problem, slip)
         else:
@@ -153,13 +158,19 @@ class TraceWriter:
         return "".join(parts), LETTERS[len(problem.chains) - 1]
 
     def _check(self, problem: GeneratedProblem, answer: str) -> Paragraph:
-        steps, start, wanted = _way_back(problem, answer)
+        steps, start, wanted = way_back(problem, answer)
         wishful = self.rng.random() < self.rates.wishful
         text, value = self._run(steps, start, self.rates.check_slip, wanted if wishful else None)
         difference = (value - wanted) % MODULUS
         passed = difference == 0
         verdict = "ok." if passed else "fails."
-        end = f" gives {value} - {wanted} = {difference} {verdict}"
+        said = [
+            word if share == 1 or self.rng.random() < share else neutral
+            for word, share, neutral in zip(
+                (str(wanted), str(difference), verdict), self.rates.printed, NEUTRAL, strict=True
+            )
+        ]
+        end = f" gives {value} - {said[0]} = {said[1]} {said[2]}"
         return Paragraph(f"Check {answer}{text}{end}", answer, passed)
 
     def _run(
@@ -206,7 +217,7 @@ def _undo(chain: Chain) -> list[Step]:
     return [step.inverse() for step in reversed(chain.steps)]
 
 
-def _way_back(problem: GeneratedProblem, answer: str) -> tuple[Sequence[Step], int, int]:
+def way_back(problem: GeneratedProblem, answer: str) -> tuple[Sequence[Step], int, int]:
     """Return the steps of a check of `answer`, where it starts and where it should end."""
     if problem.family == "solve":
         chain = problem.chains[0]

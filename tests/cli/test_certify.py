@@ -29,6 +29,7 @@ from lynxstop.testing.settings import MockSettings
 from lynxstop.workflows import certify as workflow
 from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, require_enough, split_problems
 from lynxstop.workflows.draft_recipe import draft_recipe
+from lynxstop.workflows.settle_recipe import settle_recipe
 from lynxstop.workflows.verify_bundle import verify_path
 from tests.support.servers import eventually, program, serving
 
@@ -217,12 +218,12 @@ def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("lynxstop.testing.server.LENGTH", 4096)
-    drafted = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
-    known = workflow._settle_recipe(tmp_path / "b", "Qwen/Qwen3-8B", tmp_path / "none", None, told.append)
+    drafted = settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    known = settle_recipe(tmp_path / "b", "Qwen/Qwen3-8B", tmp_path / "none", None, told.append)
     with serving(MockServer()) as address:
-        served = workflow._settle_recipe(tmp_path / "c", "toy", "toy", None, told.append, address)
+        served = settle_recipe(tmp_path / "c", "toy", "toy", None, told.append, address)
     assert (served.probe.layers, served.sampling.max_tokens) == ((), 3072)
-    again = workflow._settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
+    again = settle_recipe(tmp_path / "a", "mine", shipped.MODEL, None, told.append)
     assert (drafted.probe.layers, drafted.sampling.temperature) == ((1, 2, 3, -1), 0.9)
     assert "# Look at this: " in (tmp_path / "a" / "recipe.toml").read_text()
     assert known.thinking.open
@@ -235,5 +236,20 @@ def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(
         assert words in sentence
     # what is given is written down, and read again by a later call
     given = drafted.model_copy(update={"guards": Guards(budget=250)})
-    assert workflow._settle_recipe(tmp_path / "d", "mine", shipped.MODEL, given, told.append) == given
-    assert workflow._settle_recipe(tmp_path / "d", "mine", shipped.MODEL, None, told.append) == given
+    assert settle_recipe(tmp_path / "d", "mine", shipped.MODEL, given, told.append) == given
+    assert settle_recipe(tmp_path / "d", "mine", shipped.MODEL, None, told.append) == given
+
+
+@pytest.mark.timeout(120)
+def test_when_nothing_can_be_learnt_it_says_so_before_more_is_recorded(tmp_path: Path) -> None:
+    # given a model that never checks itself
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"{a} + {b}"} for a in range(2, 10) for b in range(2, 12)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["certify", "toy", str(problems), "--risk", "40%", "--out", str(out), "--base-url"]
+    with serving(MockServer(MockSettings(checks=0))) as address:
+        done = CliRunner().invoke(app, [*words, address])
+    assert isinstance(done.exception, DataError), done.exception
+    assert "no cue" in done.exception.message
+    assert "[cues]" in str(done.exception.hint)
+    assert not (out / "recorded" / "calibration").exists()

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.cli.serve import FRONT, command, front_config
+from lynxstop.errors import ConfigError
+
+BUNDLE = Bundle.load(Path(__file__).parents[2] / "probes" / "reasoner")
 LAUNCH = """
 import os, sys
 from lynxstop.cli.serve import run
@@ -57,6 +62,39 @@ def test_a_server_that_ends_by_itself_gives_the_status(tmp_path: Path) -> None:
     # when the launcher is told to end, then the status is the server's
     launcher.terminate()
     assert launcher.wait(60) == 3
+
+
+def test_the_front_gets_the_flags_and_the_sections_of_the_file(tmp_path: Path) -> None:
+    # given a file with a level of its own, and flags
+    file = tmp_path / "lynxstop.toml"
+    file.write_text(
+        "[policy]\nrisk = 0.1\nreasoning_effort = {low = 0.1}\n[monitor]\nstate = 'audits'\naudit = 0.2\n"
+    )
+    # when the server is put together, then flags win, and the rest is as in the file
+    found = front_config(file, BUNDLE, {"bundle": "b", "risk": 0.05, "mode": "shadow"})
+    assert (found.policy.risk, found.policy.mode) == (0.05, "shadow")
+    assert found.policy.reasoning_effort == {"low": 0.1}
+    assert (found.monitor.audit, found.monitor.on) == (0.2, True)
+    line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
+    assert line[line.index("--middleware") + 1] == FRONT
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[policy]\nreasoning_effort = {low = 0.3}", "not certified"),
+        ("[policy]\nmode = 'shadow'", "started otherwise"),
+        ("[monitor]\naudits = 1", "no key monitor.audits"),
+        ("[monitor]\nstate = 'a'\ngrader = 'none'", "none"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_before_anything_starts(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "lynxstop.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        front_config(file, BUNDLE, {"mode": "stop", "uncertified": "think"})
 
 
 def running(pid: int) -> bool:

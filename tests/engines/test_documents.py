@@ -21,3 +21,11 @@ def test_examples_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         exec(compile(block, "docs/transformers.md", "exec"), names)
     assert "problem 1" in capsys.readouterr().out
     assert len(names["answers"]) == 2
+
+
+def test_the_start_in_python_stops_early(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/start.md", "exec"), names)
+    assert names["answer"].exit.reason == "score"
+    assert "boxed" in capsys.readouterr().out

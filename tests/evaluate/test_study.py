@@ -72,12 +72,8 @@ def test_only_decisions_on_the_same_text_are_flipped(
 def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given little to think
-    recipe = (shipped.BUNDLE / "recipe.toml").read_text()
-    short = recipe.replace("max_tokens = 1100", "max_tokens = 80").replace("budget = 900", "budget = 40")
-    (tmp_path / "recipe.toml").write_text(short)
     words = (
-        "study", shipped.MODEL, "--recipe", tmp_path / "recipe.toml", "--limit", 4, "--timed", 2,
+        "study", shipped.MODEL, "--recipe", shipped.BUNDLE / "recipe.toml", "--limit", 4, "--timed", 2,
         "--suite", shipped.PROBLEMS / "test.jsonl", "--compared", 2, "--concurrency", 2,
         "--out", tmp_path / "out", "--json",
     )  # fmt: skip
@@ -95,7 +91,8 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     assert full["disagree"] == 0.0
     assert full["thinking"] >= half["thinking"] >= quarter["thinking"]
     (alone,) = found["flips"]
-    assert (alone["batch"], alone["requests"], alone["exits"]) == (1, 1, {})
+    assert (alone["batch"], alone["exits"]) == (1, {})
+    assert 1 <= alone["requests"] <= 2
     page = Path(found["page"]).read_text()
     assert "4 problems are too few" in page
     assert "What did LYNX publish?" in page

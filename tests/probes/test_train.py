@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.evidence import platt
 from lynxstop.probes.rivals import SIGNALS, agreement_runs
+from lynxstop.probes.search import split
 from lynxstop.probes.train import Candidate, default_layer_sets, simplest, train
 from tests.support.made_data import LAYERS, data_set
 
@@ -111,3 +112,11 @@ def test_a_tie_goes_to_fewer_layers():
 
     assert simplest([pair, single, other, behind], folds=5) is single
     assert simplest([pair._replace(spread=0.001), single], folds=5).layers == (1, 2)
+
+
+def test_one_outcome_is_refused_with_what_to_look_at():
+    problems = np.array([f"p{i}" for i in range(20) for _ in range(3)])
+    for truth, word in ((np.ones(60, bool), "harder"), (np.zeros(60, bool), "easier")):
+        with pytest.raises(DataError, match=r"Both outcomes have to occur in at least 5 problems") as caught:
+            split(truth, problems, 5, 0)
+        assert word in str(caught.value.hint)

@@ -10,11 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
+from lynxstop.errors import ConfigError
+from lynxstop.grading.graders import name_of
 from lynxstop.monitor.entries import Audit, Begun, Reset
 from lynxstop.monitor.journal import FileJournal
 from lynxstop.monitor.levels import JOURNAL, open_state
 from lynxstop.monitor.monitor import Finding, LevelKey
 from lynxstop.proxy import full_answer, live_risk
+from lynxstop.proxy.monitoring import grader_of
 from tests.support.canned import CHAT
 from tests.support.servers import Proxied, eventually
 from tests.support.watching import watching
@@ -81,6 +84,45 @@ def test_the_finished_thinking_is_what_the_model_would_have_thought(mock: Any, t
     assert 0 < sum(losses) < 8
 
 
+def test_an_audit_says_at_which_threshold_and_whether_prompts_repeat(mock: Any, tmp_path: Path) -> None:
+    with watching(mock[0], -1e9, sections=section(tmp_path / "a", key=None)) as proxy:
+        for sent, number in enumerate((7, 7, 8), 1):
+            ask(proxy, number)
+            eventually(partial(counted, proxy, sent))
+    entries = [
+        entry for entry, _ in FileJournal(tmp_path / "a" / JOURNAL).read(0) if isinstance(entry, Audit)
+    ]
+    assert {entry.threshold for entry in entries} == {-1e9}
+    assert all(entry.exit_score is not None and entry.exit_score > -1e9 for entry in entries)
+    assert [entry.prompt == entries[0].prompt for entry in entries] == [True, True, False]
+    assert len(entries[0].prompt) == 16
+    # The digests of another journal cannot be compared with these.
+    salts = [FileJournal(tmp_path / name / JOURNAL).salt() for name in "aab"]
+    assert salts[0] == salts[1] != salts[2]
+
+
+@pytest.mark.parametrize(
+    ("configured", "certified", "refused"),
+    [
+        (None, "math", None),
+        (None, "choice", None),
+        ("choice", "choice", None),
+        ("math", "choice", "was certified by 'choice'"),
+        (None, "os.path:samefile", "grader of its own"),
+        ("os.path:samefile", "os.path:samefile", None),
+        ("choice", None, None),
+    ],
+)
+def test_audits_compare_by_the_grader_that_certified(
+    configured: str | None, certified: str | None, refused: str | None
+) -> None:
+    if refused is not None:
+        with pytest.raises(ConfigError, match=refused):
+            grader_of(configured, certified)
+    else:
+        assert name_of(grader_of(configured, certified)) == (configured or certified)
+
+
 def test_a_request_that_never_exits_is_no_loss_and_costs_nothing(mock: Any, tmp_path: Path) -> None:
     with watching(mock[0], math.inf, sections=section(tmp_path)) as proxy:
         ask(proxy)
@@ -116,7 +158,7 @@ def test_an_audit_that_comes_to_nothing_is_a_loss_and_harms_nobody(
             await asyncio.Event().wait()
         return full_answer.Answered(None, 3)
 
-    monkeypatch.setattr("lynxstop.proxy.audit.finished_thinking", broken)
+    monkeypatch.setattr("lynxstop.proxy.full_answer.finished_thinking", broken)
     with watching(mock[0], sections=section(tmp_path, seconds=0.3)) as proxy:
         assert ask(proxy).json()["lynxstop"]["stopped"]
         eventually(lambda: audited(proxy) == {outcome: 1})

@@ -74,6 +74,7 @@ def test_a_request_outside_is_stopped_without_a_certificate_where_the_operator_s
         answer = httpx.post(proxy.url + CHAT, json=body, timeout=30)
         assert '"stopped":true' in answer.text.replace(" ", "")
         assert '"certificate":null' in answer.text.replace(" ", "")
+        assert '"departures":["temperature"]' in answer.text.replace(" ", "")
         assert "x-lynxstop-certificate" not in answer.headers
         assert proxy.count("lynxstop_uncertified_total", cause="temperature") == 1
 

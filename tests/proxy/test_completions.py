@@ -13,7 +13,7 @@ import pytest
 
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer
-from tests.support.servers import Proxied, serving
+from tests.support.servers import serving
 from tests.support.watching import watching
 
 PROMPT = "<|user|>\nWhat is 7 + 5 * 2 - 3?\n<|assistant|>\n<think>"
@@ -25,12 +25,6 @@ def mock() -> Iterator[tuple[str, MockServer]]:
     server = MockServer()
     with serving(server) as url:
         yield url, server
-
-
-@pytest.fixture(scope="module")
-def proxy(mock: tuple[str, MockServer]) -> Iterator[Proxied]:
-    with watching(mock[0]) as made:
-        yield made
 
 
 def ask(url: str, **more) -> dict:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,20 +13,12 @@ import orjson
 import pytest
 
 from lynxstop.testing.server import MockServer
-from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
 from tests.support.servers import eventually, proxied, serving
 from tests.support.watching import watching
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 STREAM = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"r1"), (b"cache-control", b"private")]
-
-
-@pytest.fixture(scope="module")
-def mock() -> Iterator[tuple[str, MockServer]]:
-    server = MockServer(MockSettings(opened=True))
-    with serving(server) as url:
-        yield url, server
 
 
 class Answers(Odd):

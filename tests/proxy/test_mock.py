@@ -195,6 +195,10 @@ def test_what_a_real_server_refuses_is_refused(url: str) -> None:
     assert ask(url, continue_final_message=True).status_code == 400
     assert ask(url, "completions=false", path="/v1/completions", prompt="x").status_code == 404
     assert httpx.post(url + "/v1/chat/completions", content=b"{").status_code == 400
+    for wrong in ({"n": 10**9}, {"n": 0}, {"n": "2"}, {"max_tokens": 1.5}, {"seed": True}):
+        refusal = ask(url, **wrong)
+        assert refusal.status_code == 400
+        assert f"{next(iter(wrong))} must be a whole number" in refusal.json()["error"]["message"]
     assert MockSettings().with_header("delay=0.5").delay == 0.5
 
 

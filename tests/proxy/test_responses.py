@@ -156,3 +156,44 @@ def test_an_early_fault_is_the_servers(proxy):
     with pytest.raises(openai.RateLimitError) as caught:
         client(proxy.url).responses.create(**ASK, extra_headers={"x-mock": "fault=status-429"})
     assert "A fault was asked for" in caught.value.message
+
+
+TOOL = {"type": "function", "name": "check", "description": "Checks.", "parameters": {"type": "object"}}
+
+
+def test_a_call_after_an_exit_is_an_item_and_its_result_goes_back(proxy):
+    asked: Any = {**ASK, "tools": [TOOL]}
+    first: Any = client(proxy.url).responses.create(**asked)
+    assert [item.type for item in first.output] == ["reasoning", "function_call"]
+    call = first.output[1]
+    assert (call.name, json.loads(call.arguments)) == ("check", {})
+    assert first.lynxstop["stopped"]
+    with client(proxy.url).responses.stream(**asked) as stream:
+        events = list(stream)
+        streamed = stream.get_final_response()
+    assert [item.type for item in streamed.output] == ["reasoning", "function_call"]
+    done = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert [event.arguments for event in done] == [call.arguments]
+    # With its thinking, which templates write until the user speaks again.
+    said = {"type": "function_call_output", "call_id": call.call_id, "output": "14"}
+    items = [{"role": "user", "content": ASK["input"]}, *(item.to_dict() for item in first.output), said]
+    chat: Any = to_chat({**ASK, "input": items, "tools": [TOOL]})
+    _, user, assistant, result = chat["messages"]
+    assert user["role"] == "user"
+    assert assistant["reasoning"] == first.output[0].content[0].text
+    assert assistant["tool_calls"][0]["function"] == {"name": "check", "arguments": call.arguments}
+    assert result == {"role": "tool", "tool_call_id": call.call_id, "content": "14"}
+    assert chat["tools"][0]["function"] == {name: TOOL[name] for name in TOOL if name != "type"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("required", "required"),
+        ({"type": "function", "name": "check"}, {"type": "function", "function": {"name": "check"}}),
+        ({"type": "allowed_tools", "tools": []}, None),
+    ],
+)
+def test_the_choice_of_a_tool_translates(choice, expected):
+    chat: Any = to_chat({**ASK, "tools": [TOOL], "tool_choice": choice})
+    assert chat == "tools" if expected is None else chat["tool_choice"] == expected

@@ -69,7 +69,7 @@ def test_it_is_forgotten_when_a_request_does_not_reach_it() -> None:
         body = {"model": "toy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
         assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 200
         services._found = {"toy": GOOD}
-        proxy.app.upstream._address = httpx.URL("http://127.0.0.1:9")
+        proxy.app.backends.all[0].upstream._address = httpx.URL("http://127.0.0.1:9")
         assert httpx.post(proxy.url + CHAT, json=body, timeout=30).status_code == 502
         assert not services._found
 

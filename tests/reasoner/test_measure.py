@@ -20,6 +20,7 @@ def _trace(problem: GeneratedProblem, stands: str, right_at_the_end: bool) -> Sa
             entropy=1.0,
             lowest=-1.0,
             text="",
+            margin=0.0,
             hidden=np.zeros((2, 3), np.float32),
         )
         for i, mark in enumerate(stands)

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.session import Mode
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.events import Reading, as_json
 from lynxstop.remote.fast_path import EventTemplate, RawLogprobs, parse_without_logprobs
 from lynxstop.remote.report import report
-from lynxstop.remote.stream import Reading, as_json
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import StreamToken
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lynxstop.artifacts.certified import Certified
@@ -58,6 +59,10 @@ class Fixed(Services):
         stream_config = StreamConfig(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
         self.service = Service(dialect or Vllm(), stream_config, cause)
 
+    def examined(self) -> dict[str, Service]:
+        """Return it for the mock server's model."""
+        return {"toy": self.service}
+
     async def of(self, server: Any, model: str) -> Service:
         """Return it, with the exit's tokens as the server has them."""
         stream_config, dialect = self.service.stream_config, self.service.dialect
@@ -89,6 +94,7 @@ def watching(
     handlers = routes(
         config, upstream, metrics, services, shadow, running, by_chat, live=live, auditor=auditor
     )
+    part = SimpleNamespace(services=services, by_chat=by_chat, backend=SimpleNamespace(name="default"))
     app = create_app(
         config,
         handlers,
@@ -96,7 +102,7 @@ def watching(
         metrics=metrics,
         draining=None if live is None else live.drain,
         notices={"monitor": monitoring.notice},
-        own=Operators(config, metrics, services, running, by_chat).routes,
+        own=Operators(config, metrics, [part], running).routes,
     )
     with proxied(address, app) as made:
         yield made

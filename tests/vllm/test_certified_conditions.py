@@ -97,3 +97,43 @@ def test_settings_name_what_is_done() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         read_settings({"lynxstop": {"bundle": "b"} | wrong}, {})
+
+
+@pytest.mark.parametrize("uncertified", Uncertified)
+def test_what_no_exit_goes_together_with_thinks_whatever_the_operator_says(uncertified: Uncertified) -> None:
+    # given a server whose exits write a text
+    settings = PluginSettings(uncertified=uncertified)
+    reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED), "\n</think>")
+    # when requests ask for what an exit would break, or do not
+    held = reader.read(None, served=CERTIFIED, asked={"min_tokens": 200})
+    own = reader.read({"lynxstop_budget": 5}, served=CERTIFIED, asked={"stop": ["</th"]})
+    free = reader.read(None, served=CERTIFIED, asked={"min_tokens": 0, "stop": ["Q:"]})
+    # then the former think to the end, a budget of their own included
+    assert (held.watched, held.departures) == (False, ("min_tokens",))
+    assert (own.watched, own.budget, own.departures) == (False, None, ("stop",))
+    assert free == RequestOptions(True, 2.0)
+
+
+@pytest.mark.parametrize(("args", "budget"), [({}, 5), ({"lynxstop_risk": "off"}, 5)])
+def test_a_budget_of_its_own_holds_at_every_level(args: dict[str, Any], budget: int) -> None:
+    found = read(CERTIFIED, {**args, "lynxstop_budget": 5})
+    assert (found.watched, found.stops, found.budget) == (True, True, budget)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many"])
+def test_a_budget_that_makes_no_sense_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="lynxstop_budget"):
+        read(CERTIFIED, {"lynxstop_budget": wrong})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [({"loop_guard": 1}, "loop_guard"), ({"close_open_thinking": "perhaps"}, "close_open")]
+)
+def test_settings_of_the_guards_are_checked(given: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        read_settings({"lynxstop": {"bundle": "b"} | given}, {})
+    found = read_settings(
+        None, {"LYNXSTOP_BUNDLE": "b", "LYNXSTOP_LOOP_GUARD": "4", "LYNXSTOP_CLOSE_OPEN_THINKING": "1"}
+    )
+    assert found is not None
+    assert (found.loop_guard, found.close_open_thinking) == (4, True)

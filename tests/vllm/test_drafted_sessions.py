@@ -14,11 +14,18 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lynxstop.core.exits import Mode, Reason  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
-from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
+from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.engines.vllm.drafted_sessions import DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
-from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
+from lynxstop.engines.vllm.session_batch import (  # noqa: E402
+    COUNTERS,
+    EXIT_KINDS,
+    REASONS,
+    BatchStep,
+    Drafts,
+)
 from tests.vllm.test_sessions import MACHINE, PROBE, RISK, VOCABULARY, WATCH, policies  # noqa: E402
 
 DRAFTS, LENGTH, SLOTS = 3, 24, 4
@@ -124,11 +131,13 @@ def test_drafts_change_no_token_and_no_count(
     engine = Engine(sessions, [history for history, _ in plain], prompts)
     # when: they are drafted, joining and sitting out steps, preempted, and read in chunks on their way back
     draw = np.random.default_rng(seed)
+    told: set[tuple[int, int]] = set()
     ends = [len(prompt) + LENGTH for prompt in prompts]
     while running := [s for s, end in enumerate(ends) if len(engine.history[s]) < end]:
         slots = draw.permutation(running)[: draw.integers(1, len(running) + 1)].tolist()
         right = draw.integers(0, DRAFTS + 1, len(slots)).tolist()
         engine.step(slots, right, (draw.random(len(slots)) < 0.2).tolist())
+        told |= {pair for pair in zip(slots, sessions.exits()[0].tolist(), strict=True) if pair[1]}
         if draw.random() < 0.5:
             slot = int(draw.choice(running))
             parked = sessions.park(slot)
@@ -144,6 +153,12 @@ def test_drafts_change_no_token_and_no_count(
     done = [alone(policy, mode, p, n - len(p))[1] for p, n in zip(prompts, lengths, strict=True)]
     exits = [session.exit for session in done if session.exit is not None]
     assert counts["lost"] == 0
+    # and: no exit is told that a rejected draft decided
+    assert told <= {
+        (slot, session.exit.thinking_tokens * EXIT_KINDS + REASONS.index(session.exit.reason))
+        for slot, session in enumerate(done)
+        if session.exit is not None
+    }
     assert counts["cues"] == sum(len(session.events) for session in done)
     assert counts["exits_score"] == sum(exit.reason is Reason.SCORE for exit in exits)
     assert counts["exits_budget"] == sum(exit.reason is Reason.BUDGET for exit in exits)

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lynxstop.artifacts.bundle import Bundle
+from tests.support.stepped import END, EXIT, SHORT_OF_MEMORY, Served, metric, preempt_all, steps, strip
 
-Served = tuple[Any, Path, Bundle]
-EXIT = (20, 1, 21, 19)
-OPEN, CLOSE, END, WAIT = 0, 1, 2, 5
+OPEN, CLOSE, WAIT = 0, 1, 5
 
 
 @pytest.fixture(scope="module")
 def served(make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
     model = make_model("Qwen3")
     bundle = make_bundle(model, (1, 3))
-    # Prompts of 2..30 tokens against 12 per step: prefill comes in chunks; 11 blocks of 32 tokens: requests
-    # preempt.
-    options = {
-        "max_num_batched_tokens": 12,
-        "max_num_seqs": 8,
-        "block_size": 32,
-        "num_gpu_blocks_override": 12,
-    }
-    return make_llm(model, bundle, settings={"uncertified": "stop"}, **options), model, bundle
-
-
-def strip(ids: list[int]) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == END else ids
-
-
-def metric(llm: Any, name: str) -> float:
-    return sum(m.value for m in llm.get_metrics() if m.name == name)
-
-
-def steps(
-    llm: Any, prompts: list[list[int]], tokens: int = 48, **options: Any
-) -> Iterator[dict[str, list[int]]]:
-    """Run requests step by step; yield the tokens so far by request, after every step."""
-    from vllm import SamplingParams
-
-    engine = llm.llm_engine
-    for number, prompt in enumerate(prompts):
-        params = SamplingParams(temperature=0.0, max_tokens=tokens, **options)
-        engine.add_request(f"r{number}", {"prompt_token_ids": prompt}, params)
-    so_far: dict[str, list[int]] = {}
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            so_far[output.request_id] = list(output.outputs[0].token_ids)
-        yield so_far
-
-
-def preempt_all(llm: Any) -> None:
-    assert llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+    return make_llm(model, bundle, settings={"uncertified": "stop"}, **SHORT_OF_MEMORY), model, bundle
 
 
 def contains(ids: list[int], part: tuple[int, ...]) -> int:
@@ -165,21 +125,33 @@ def test_options_of_vllm_do_not_change_decisions(served: Served, prompts: Any, g
     # and neither with ignore_eos, up to where the answer ended
     longer = generate(llm, prompts, ignore_eos=True)
     assert [b[: len(strip(a))] for a, b in zip(plain, longer, strict=True)] == [strip(a) for a in plain]
-    # and with min_tokens the exit is forced all the same
-    held = generate(llm, prompts, min_tokens=40)
-    assert [contains(ids, EXIT) for ids in held] == [contains(ids, EXIT) for ids in longer]
 
 
-def test_a_stop_string_ends_a_request_inside_the_exit(served: Served, prompts: Any, generate: Any) -> None:
-    # given a stop string that the exit contains
+@pytest.mark.parametrize("asked", [{"min_tokens": 40}, {"stop": ["=3"]}, {"stop": ["never", "x\n"]}])
+def test_what_no_exit_goes_together_with_thinks_to_the_end(
+    served: Served, prompts: Any, generate: Any, counts_of: Any, asked: Any
+) -> None:
+    # given what requests say without lynxstop when an exit would break what they ask for
+    llm = served[0]
+    bare = generate(llm, prompts, xargs={"lynxstop_risk": "off"}, skip_special_tokens=False, **asked)
+    before = counts_of(llm)
+    # when the same is asked with lynxstop, then no token differs, and nothing was stopped
+    assert generate(llm, prompts, skip_special_tokens=False, **asked) == bare
+    after = counts_of(llm)
+    assert after["exits_score"] == before["exits_score"]
+    assert after["uncertified"] > before["uncertified"]
+
+
+def test_a_stop_string_of_the_answer_ends_a_stopped_request(
+    served: Served, prompts: Any, generate: Any
+) -> None:
+    # given requests that are stopped and answer, and a stop string that only an answer completes
     llm = served[0]
     plain = generate(llm, prompts)
     number = next(i for i, ids in enumerate(plain) if contains(ids, EXIT))
-    # when it is reached
-    found = generate(llm, prompts, stop=["=3"], skip_special_tokens=False)[number]
-    # then the request ends there, and the next one in its place is a fresh one
-    assert tuple(found[-4:]) == EXIT
-    assert generate(llm, prompts) == plain
+    # when it is asked for, then exits are taken all the same
+    found = generate(llm, prompts, stop=["3never"], skip_special_tokens=False)
+    assert found[number] == plain[number]
 
 
 def test_a_prompt_without_an_open_block_waits_for_one(

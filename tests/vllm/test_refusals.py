@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError
@@ -90,6 +90,20 @@ def test_wrong_settings_are_refused(given: Any, message: str) -> None:
     # given settings with a mistake, when they are read, then the error says which
     with pytest.raises(ConfigError, match=message):
         read_settings({"lynxstop": given}, {})
+
+
+def test_a_misspelt_variable_is_refused_and_those_of_the_proxy_are_not() -> None:
+    # given a variable that is nearly one of the plugin's, when settings are read, then it is named
+    with pytest.raises(ConfigError, match=r"LYNXSTOP_BUNDEL sets nothing") as caught:
+        read_settings({}, {"LYNXSTOP_BUNDEL": "/b"})
+    assert "LYNXSTOP_BUNDLE" in str(caught.value)
+    # and the proxy's own may stand beside them
+    theirs = {
+        "LYNXSTOP_POLICY_UNCERTIFIED": "stop",
+        "LYNXSTOP_RECORD_FOLDER": "/f",
+        "LYNXSTOP_SERVE_PORT": "1",
+    }
+    assert read_settings({}, theirs) is None
 
 
 def test_a_default_risk_must_be_certified() -> None:

@@ -5,7 +5,6 @@ Tiny models; the second runner runs this file too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ from lynxstop.artifacts.bundle import Bundle, ServedRule
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.errors import BundleError
 from lynxstop.rules.table import rule_named
-
-Served = tuple[Any, Path, Bundle]
-END = 2
-EXIT = (20, 1, 21, 19)
+from tests.support.stepped import EXIT, SHORT_OF_MEMORY, Served, metric, preempt_all, steps, strip
 
 
 def learned(features: int) -> dict[str, Any]:
@@ -31,28 +27,6 @@ def learned(features: int) -> dict[str, Any]:
 
 ALL = CUE | BOUNDARY | INTERVAL
 RULE = ServedRule(name="combined", constants=learned(14), points=ALL, every=7)
-
-
-def strip(ids: list[int]) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == END else ids
-
-
-def metric(llm: Any, name: str) -> float:
-    return sum(m.value for m in llm.get_metrics() if m.name == name)
-
-
-def steps(llm: Any, prompts: list[list[int]], tokens: int = 48) -> Iterator[dict[str, list[int]]]:
-    """Run requests step by step; yield the tokens so far by request, after every step."""
-    from vllm import SamplingParams
-
-    for number, prompt in enumerate(prompts):
-        params = SamplingParams(temperature=0.0, max_tokens=tokens)
-        llm.llm_engine.add_request(f"r{number}", {"prompt_token_ids": prompt}, params)
-    so_far: dict[str, list[int]] = {}
-    while llm.llm_engine.has_unfinished_requests():
-        for output in llm.llm_engine.step():
-            so_far[output.request_id] = list(output.outputs[0].token_ids)
-        yield so_far
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +47,7 @@ def ruled(make_model: Any, make_bundle: Any, prompts: Any, reference: Any) -> tu
 @pytest.fixture(scope="module")
 def served(make_llm: Any, ruled: tuple[Path, Bundle]) -> Served:
     model, bundle = ruled
-    # short of memory, and prefilling in chunks
-    options = {"max_num_batched_tokens": 12, "max_num_seqs": 8, "block_size": 32}
-    settings = {"uncertified": "stop"}
-    return make_llm(model, bundle, settings=settings, num_gpu_blocks_override=12, **options), model, bundle
+    return make_llm(model, bundle, settings={"uncertified": "stop"}, **SHORT_OF_MEMORY), model, bundle
 
 
 def test_tokens_equal_those_of_the_transformers_engine(
@@ -116,7 +87,7 @@ def test_preemption_between_points_changes_no_decision(
         preempted = False
         for so_far in steps(llm, some):
             if not preempted and len(so_far.get("r0", ())) == moment:
-                assert llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+                preempt_all(llm)
                 preempted = True
         # then no token changes: statistics of earlier tokens are not lost
         assert preempted

@@ -6,15 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
-from lynxstop.artifacts.bundle import Bundle
-
-Served = tuple[Any, Path, Bundle]
+from tests.support.stepped import Served, strip
 
 
 @pytest.fixture(scope="module", params=[(3,), (1, 3)], ids=["last", "tapped"])
@@ -22,10 +19,6 @@ def served(request: pytest.FixtureRequest, make_llm: Any, make_model: Any, make_
     model = make_model("Qwen3")
     bundle = make_bundle(model, request.param)
     return make_llm(model, bundle), model, bundle
-
-
-def strip(ids: list[int]) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == 2 else ids
 
 
 def test_the_runner_is_the_one_asked_for(served: Served, runner_of: Any) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,8 @@ import openai
 from typer.testing import CliRunner
 
 from lynxstop.cli import app
+from lynxstop.monitor.levels import JOURNAL, open_state
+from lynxstop.monitor.monitor import LevelKey
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,6 +36,7 @@ pytestmark = [
 ]
 MODEL = Path(__file__).parents[2] / "data" / "reasoner"
 LAUNCHED: dict[str, subprocess.Popen[bytes]] = {}
+STATES: dict[str, Path] = {}
 EXIT_TEXT = "\n</think>\n\nThe answer is \\boxed{"
 QUESTION = json.loads((MODEL.parent / "problems" / "test.jsonl").read_text().splitlines()[0])["prompt"]
 
@@ -41,6 +44,14 @@ QUESTION = json.loads((MODEL.parent / "problems" / "test.jsonl").read_text().spl
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    pytest.fail("it does not come about")
 
 
 def metric(url: str, name: str) -> float:
@@ -60,11 +71,25 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
+    folder = tmp_path_factory.mktemp("server")
+    config = folder / "lynxstop.toml"
+    config.write_text(
+        f"""
+        [policy]
+        reasoning_effort = {{low = 0.2, high = "off"}}
+        [monitor]
+        state = "{folder / "audits"}"
+        audit = 1.0
+        key = "k"
+        on_alarm = "warn"
+        """
+    )
+    log = (folder / "log").open("w+")
     line = [
         sys.executable, "-m", "lynxstop.cli", "serve", str(MODEL), "--bundle", str(bundle.path), "--port",
         str(port),
         "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "tiny",
+        "--config", str(config),
     ]  # fmt: skip
     environment = {
         k: v
@@ -74,6 +99,7 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     LAUNCHED[url] = process
+    STATES[url] = folder / "audits"
     try:
         for _ in range(300):
             try:
@@ -93,8 +119,9 @@ def server(make_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def client(server: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none") as made:
+        yield made
 
 
 def ask(client: openai.OpenAI, stream: bool = False, tokens: int = 600, **xargs: Any) -> Any:
@@ -131,6 +158,75 @@ def test_streaming_gives_the_same_text(client: openai.OpenAI) -> None:
     # then the pieces make the same
     assert (reasoning, content) == (whole.reasoning, whole.content)
     assert usage is not None
+
+
+def test_requests_are_told_what_was_decided(client: openai.OpenAI) -> None:
+    # given a stopped request, one that thinks to the end, and one outside the certified conditions
+    short, full = ask(client, lynxstop_risk=0.2), ask(client, lynxstop_risk="off")
+    # then the reports say so, with the tokens that the server counts
+    found = short.lynxstop
+    assert (found["exit"], found["stopped"], found["threshold"]) == ("score", True, -1e3)
+    assert found["score"] > -1e3
+    assert found["certificate"] == "certificates/0.2.json"
+    details = short.usage.completion_tokens_details
+    assert 0 <= details.reasoning_tokens - found["thinking_tokens"] <= 3  # the exit's line break, the marks
+    assert details.lynxstop_exit == "score"
+    assert full.lynxstop["exit"] is full.lynxstop["certificate"] is None
+    assert full.lynxstop["thinking_tokens"] == full.usage.completion_tokens_details.reasoning_tokens
+    # and the last event of a stream holds the same
+    *others, last = list(ask(client, stream=True, lynxstop_risk=0.2))
+    assert last.lynxstop == found
+    assert not any("lynxstop" in (chunk.model_extra or {}) for chunk in others)
+
+
+def test_reasoning_effort_is_a_level_and_a_budget_closes_the_thinking(client: openai.OpenAI) -> None:
+    def effort(name: Any, **xargs: Any) -> Any:
+        return client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=600, temperature=0,
+            reasoning_effort=name, extra_body={"vllm_xargs": xargs},
+        )  # fmt: skip
+
+    assert effort("low").lynxstop["exit"] == "score"
+    assert effort("high").lynxstop["exit"] is None
+    found = effort("high", lynxstop_budget=20).lynxstop
+    assert (found["exit"], found["thinking_tokens"], found["certificate"]) == ("budget", 20, None)
+
+
+def test_an_exit_of_ours_triggers_no_stop_string(client: openai.OpenAI) -> None:
+    # given a stop string in the exit's text, then the request is what it is without lynxstop, and told so
+    def asked(**xargs: Any) -> Any:
+        return client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=600, temperature=0,
+            stop=["boxed{"], extra_body={"vllm_xargs": xargs},
+        )  # fmt: skip
+
+    bare, found = asked(lynxstop_risk="off"), asked(lynxstop_risk=0.2)
+    assert found.choices[0].message.reasoning == bare.choices[0].message.reasoning
+    assert found.lynxstop["departures"] == ["stop"]
+
+
+def test_exits_are_audited_in_the_server(server: str, client: openai.OpenAI) -> None:
+    # given a server that audits all requests, when some are stopped, whole and streamed
+    state = STATES[server]
+    key = LevelKey("tiny", None, 0.2)
+
+    def audited() -> int:
+        return open_state(state).findings[key].audits
+
+    ask(client, lynxstop_risk=0.2)
+    wait_until(lambda: (state / JOURNAL).exists() and audited() > 0)
+    before = audited()
+    ask(client, lynxstop_risk=0.2)
+    list(ask(client, stream=True, lynxstop_risk=0.2))
+    # then both are finished off the client's path, compared and kept, and none of them failed
+    wait_until(lambda: audited() == before + 2)
+    found = open_state(state).findings[key]
+    assert found.exits == found.audits
+    assert found.tokens > 100
+    page = get(f"{server}/metrics")
+    assert "lynxstop_audits_total{" in page
+    assert 'outcome="failed"' not in page
+    assert 'outcome="timeout"' not in page
 
 
 def test_an_uncertified_risk_is_a_bad_request(client: openai.OpenAI) -> None:

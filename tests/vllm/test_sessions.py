@@ -15,14 +15,15 @@ pytest.importorskip("transformers")
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
+from lynxstop.core.exits import Mode, Reason  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
-from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
+from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
-from lynxstop.engines.vllm.session_batch import COUNTERS  # noqa: E402
+from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS  # noqa: E402
 from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
@@ -98,6 +99,16 @@ def test_device_sessions_equal_core_sessions(
         wanted = drive(device, fed, scores)
         # then: both force the same tokens
         assert wanted == expected
+    # and show the same exits, and which blocks are open
+    for row, session in enumerate(core):
+        tokens, reason = divmod(int(device.exits()[0, row]), EXIT_KINDS)
+        score = float(device.exits()[1, row : row + 1].view(torch.float32))
+        taken = session.exit
+        expected_exit = (None, 0) if taken is None else (taken.reason, taken.thinking_tokens)
+        assert (REASONS[reason], tokens) == expected_exit
+        assert taken is None or score == pytest.approx(taken.score, nan_ok=True)
+        watched = session.mode is Mode.STOP and not session.stopped
+        assert bool(device.inside()[row]) == (watched and session.inside)
     # and count the same
     counts = dict(zip(COUNTERS, device.counters.tolist(), strict=True))
     exits = [session.exit for session in core if session.exit is not None]

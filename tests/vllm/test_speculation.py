@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import pytest
 
-from lynxstop.artifacts.bundle import Bundle
-from tests.vllm.test_life import END, preempt_all, steps, strip
+from tests.support.stepped import END, Served, preempt_all, steps, strip
 
 torch = pytest.importorskip("torch")
 
@@ -24,7 +22,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 DRAFTS = 3
-Served = tuple[Any, Path, Bundle]
 
 
 @pytest.fixture(scope="module")

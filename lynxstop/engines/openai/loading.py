@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.cues import CueSet
@@ -15,6 +17,7 @@ from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
 from lynxstop.engines.openai.engine import CONCURRENT, OpenAIEngine
 from lynxstop.engines.openai.tokenizer import StreamTokenizer
+from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.continuation_check import CheckedContinuation, check_continuation
 from lynxstop.remote.dialects.table import choose
 from lynxstop.remote.identity import identify
@@ -88,7 +91,7 @@ def load_openai(
     ModelError
         When it does not serve the model, or shows no log-probabilities.
     ConfigError
-        When the recipe asks for what a stream cannot give, or the dialect is unknown.
+        When the recipe asks for what a stream cannot give, or the dialect or the address is none.
     """
     delimiters = (
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
@@ -110,9 +113,11 @@ def load_openai(
 
     try:
         checked, fingerprint, exit_ids = runner.run(learn())
-    except BaseException:
+    except BaseException as error:
         runner.run(upstream.aclose())
         runner.close()
+        if isinstance(error, UpstreamError):
+            raise _named(error, base_url) from error
         raise
     config = StreamConfig(
         watch,
@@ -159,7 +164,10 @@ def served_length(model: str, base_url: str) -> int | None:
         finally:
             await upstream.aclose()
 
-    listed = asyncio.run(ask())
+    try:
+        listed = asyncio.run(ask())
+    except UpstreamError as error:
+        raise _named(error, base_url) from error
     entries = listed.get("data") if isinstance(listed, dict) else None
     for entry in entries or []:
         if isinstance(entry, dict) and entry.get("id") == model:
@@ -169,10 +177,30 @@ def served_length(model: str, base_url: str) -> int | None:
     return None
 
 
+def _named(error: UpstreamError, base_url: str) -> UpstreamError:
+    """Say which server it is, and what may help."""
+    hint = error.hint
+    if error.status_code in (401, 403):
+        hint = f"Set the environment variable {KEY} to the server's key."
+    elif error.status_code == 404:
+        hint = "Check the address: it is the server's own, with or without /v1, and without more."
+    elif error.code == "upstream_unreachable":
+        hint = "Start the server, or check its address and port."
+    return UpstreamError(
+        f"{base_url} cannot be asked: {error.message}", code=error.code, status=error.status_code, hint=hint
+    )
+
+
 def _reach(base_url: str) -> tuple[Upstream, Connection]:
     from lynxstop.remote.http.config import ConnectionConfig
     from lynxstop.remote.http.connection import Connection
     from lynxstop.remote.http.upstream import Upstream
 
-    upstream = Upstream(ConnectionConfig(url=base_url, api_key=os.environ.get(KEY)))  # type: ignore[arg-type]
+    try:
+        config = ConnectionConfig(url=base_url, api_key=os.environ.get(KEY))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(
+            f"{base_url!r} is not the address of a server.", hint="Give one like http://127.0.0.1:8000."
+        ) from error
+    upstream = Upstream(config)
     return upstream, Connection(upstream)

@@ -13,7 +13,7 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.engines.transformers.engine import DEFAULT_BATCH, TransformersEngine
-from lynxstop.errors import ModelError
+from lynxstop.errors import ConfigError, ModelError
 from lynxstop.extras import need
 
 
@@ -64,7 +64,7 @@ def load_engine(
     FingerprintError
         When the bundle belongs to another model.
     ConfigError
-        When an exit is to cut before the cue.
+        When an exit is to cut before the cue, or there is no such device or data type.
     """
     torch = need("torch", "transformers")
     transformers = need("transformers", "transformers")
@@ -73,13 +73,24 @@ def load_engine(
         require_same(made_by.policy.fingerprint, found, f"The bundle {made_by.path}")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = dtype or ("float32" if place == "cpu" else "bfloat16")
+    if not isinstance(getattr(torch, kind, None), torch.dtype):
+        raise ConfigError(
+            f"There is no data type {kind!r}.", hint="Give float32, bfloat16 or float16, or leave it out."
+        )
     transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, kind))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
-    network = network.to(place).eval()
+    try:
+        network = network.to(place).eval()
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by the device
+        first = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"The model cannot be put on the device {place!r}: {first}.",
+            hint="Give another device, or leave it out.",
+        ) from error
     setup = (
         setup_from_bundle(made_by, tokenizer)
         if isinstance(made_by, Bundle)

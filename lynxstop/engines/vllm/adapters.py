@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.core import no_exit
 from lynxstop.core.conditions import SETTINGS, Conditions
-from lynxstop.engines.vllm.hidden import HiddenStates
+from lynxstop.engines.vllm.end_of_text import EndOfText
+from lynxstop.engines.vllm.exit_reports import ExitReports
+from lynxstop.engines.vllm.hidden import HiddenStates, RowFeatures
 from lynxstop.engines.vllm.metrics import PluginMetrics
 from lynxstop.engines.vllm.recorder import Recorder
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
@@ -36,6 +39,10 @@ class RunnerAdapter:
     metrics : PluginMetrics
     recorder : Recorder, optional
         Records requests that ask for it.
+    reports : ExitReports, optional
+        Tells the server in front what is decided.
+    ends : EndOfText, optional
+        Closes thinking where a text ends inside it.
     """
 
     def __init__(
@@ -46,6 +53,10 @@ class RunnerAdapter:
         hidden: HiddenStates,
         metrics: PluginMetrics,
         recorder: Recorder | None = None,
+        reports: ExitReports | None = None,
+        ends: EndOfText | None = None,
+        *,
+        drafted: bool = False,
     ) -> None:
         self.runner = runner
         self.served = served
@@ -53,7 +64,14 @@ class RunnerAdapter:
         self.hidden = hidden
         self.metrics = metrics
         self.recorder = recorder
-        self.slots = SlotTable(sessions, runner.max_num_reqs)
+        self.reports = reports
+        self.ends = ends
+        self.slots = SlotTable(sessions, runner.max_num_reqs, drafted=drafted)
+        if reports is not None:
+            self.slots.entered.append(reports.enter)
+            self.slots.left.append(reports.leave)
+        if ends is not None:
+            self.slots.entered.append(lambda slot, options: ends.enter(slot))
         self._logged = False
 
     def apply(self, logits: Tensor, ctx: Any) -> None:
@@ -67,18 +85,29 @@ class RunnerAdapter:
 
     def _serve(self, logits: Tensor, step: BatchStep) -> None:
         """Read a step, score, decide, and raise the logits of forced tokens in place."""
-        last = self._last_states(len(logits))
-
-        def features(rows: Tensor | None) -> Tensor:
-            return self.hidden.features(last, step.places, rows)
-
+        features = RowFeatures(self.hidden, self._last_states(len(logits)), step.places)
         if lost := self.sessions.observe(step, features, logits):
             self.metrics.count("lost", lost)
         if self.recorder is not None:
             self.recorder.observe(self.slots, step, features, logits)
+        if self.ends is not None or (self.reports is not None and self.reports.waiting):
+            self._beside(logits, step)
         draw_tokens(logits, self.slots, step)
         self.sessions.force(logits)
         self.metrics.stepped = True
+
+    def _beside(self, logits: Tensor, step: BatchStep) -> None:
+        """End thinking where a text ends, and tell what was decided; errors end that, and no decision."""
+        try:
+            exits = self.sessions.exits()
+            if self.ends is not None:
+                exits = self.ends.apply(logits, self.sessions.inside(), step, exits)
+            if self.reports is not None:
+                self.reports.observe(step.slots, exits)
+        except Exception as error:
+            self.metrics.count("errors")
+            self.reports = self.ends = None
+            logger.error("lynxstop can no longer report on requests.", exc_info=error)
 
     def _last_states(self, rows: int) -> Tensor:
         """Hidden states after the last layer, of the rows at hand."""
@@ -118,12 +147,15 @@ class RunnerAdapter:
                 params.extra_args,
                 structured=params.structured_outputs is not None,
                 served=Conditions.read({name: getattr(params, name, None) for name in SETTINGS}),
+                asked={name: getattr(params, name, None) for name in no_exit.SETTINGS},
             )
         except ConfigError as error:
             self.fail(error)
             return UNWATCHED
         if new and options.departures:
             self.metrics.count_uncertified(options.departures)
+            if self.reports is not None:
+                self.reports.departed(options)
         return options
 
     def lost(self) -> None:
@@ -168,8 +200,7 @@ class V2Adapter(RunnerAdapter):
     """
 
     def __init__(self, runner: Any, served: ServedBundle, *parts: Any, drafted: bool = False) -> None:
-        super().__init__(runner, served, *parts)
-        self.slots = SlotTable(self.sessions, runner.max_num_reqs, drafted=drafted)
+        super().__init__(runner, served, *parts, drafted=drafted)
         self._drafted = drafted
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}

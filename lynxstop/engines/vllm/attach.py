@@ -112,7 +112,7 @@ def _hand_over(runner: Any, served: Any) -> None:
         if str(served.settings.record) != MEMORY:
             rows = RowFiles(served.settings.record, lost=lambda count: metrics.count("dropped", count))
         recorder = Recorder(rows, served.setup.policy.exit_ids[0])
-    parts = (runner, served, sessions, hidden, metrics, recorder)
+    parts = (runner, served, sessions, hidden, metrics, recorder, *_beside(served, slots, runner.device))
     adapter = V1Adapter(*parts) if first else V2Adapter(*parts, drafted=drafts is not None)
     if isinstance(adapter, V2Adapter):
         _before(runner, "finish_requests", adapter.finishing)
@@ -128,6 +128,21 @@ def _hand_over(runner: Any, served: Any) -> None:
     )
 
 
+def _beside(served: Any, slots: int, device: Any) -> tuple[Any, Any]:
+    """Make what tells the server in front, in one process; and what ends thinking where a text ends."""
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+
+    from lynxstop.engines.vllm.end_of_text import EndOfText
+    from lynxstop.engines.vllm.exit_reports import ExitReports
+
+    settings, reports, ends = served.settings, None, None
+    if settings.reports is not None and get_tensor_model_parallel_rank() == 0:
+        reports = ExitReports(settings.reports)
+    if settings.close_open_thinking and served.end_ids:
+        ends = EndOfText(served.end_ids, served.setup.policy.exit_ids[served.closed - 1], slots, device)
+    return reports, ends
+
+
 def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = None) -> Any:
     """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else.
 
@@ -135,12 +150,17 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     """
     from lynxstop.engines.vllm.device_sessions import DeviceSessions
     from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
+    from lynxstop.engines.vllm.fused_sessions import FusedSessions, can_fuse
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
-        return DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
+        settings = served.settings
+        sessions.tells = settings.reports is not None
+        alone = drafts is None and not sessions.tells and not settings.close_open_thinking
+        return FusedSessions(sessions) if settings.fused_kernel and alone and can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

@@ -68,6 +68,8 @@ CALLEES = (
     Callee(_SECOND, "GPUModelRunner.get_model"),
     Callee("vllm.tokenizers", "cached_tokenizer_from_config", ("model_config",)),
     Callee("vllm.exceptions", "VLLMValidationError"),
+    Callee("vllm.distributed.parallel_state", "get_tensor_model_parallel_rank"),
+    Callee("vllm.config.model", "ModelConfig.try_get_generation_config"),
     Callee("vllm.platforms", "current_platform"),
     Callee("vllm.entrypoints.openai.api_server", ""),
     Callee("vllm.entrypoints.llm", "LLM", ("model",)),
@@ -116,6 +118,11 @@ FIELDS = (
     ),
     Fields("vllm.v1.core.sched.output", "NewRequestData", ("prefill_token_ids", "prompt_len", "req_id")),
     # Configuration and requests.
+    Fields(
+        "vllm.entrypoints.openai.chat_completion.protocol",
+        "ChatCompletionRequest",
+        ("priority", "return_token_ids", "stream_options", "vllm_xargs"),
+    ),
     Fields("vllm.v1.engine.input_processor", "InputProcessor", ("validate_logits_processors_params",)),
     Fields(
         "vllm.config.vllm",
@@ -144,7 +151,8 @@ FIELDS = (
         "vllm.sampling_params",
         "SamplingParams",
         ("allowed_token_ids", "bad_words", "extra_args", "frequency_penalty", "logit_bias", "max_tokens",
-        "min_p", "presence_penalty", "repetition_penalty", "structured_outputs", "temperature",
+        "min_p", "min_tokens", "presence_penalty", "repetition_penalty", "stop", "stop_token_ids",
+        "structured_outputs", "temperature",
         "thinking_token_budget", "top_k", "top_p"),
     ),
 )  # fmt: skip

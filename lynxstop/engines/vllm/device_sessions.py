@@ -25,15 +25,16 @@ from lynxstop.engines.vllm.product_automaton import (
     ProductAutomaton,
 )
 from lynxstop.engines.vllm.request_options import RequestOptions
-from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
+from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, BatchStep, Features
 
 STATE, SEEN, LAST, NUMBER, ADMITTED, FORCED, LENGTH, STOPS, BUDGET, THRESHOLD, PENDING = range(11)
+EXIT, SCORE = 11, 12
 """Rows of the state: automaton state, thinking tokens, position of the last eligible cue, cues and eligible
-cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, and three
-numbers (the last two float32)."""
+cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, budget,
+threshold and score of the last token (float32), and the exit as `SessionBatch.exits` gives it."""
 _REFUSED = COUNTERS.index("refused")
 MASK = (1 << SHIFT) - 1
-_FIELDS = 11
+_FIELDS = 13
 _NONE = -(2**30)
 ENDLESS = 2**30
 
@@ -60,7 +61,13 @@ class DeviceSessions:
     ----------
     counters : Tensor
         int64, one number per name in `COUNTERS`.
+    running : int64 array
+        Slots of the last step.
+    tells : bool
+        Whether `exits` is wanted; it costs some arithmetic.
     """
+
+    tells = True
 
     def __init__(
         self,
@@ -74,18 +81,19 @@ class DeviceSessions:
         self.device = device
         self.policy = policy
         self._counted = policy.guarded or policy.tilt != 0
-        self._automaton = automaton
+        self.automaton, self.probe = automaton, probe
         self._closed = closed
-        self._affines = probe.affines
         self._probe = DeviceProbe(probe, device)
-        self._classes = torch.from_numpy(automaton.classes).to(device)
-        self._table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
-        self._columns = automaton.table.shape[1]
+        self.classes = torch.from_numpy(automaton.classes).to(device)
+        self.table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
+        self.columns = automaton.table.shape[1]
+        self._within = torch.from_numpy(automaton.within).to(device)
         self._beyond = len(automaton.classes) - 1
         self._tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device) if policy.tilt else None
-        self._exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
+        self.exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(silent().unsqueeze(1))
+        self.running = np.zeros(0, dtype=np.int64)
         self._loaded: NDArray[np.int64] | None = None
         self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
@@ -95,14 +103,14 @@ class DeviceSessions:
         """Give a slot to a new request."""
         state = np.zeros(_FIELDS, dtype=np.int32)
         numbers = state.view(np.float32)
-        state[STATE] = self._automaton.start(prompt_ids) if options.watched else DEAD
+        state[STATE] = self.automaton.start(prompt_ids) if options.watched else DEAD
         state[LAST] = _NONE
         state[FORCED] = -1
         state[LENGTH] = self._closed if options.structured else len(self.policy.exit_ids)
         state[STOPS] = options.stops
         state[BUDGET] = ENDLESS if options.budget is None else options.budget
         numbers[THRESHOLD] = options.threshold
-        numbers[PENDING] = np.nan
+        numbers[PENDING] = numbers[SCORE] = np.nan
         self._staged[slot] = torch.from_numpy(state)
 
     def park(self, slot: int) -> Tensor:
@@ -118,10 +126,9 @@ class DeviceSessions:
 
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
-        if self._loaded is not None:
-            for slot in self._loaded.tolist():
-                self._staged[slot] = silent()
-            self._loaded = None
+        for slot in self.running.tolist():
+            self._staged[slot] = silent()
+        self._loaded = None
 
     def load(self, slots: NDArray[np.int64]) -> None:
         """Say which slots are the rows of the coming step; free when nothing has changed.
@@ -135,6 +142,19 @@ class DeviceSessions:
                 self._given = slots
                 return
         self._write_back()
+        self.unstage()
+        self._given = slots
+        self.running = self._loaded = slots.copy()
+        self._index = torch.from_numpy(self._loaded).to(self.device, non_blocking=True)
+        self._bind(self._slots.index_select(1, self._index))
+
+    @property
+    def states(self) -> Tensor:
+        """States of all slots: int32, shape (depth, fields, slots)."""
+        return self._slots.unsqueeze(0)
+
+    def unstage(self) -> None:
+        """Write the states of requests that have come."""
         if self._staged:
             where = torch.tensor(list(self._staged), dtype=torch.int64).to(self.device, non_blocking=True)
             what = torch.stack(
@@ -142,10 +162,6 @@ class DeviceSessions:
             )
             self._slots.index_copy_(1, where, what)
             self._staged.clear()
-        self._given = slots
-        self._loaded = slots.copy()
-        self._index = torch.from_numpy(self._loaded).to(self.device, non_blocking=True)
-        self._bind(self._slots.index_select(1, self._index))
 
     def _bind(self, states: Tensor) -> None:
         """Work on states from now on: shape (fields, rows)."""
@@ -155,6 +171,7 @@ class DeviceSessions:
         self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
+        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(torch.float32)
 
     def settle(self, slots: list[int], lengths: Tensor) -> None:
         """Do nothing: every step counts what it did."""
@@ -180,8 +197,8 @@ class DeviceSessions:
             None.
         """
         self._advance(tokens, read)
-        column = self._classes[tokens.clamp(max=self._beyond)]
-        entry = self._table[torch.add(column, self._state, alpha=self._columns)]
+        column = self.classes[tokens.clamp(max=self._beyond)]
+        entry = self.table[torch.add(column, self._state, alpha=self.columns)]
         if read is not None:
             entry = torch.where(read, entry, self._state << SHIFT)
         torch.bitwise_right_shift(entry, SHIFT, out=self._state)
@@ -192,7 +209,7 @@ class DeviceSessions:
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
         vocabulary)."""
-        wanted = self._exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
+        wanted = self.exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
         boost = (self._forced >= 0).unsqueeze(1) * BOOST
         logits.scatter_(1, wanted, logits.gather(1, wanted) + boost)
 
@@ -204,12 +221,20 @@ class DeviceSessions:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
         return self._pending, self._seen
 
+    def exits(self) -> Tensor:
+        """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
+        return self._rows[EXIT:]
+
+    def inside(self) -> Tensor:
+        """Rows of the last step in which a thinking block is open that may still be stopped."""
+        return self._within[self._state] & (self._stops != 0)
+
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
         active = self._forced >= 0
         if read is not None:
             active = active & read
-        obeyed = tokens == self._exit_ids[self._forced.clamp(min=0)]
+        obeyed = tokens == self.exit_ids[self._forced.clamp(min=0)]
         following = self._forced + 1
         following = torch.where(obeyed & (following < self._length), following, -1)
         self._forced.copy_(torch.where(active, following, self._forced))
@@ -226,10 +251,16 @@ class DeviceSessions:
             before = self._admit(settled, self._seen - 1)
             current = self._tilted(current)
             now = self._admit(whole, self._seen)
-        hit = (before & (pending > self._threshold)) | (now & (current > self._threshold))
+        earlier = before & (pending > self._threshold)
+        hit = earlier | (now & (current > self._threshold))
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
+        if self.tells and (self.device.type != "cpu" or bool(stop.any())):
+            kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
+            self._exit.copy_(torch.where(stop, kind, self._exit))
+            score = torch.where(earlier, pending, current)
+            self._exit_score.copy_(torch.where(hit, score, self._exit_score))
         self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         self._forced.masked_fill_(force, 0)
         self._state.masked_fill_(force, DEAD)

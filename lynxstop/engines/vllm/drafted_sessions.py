@@ -18,6 +18,7 @@ from lynxstop.engines.vllm.device_sessions import (
     _FIELDS,
     BUDGET,
     ENDLESS,
+    EXIT,
     FORCED,
     STATE,
     DeviceSessions,
@@ -52,7 +53,6 @@ class DraftedSessions(DeviceSessions):
         self._kept = torch.zeros(self._depth, _WIDTH, self._slots.shape[1], dtype=torch.int32)
         self._kept[:, :_FIELDS] = silent().unsqueeze(1)
         self._kept = self._kept.to(self.device)
-        self._running: list[int] = []
         self._raised: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
@@ -65,20 +65,20 @@ class DraftedSessions(DeviceSessions):
 
     def park(self, slot: int) -> Tensor:
         """Return a copy of the kept states of a request, to `resume` it later."""
-        self._unstage()
+        self.unstage()
         return self._kept[:, :, slot].clone()
 
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
         state = torch.zeros(_WIDTH, dtype=torch.int32)
         state[:_FIELDS] = silent()
-        for slot in self._running:
+        for slot in self.running.tolist():
             self._staged[slot] = state.expand(self._depth, _WIDTH)
         self._raised = []
 
     def settle(self, slots: list[int], lengths: Tensor) -> None:
         """Count what requests that are finished did in their last step; int lengths of their sequences."""
-        self._unstage()
+        self.unstage()
         kept = self._kept[:, :, torch.tensor(slots, device=self.device)]
         self._current(kept, lengths.to(torch.int32) - 1)
 
@@ -86,13 +86,14 @@ class DraftedSessions(DeviceSessions):
         """Read the rows of each request in order, score and decide; what is lost is counted on the device."""
         drafts = step.drafts
         assert drafts is not None
-        self._running, self._raised = step.slots.tolist(), []
-        self._unstage()
+        self.running, self._raised = step.slots, []
+        self.unstage()
         index = self._bring(step.slots)
         kept = self._kept[:, :, index]
         starts, held = self._bring(drafts.starts), self._bring(drafts.partial)
         first = drafts.positions[starts].to(torch.int32)
         current = self._current(kept, first, held)
+        self._accepted = current[EXIT:_FIELDS].clone()
         self._bind(current[:_FIELDS])
         self._counting = current[_COUNTS]
         after, live = [current.clone()], ~held
@@ -103,7 +104,7 @@ class DraftedSessions(DeviceSessions):
             read = live if number or step.read is None else live & self._bring(step.read)
             self.step(tokens.clamp(min=0), lambda _, rows=rows: features(rows), read)  # type: ignore[misc]
             current[_READ] += live
-            wanted = self._exit_ids[self._forced.clamp(min=0)]
+            wanted = self.exit_ids[self._forced.clamp(min=0)]
             self._raised.append((rows, wanted, (live & (self._forced >= 0)) * BOOST))
             after.append(current.clone())
         after += [current] * (self._depth - len(after))
@@ -117,6 +118,10 @@ class DraftedSessions(DeviceSessions):
         if self._raised:
             rows, wanted, boost = (torch.cat(parts) for parts in zip(*self._raised, strict=True))
             logits.index_put_((rows, wanted), boost.to(logits.dtype), accumulate=True)
+
+    def exits(self) -> Tensor:
+        """Exits decided in rows that were accepted; those of the last step are known in the next."""
+        return self._accepted
 
     def _current(self, kept: Tensor, first: Tensor, held: Tensor | None = None) -> Tensor:
         """Take from the kept states those at positions, and count what led to them: shape (_WIDTH, requests).
@@ -141,7 +146,12 @@ class DraftedSessions(DeviceSessions):
         """Keep what the rows counted with their states."""
         self._counting[first : first + len(counts)] += counts.to(torch.int32)
 
-    def _unstage(self) -> None:
+    @property
+    def states(self) -> Tensor:
+        """States of all slots: int32, shape (depth, fields, slots)."""
+        return self._kept
+
+    def unstage(self) -> None:
         """Write the states of requests that have come."""
         for slot, state in self._staged.items():
             self._kept[:, :, slot] = state.to(self.device, non_blocking=True)

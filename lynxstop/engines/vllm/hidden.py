@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,32 @@ TAPPABLE = (
 """Decoder layers whose states are tested to equal those of transformers; classes derived from them are
 welcome."""
 _BUFFER = "lynxstop_state"
+
+
+@dataclass(frozen=True, slots=True)
+class RowFeatures:
+    """The features of a step's rows: gathered, or where they lie.
+
+    Parameters
+    ----------
+    hidden : HiddenStates
+    last : Tensor
+        What `HiddenStates.take` gave.
+    places : Tensor or None
+        Index of each row's token in the forward pass; None when they are the same numbers.
+    """
+
+    hidden: HiddenStates
+    last: Tensor
+    places: Tensor | None
+
+    def __call__(self, rows: Tensor | None) -> Tensor:
+        """Return the features of rows (int64 indices), or of all."""
+        return self.hidden.features(self.last, self.places, rows)
+
+    def states(self) -> tuple[Tensor, ...]:
+        """Return each layer's states, shape (tokens or rows, width): all but the last by place."""
+        return self.hidden.states(self.last)
 
 
 class HiddenStates:
@@ -126,6 +153,10 @@ class HiddenStates:
             parts.append(buffer[: len(last)] if chosen is None else buffer[chosen])
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return joined.float()
+
+    def states(self, last: Tensor) -> tuple[Tensor, ...]:
+        """Return the buffers of tapped layers, then `last` where the probe reads it."""
+        return tuple(last if layer == self._depth else self._buffers[layer] for layer in self._layers)
 
     def _wrap(self, model: nn.Module) -> None:
         compute: Any = model.compute_logits

@@ -26,6 +26,7 @@ _HELP = {
     "refused": "Forced sequences the engine did not follow.",
     "errors": "Errors inside lynxstop; their requests went on untouched.",
     "lost": "Requests whose state, or statistics, were lost; they think to the end.",
+    "kernel_failures": "Fused kernels that could not be launched; small ones serve instead.",
     "dropped": "Recorded rows lost because a file could not be written.",
     "disabled": "1 when a bundle is configured but lynxstop is not active.",
 }

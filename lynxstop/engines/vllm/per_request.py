@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import bits
 from lynxstop.engines.vllm.request_options import RequestOptions
-from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
+from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, REASONS, BatchStep, Features
 from lynxstop.engines.vllm.statistics import TokenStatistics
 
 _THINKING, _FORCING = Phase.THINKING, Phase.FORCING
@@ -176,6 +177,25 @@ class PerRequestSessions:
         if self._forced:
             where = torch.tensor([list(self._forced), list(self._forced.values())]).to(logits.device)
             logits[where[0], where[1]] += BOOST
+
+    def exits(self) -> Tensor:
+        """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
+        taken = [None if watched is None else watched.session.exit for watched in self._batch]
+        kinds = [
+            0 if one is None else one.thinking_tokens * EXIT_KINDS + REASONS.index(one.reason)
+            for one in taken
+        ]
+        scores = [math.nan if one is None else one.score for one in taken]
+        found = np.array([kinds, np.array(scores, dtype=np.float32).view(np.int32)], dtype=np.int32)
+        return torch.from_numpy(found)
+
+    def inside(self) -> Tensor:
+        """Rows of the last step in which a thinking block is open that may still be stopped."""
+        rows = [
+            one is not None and one.open and one.session.inside and one.session.mode is Mode.STOP
+            for one in self._batch
+        ]
+        return torch.tensor(rows, dtype=torch.bool).to(self._device, non_blocking=True)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted."""

@@ -38,6 +38,8 @@ class ProductAutomaton:
         ``next state << SHIFT | flags``; state `DEAD` is absorbing and silent.
     roots : int32 array of shape (thinking states, 2)
         State after a prompt, by its thinking state and whether it ends inside a word.
+    within : bool array of shape (states,)
+        Whether a thinking block is open in each state.
     watch : Watch
         What was fused.
     """
@@ -45,6 +47,7 @@ class ProductAutomaton:
     classes: NDArray[np.int32]
     table: NDArray[np.int32]
     roots: NDArray[np.int32]
+    within: NDArray[np.bool_]
     watch: Watch
 
     def start(self, prompt_ids: Sequence[int]) -> int:
@@ -90,9 +93,11 @@ def product(watch: Watch) -> ProductAutomaton:
     known = 1 + len(front)
     roots = numbers[front].reshape(-1, 2)
     blocks = [np.full((1, len(pairs)), DEAD << SHIFT, dtype=np.int32)]
+    inside = [np.zeros(1, dtype=np.bool_)]
     while len(front):
         state, waits = np.divmod(front, 2)
         t, c = np.divmod(state, count)
+        inside.append(within[t])
         following = next_thinking[t]
         both = within[t][:, None] & within[following]
         whole = both & (shown[c] & HERE != 0)
@@ -107,4 +112,6 @@ def product(watch: Watch) -> ProductAutomaton:
         flags = both * THINKING | whole * WHOLE | settled * SETTLED | (whole | pending) * CANDIDATE
         blocks.append((numbers[targets] << SHIFT | flags).astype(np.int32))
         front = fresh
-    return ProductAutomaton(classes.astype(np.int32), np.concatenate(blocks), roots, watch)
+    return ProductAutomaton(
+        classes.astype(np.int32), np.concatenate(blocks), roots, np.concatenate(inside), watch
+    )

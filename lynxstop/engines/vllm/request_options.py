@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions, Uncertified
+from lynxstop.core.exits import Mode
+from lynxstop.core.no_exit import why_no_exit
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.vllm.settings import OFF, PluginSettings, parse_mode, parse_risk
 from lynxstop.errors import ConfigError
 
 PREFIX = "lynxstop_"
+_TAG = re.compile("[0-9a-f]{32}")
 _KNOWN = (
+    "lynxstop_budget",
     "lynxstop_draw",
     "lynxstop_group",
     "lynxstop_mode",
     "lynxstop_record",
+    "lynxstop_report",
     "lynxstop_risk",
     "lynxstop_statistics",
 )
@@ -79,6 +85,9 @@ class RequestOptions:
     departures : tuple of str
         What lies outside the certified conditions, for a request that asked for a level; `watched` and
         `threshold` already follow what the operator chose for such requests.
+    report : str, optional
+        Name under which the server in front asks for what was decided; see
+        `lynxstop.engines.vllm.exit_reports`.
     """
 
     watched: bool
@@ -90,6 +99,7 @@ class RequestOptions:
     statistics: int = 0
     draw: Draw | None = None
     departures: tuple[str, ...] = ()
+    report: str | None = None
 
 
 UNWATCHED = RequestOptions(watched=False)
@@ -108,6 +118,8 @@ class RequestOptionsReader:
         The bundle's own default.
     certified : Certified, optional
         What the levels were certified for; requests are not compared with it where None.
+    exit_text : str
+        What an exit writes.
 
     Raises
     ------
@@ -121,8 +133,10 @@ class RequestOptionsReader:
         policy: StopPolicy,
         default_risk: float | None,
         certified: Certified | None = None,
+        exit_text: str = "",
     ) -> None:
         self._policy = policy
+        self._exit_text = exit_text
         self._certified = certified
         self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
@@ -138,6 +152,7 @@ class RequestOptionsReader:
         *,
         structured: bool = False,
         served: Conditions | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> RequestOptions:
         """Return the options of a request.
 
@@ -149,6 +164,8 @@ class RequestOptionsReader:
             Whether a grammar takes over after the thinking block.
         served : Conditions, optional
             How its tokens are chosen; not compared with the certified conditions where None.
+        asked : mapping, optional
+            Its settings that an exit may not go together with; see `lynxstop.core.no_exit`.
 
         Raises
         ------
@@ -171,6 +188,13 @@ class RequestOptionsReader:
             options = _collecting(options, given)
         if served is not None and isinstance(risk, float) and options.watched:
             options = self._compare(options, served, self._policy.level(risk, group))
+        no_exit = None if asked is None else why_no_exit(asked, self._exit_text, self._policy.exit_ids)
+        if no_exit is not None and options.watched and not self._by_recipe:
+            options = _thinking(options, (*options.departures, no_exit))
+        elif "lynxstop_budget" in given:
+            options = _limited(options, given["lynxstop_budget"], mode)
+        if "lynxstop_report" in given:
+            options = replace(options, report=_tag(given["lynxstop_report"]))
         return replace(options, structured=structured) if structured and options.watched else options
 
     def _compare(self, options: RequestOptions, served: Conditions, level: Level) -> RequestOptions:
@@ -182,12 +206,7 @@ class RequestOptionsReader:
         departures = self._certified.departures(served, level)
         if not departures:
             return options
-        if not self._thinks:
-            return replace(options, departures=departures)
-        watched = options.record is not None or options.draw is not None
-        return replace(
-            options, departures=departures, watched=watched, threshold=math.inf, budget=None, stops=False
-        )
+        return _thinking(options, departures) if self._thinks else replace(options, departures=departures)
 
     def _options(
         self, risk: float | str, mode: Mode, record: str | None, group: str | None = None
@@ -226,6 +245,31 @@ class RequestOptionsReader:
                 hint='Start it with "record": "FOLDER" in the lynxstop settings.',
             )
         return name
+
+
+def _thinking(options: RequestOptions, departures: tuple[str, ...]) -> RequestOptions:
+    """Let a request think to its end."""
+    watched = options.record is not None or options.draw is not None
+    return replace(
+        options, departures=departures, watched=watched, threshold=math.inf, budget=None, stops=False
+    )
+
+
+def _limited(options: RequestOptions, value: object, mode: Mode) -> RequestOptions:
+    """Add the client's own thinking budget, which holds whatever its level is.
+
+    An exit by a score before it is the one that there would be without it, so that its certificate holds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"lynxstop_budget is a number of thinking tokens, 1 or more, not {value!r}.")
+    most = value if options.budget is None else min(value, options.budget)
+    return replace(options, watched=True, budget=most, stops=mode is Mode.STOP)
+
+
+def _tag(value: object) -> str:
+    if not isinstance(value, str) or not _TAG.fullmatch(value):
+        raise ConfigError("lynxstop_report is set by `lynxstop serve`.")
+    return value
 
 
 def _collecting(options: RequestOptions, given: Mapping[str, object]) -> RequestOptions:

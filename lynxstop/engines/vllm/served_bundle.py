@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class ServedBundle:
         Number of exit tokens after which the thinking block is closed.
     depth : int
         Decoder layers of the model; the hidden state of this number is the one after the final norm.
+    end_ids : tuple of int
+        Tokens that end a text.
     """
 
     settings: PluginSettings
@@ -45,6 +47,7 @@ class ServedBundle:
     options: RequestOptionsReader
     closed: int
     depth: int
+    end_ids: tuple[int, ...] = ()
 
 
 def check_engine(config: Any, settings: PluginSettings) -> None:
@@ -80,6 +83,7 @@ def _speculation(config: Any, settings: PluginSettings) -> dict[str, bool]:
     return {
         "adaptive verification of drafts": adaptive,
         "recording under speculative decoding": settings.record is not None,
+        "close_open_thinking under speculative decoding": settings.close_open_thinking,
     }
 
 
@@ -148,6 +152,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         default_risk = certified = None
     setup.require_cut_after()
+    if settings.loop_guard is not None:
+        setup = replace(setup, policy=replace(setup.policy, loop_guard=settings.loop_guard))
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
         raise BundleError(
             f"The probe takes {probe.width} features of hidden states {probe.layers}; the model has states "
@@ -159,9 +165,30 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    options = RequestOptionsReader(settings, setup.policy, default_risk, certified)
+    written = tokenizer.decode(setup.policy.exit_ids, skip_special_tokens=False)
+    options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
-    return ServedBundle(settings, name, probe, setup, automaton, options, closing(setup), depth)
+    return ServedBundle(
+        settings,
+        name,
+        probe,
+        setup,
+        automaton,
+        options,
+        closing(setup),
+        depth,
+        _end_ids(model, tokenizer),
+    )
+
+
+def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end a text, by the generation settings, the model's configuration and its tokenizer."""
+    generation = model.try_get_generation_config() or {}
+    sources = (generation.get("eos_token_id"), getattr(model.hf_text_config, "eos_token_id", None))
+    found: set[int] = set()
+    for ids in (*sources, getattr(tokenizer, "eos_token_id", None)):
+        found.update(ids if isinstance(ids, list | tuple) else () if ids is None else (ids,))
+    return tuple(sorted(found))
 
 
 def _silent(layers: tuple[int, ...], width: int) -> Probe:

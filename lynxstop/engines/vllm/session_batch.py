@@ -9,17 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynxstop.core.exits import Reason
 from lynxstop.engines.vllm.request_options import RequestOptions
 
 COUNTERS = (
     "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop",
-    "lost",
+    "lost", "kernel_failures",
 )  # fmt: skip
 """What sessions count; see `lynxstop.engines.vllm.metrics`."""
 
 BOOST = 1e9
 """Added to the logit of a forced token; no model's logits come near it, and a token a grammar forbids
 (-inf) stays forbidden."""
+
+REASONS = (None, Reason.SCORE, Reason.BUDGET, Reason.LOOP, Reason.END)
+EXIT_KINDS = 8
+"""An exit as a number: thinking tokens times this, plus the place of its reason in `REASONS`; 0 is none."""
 
 Features = Callable[[Tensor | None], Tensor]
 """Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
@@ -113,6 +118,15 @@ class SessionBatch(Protocol):
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
         vocabulary)."""
+
+    def exits(self) -> Tensor:
+        """Exits decided so far in the requests of the last step: int32 of shape (2, requests).
+
+        The first row tells them as `EXIT_KINDS` does, the second the bits of their float32 scores.
+        """
+
+    def inside(self) -> Tensor:
+        """Rows of the last step in which a thinking block is open that may still be stopped: bool."""
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted; may wait for the device."""

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.conditions import Uncertified
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.errors import ConfigError
 
 KEY = "lynxstop"
@@ -28,6 +29,10 @@ _VARIABLES = {
     "record": "LYNXSTOP_RECORD",
     "uncertified": "LYNXSTOP_UNCERTIFIED",
     "grace_days": "LYNXSTOP_GRACE_DAYS",
+    "loop_guard": "LYNXSTOP_LOOP_GUARD",
+    "close_open_thinking": "LYNXSTOP_CLOSE_OPEN_THINKING",
+    "reports": "LYNXSTOP_REPORTS",
+    "fused_kernel": "LYNXSTOP_FUSED_KERNEL",
 }
 
 
@@ -51,6 +56,15 @@ class PluginSettings:
         What is done with requests outside the certified conditions, or at a level that has expired.
     grace : timedelta
         How long after its expiry a level is still used.
+    loop_guard : int, optional
+        Copies of one passage in a row after which an exit is forced, beside any rule; the bundle's own where
+        None. No certificate covers these exits.
+    close_open_thinking : bool
+        Whether a request that ends its text while it is thinking ends its thinking instead, and answers.
+    reports : Path, optional
+        Folder in which the server in front finds what was decided; see `lynxstop.engines.vllm.exit_reports`.
+    fused_kernel : bool
+        Whether a GPU runs a step of the sessions as one kernel, `lynxstop.engines.vllm.fused_sessions`.
     """
 
     bundle: Path | None = None
@@ -60,6 +74,10 @@ class PluginSettings:
     record: Path | None = None
     uncertified: Uncertified = Uncertified.THINK
     grace: timedelta = NO_GRACE
+    loop_guard: int | None = None
+    close_open_thinking: bool = False
+    reports: Path | None = None
+    fused_kernel: bool = False
 
 
 def read_settings(
@@ -72,8 +90,7 @@ def read_settings(
     additional_config : object
         vLLM's ``additional_config``; only a mapping with a "lynxstop" key matters.
     environment : mapping
-        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RECIPE, LYNXSTOP_RISK, LYNXSTOP_MODE, LYNXSTOP_RECORD,
-        LYNXSTOP_UNCERTIFIED and LYNXSTOP_GRACE_DAYS.
+        Looked up for LYNXSTOP_BUNDLE, LYNXSTOP_RISK and so on: a key in capitals after LYNXSTOP_.
 
     Returns
     -------
@@ -96,6 +113,7 @@ def read_settings(
             f"Unknown lynxstop settings: {', '.join(map(str, unknown))}.",
             hint=f"There are: {', '.join(_VARIABLES)}.",
         )
+    _refuse_misspelt(environment)
     found: dict[str, Any] = {
         key: environment[name] for key, name in _VARIABLES.items() if environment.get(name)
     }
@@ -118,7 +136,19 @@ def read_settings(
         record=_path(found["record"], "record") if "record" in found else None,
         uncertified=parse_uncertified(found.get("uncertified", Uncertified.THINK)),
         grace=_days(found.get("grace_days", 0)),
+        loop_guard=_copies(found["loop_guard"]) if "loop_guard" in found else None,
+        close_open_thinking=_switch(found.get("close_open_thinking", False), "close_open_thinking"),
+        reports=_path(found["reports"], "reports") if "reports" in found else None,
+        fused_kernel=_switch(found.get("fused_kernel", False), "fused_kernel"),
     )
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly one of the plugin's; the proxy's have the names of its sections."""
+    for name in environment:
+        near = get_close_matches(name, _VARIABLES.values(), 1, 0.9)
+        if name.startswith("LYNXSTOP_") and name not in _VARIABLES.values() and near:
+            raise ConfigError(f"The variable {name} sets nothing.", hint=f"Did you mean {near[0]}?")
 
 
 def parse_risk(value: object) -> float | str:
@@ -179,6 +209,22 @@ def _days(value: object) -> timedelta:
         return timedelta(days=float(value))
     except (ValueError, OverflowError):
         raise ConfigError(f"grace_days is a number of days, 0 or more, not {value!r}.") from None
+
+
+def _copies(value: object) -> int:
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int) or int(value) < 2:
+            raise ValueError
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"loop_guard is a number of copies, 2 or more, not {value!r}.") from None
+
+
+def _switch(value: object, key: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if (found := known.get(str(value).lower())) is None:
+        raise ConfigError(f"{key} is true or false, not {value!r}.")
+    return found
 
 
 def _path(value: object, key: str) -> Path:

@@ -40,12 +40,16 @@ class SlotTable:
     ----------
     options : list of RequestOptions
         By slot.
+    entered, left : list of callables
+        Called with the slot of a request that comes, and its options; and of one that goes.
     watched, recorded, drawn : bool arrays of shape (slots,)
         Which requests are watched, recorded, and have random numbers of their own.
     """
 
     def __init__(self, sessions: SessionBatch, count: int, *, drafted: bool = False) -> None:
         self.sessions = sessions
+        self.entered: list[Callable[[int, RequestOptions], None]] = []
+        self.left: list[Callable[[int], None]] = []
         self._drafted = drafted
         self.idle = count
         self.options = [UNWATCHED] * (count + 1)
@@ -76,6 +80,8 @@ class SlotTable:
         else:
             options = parked.options
             self.sessions.resume(slot, parked.state)
+        for notice in self.entered:
+            notice(slot, options)
         self.options[slot] = options
         self.watched[slot] = options.watched
         self.recorded[slot] = options.record is not None
@@ -90,6 +96,8 @@ class SlotTable:
         yet."""
         watched = self.watched[slot]
         self.watched[slot] = False
+        for forget in self.left:
+            forget(slot)
         if not watched or self._new[slot]:
             self.filling[slot] = False
             return None

@@ -161,6 +161,8 @@ class Dialect(Protocol):
         Sampling parameters that switch off what the server does by default.
     prioritises : bool
         Whether the server is known to schedule by the key `priority`, the lowest first.
+    in_place : bool
+        Whether the server is known to end the thinking of a running request when it is told to.
     """
 
     name: str
@@ -169,6 +171,7 @@ class Dialect(Protocol):
     exact: bool
     neutral: Mapping[str, Any]
     prioritises: bool
+    in_place: bool
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """Return the methods to continue an answer of this model, the best first.
@@ -204,12 +207,24 @@ class Dialect(Protocol):
         """Read one event of the stream that `continuation` asked for."""
 
     async def prioritised(self, server: Server, model: str) -> Dialect:
-        """Find out whether the server schedules by priority; return the dialect that knows it.
+        """Find out what not every server of the kind does: schedule by priority, end thinking in place.
+
+        Returns the dialect that knows it.
 
         Raises
         ------
         UpstreamError
             When the server cannot be reached.
+        """
+
+    async def end_thinking(self, server: Server, id: str) -> bool:
+        """Tell the server to end the thinking of a running request in place; False where it does not.
+
+        Parameters
+        ----------
+        server : Server
+        id : str
+            Of the events of its stream.
         """
 
     async def prompt_end(self, server: Server, opening: Opening) -> str | None:

@@ -18,7 +18,12 @@ class ChatDialect(Dialect):
     facts = ServerFacts()
     exact = False
     prioritises = False
+    in_place = False
     neutral: Mapping[str, Any] = MappingProxyType({})
+
+    async def end_thinking(self, server: Server, id: str) -> bool:
+        """No route for that is known."""
+        return False
 
     async def routes(self, server: Server, model: str) -> Sequence[Dialect]:
         """The kind of server has one method."""

@@ -8,9 +8,11 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, joined
+from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
+from lynxstop.remote.events import Reading
+from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.server import Server
 from lynxstop.remote.tokens import StreamToken
 
@@ -24,6 +26,11 @@ _OF_A_CHAT = frozenset(
 )  # fmt: skip
 """Parameters that a completion does not have, or that are set below; all others belong to the sampler."""
 
+_CONTROL = "/v1/chat/completions/control"
+_PROBED = 256
+_TRIES = 3
+"""Tokens of a chat that is told to end its thinking, and how many such chats are tried."""
+
 
 class LlamaCpp(ChatDialect):
     """Tested with llama.cpp of llama-cpp-python 0.3.36.
@@ -32,6 +39,11 @@ class LlamaCpp(ChatDialect):
     parser takes out have no event. So a continuation is written as text: the prompt as `/apply-template`
     renders it, without what the stream repeats of it, and then all that was streamed. Token ids would not
     do: text that the server holds back comes with the id of its last token only.
+
+    Parameters
+    ----------
+    in_place : bool
+        Whether thinking can be ended within the running request.
     """
 
     name = "llamacpp"
@@ -46,6 +58,53 @@ class LlamaCpp(ChatDialect):
     )
     describes = "/v1/completions from text"
     neutral: Mapping[str, Any] = MappingProxyType({"top_k": 0, "min_p": 0.0})
+
+    def __init__(self, *, in_place: bool = False) -> None:
+        self.in_place = in_place
+
+    async def prioritised(self, server: Server, model: str) -> Dialect:
+        """Find out whether thinking can be ended in place: a short chat is told to end its own."""
+        question = {"role": "user", "content": "What is 17 + 25? Think, then answer."}
+        chat = {"model": model, "messages": [question], "temperature": 0, "max_tokens": _PROBED}
+        body = {**super().watched(chat), "reasoning_control": True}
+        for _ in range(_TRIES):
+            # A fast server may have ended by itself before it is told.
+            if (ended := await self._ends(server, body)) is not None:
+                return LlamaCpp(in_place=ended)
+        return self
+
+    async def _ends(self, server: Server, body: Json) -> bool | None:
+        """Say whether a chat ends its thinking when it is told to; None when it had ended before."""
+        told: bool | None = None
+        answered = ""
+        reading = Reading(self.read)
+        async with server.events(CHAT, body) as arriving:
+            async for event, delta in reading.all(arriving):
+                if delta.thinking and told is None:
+                    told = await self.end_thinking(server, str(event.get("id")))
+                    if told is False and not await self._has_control(server):
+                        return False
+                answered += delta.content
+        return bool(answered.strip()) if told else None
+
+    async def _has_control(self, server: Server) -> bool:
+        try:
+            await server.call(_CONTROL, {"id": "", "action": "reasoning_end"})
+        except RefusedError as error:
+            return error.status not in (404, 405, 501)
+        return True
+
+    async def end_thinking(self, server: Server, id: str) -> bool:
+        """Use the route for control of llama.cpp's builds since June 2026."""
+        try:
+            found = await server.call(_CONTROL, {"id": id, "action": "reasoning_end"})
+        except UpstreamError:
+            return False
+        return isinstance(found, dict) and found.get("success") is True
+
+    def watched(self, body: Mapping[str, Any]) -> Json:
+        """Ask for log-probabilities, and that thinking can be ended in place."""
+        return super().watched(body) | ({"reasoning_control": True} if self.in_place else {})
 
     def read(self, event: Json) -> Delta:
         """Read one event of a chat stream; text without a token of its own goes to the first token."""

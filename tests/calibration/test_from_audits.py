@@ -1,0 +1,157 @@
+"""Certificates from audits: each level at its own threshold, and nothing that audits do not say."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.cli import app
+from lynxstop.errors import CalibrationError, ConfigError, DataError
+from lynxstop.monitor.entries import Audit, Begun, Reset
+from lynxstop.monitor.journal import FileJournal
+from lynxstop.monitor.levels import JOURNAL
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
+from lynxstop.workflows.verify_bundle import verify_path
+
+
+@pytest.fixture
+def served(bundle, data):
+    """A bundle that serves 5% and 20%."""
+    return install(bundle, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.05, 0.2])))
+
+
+@pytest.fixture
+def audit(served):
+    """Return a maker of audits of one level."""
+
+    def make(risk, losses, exited=True, **more):
+        [threshold] = [level.threshold for level in served.policy.pooled if level.risk == risk]
+        score = threshold + 1.0 if exited else None
+        one = Audit("m", None, risk, exited=exited, loss=0.0, threshold=threshold, exit_score=score)
+        return [replace(one, loss=loss, **more) for loss in losses]
+
+    return make
+
+
+def journal(folder, *entries):
+    made = FileJournal(folder / JOURNAL)
+    for entry in entries:
+        made.append(entry)
+    return folder
+
+
+def call(bundle, state, *words, status=0):
+    result = CliRunner().invoke(
+        app, ["calibrate", str(bundle.path), "--from-audit", str(state), *words, "--json"]
+    )
+    assert result.exit_code == status, result.output + str(result.exception)
+    return json.loads(result.stdout)
+
+
+def failing(bundle, state, *words):
+    return (
+        CliRunner().invoke(app, ["calibrate", str(bundle.path), "--from-audit", str(state), *words]).exception
+    )
+
+
+def test_a_level_that_still_holds_is_certified_at_its_own_threshold(served, audit, tmp_path):
+    before = {level.risk: level for level in served.policy.pooled}
+    losses = [1.0] * 9 + [0.0] * 91
+    state = journal(tmp_path / "state", *audit(0.2, losses), *audit(0.2, [0.0] * 100, exited=False))
+
+    found = call(served, state)
+
+    [row] = found["levels"]
+    assert (row["risk"], row["n"], row["k"], row["refused"]) == (0.2, 200, 9, False)
+    assert row["threshold"] == before[0.2].threshold
+    assert 9 / 200 < row["bound"] < 0.2
+    # what it replaced is beside it
+    assert [one["risk"] for one in found["replaced"]] == [0.05, 0.2]
+    after = {level.risk: level for level in Bundle.load(served.path).policy.pooled}
+    assert after[0.05] == before[0.05]
+    assert after[0.2].sha256 != before[0.2].sha256
+    assert verify_path(served.path).holds
+
+
+def test_a_level_that_audits_refute_never_exits(served, audit, tmp_path):
+    state = journal(tmp_path / "state", *audit(0.05, [1.0, 0.0] * 100))
+
+    [row] = call(served, state)["levels"]
+
+    assert row["refused"]
+    [strict, lenient] = Bundle.load(served.path).policy.pooled
+    assert strict.threshold == float("inf")
+    assert lenient == served.policy.pooled[1]
+    assert verify_path(served.path).holds
+
+
+def test_too_few_audits_change_nothing(served, audit, tmp_path):
+    state = journal(tmp_path / "state", *audit(0.05, [0.0] * 20))
+    before = (served.path / "policy.json").read_bytes()
+
+    error = failing(served, state)
+
+    assert isinstance(error, CalibrationError)
+    assert "about" in error.message
+    assert "more" in error.message
+    assert (served.path / "policy.json").read_bytes() == before
+    # beside a level that has enough, it stays as it is
+    found = call(served, journal(state, *audit(0.2, [0.0] * 100)))
+    assert [row["risk"] for row in found["levels"]] == [0.2]
+    assert list(found["too_few"]) == ["0.05"]
+
+
+def test_audits_without_an_exit_say_nothing(served, audit, tmp_path):
+    error = failing(served, journal(tmp_path / "state", *audit(0.2, [0.0] * 300, exited=False)))
+
+    assert isinstance(error, CalibrationError)
+    assert "an audited request that exits" in error.message
+
+
+def test_audits_at_one_level_say_nothing_about_another(served, audit, tmp_path):
+    state = journal(tmp_path / "state", *audit(0.2, [0.0] * 300))
+
+    error = failing(served, state, "--risk", "5%")
+
+    assert isinstance(error, ConfigError)
+    assert "No audited request was served at 0.05" in error.message
+
+
+@pytest.mark.parametrize("change", [{"threshold": -7.5}, {"threshold": None}])
+def test_audits_at_another_threshold_are_refused(served, audit, tmp_path, change):
+    state = journal(tmp_path / "state", *audit(0.2, [0.0] * 300), *audit(0.2, [0.0], **change))
+
+    error = failing(served, state)
+
+    assert isinstance(error, DataError)
+    assert "monitor reset" in str(error.hint)
+
+
+def test_what_was_lost_is_a_loss_and_a_reset_starts_anew(served, audit, tmp_path):
+    early = [*audit(0.2, [1.0] * 50), Reset(), *audit(0.2, [0.0] * 150)]
+    killed = Begun("a", "m", None, 0.2)
+    given_up = Audit("m", None, 0.2, exited=True, loss=1.0, id="b")
+    state = journal(tmp_path / "state", *early, killed, Begun("b", "m", None, 0.2), given_up)
+    (state / JOURNAL).write_bytes((state / JOURNAL).read_bytes() + b"garbled\n")
+    journal(state, *audit(0.2, [1.0], repeat=True))
+
+    [row] = call(served, state)["levels"]
+
+    assert (row["n"], row["k"]) == (153, 3)
+
+
+def test_repeated_prompts_and_those_of_calibration_are_counted(served, audit, tmp_path):
+    seen = audit(0.2, [0.0] * 3, prompt="x") + audit(0.2, [0.0], prompt="y", calibrated=True)
+
+    found = call(served, journal(tmp_path / "state", *audit(0.2, [0.0] * 100), *seen))
+
+    assert (found["repeated_prompts"], found["calibration_prompts"]) == (2, 1)
+
+
+def test_nothing_to_test_is_an_error_that_says_where_to_look(served, tmp_path, audit):
+    assert "[monitor] state" in str(failing(served, tmp_path))
+    other = journal(tmp_path / "b", *audit(0.2, [0.0]), *audit(0.2, [0.0], model="other"))
+    assert "several models" in str(failing(served, other))

@@ -1,0 +1,112 @@
+"""What requests are told, their own budgets, loops, and texts that end while they think: real engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from lynxstop.engines.vllm.exit_reports import read_report
+
+CLOSE, END = 1, 2
+TAGS = [f"{number:032x}" for number in range(100)]
+
+
+@pytest.fixture(scope="module", params=["device", "host"])
+def served(
+    request: pytest.FixtureRequest, make_model: Any, make_bundle: Any, make_llm: Any, tmp_path_factory: Any
+) -> tuple[Any, Path, Any]:
+    model, folder = make_model(), tmp_path_factory.mktemp("reports")
+    bundle = make_bundle(model)
+    settings: dict[str, Any] = {
+        "uncertified": "stop", "close_open_thinking": True, "reports": str(folder),
+    }  # fmt: skip
+    if request.param == "host":
+        settings["loop_guard"] = 3
+    return make_llm(model, bundle, settings=settings), folder, request.param
+
+
+def reported(folder: Path, count: int) -> list[dict[str, Any] | None]:
+    return [read_report(folder, tag) for tag in TAGS[:count]]
+
+
+def asked(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"lynxstop_report": tag, **more} for tag in TAGS[:count]]
+
+
+def test_exits_are_told_with_their_scores(served: Any, prompts: Any, generate: Any, counts_of: Any) -> None:
+    # given an engine, when requests are served that ask for reports
+    llm, folder, _ = served
+    before = counts_of(llm)
+    outputs = generate(llm, prompts, xargs=asked(len(prompts)))
+    after = counts_of(llm)
+    # then each exit is told: as many as were counted, above their thresholds, at the tokens counted
+    found = [one for one in reported(folder, len(prompts)) if one is not None]
+    exits = [one for one in found if one["exit"] == "score"]
+    assert len(exits) == after["exits_score"] - before["exits_score"] > 0
+    assert all(one["score"] > one["threshold"] == 2.0 and one["stopped"] for one in exits)
+    tokens = sum(one["thinking_tokens"] for one in found if one["exit"] != "end_of_text")
+    assert tokens == after["exit_tokens"] - before["exit_tokens"]
+    assert all(one["departures"] == [] for one in found)
+    # and nothing is left, nor told about requests that do not ask
+    assert generate(llm, prompts) == outputs
+    assert list(folder.iterdir()) == []
+
+
+def test_a_request_outside_is_told_so(served: Any, prompts: Any, generate: Any) -> None:
+    llm, folder, _ = served
+    generate(llm, prompts[:4], xargs=asked(4), temperature=0.5)
+    assert all(one is not None and one["departures"] == ["temperature"] for one in reported(folder, 4))
+
+
+def test_a_budget_of_its_own_closes_the_thinking(served: Any, prompts: Any, generate: Any) -> None:
+    # given requests at no level, when they name a budget, then thinking is closed there
+    llm, folder, _ = served
+    outputs = generate(llm, prompts[:4], xargs=asked(4, lynxstop_risk="off", lynxstop_budget=7))
+    assert [ids.index(CLOSE) for ids in outputs] == [8] * 4  # the exit's line break comes first
+    for found in reported(folder, 4):
+        assert found is not None
+        assert (found["exit"], found["thinking_tokens"], found["score"]) == ("budget", 7, None)
+
+
+def test_a_text_that_ends_while_it_thinks_answers_instead(served: Any, prompts: Any, generate: Any) -> None:
+    # given requests that would end at once, inside the thinking block that their prompts open
+    llm, folder, _ = served
+    bias = {"logit_bias": {END: 100.0}}
+    bare = generate(llm, prompts[:4], xargs={"lynxstop_risk": "off"}, **bias)
+    assert bare == [[END]] * 4
+    # when lynxstop closes open thinking, then the thinking ends there, and the answer is the model's
+    outputs = generate(llm, prompts[:4], xargs=asked(4), **bias)
+    assert outputs == [[CLOSE, END]] * 4
+    assert [found and found["exit"] for found in reported(folder, 4)] == ["end_of_text"] * 4
+
+
+def test_the_loop_guard_stands_beside_the_probe(served: Any, prompts: Any, generate: Any) -> None:
+    # given a request that repeats one token, and no score that could stop it
+    llm, folder, form = served
+    bias = {"logit_bias": {20: 100.0}, "tokens": 100}
+    (output,) = generate(llm, prompts[:1], xargs=asked(1), **bias)
+    (found,) = reported(folder, 1)
+    # when there is a guard, then it closes the thinking
+    assert (CLOSE in output) is (form == "host")
+    assert found is not None
+    assert found.get("exit") == ("loop" if form == "host" else None)
+
+
+def test_a_report_that_cannot_be_written_harms_no_request(
+    served: Any, prompts: Any, generate: Any, adapter_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = served[0]
+    expected = generate(llm, prompts)
+    monkeypatch.setattr(adapter_of(llm).reports, "_folder", Path("/nowhere"))
+    assert generate(llm, prompts, xargs=asked(len(prompts))) == expected
+
+
+def test_a_damaged_report_is_none(tmp_path: Path) -> None:
+    (tmp_path / TAGS[0]).write_text(json.dumps({"exit": "score"})[:-3])
+    assert read_report(tmp_path, TAGS[0]) is None
+    assert list(tmp_path.iterdir()) == []

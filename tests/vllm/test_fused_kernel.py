@@ -1,0 +1,103 @@
+"""The fused kernel: tested in Triton's interpreter, compiled for GPUs that are not here, and counted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402
+from lynxstop.engines.vllm.fused_sessions import FusedSessions  # noqa: E402
+from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
+from lynxstop.engines.vllm.session_batch import BatchStep  # noqa: E402
+from tests.vllm.test_sessions import EXIT, MACHINE, PROBE, RISK, VOCABULARY  # noqa: E402
+
+
+@pytest.mark.timeout(300)
+def test_the_kernel_in_the_interpreter() -> None:
+    # given Triton's interpreter, which a process has to ask for from the start
+    file = Path(__file__).parent / "test_fused_sessions.py"
+    line = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider"]
+    # when the kernel is tested there, then it passes
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=file.parents[2])
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(("sizes", "guarded", "drafted"), [((1,), False, False), ((256, 64, 1), True, True)])
+def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, drafted: bool) -> None:
+    # given the compiler for an H100, which needs no GPU
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lynxstop.engines.vllm.fused_kernel import fused_step
+
+    constants = {
+        "DRAFTED": drafted, "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes,
+        "HALF": max(sizes), "UNITS": min(8, max(sizes)), "BLOCK": 512,
+    }  # fmt: skip
+    kinds: dict[str, Any] = dict.fromkeys(fused_step.arg_names, "i32")
+    kinds |= dict.fromkeys(constants, "constexpr") | {"tilt": "fp32", "states": ("*bf16", "*bf16")}
+    kinds |= dict.fromkeys(("kept", "requests", "classes", "table", "shows", "tokens"), "*i32")
+    kinds |= dict.fromkeys(("positions", "places", "exit_ids", "counters"), "*i64")
+    kinds |= dict.fromkeys(("logits", "scratch"), "*fp32")
+    kinds |= {name: ("*fp32",) * len(sizes) for name in ("weights", "biases")}
+    source = ASTSource(fused_step, signature=kinds, constexprs=constants)
+    # when it is compiled, then there is machine code; sums and products of the tilt are not contracted
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False})
+    assert made.asm["cubin"]
+    assert "fma" not in made.asm["ptx"]
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and "detach" not in func.name():
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_is_one_launch_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given sessions on a device without data, where whatever waits for a value raises; and a counted kernel
+    device, launches = torch.device("meta"), []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda *args, **constants: launches.append(grid)
+
+    monkeypatch.setattr("lynxstop.engines.vllm.fused_kernel.fused_step", Kernel())
+    policy = StopPolicy(EXIT, (Level(RISK, 0.0),), min_tokens=2, tilt=0.1)
+    sessions = FusedSessions(DeviceSessions(MACHINE, policy, PROBE, device, 5, 2))
+    for slot in range(4):
+        sessions.admit(slot, [0], RequestOptions(True, 0.0))
+    features, logits = torch.zeros(4, 1, device=device), torch.zeros(4, VOCABULARY, device=device)
+    counted: list[list[str]] = []
+    for _ in range(3):
+        step = BatchStep(
+            np.arange(4), torch.zeros(4, dtype=torch.int32, device=device), None, None, lambda _: []
+        )
+        with _Operations() as seen:
+            # when a step is armed
+            sessions.observe(step, lambda _: features, logits)
+            sessions.force(logits)
+        counted.append(seen.names)
+    # then it is one launch; only the first one also brings over who is in the batch
+    assert launches == [(4,)] * 3
+    assert counted[1:] == [[], []]
