@@ -86,10 +86,8 @@ def families(made: Recordings, risk: float) -> Iterator[Shift]:
 def conditions(made: Recordings, risk: float) -> Iterator[Shift]:
     """Serve the shipped bundle at other temperatures, and on harder problems."""
     bundle = Bundle.load(shipped.BUNDLE)
-    probe = bundle.probe
-    assert probe is not None
     threshold = bundle.policy.stop_policy().level(risk).threshold
-    reference = scored(made.get("calibration"), probe)
+    reference = scored(made.get("calibration"), bundle)
     targets = [(f"temperature {t:g}", "calibration", "test", t) for t in (BASE, *TEMPERATURES)]
     targets.append(("six operations", "harder-calibration", "harder", BASE))
     for name, calibration, test, temperature in targets:
@@ -99,8 +97,8 @@ def conditions(made: Recordings, risk: float) -> Iterator[Shift]:
             threshold=threshold,
             risk=risk,
             reference=reference,
-            calibration=scored(made.get(calibration, temperature=temperature), probe),
-            test=scored(made.get(test, temperature=temperature), probe),
+            calibration=scored(made.get(calibration, temperature=temperature), bundle),
+            test=scored(made.get(test, temperature=temperature), bundle),
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.probe import Probe
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.options import CalibrationOptions
@@ -18,6 +19,7 @@ from lynxstop.monitor.sequential import ChangeDetector, RiskTest
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.outcomes import summarize
+from lynxstop.replay.serving import scores_of
 
 LOSS = LOSSES["disagree"]
 REPEATS = 20
@@ -94,9 +96,12 @@ class Shift:
     oracle: float
 
 
-def scored(data: Recording, probe: Probe) -> Scored:
-    """Score every recorded cue."""
-    return Scored(read_exits(data), probe.score(data.features(probe.layers)))
+def scored(data: Recording, by: Probe | Bundle) -> Scored:
+    """Score every decision point: by a probe every cue, by a bundle as it is served, with its tilt."""
+    if isinstance(by, Bundle):
+        exits = read_exits(data, by.policy.stop_policy())
+        return Scored(exits, scores_of(by, data)[exits.rows])
+    return Scored(read_exits(data), by.score(data.features(by.layers)))
 
 
 def certified(traces: Scored, risk: float, confidence: float = 0.95) -> float:

@@ -23,14 +23,12 @@ from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.report import as_json
 from lynxstop.recordings.problems import Problem, digest_problems
 from lynxstop.recordings.storage import Recording
-from lynxstop.replay.exits import read_exits
-from lynxstop.replay.serving import scores_of
 from lynxstop.rules.table import all_rules
 from lynxstop.workflows.certify import CertifiedModel, CertifyOptions, certify
 from lynxstop.workflows.certify_plan import split_problems
 from lynxstop.workflows.replay_levels import check_unseen
 from lynxstop_research import study_flips
-from lynxstop_research.shift import Scored, shift
+from lynxstop_research.shift import Scored, scored, shift
 from lynxstop_research.study_speed import equal_budget, speed
 from lynxstop_research.suites import load_suite
 
@@ -331,5 +329,4 @@ class _Work:
 
     def _scored(self, data: Recording) -> Scored:
         assert self._bundle is not None
-        exits = read_exits(data, self._bundle.policy.stop_policy())
-        return Scored(exits, scores_of(self._bundle, data)[exits.rows])
+        return scored(data, self._bundle)

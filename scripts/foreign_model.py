@@ -112,6 +112,7 @@ def serve(model: Path, out: Path) -> None:
 
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.collect.texts import Texts
+    from lynxstop.core.first_exit import exit_steps, first_exits
     from lynxstop.core.types import Request, Sampling
     from lynxstop.engines.vllm.loading import load_engine
     from lynxstop.recordings.problems import load_problems
@@ -122,17 +123,22 @@ def serve(model: Path, out: Path) -> None:
     bundle, data = Bundle.load(out / "bundle"), Recording.open(out / "test")
     policy = bundle.policy.stop_policy()
     exits, level = read_exits(data, policy), policy.levels[0]
-    replayed = exits.at(scores_of(bundle, data)[exits.rows], level.threshold)
-    expected = dict(zip(exits.problem_ids.tolist(), replayed.gross.tolist(), strict=True))
+    steps = exit_steps(exits.owners, scores_of(bundle, data)[exits.rows])
+    hits = first_exits(steps, len(exits.trace_ids), level.threshold)
+    seen = data.cues(["seen_at"])["seen_at"].to_numpy()[exits.rows]
+    expected = {
+        name: tokens.ids.tolist() if hit < 0 else [*tokens.ids[: seen[hit] + 1].tolist(), *policy.exit_ids]
+        for name, tokens, hit in zip(exits.trace_ids.tolist(), data.tokens(), hits, strict=True)
+    }
     with closing(load_engine(str(model), bundle, arguments=VLLM)) as loaded:
         texts = Texts(loaded.tokenizer, loaded.setup.delimiters, loaded.setup.cues)
         problems = load_problems(out / "test.jsonl")
-        requests = [Request(p.id, texts.prompt_ids(p.prompt), risk=level.risk) for p in problems]
+        requests = [Request(f"{p.id}#0", texts.prompt_ids(p.prompt), risk=level.risk) for p in problems]
         served = list(loaded.engine.generate(requests, Sampling(**bundle.policy.sampling.model_dump())))
-    same = sum(one.thinking_tokens == expected[one.request.id] for one in served)
+    same = sum(one.output_ids[: len(expected[one.request.id])] == expected[one.request.id] for one in served)
     print(
-        f"Served in vLLM at {RISK}: {int(replayed.exits.sum())} of {len(served)} requests stop in the "
-        f"replay of their traces; {same} of {len(served)} think as many tokens as there."
+        f"Served in vLLM at {RISK}: {int((hits >= 0).sum())} of {len(served)} requests stop in the "
+        f"replay of their traces; {same} of {len(served)} have the same tokens as there, up to the exit."
     )
 
 
