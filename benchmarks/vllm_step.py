@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

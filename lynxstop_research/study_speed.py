@@ -16,7 +16,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
 from lynxstop.collect.texts import Texts
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError
 from lynxstop.grading.grading import Grade, agrees

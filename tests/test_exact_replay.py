@@ -9,8 +9,8 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.collect.texts import Texts
+from lynxstop.core.exits import Reason
 from lynxstop.core.rule import eligible_mask
-from lynxstop.core.session import Reason
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
 from lynxstop.engines.transformers.loading import LoadedModel, load_engine

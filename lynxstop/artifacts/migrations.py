@@ -67,7 +67,7 @@ def policy_4_to_5(content: Content) -> Content:
 
 def policy_5_to_6(content: Content) -> Content:
     """Compare answers as mathematics; serve at one sampling."""
-    return content | {"grader": "math", "further_samplings": []}
+    return content | {"grader": "math"}
 
 
 def certificate_3_to_4(content: Content) -> Content:

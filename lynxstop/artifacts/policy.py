@@ -30,7 +30,6 @@ LATER_SETTINGS: dict[str, Any] = {
     "max_points": None,
     "tilt": 0.0,
     "grader": "math",
-    "further_samplings": [],
 }
 """Settings that the first certificates did not name, and their value in the bundles of that time."""
 
@@ -112,8 +111,6 @@ class Policy(Strict):
     engine: str
     dtype: str
     sampling: ServedSampling
-    further_samplings: tuple[ServedSampling, ...] = ()
-    """Samplings beside `sampling` that levels were certified for, each at thresholds of its own."""
     cue_words: tuple[str, ...]
     cue_paragraph: bool
     think_open: tuple[str, ...]

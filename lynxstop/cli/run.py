@@ -68,7 +68,7 @@ def run(
     """
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.collect.texts import Texts
-    from lynxstop.core.session import Mode
+    from lynxstop.core.exits import Mode
     from lynxstop.core.types import Request, Sampling
     from lynxstop.engines.transformers.loading import load_engine
     from lynxstop.recordings.problems import Problem, load_problems

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lynxstop.collect.rows import Row
-from lynxstop.core.session import CueEvent, Exit, Reason
+from lynxstop.core.exits import CueEvent, Exit, Reason
 from lynxstop.core.types import Generation, Request, Signals, Tokens
 from lynxstop.errors import LynxstopError
 from lynxstop.recordings.store import Store

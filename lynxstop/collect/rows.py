@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lynxstop.collect.texts import Texts
+from lynxstop.core.exits import CueEvent
 from lynxstop.core.points import CUE
-from lynxstop.core.session import CueEvent
 from lynxstop.core.statistics import unknown
 from lynxstop.core.types import (
     SKIPPED_CUE,

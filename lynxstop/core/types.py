@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.core.exits import CueEvent, Exit, Mode
 from lynxstop.core.points import CUE
-from lynxstop.core.session import CueEvent, Exit, Mode
 from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import ConfigError
 

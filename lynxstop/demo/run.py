@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.collect.texts import Texts
+from lynxstop.core.exits import Reason
 from lynxstop.core.points import CUE
-from lynxstop.core.session import Reason
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.transformers.loading import LoadedModel
 from lynxstop.grading.grading import Grade, agrees, grade

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lynxstop.artifacts.probe import Probe
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
-from lynxstop.probes.fitting import Map, fold
+from lynxstop.probes.affine import Map, fold
 
 _HINT = (
     "What can be: pipelines of StandardScaler and PCA, then LogisticRegression, LinearSVC, SGDClassifier, "

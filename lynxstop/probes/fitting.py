@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.errors import ConfigError
 from lynxstop.extras import need
+from lynxstop.probes.affine import Backend, FitSettings, Fitted, fold
 
-Backend = Literal["sklearn", "torch"]
 ClassWeight = str | dict[Any, float] | None
-Map = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 WIDE = 1 << 25
 """Numbers in the features (128 MiB) from which `auto` takes torch."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How to fit; see `lynxstop.probes.trainer.ProbeTrainer`. `backend` is decided, and so is `C`."""
-
-    kind: str
-    C: float
-    hidden: tuple[int, ...]
-    max_iter: int
-    seed: int
-    backend: Backend
-    device: str | None
-
-
-class Fitted(NamedTuple):
-    """Maps on raw features, float64, of shapes (out, in) and (out,); and the iterations."""
-
-    maps: tuple[Map, ...]
-    iterations: int
 
 
 def choose_backend(name: str, numbers: int) -> Backend:
@@ -130,11 +107,3 @@ def fit(
         model.fit(standard, labels, sample_weight=weights)
         maps = [(weight.T, bias) for weight, bias in zip(model.coefs_, model.intercepts_, strict=True)]
     return Fitted(fold(scaler.mean_, scaler.scale_, maps), int(np.max(model.n_iter_)))
-
-
-def fold(means: NDArray[Any], scales: NDArray[Any], maps: Sequence[tuple[Any, Any]]) -> tuple[Map, ...]:
-    """Fold a standardiser into the first of the maps that follow it."""
-    exact = [(np.asarray(weight, np.float64), np.asarray(bias, np.float64)) for weight, bias in maps]
-    weight, bias = exact[0]
-    folded = weight / np.asarray(scales, np.float64)
-    return (folded, bias - folded @ np.asarray(means, np.float64)), *exact[1:]

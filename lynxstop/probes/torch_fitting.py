@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lynxstop.errors import ConfigError
 from lynxstop.probes import torch_logistic, torch_mlp
-from lynxstop.probes.fitting import FitSettings, Fitted, fold
+from lynxstop.probes.affine import FitSettings, Fitted, fold
 from lynxstop.probes.rivals import Folds
 
 

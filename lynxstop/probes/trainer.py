@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from lynxstop.artifacts.probe import Affine, Probe
 from lynxstop.errors import ConfigError, MissingExtraError
 from lynxstop.probes import fitting
-from lynxstop.probes.fitting import ClassWeight, FitSettings, Map, choose_backend, row_weights
+from lynxstop.probes.affine import FitSettings, Map
+from lynxstop.probes.fitting import ClassWeight, choose_backend, row_weights
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

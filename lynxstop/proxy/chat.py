@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lynxstop.core.conditions import Uncertified
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.accounting import TAIL, count_chat, counted

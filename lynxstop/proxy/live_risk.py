@@ -10,8 +10,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.monitor.arms import Arm, ArmShares
 from lynxstop.monitor.entries import Audit, Begun

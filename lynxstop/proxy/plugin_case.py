@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lynxstop.artifacts.policy import Policy
-from lynxstop.core.session import Mode, Reason
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.full_answer import Answered, after_thinking
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
-from lynxstop.core.session import Exit, Reason
+from lynxstop.core.exits import Exit, Reason
 from lynxstop.engines.vllm.exit_reports import read_report
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.config import ProxyConfig

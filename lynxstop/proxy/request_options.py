@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.errors import ConfigError, RequestError
 from lynxstop.proxy.config import PolicyConfig
 from lynxstop.proxy.exchange import Incoming

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.errors import RequestError
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.remote.chat import Chat

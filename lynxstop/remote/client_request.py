@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 
 
 @dataclass(frozen=True, slots=True)

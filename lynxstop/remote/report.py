@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lynxstop.core.session import Exit
+from lynxstop.core.exits import Exit
 from lynxstop.remote.session import StreamSession
 
 

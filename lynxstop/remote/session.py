@@ -11,8 +11,9 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lynxstop.core.exits import CueEvent, Exit, Mode, Reason
 from lynxstop.core.points import CUE
-from lynxstop.core.session import CueEvent, Exit, Mode, Phase, Reason, Session
+from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.core.stream import CLOSE, OPEN
 from lynxstop.core.watch import WatchState

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.calibration.losses import Loss, charge
+from lynxstop.core.exits import Mode
 from lynxstop.core.points import BOUNDARY, CUE
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Mode, Session
+from lynxstop.core.session import Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.core.types import SKIPPED_CUE, SKIPPED_MARK, SKIPPED_PENDING, Tokens
 from lynxstop.core.watch import Reader, WatchState, WatchStep

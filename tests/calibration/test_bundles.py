@@ -130,7 +130,14 @@ def test_data_recorded_otherwise_are_refused_first(bundle, data, change):
 
 def test_a_certificate_rests_on_all_that_is_served(bundle):
     # given a policy in which nothing is as it was before there was a choice
-    chosen = {"cut": "before", "rule": ServedRule(name="budget"), "stride": 2, "max_points": 3, "tilt": 0.5}
+    chosen = {
+        "cut": "before",
+        "rule": ServedRule(name="budget"),
+        "stride": 2,
+        "max_points": 3,
+        "tilt": 0.5,
+        "grader": "choice",
+    }
     policy = bundle.policy.model_copy(update=chosen)
     # then its certificates name every setting but those that change no request
     others = {

@@ -24,7 +24,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.partial import PartialShard, TraceRows
 from lynxstop.collect.progress import Meter
 from lynxstop.collect.runner import collect
-from lynxstop.core.session import CueEvent, Exit, Reason
+from lynxstop.core.exits import CueEvent, Exit, Reason
 from lynxstop.core.types import Generation, Request, Signals, Tokens
 from lynxstop.errors import DataError
 from lynxstop.recordings.meta_file import read_meta

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.loops import LoopGuard
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.session import Phase, Session
 from lynxstop.errors import ConfigError
 
 

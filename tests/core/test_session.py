@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.rule import eligible_mask
-from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.session import Phase, Session
 from lynxstop.errors import ConfigError
 from tests.support.first_exit import first_exit
 

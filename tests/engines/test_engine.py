@@ -14,8 +14,8 @@ import torch
 from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.conditions import Conditions, Uncertified
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode, Reason
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.transformers import TransformersEngine

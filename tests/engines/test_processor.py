@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Mode, Reason
 from lynxstop.core.types import Request, Sampling
 from lynxstop.core.watch import Watch
 from lynxstop.engines.transformers import EarlyExitProcessor, TransformersEngine

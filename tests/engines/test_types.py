@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from lynxstop.core.exits import CueEvent
 from lynxstop.core.points import BOUNDARY, CUE
-from lynxstop.core.session import CueEvent
 from lynxstop.core.types import Signals
 
 

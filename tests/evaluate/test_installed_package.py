@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "signals.md"
+DOCUMENT = ROOT / "docs" / "extending.md"
 EMBEDDED = """
 from functools import partial
 
@@ -40,7 +40,9 @@ puma = EmbeddedPuma(key="step_cosine", least=0)
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Install the example of the documents, with a signal on an embedder, away from this environment."""
-    code, toml = re.findall(r"```(?:python|toml)\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)[-2:]
+    blocks = re.findall(r"```(python|toml)\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
+    place = [language for language, _ in blocks].index("toml")
+    code, toml = blocks[place - 1][1], blocks[place][1]
     groups = toml.replace("project.entry-points.", "").replace('"', "").split("  #")[0]
     signals, rules = groups.split("[lynxstop.rules]")
     entry_points = (

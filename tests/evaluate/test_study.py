@@ -91,7 +91,8 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     assert full["disagree"] == 0.0
     assert full["thinking"] >= half["thinking"] >= quarter["thinking"]
     (alone,) = found["flips"]
-    assert (alone["batch"], alone["requests"], alone["exits"]) == (1, 2, {})
+    assert (alone["batch"], alone["exits"]) == (1, {})
+    assert 1 <= alone["requests"] <= 2
     page = Path(found["page"]).read_text()
     assert "4 problems are too few" in page
     assert "What did LYNX publish?" in page

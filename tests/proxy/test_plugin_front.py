@@ -374,6 +374,8 @@ def test_audits_need_a_bundle_that_promises_what_they_measure() -> None:
     from lynxstop.proxy.monitoring import Monitoring
 
     config = ProxyConfig.model_validate({"monitor": {"state": "audits"}})
-    bundle: Any = SimpleNamespace(policy=SimpleNamespace(levels=[SimpleNamespace(loss="harm")]))
+    bundle: Any = SimpleNamespace(
+        policy=SimpleNamespace(grader="math", levels=[SimpleNamespace(loss="harm")])
+    )
     with pytest.raises(ConfigError, match="disagree"):
         Monitoring.check(config, bundle)

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.session import Mode
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lynxstop.core.session import Exit, Reason
+from lynxstop.core.exits import Exit, Reason
 from lynxstop.remote.report import report
 from lynxstop.remote.session import TruncationPoint
 

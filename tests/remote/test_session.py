@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
-from lynxstop.core.session import Mode, Reason, Session
+from lynxstop.core.session import Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.delta import Delta

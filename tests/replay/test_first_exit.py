@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.losses import LOSSES, Verdicts
 from lynxstop.calibration.units import as_units
+from lynxstop.core.exits import Mode
 from lynxstop.core.first_exit import exit_steps, first_exits, sums_at
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.rule import eligible_mask
-from lynxstop.core.session import Mode, Session
+from lynxstop.core.session import Session
 from lynxstop.core.watch import Reader, WatchState, WatchStep
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.tilt import lowered

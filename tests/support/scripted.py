@@ -15,8 +15,8 @@ import numpy as np
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.core.cues import CueSet
+from lynxstop.core.exits import CueEvent
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import CueEvent
 from lynxstop.core.thinking import Delimiters
 from lynxstop.core.types import Answer, Generation, Sampling, Signals, Tokens
 from lynxstop.recordings.problems import Problem

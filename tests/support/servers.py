@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,10 @@ def command(
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[Any]]]:
     """Run `lynxstop proxy` on a free port; give its process, its address and the log lines so far."""
     line = program("proxy", "--port", "0", *words, without=without)
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    environment = {**os.environ, **variables}
+    process = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     lines: list[Any] = []
     assert process.stderr is not None
     stream = process.stderr
@@ -107,7 +111,10 @@ def command(
         reader.start()
         yield process, found[1], lines
     finally:
-        process.kill()
+        # Its workers too: they hold the other end of the pipe.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        reader.join(10)
+        if reader.ident is not None:
+            reader.join(10)
         stream.close()

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lynxstop.core.exits import Mode, Reason  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
-from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
+from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.engines.vllm.drafted_sessions import DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import (  # noqa: E402

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError

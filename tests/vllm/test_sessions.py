@@ -15,8 +15,9 @@ pytest.importorskip("transformers")
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.cues import CueSet  # noqa: E402
+from lynxstop.core.exits import Mode, Reason  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
-from lynxstop.core.session import Mode, Reason, Session  # noqa: E402
+from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lynxstop.core.exits import CueEvent
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import CueEvent
 from lynxstop.core.statistics import DTYPE, NEXT, WIDTH, unknown
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
 from lynxstop.engines.openai.tokenizer import StreamTokenizer

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.exits import CueEvent, Exit, Mode
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import CueEvent, Exit, Mode, Session
+from lynxstop.core.session import Session
 from lynxstop.core.statistics import UNKNOWN, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from lynxstop.core.session import Reason
+from lynxstop.core.exits import Reason
 from lynxstop.engines.vllm.session_batch import REASONS, BatchStep
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode, Phase, Reason, Session
+from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe

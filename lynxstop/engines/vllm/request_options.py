@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions, Uncertified
+from lynxstop.core.exits import Mode
 from lynxstop.core.no_exit import why_no_exit
 from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Mode
 from lynxstop.core.types import Sampling
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.vllm.settings import OFF, PluginSettings, parse_mode, parse_risk

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.core.session import Reason
+from lynxstop.core.exits import Reason
 from lynxstop.engines.vllm.request_options import RequestOptions
 
 COUNTERS = (

@@ -13,7 +13,7 @@ from typing import Any
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.core.conditions import Uncertified
-from lynxstop.core.session import Mode
+from lynxstop.core.exits import Mode
 from lynxstop.errors import ConfigError
 
 KEY = "lynxstop"
