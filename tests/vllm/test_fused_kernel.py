@@ -35,8 +35,8 @@ def test_the_kernel_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize(("sizes", "guarded", "drafted"), [((1,), False, False), ((256, 64, 1), True, True)])
-def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, drafted: bool) -> None:
+@pytest.mark.parametrize(("sizes", "guarded"), [((1,), False), ((256, 64, 1), True)])
+def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool) -> None:
     # given the compiler for an H100, which needs no GPU
     import triton
     from triton.backends.compiler import GPUTarget
@@ -45,13 +45,13 @@ def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, dr
     from lynxstop.engines.vllm.fused_kernel import fused_step
 
     constants = {
-        "DRAFTED": drafted, "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes,
+        "GUARDED": guarded, "WIDTH": 1000, "TAPPED": 1, "SIZES": sizes,
         "HALF": max(sizes), "UNITS": min(8, max(sizes)), "BLOCK": 512,
     }  # fmt: skip
     kinds: dict[str, Any] = dict.fromkeys(fused_step.arg_names, "i32")
     kinds |= dict.fromkeys(constants, "constexpr") | {"tilt": "fp32", "states": ("*bf16", "*bf16")}
     kinds |= dict.fromkeys(("kept", "requests", "classes", "table", "shows", "tokens"), "*i32")
-    kinds |= dict.fromkeys(("positions", "places", "exit_ids", "counters"), "*i64")
+    kinds |= dict.fromkeys(("places", "exit_ids", "counters"), "*i64")
     kinds |= dict.fromkeys(("logits", "scratch"), "*fp32")
     kinds |= {name: ("*fp32",) * len(sizes) for name in ("weights", "biases")}
     source = ASTSource(fused_step, signature=kinds, constexprs=constants)

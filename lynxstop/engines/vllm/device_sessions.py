@@ -150,8 +150,8 @@ class DeviceSessions:
 
     @property
     def states(self) -> Tensor:
-        """States of all slots: int32, shape (depth, fields, slots)."""
-        return self._slots.unsqueeze(0)
+        """States of all slots: int32, shape (fields, slots)."""
+        return self._slots
 
     def unstage(self) -> None:
         """Write the states of requests that have come."""

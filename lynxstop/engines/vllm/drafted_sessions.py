@@ -146,11 +146,6 @@ class DraftedSessions(DeviceSessions):
         """Keep what the rows counted with their states."""
         self._counting[first : first + len(counts)] += counts.to(torch.int32)
 
-    @property
-    def states(self) -> Tensor:
-        """States of all slots: int32, shape (depth, fields, slots)."""
-        return self._kept
-
     def unstage(self) -> None:
         """Write the states of requests that have come."""
         for slot, state in self._staged.items():

@@ -1,8 +1,7 @@
 """One kernel per decoding step: look-up, guards, probe, decision and forcing, in Triton.
 
 The array form is `lynxstop.engines.vllm.device_sessions`; names and order are the same, and a property test
-holds both equal. A program is one request: it walks over the rows of its request in order, so that drafts add
-loop iterations and no launch. Importing this module needs Triton.
+holds both equal. A program is one request, which has one row. Importing this module needs Triton.
 """
 
 # mypy: ignore-errors
@@ -13,13 +12,11 @@ import triton
 import triton.language as tl
 
 from lynxstop.engines.vllm import device_sessions as fields
-from lynxstop.engines.vllm import drafted_sessions as kept
 from lynxstop.engines.vllm import product_automaton as shown
 from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS
 
-REQUEST = ("slot", "start", "count", "held", "reads")
-"""Rows of the int32 matrix that describes the requests of a step: slot, first row, how many rows, whether
-nothing is read or kept, and whether the token of the first row counts."""
+REQUEST = ("slot", "reads")
+"""Rows of the int32 matrix that describes the requests of a step: slot, and whether its token counts."""
 
 _STATE, _SEEN, _LAST = (tl.constexpr(n) for n in (fields.STATE, fields.SEEN, fields.LAST))
 _NUMBER, _ADMITTED = tl.constexpr(fields.NUMBER), tl.constexpr(fields.ADMITTED)
@@ -29,11 +26,9 @@ _ENDLESS, _DEAD = tl.constexpr(fields.ENDLESS), tl.constexpr(shown.DEAD)
 _THINKING, _WHOLE = tl.constexpr(shown.THINKING), tl.constexpr(shown.WHOLE)
 _SETTLED, _CANDIDATE = tl.constexpr(shown.SETTLED), tl.constexpr(shown.CANDIDATE)
 _SHIFT, _MASK = tl.constexpr(shown.SHIFT), tl.constexpr(fields.MASK)
-_COUNTS, _COUNTED = tl.constexpr(kept._COUNTS.start), tl.constexpr(len(COUNTERS))
-_BASE, _READ = tl.constexpr(kept._BASE), tl.constexpr(kept._READ)
 _CUES, _SCORED, _NOT_FINITE = (tl.constexpr(COUNTERS.index(n)) for n in ("cues", "scored", "not_finite"))
 _BY_SCORE, _BY_BUDGET = (tl.constexpr(COUNTERS.index(n)) for n in ("exits_score", "exits_budget"))
-_TOKENS, _REFUSED, _LOST = (tl.constexpr(COUNTERS.index(n)) for n in ("exit_tokens", "refused", "lost"))
+_TOKENS, _REFUSED = (tl.constexpr(COUNTERS.index(n)) for n in ("exit_tokens", "refused"))
 _BOOST = tl.constexpr(BOOST)
 _LANES = tl.constexpr(16)
 """Counters as one vector; a power of 2."""
@@ -87,7 +82,6 @@ def _score(states, row, place, weights, biases, scratch, WIDTH: tl.constexpr, TA
                SIZES[number - 1], SIZES[number], UNITS, BLOCK)  # fmt: skip
     tl.debug_barrier()
     value = tl.load(scratch + (len(SIZES) - 1) % 2 * HALF)
-    tl.debug_barrier()  # the next row of this program writes there again
     return tl.where(tl.sum(unsound) > 0, float("nan"), value)
 
 
@@ -101,60 +95,48 @@ def _admit(cue, position, last, number, admitted, cooldown, min_tokens, stride, 
 
 
 _UNSPECIALIZED = (
-    "requests", "tokens", "positions", "places", "logits", "shows", "depth_stride", "field_stride",
-    "logits_stride", "many", "placed", "beyond", "columns", "cooldown", "min_tokens", "stride", "most", "mode",
+    "requests", "tokens", "places", "logits", "shows", "field_stride", "logits_stride", "many", "placed",
+    "beyond", "columns", "cooldown", "min_tokens", "stride", "most", "mode",
 )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED, do_not_specialize_on_alignment=_UNSPECIALIZED)
 def fused_step(
-    kept, requests, tokens, positions, places, states, logits, classes, table, exit_ids, weights, biases, scratch,
-    counters, shows, depth_stride, field_stride, logits_stride, many, placed, beyond, columns,
+    kept, requests, tokens, places, states, logits, classes, table, exit_ids, weights, biases, scratch,
+    counters, shows, field_stride, logits_stride, many, placed, beyond, columns,
     tilt, cooldown, min_tokens, stride, most, mode,
-    DRAFTED: tl.constexpr, GUARDED: tl.constexpr, WIDTH: tl.constexpr, TAPPED: tl.constexpr,
+    GUARDED: tl.constexpr, WIDTH: tl.constexpr, TAPPED: tl.constexpr,
     SIZES: tl.constexpr, HALF: tl.constexpr, UNITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Read the rows of one request, decide, keep its state, and raise the logits of forced tokens.
+    """Read the token of one request, decide, keep its state, and raise the logit of a forced token.
 
     Parameters
     ----------
-    kept : int32, shape (depth, fields, slots)
-        States of all slots: one each, or with drafts one after each number of rows.
+    kept : int32, shape (fields, slots)
+        States of all slots.
     requests : int32, shape (len(REQUEST), many)
         Describe the requests of the step.
-    tokens, positions, places : integers, shape (rows,)
-        Token of each row, its place in the sequence (used with drafts), and its index in the forward pass
-        (used for tapped layers when `placed` is 1).
-    states : tuple of arrays of shape (at least rows, WIDTH)
+    tokens, places : integers, shape (many,)
+        Token of each request, and its index in the forward pass (used for tapped layers when `placed` is 1).
+    states : tuple of arrays of shape (at least many, WIDTH)
         Hidden states by layer; the first `TAPPED` are indexed by place, the others by row.
-    logits : float, shape (rows, vocabulary)
+    logits : float, shape (many, vocabulary)
         Changed where a token is forced, unless `mode` is 0.
     scratch : float32, shape (many, 2 * HALF)
         `HALF` is the size of the largest layer of the probe.
     shows : int32, shape (many,)
-        Gets the flags of the token of the last row.
+        Gets the flags of the token.
     mode : int
-        0 reads and decides, 1 also forces, 2 only forces (without drafts).
+        0 reads and decides, 1 also forces, 2 only forces.
     """
-    request = tl.program_id(0)
-    slot = tl.load(requests + request).to(tl.int64)
-    start = tl.load(requests + many + request).to(tl.int64)
-    count = tl.load(requests + 2 * many + request)
-    fresh = tl.load(requests + 3 * many + request) == 0
-    reads = (tl.load(requests + 4 * many + request) != 0) & (mode != 2)
-    scratch += request * (2 * HALF)
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(requests + row).to(tl.int64)
+    reads = (tl.load(requests + many + row) != 0) & (mode != 2)
+    token = tl.load(tokens + row).to(tl.int32)
+    scratch += row * (2 * HALF)
     lane = tl.arange(0, _LANES)
-    counting = lane < _COUNTED
     counts = tl.full([_LANES], 0, tl.int32)
-    own = kept + slot
-    at = own
-    if DRAFTED:
-        first = tl.load(positions + start).to(tl.int32)
-        chosen = first - tl.load(own + _BASE * field_stride)
-        read = tl.load(own + _READ * field_stride)
-        known, unknown = (chosen >= 0) & (chosen <= read), (chosen < 0) | (chosen > read)
-        at = own + tl.minimum(tl.maximum(chosen, 0), read).to(tl.int64) * depth_stride
-        before = tl.load(at + (_COUNTS + lane) * field_stride, mask=counting, other=0)
+    at = kept + slot
     state, seen = tl.load(at + _STATE * field_stride), tl.load(at + _SEEN * field_stride)
     last, number = tl.load(at + _LAST * field_stride), tl.load(at + _NUMBER * field_stride)
     admitted, forced = tl.load(at + _ADMITTED * field_stride), tl.load(at + _FORCED * field_stride)
@@ -163,98 +145,64 @@ def fused_step(
     threshold = tl.load(at + _THRESHOLD * field_stride).to(tl.float32, bitcast=True)
     pending = tl.load(at + _PENDING * field_stride).to(tl.float32, bitcast=True)
     tl.debug_barrier()  # every warp has read the state before any writes it
-    if DRAFTED:
-        lost = unknown & fresh & (state != _DEAD)
-        before = tl.where(known & fresh, before, 0) + tl.where(lane == _LOST, lost.to(tl.int32), 0)
-        tl.atomic_add(counters + lane, before.to(tl.int64), mask=before != 0)
-        state, forced = tl.where(lost, _DEAD, state), tl.where(lost, -1, forced)
-        budget = tl.where(lost, _ENDLESS, budget)
-        _keep(
-            own, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, fresh
-        )
-        tl.store(own + (_COUNTS + lane) * field_stride, counts, mask=lane < tl.where(fresh, _COUNTED, 0))
-    live = fresh
-    taken = count * 0
-    flags = count * 0
-    place = start
-    for step in range(count):
-        row = start + step
-        token = tl.load(tokens + row).to(tl.int32)
-        live = live & (token >= 0)
-        flags = flags * 0
-        if live & (reads | (step > 0)):
-            # a token that is not the wanted one ends the forcing
-            active = forced >= 0
-            expected = tl.load(exit_ids + tl.maximum(forced, 0)).to(tl.int32)
-            following = tl.where((token == expected) & (forced + 1 < length), forced + 1, -1)
-            forced = tl.where(active, following, forced)
-            refused = active & (token != expected)
-            column = tl.load(classes + tl.minimum(token, beyond))
-            entry = tl.load(table + state.to(tl.int64) * columns + column)
-            state, flags = entry >> _SHIFT, entry & _MASK
-            seen += flags & _THINKING
-            candidate = (flags & _CANDIDATE) != 0
-            whole, settled = (flags & _WHOLE) != 0, (flags & _SETTLED) != 0
-            score = pending
-            if candidate:
-                if TAPPED > 0:
-                    place = row
-                    if placed != 0:
-                        place = tl.load(places + row).to(tl.int64)
-                score = _score(
-                    states, row, place, weights, biases, scratch, WIDTH, TAPPED, SIZES, HALF, UNITS, BLOCK
-                )
-            now, before_it, earlier, current = whole, settled, pending, score
-            if GUARDED:
-                earlier = pending - tilt * admitted.to(tl.float32)
-                before_it, last, number, admitted = _admit(
-                    settled, seen - 1, last, number, admitted, cooldown, min_tokens, stride, most
-                )
-                current = score - tilt * admitted.to(tl.float32)
-                now, last, number, admitted = _admit(
-                    whole, seen, last, number, admitted, cooldown, min_tokens, stride, most
-                )
-            hit = (before_it & (earlier > threshold)) | (now & (current > threshold))
-            spent = ((flags & _THINKING) != 0) & (seen >= budget) & (hit == 0)
-            stop = hit | spent
-            force = stop & (stops != 0)
-            pending = score
-            forced, state = tl.where(force, 0, forced), tl.where(force, _DEAD, state)
-            threshold = tl.where(stop, float("inf"), threshold)
-            budget = tl.where(stop, _ENDLESS, budget)
-            counts += tl.where(lane == _CUES, whole.to(tl.int32) + settled.to(tl.int32), 0)
-            counts += tl.where(lane == _SCORED, candidate.to(tl.int32), 0)
-            counts += tl.where(lane == _NOT_FINITE, (candidate & (score != score)).to(tl.int32), 0)
-            counts += tl.where(lane == _BY_SCORE, hit.to(tl.int32), 0)
-            counts += tl.where(lane == _BY_BUDGET, spent.to(tl.int32), 0)
-            counts += tl.where(lane == _TOKENS, tl.where(stop, seen, 0), 0)
-            counts += tl.where(lane == _REFUSED, refused.to(tl.int32), 0)
-        if live & (forced >= 0) & (mode != 0):
-            wanted = logits + row * logits_stride + tl.load(exit_ids + tl.maximum(forced, 0))
-            tl.store(wanted, tl.load(wanted).to(tl.float32) + _BOOST)
-        if DRAFTED:
-            taken += live.to(tl.int32)
-            at = own + (step + 1) * depth_stride
-            _keep(at, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, live)  # fmt: skip
-            tl.store(at + (_COUNTS + lane) * field_stride, counts, mask=lane < tl.where(live, _COUNTED, 0))
-    tl.store(shows + request, flags)
-    if DRAFTED:
-        tl.store(own + _BASE * field_stride, first, mask=fresh)
-        tl.store(own + _READ * field_stride, taken, mask=fresh)
-    else:
-        _keep(own, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, live)  # fmt: skip
-        tl.atomic_add(counters + lane, counts.to(tl.int64), mask=counts != 0)
-
-
-@triton.jit
-def _keep(at, field_stride, state, seen, last, number, admitted, forced, budget, threshold, pending, live):
-    """Write what a row may change of a state."""
-    tl.store(at + _STATE * field_stride, state, mask=live)
-    tl.store(at + _SEEN * field_stride, seen, mask=live)
-    tl.store(at + _LAST * field_stride, last, mask=live)
-    tl.store(at + _NUMBER * field_stride, number, mask=live)
-    tl.store(at + _ADMITTED * field_stride, admitted, mask=live)
-    tl.store(at + _FORCED * field_stride, forced, mask=live)
-    tl.store(at + _BUDGET * field_stride, budget, mask=live)
-    tl.store(at + _THRESHOLD * field_stride, threshold.to(tl.int32, bitcast=True), mask=live)
-    tl.store(at + _PENDING * field_stride, pending.to(tl.int32, bitcast=True), mask=live)
+    flags = token * 0
+    if reads:
+        # a token that is not the wanted one ends the forcing
+        active = forced >= 0
+        expected = tl.load(exit_ids + tl.maximum(forced, 0)).to(tl.int32)
+        following = tl.where((token == expected) & (forced + 1 < length), forced + 1, -1)
+        forced = tl.where(active, following, forced)
+        refused = active & (token != expected)
+        column = tl.load(classes + tl.minimum(token, beyond))
+        entry = tl.load(table + state.to(tl.int64) * columns + column)
+        state, flags = entry >> _SHIFT, entry & _MASK
+        seen += flags & _THINKING
+        candidate = (flags & _CANDIDATE) != 0
+        whole, settled = (flags & _WHOLE) != 0, (flags & _SETTLED) != 0
+        score = pending
+        if candidate:
+            place = row
+            if placed != 0:
+                place = tl.load(places + row).to(tl.int64)
+            score = _score(
+                states, row, place, weights, biases, scratch, WIDTH, TAPPED, SIZES, HALF, UNITS, BLOCK
+            )
+        now, before, earlier, current = whole, settled, pending, score
+        if GUARDED:
+            earlier = pending - tilt * admitted.to(tl.float32)
+            before, last, number, admitted = _admit(
+                settled, seen - 1, last, number, admitted, cooldown, min_tokens, stride, most
+            )
+            current = score - tilt * admitted.to(tl.float32)
+            now, last, number, admitted = _admit(
+                whole, seen, last, number, admitted, cooldown, min_tokens, stride, most
+            )
+        hit = (before & (earlier > threshold)) | (now & (current > threshold))
+        spent = ((flags & _THINKING) != 0) & (seen >= budget) & (hit == 0)
+        stop = hit | spent
+        force = stop & (stops != 0)
+        pending = score
+        forced, state = tl.where(force, 0, forced), tl.where(force, _DEAD, state)
+        threshold = tl.where(stop, float("inf"), threshold)
+        budget = tl.where(stop, _ENDLESS, budget)
+        counts += tl.where(lane == _CUES, whole.to(tl.int32) + settled.to(tl.int32), 0)
+        counts += tl.where(lane == _SCORED, candidate.to(tl.int32), 0)
+        counts += tl.where(lane == _NOT_FINITE, (candidate & (score != score)).to(tl.int32), 0)
+        counts += tl.where(lane == _BY_SCORE, hit.to(tl.int32), 0)
+        counts += tl.where(lane == _BY_BUDGET, spent.to(tl.int32), 0)
+        counts += tl.where(lane == _TOKENS, tl.where(stop, seen, 0), 0)
+        counts += tl.where(lane == _REFUSED, refused.to(tl.int32), 0)
+        tl.store(at + _STATE * field_stride, state)
+        tl.store(at + _SEEN * field_stride, seen)
+        tl.store(at + _LAST * field_stride, last)
+        tl.store(at + _NUMBER * field_stride, number)
+        tl.store(at + _ADMITTED * field_stride, admitted)
+        tl.store(at + _FORCED * field_stride, forced)
+        tl.store(at + _BUDGET * field_stride, budget)
+        tl.store(at + _THRESHOLD * field_stride, threshold.to(tl.int32, bitcast=True))
+        tl.store(at + _PENDING * field_stride, pending.to(tl.int32, bitcast=True))
+    if (forced >= 0) & (mode != 0):
+        wanted = logits + row * logits_stride + tl.load(exit_ids + tl.maximum(forced, 0))
+        tl.store(wanted, tl.load(wanted).to(tl.float32) + _BOOST)
+    tl.store(shows + row, flags)
+    tl.atomic_add(counters + lane, counts.to(tl.int64), mask=counts != 0)

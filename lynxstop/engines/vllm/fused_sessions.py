@@ -49,7 +49,6 @@ class FusedSessions:
     def __init__(self, arrays: DeviceSessions) -> None:
         self.arrays = arrays
         self.counters = arrays.counters
-        self._drafted = len(arrays.states) > 1
         self._launch: _Launch | None = _Launch(arrays)
         self._waiting: tuple[BatchStep, Features] | None = None
 
@@ -75,21 +74,14 @@ class FusedSessions:
         self.arrays.settle(slots, lengths)
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
-        """Note a step; what is lost is counted on the device.
-
-        With drafts it runs at once, and the logits of wanted tokens are raised here: no row is recorded or
-        drawn by anyone else then.
-        """
+        """Note a step."""
         self.arrays.running = step.slots
         self._waiting = step, features
-        if step.drafts is not None:
-            self._run(logits)
         return 0
 
     def force(self, logits: Tensor) -> None:
         """Read the step, score, decide, and raise the logits of wanted tokens."""
-        if not self._drafted:
-            self._run(logits)
+        self._run(logits)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted; waits for the device."""
@@ -103,7 +95,7 @@ class FusedSessions:
         self._run(None)
         if self._launch is None:
             return self.arrays.shown()
-        rows = self.arrays.states[0].index_select(1, self._launch.requests[0].long())
+        rows = self.arrays.states.index_select(1, self._launch.requests[0].long())
         return rows[PENDING].view(torch.float32), rows[SEEN]
 
     def _run(self, logits: Tensor | None) -> None:
@@ -139,7 +131,7 @@ class _Launch:
         units = min(8, _power(self._half))
         width = arrays.probe.width // len(arrays.probe.layers)
         self._constants = {
-            "DRAFTED": len(arrays.states) > 1, "GUARDED": policy.guarded or policy.tilt != 0, "WIDTH": width,
+            "GUARDED": policy.guarded or policy.tilt != 0, "WIDTH": width,
             "SIZES": self._sizes, "HALF": self._half, "UNITS": units,
             "BLOCK": min(_TILE // units, 1024, _power(max(width, self._half))),
         }  # fmt: skip
@@ -155,7 +147,6 @@ class _Launch:
         self._arrays.unstage()
         self._describe(step)
         self._tokens = step.tokens
-        self._positions = step.tokens if step.drafts is None else step.drafts.positions
         self._tapped, self._placed = 0, step.places is not None
         self._places = step.tokens if step.places is None else step.places
         self._states: tuple[Tensor, ...]
@@ -173,20 +164,17 @@ class _Launch:
         arrays, states, many = self._arrays, self._arrays.states, self.requests.shape[1]
         into = self._scratch if logits is None else logits
         fused_step[(many,)](
-            states, self.requests, self._tokens, self._positions, self._places, self._states, into,
+            states, self.requests, self._tokens, self._places, self._states, into,
             arrays.classes, arrays.table, arrays.exit_ids, self._weights, self._biases, self._scratch,
-            arrays.counters, self.shows, states.stride(0), states.stride(1), into.stride(0), many,
+            arrays.counters, self.shows, states.stride(0), into.stride(0), many,
             int(self._placed), len(arrays.classes) - 1, arrays.columns, *self._guards, mode,
             **self._constants, TAPPED=self._tapped, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _describe(self, step: BatchStep) -> None:
-        slots, drafts, many = step.slots, step.drafts, len(step.slots)
+        many = len(step.slots)
         reads = np.ones(many, dtype=np.bool_) if step.read is None else step.read
-        rows = np.arange(many) if drafts is None else drafts.starts
-        counts = np.ones(many) if drafts is None else drafts.counts
-        held = np.zeros(many) if drafts is None else drafts.partial
-        described = np.stack([slots, rows, counts, held, reads]).astype(np.int32)
+        described = np.stack([step.slots, reads]).astype(np.int32)
         if self._described is not None and np.array_equal(described, self._described):
             return
         self._described = described
