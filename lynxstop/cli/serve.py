@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds between the signal that ends the server and its being killed, besides vLLM's --shutdown-timeout."""
-FRONT = "lynxstop.proxy.plugin_front.PluginFront"
+FRONT = "lynxstop.proxy.vllm_middleware.VllmMiddleware"
 """What vLLM's server puts before its routes; it needs the configuration that `serve` writes."""
 PARSERS = {
     "<think>": "qwen3",
@@ -95,8 +95,8 @@ def serve(
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
     from lynxstop.engines.vllm.settings import parse_mode, parse_risk
     from lynxstop.errors import MissingExtraError
-    from lynxstop.proxy.plugin_exchange import Served
-    from lynxstop.proxy.plugin_front import VARIABLE
+    from lynxstop.proxy.vllm_exchange import MiddlewareSetup
+    from lynxstop.proxy.vllm_middleware import VARIABLE
 
     if find_spec("vllm") is None:
         raise MissingExtraError("vllm", "vllm")
@@ -121,20 +121,20 @@ def serve(
     checked = read_settings({"lynxstop": settings}, {})
     assert checked is not None
     RequestOptionsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
-    front = front_config(config, loaded, settings)
+    middleware = middleware_config(config, loaded, settings)
     with tempfile.TemporaryDirectory(prefix="lynxstop-serve-") as folder:
         (reports := Path(folder) / "reports").mkdir()
         settings["reports"] = str(reports)
-        written = Path(folder) / "front.json"
-        Served.write(written, front, bundle.resolve(), reports)
+        written = Path(folder) / "middleware.json"
+        MiddlewareSetup.write(written, middleware, bundle.resolve(), reports)
         environment = {"PROMETHEUS_MULTIPROC_DIR": folder, **os.environ, VARIABLE: str(written)}
         drain = _take(context.args, "--shutdown-timeout")[0] or "0"
         patience = PATIENCE + (float(drain) if drain.isdecimal() else 0.0)
         raise typer.Exit(run(command(model, loaded, settings, context.args), environment, patience))
 
 
-def front_config(path: Path | None, bundle: Bundle, settings: dict[str, Any]) -> ProxyConfig:
-    """Return the configuration of what stands in front of the engine: [policy] and [monitor].
+def middleware_config(path: Path | None, bundle: Bundle, settings: dict[str, Any]) -> ProxyConfig:
+    """Return the configuration of the middleware: [policy] and [monitor].
 
     Parameters
     ----------
@@ -167,10 +167,10 @@ def front_config(path: Path | None, bundle: Bundle, settings: dict[str, Any]) ->
                 else "Set LYNXSTOP_GRACE_DAYS, and leave it out of the file.",
             )
     policy = found.policy.model_copy(update=given)
-    front = ProxyConfig(policy=policy, monitor=found.monitor)
-    check_levels(front.policy, bundle.policy.stop_policy())
-    Monitoring.check(front, bundle)
-    return front
+    middleware = ProxyConfig(policy=policy, monitor=found.monitor)
+    check_levels(middleware.policy, bundle.policy.stop_policy())
+    Monitoring.check(middleware, bundle)
+    return middleware
 
 
 def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequence[str]) -> list[str]:

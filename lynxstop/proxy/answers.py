@@ -16,6 +16,7 @@ from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.service import Services
 from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.headers import Headers, for_answer
+from lynxstop.remote.report import as_headers
 
 Json = dict[str, Any]
 
@@ -65,10 +66,7 @@ class Answers:
         answer = self._whole(request, found, source)
         content = orjson.dumps(answer)
         headers = [*self._passed_on(request), (b"content-type", b"application/json"), length_of(content)]
-        for name, value in (answer.get(KEY) or {}).items():
-            if value is not None:
-                shown = value.encode() if isinstance(value, str) else orjson.dumps(value)
-                headers.append((f"x-lynxstop-{name.replace('_', '-')}".encode(), shown))
+        headers += as_headers(answer.get(KEY) or {})
         await reply.start(200, headers)
         await reply.end(content)
 
@@ -77,10 +75,9 @@ class Answers:
         level = self._services.level(request.options.risk, request.options.group)
         if level is None:
             return []
-        shown = {"risk": f"{level.risk:g}", "mode": str(request.options.mode)}
-        if request.options.certified:
-            shown["certificate"] = level.certificate
-        return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
+        certificate = level.certificate if request.options.certified else None
+        mode = str(request.options.mode)
+        return as_headers({"risk": f"{level.risk:g}", "mode": mode, "certificate": certificate})
 
     async def _stream(
         self, request: ChatRequest, bursts: AsyncGenerator[list[ClientEvent]], frames: Frames

@@ -50,7 +50,7 @@ class Backend:
 
 
 class Backends:
-    """The servers behind one proxy.
+    """The servers that one proxy is in front of.
 
     Parameters
     ----------

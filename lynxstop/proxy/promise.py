@@ -36,7 +36,7 @@ class Promise:
         self.bundle = bundle
         self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
-        self._saved = {} if bundle is None else saved_shares(bundle)
+        self._saved = {} if bundle is None else _saved_shares(bundle)
 
     def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
@@ -84,7 +84,7 @@ def stream_config_of(bundle: Bundle) -> StreamConfig:
     )
 
 
-def saved_shares(bundle: Bundle) -> Mapping[str, float]:
+def _saved_shares(bundle: Bundle) -> Mapping[str, float]:
     """Share of the thinking tokens that each level saved when it was certified, by its certificate."""
     found = {}
     for level in bundle.policy.levels:

@@ -158,7 +158,7 @@ def from_environment() -> Reloading:
 def reloading(
     path: Path | None, flags: Mapping[str, Any], spread: Callable[[], None] | None = None
 ) -> Reloading:
-    """Make the app of these sources, which are read again when it is told to reload."""
+    """Make the app of these sources, which are read again on a reload."""
     metrics, running = Metrics(), Running()
 
     def read() -> App:

@@ -36,7 +36,7 @@ class Problem:
     metadata : mapping
         Every further column, such as ``family``, ``difficulty`` and ``split``.
     tools : tuple of mappings
-        What the chat template is told of tools, as in the OpenAI API.
+        Tools that the chat template shows, as in the OpenAI API.
     """
 
     id: str

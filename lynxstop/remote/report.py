@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from lynxstop.core.exits import Exit
 from lynxstop.remote.session import StreamSession
 
@@ -81,6 +83,18 @@ def exit_report(
         if saved_share is not None and saved_share < 1 and thinking is not None:
             found["saved_estimate"] = round(thinking * saved_share / (1 - saved_share))
     return found
+
+
+def as_headers(shown: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Write parts of a report as headers: text as it is, all else as JSON; what is None is left out."""
+    return [
+        (
+            f"x-lynxstop-{name.replace('_', '-')}".encode(),
+            value.encode() if isinstance(value, str) else orjson.dumps(value),
+        )
+        for name, value in shown.items()
+        if value is not None
+    ]
 
 
 def with_exit(usage: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from lynxstop_research.reasoner.documents import Documents, prompt_text
 from lynxstop_research.reasoner.traces import Rates
-from lynxstop_research.reasoner.train import DATA, loss_of, optimizers, save
+from lynxstop_research.reasoner.train import DATA, descend, optimizers, save
 
 SILENT = Rates(
     slip=(0.0, 0.0, 0.02, 0.03, 0.10, 0.12, 0.18),
@@ -99,16 +99,8 @@ def train(start: Path, folder: Path, steps: int, layers: int, peak: float, seed:
             documents.writer.rates = replace(SILENT, printed=printed(done))
             rate = peak * min(1, (step + 1) / 20, 0.03 + 0.97 * math.cos(math.pi * max(0, done - 0.5)))
             batch = next(batches)
-            for group in (group for rule in rules for group in rule.param_groups):
-                group["lr"] = rate
-            loss = loss_of(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for rule in rules:
-                rule.step()
-                rule.zero_grad()
+            recent.append(descend(model, rules, batch, rate))
             tokens += batch.ids.numel()
-            recent.append(loss.item())
             row: dict[str, object] = {"step": step + 1, "rate": round(rate, 6), "tokens": tokens}
             row["seconds"] = round(time.monotonic() - begun)
             if (step + 1) % 100 == 0 or step + 1 == steps:

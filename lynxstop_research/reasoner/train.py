@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,21 @@ def _batches(documents: Documents, schedule: Schedule) -> Iterator[Batch]:
         yield next(traces)
 
 
+def descend(
+    model: Qwen3ForCausalLM, rules: Sequence[torch.optim.Optimizer], batch: Batch, rate: float
+) -> float:
+    """Take one step at a learning rate; return the loss before it."""
+    for group in (group for rule in rules for group in rule.param_groups):
+        group["lr"] = rate
+    loss = loss_of(model, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for rule in rules:
+        rule.step()
+        rule.zero_grad()
+    return float(loss.item())
+
+
 def train(schedule: Schedule, folder: Path, every: int = 50, keep: int = 1000) -> None:
     """Run the schedule; log every `every` steps and save every `keep` steps."""
     torch.manual_seed(schedule.seed)
@@ -146,16 +161,8 @@ def train(schedule: Schedule, folder: Path, every: int = 50, keep: int = 1000) -
     begun, tokens, recent = time.monotonic(), 0, []
     with (folder / "log.jsonl").open("w") as log:
         for step, batch in enumerate(_batches(documents, schedule)):
-            for group in (group for rule in rules for group in rule.param_groups):
-                group["lr"] = schedule.rate(step)
-            loss = loss_of(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for rule in rules:
-                rule.step()
-                rule.zero_grad()
+            recent.append(descend(model, rules, batch, schedule.rate(step)))
             tokens += batch.ids.numel()
-            recent.append(loss.item())
             if (step + 1) % every == 0:
                 row = {
                     "step": step + 1,

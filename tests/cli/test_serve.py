@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.cli.serve import FRONT, command, front_config
+from lynxstop.cli.serve import FRONT, command, middleware_config
 from lynxstop.errors import ConfigError
 
 BUNDLE = Bundle.load(Path(__file__).parents[2] / "probes" / "reasoner")
@@ -71,7 +71,7 @@ def test_the_front_gets_the_flags_and_the_sections_of_the_file(tmp_path: Path) -
         "[policy]\nrisk = 0.1\nreasoning_effort = {low = 0.1}\n[monitor]\nstate = 'audits'\naudit = 0.2\n"
     )
     # when the server is put together, then flags win, and the rest is as in the file
-    found = front_config(file, BUNDLE, {"bundle": "b", "risk": 0.05, "mode": "shadow"})
+    found = middleware_config(file, BUNDLE, {"bundle": "b", "risk": 0.05, "mode": "shadow"})
     assert (found.policy.risk, found.policy.mode) == (0.05, "shadow")
     assert found.policy.reasoning_effort == {"low": 0.1}
     assert (found.monitor.audit, found.monitor.on) == (0.2, True)
@@ -94,7 +94,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_starts(
     file = tmp_path / "lynxstop.toml"
     file.write_text(content)
     with pytest.raises(ConfigError, match=said):
-        front_config(file, BUNDLE, {"mode": "stop", "uncertified": "think"})
+        middleware_config(file, BUNDLE, {"mode": "stop", "uncertified": "think"})
 
 
 def running(pid: int) -> bool:

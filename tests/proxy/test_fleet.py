@@ -1,4 +1,4 @@
-"""Several models, bundles and servers behind one proxy: each request goes to the backend of its model."""
+"""One proxy for several models, bundles and servers: each request goes to the backend of its model."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ THOUGHT = ["Let", " me", " see", ".", " It", " is", " 42", "."]
 
 
 class Llama:
-    """Thinks until it is told to end, then answers; `control` is whether the build has the route."""
+    """Thinks until it is asked to end, then answers; `control` is whether the build has the route."""
 
     def __init__(self, *, control: bool = True, obeys: bool = True) -> None:
         self.control, self.obeys = control, obeys

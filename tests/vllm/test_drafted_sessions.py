@@ -153,7 +153,7 @@ def test_drafts_change_no_token_and_no_count(
     done = [alone(policy, mode, p, n - len(p))[1] for p, n in zip(prompts, lengths, strict=True)]
     exits = [session.exit for session in done if session.exit is not None]
     assert counts["lost"] == 0
-    # and: no exit is told that a rejected draft decided
+    # and: no exit of a rejected draft is reported
     assert told <= {
         (slot, session.exit.thinking_tokens * EXIT_KINDS + REASONS.index(session.exit.reason))
         for slot, session in enumerate(done)

@@ -44,7 +44,7 @@ def test_exits_are_told_with_their_scores(served: Any, prompts: Any, generate: A
     before = counts_of(llm)
     outputs = generate(llm, prompts, xargs=asked(len(prompts)))
     after = counts_of(llm)
-    # then each exit is told: as many as were counted, above their thresholds, at the tokens counted
+    # then each exit is reported: as many as were counted, above their thresholds, at the tokens counted
     found = [one for one in reported(folder, len(prompts)) if one is not None]
     exits = [one for one in found if one["exit"] == "score"]
     assert len(exits) == after["exits_score"] - before["exits_score"] > 0

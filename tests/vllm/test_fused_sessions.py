@@ -53,7 +53,7 @@ def both(policy: StopPolicy, probe: Probe = FIRST) -> tuple[Any, Any]:
 
     def make() -> DeviceSessions:
         made = DeviceSessions(*given_)
-        made.tells = False
+        made.reports_exits = False
         return made
 
     return make(), FusedSessions(make())

@@ -40,7 +40,7 @@ class RunnerAdapter:
     recorder : Recorder, optional
         Records requests that ask for it.
     reports : ExitReports, optional
-        Tells the server in front what is decided.
+        Reports to the server what is decided.
     ends : EndOfText, optional
         Closes thinking where a text ends inside it.
     """
@@ -97,7 +97,7 @@ class RunnerAdapter:
         self.metrics.stepped = True
 
     def _beside(self, logits: Tensor, step: BatchStep) -> None:
-        """End thinking where a text ends, and tell what was decided; errors end that, and no decision."""
+        """End thinking where a text ends, and report exits; an error ends these two, and no decision."""
         try:
             exits = self.sessions.exits()
             if self.ends is not None:

@@ -129,7 +129,7 @@ def _hand_over(runner: Any, served: Any) -> None:
 
 
 def _beside(served: Any, slots: int, device: Any) -> tuple[Any, Any]:
-    """Make what tells the server in front, in one process; and what ends thinking where a text ends."""
+    """Make what reports exits to the server, in one process; and what ends thinking where a text ends."""
     from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 
     from lynxstop.engines.vllm.end_of_text import EndOfText
@@ -158,8 +158,8 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
         settings = served.settings
-        sessions.tells = settings.reports is not None
-        alone = drafts is None and not sessions.tells and not settings.close_open_thinking
+        sessions.reports_exits = settings.reports is not None
+        alone = drafts is None and not sessions.reports_exits and not settings.close_open_thinking
         return FusedSessions(sessions) if settings.fused_kernel and alone and can_fuse(device) else sessions
     if drafts is not None:
         raise ConfigError(

@@ -63,11 +63,11 @@ class DeviceSessions:
         int64, one number per name in `COUNTERS`.
     running : int64 array
         Slots of the last step.
-    tells : bool
+    reports_exits : bool
         Whether `exits` is wanted; it costs some arithmetic.
     """
 
-    tells = True
+    reports_exits = True
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class DeviceSessions:
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
         force = stop & (self._stops != 0)
-        if self.tells and (self.device.type != "cpu" or bool(stop.any())):
+        if self.reports_exits and (self.device.type != "cpu" or bool(stop.any())):
             kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
             self._exit.copy_(torch.where(stop, kind, self._exit))
             score = torch.where(earlier, pending, current)

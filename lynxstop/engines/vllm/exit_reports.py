@@ -1,9 +1,9 @@
-"""What was decided about a request, told to the server in front of the engine.
+"""What was decided about a request, reported to the server that the engine belongs to.
 
-vLLM has no way for a plugin to add to a request's output. So the server in front names each request that it
+vLLM has no way for a plugin to add to a request's output. So the server names each request that it
 asks about (`lynxstop_report`), and the worker writes what it decides into a file of that name, in a folder
 that both know. A request about which there is nothing to tell has no file. The file is there before the
-answer ends: an exit is told at the step after it, and the exit's own tokens take longer.
+answer ends: an exit is reported one step later, and the exit's own tokens take longer.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class ExitReports:
             self._write(options, {})
 
     def leave(self, slot: int) -> None:
-        """Forget the request of a slot."""
-        self._read(wait=True)
-        self._open.pop(slot, None)
+        """Forget the request of a slot; where it has no report yet, its last step is waited for."""
+        if slot in self._open:
+            self._read(wait=True)
+            self._open.pop(slot, None)
 
     def observe(self, slots: NDArray[np.int64], exits: Tensor) -> None:
         """Read what the last step decided: `exits` as `SessionBatch.exits` gives it, for these slots.

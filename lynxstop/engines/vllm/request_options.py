@@ -86,7 +86,7 @@ class RequestOptions:
         What lies outside the certified conditions, for a request that asked for a level; `watched` and
         `threshold` already follow what the operator chose for such requests.
     report : str, optional
-        Name under which the server in front asks for what was decided; see
+        Name under which the server asks for what was decided; see
         `lynxstop.engines.vllm.exit_reports`.
     """
 

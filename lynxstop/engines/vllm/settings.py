@@ -62,7 +62,7 @@ class PluginSettings:
     close_open_thinking : bool
         Whether a request that ends its text while it is thinking ends its thinking instead, and answers.
     reports : Path, optional
-        Folder in which the server in front finds what was decided; see `lynxstop.engines.vllm.exit_reports`.
+        Folder in which the server finds what was decided; see `lynxstop.engines.vllm.exit_reports`.
     fused_kernel : bool
         Whether a GPU runs a step of the sessions as one kernel, `lynxstop.engines.vllm.fused_sessions`.
     """

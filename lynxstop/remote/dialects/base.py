@@ -162,7 +162,7 @@ class Dialect(Protocol):
     prioritises : bool
         Whether the server is known to schedule by the key `priority`, the lowest first.
     in_place : bool
-        Whether the server is known to end the thinking of a running request when it is told to.
+        Whether the server is known to end the thinking of a running request when asked to.
     """
 
     name: str

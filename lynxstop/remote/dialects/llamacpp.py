@@ -29,7 +29,7 @@ _OF_A_CHAT = frozenset(
 _CONTROL = "/v1/chat/completions/control"
 _PROBED = 256
 _TRIES = 3
-"""Tokens of a chat that is told to end its thinking, and how many such chats are tried."""
+"""Tokens of a chat that is asked to end its thinking, and how many such chats are tried."""
 
 
 class LlamaCpp(ChatDialect):
@@ -63,18 +63,18 @@ class LlamaCpp(ChatDialect):
         self.in_place = in_place
 
     async def prioritised(self, server: Server, model: str) -> Dialect:
-        """Find out whether thinking can be ended in place: a short chat is told to end its own."""
+        """Find out whether thinking can be ended in place: a short chat is asked to end its own."""
         question = {"role": "user", "content": "What is 17 + 25? Think, then answer."}
         chat = {"model": model, "messages": [question], "temperature": 0, "max_tokens": _PROBED}
         body = {**super().watched(chat), "reasoning_control": True}
         for _ in range(_TRIES):
-            # A fast server may have ended by itself before it is told.
+            # A fast server may have ended by itself before it is asked.
             if (ended := await self._ends(server, body)) is not None:
                 return LlamaCpp(in_place=ended)
         return self
 
     async def _ends(self, server: Server, body: Json) -> bool | None:
-        """Say whether a chat ends its thinking when it is told to; None when it had ended before."""
+        """Say whether a chat ends its thinking when it is asked to; None when it had ended before."""
         told: bool | None = None
         answered = ""
         reading = Reading(self.read)

@@ -25,7 +25,7 @@ _KEPT = (
 
 
 @dataclass(slots=True)
-class PluginCase:
+class AuditedRequest:
     """Collects what a client gets, and asks the same server again; see `lynxstop.proxy.audit.Audited`.
 
     Parameters

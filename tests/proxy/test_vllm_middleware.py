@@ -21,8 +21,8 @@ from lynxstop.monitor.journal import FileJournal
 from lynxstop.monitor.levels import JOURNAL, open_state
 from lynxstop.monitor.monitor import LevelKey
 from lynxstop.proxy.config import ProxyConfig
-from lynxstop.proxy.plugin_exchange import Served
-from lynxstop.proxy.plugin_front import VARIABLE, PluginFront
+from lynxstop.proxy.vllm_exchange import MiddlewareSetup
+from lynxstop.proxy.vllm_middleware import VARIABLE, VllmMiddleware
 from tests.support.canned import CHAT
 
 BUNDLE = Path(__file__).parents[2] / "probes" / "reasoner"
@@ -91,23 +91,23 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Make the front and its server: `made(monitor=..., policy=...)`."""
+    """Make the middleware and its server: `made(monitor=..., policy=...)`."""
 
-    def make(**sections: Any) -> tuple[PluginFront, Server, CollectorRegistry]:
-        reports, file = tmp_path / "reports", tmp_path / "front.json"
+    def make(**sections: Any) -> tuple[VllmMiddleware, Server, CollectorRegistry]:
+        reports, file = tmp_path / "reports", tmp_path / "middleware.json"
         reports.mkdir(exist_ok=True)
-        Served.write(file, ProxyConfig.model_validate(sections), BUNDLE, reports)
+        MiddlewareSetup.write(file, ProxyConfig.model_validate(sections), BUNDLE, reports)
         monkeypatch.setenv(VARIABLE, str(file))
         server, registry = Server(reports), CollectorRegistry()
-        return PluginFront(server, registry), server, registry
+        return VllmMiddleware(server, registry), server, registry
 
     return make
 
 
 @asynccontextmanager
-async def client(front: PluginFront) -> AsyncIterator[Ask]:
+async def client(middleware: VllmMiddleware) -> AsyncIterator[Ask]:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(front), base_url="http://test", timeout=10
+        transport=httpx.ASGITransport(middleware), base_url="http://test", timeout=10
     ) as http:
 
         async def ask(path: str = CHAT, **more: Any) -> httpx.Response:
@@ -117,14 +117,14 @@ async def client(front: PluginFront) -> AsyncIterator[Ask]:
         yield ask
 
 
-def serve(front: PluginFront, count: int = 1, **more: Any) -> list[httpx.Response]:
+def serve(middleware: VllmMiddleware, count: int = 1, **more: Any) -> list[httpx.Response]:
     """Ask some times, and wait for what runs beside."""
 
     async def run() -> list[httpx.Response]:
-        async with client(front) as ask:
+        async with client(middleware) as ask:
             found = [await ask(**more) for _ in range(count)]
-        if front._monitoring.live is not None:
-            await front._monitoring.live.drain()
+        if middleware._monitoring.live is not None:
+            await middleware._monitoring.live.drain()
         return found
 
     return asyncio.run(run())
@@ -146,8 +146,8 @@ def events_of(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def test_an_answer_has_its_report(made: Any) -> None:
-    front, server, _ = made()
-    (answer,) = serve(front, vllm_xargs={"lynxstop_risk": 0.05})
+    middleware, server, _ = made()
+    (answer,) = serve(middleware, vllm_xargs={"lynxstop_risk": 0.05})
     found = answer.json()
     level = next(level for level in POLICY.levels if level.risk == 0.05)
     saved = found["lynxstop"].pop("saved_estimate")
@@ -165,9 +165,9 @@ def test_an_answer_has_its_report(made: Any) -> None:
 @pytest.mark.parametrize("arm", [0.0, 1.0])
 def test_a_stream_ends_with_its_report(made: Any, tmp_path: Path, usage: bool, arm: float) -> None:
     # given a stream, audited or not, with or without usage
-    front, _, _ = made(monitor=audits(tmp_path, audit=arm))
+    middleware, _, _ = made(monitor=audits(tmp_path, audit=arm))
     options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
-    (answer,) = serve(front, stream=True, **options)
+    (answer,) = serve(middleware, stream=True, **options)
     events = events_of(answer)
     # then the last event has the report, and nothing shows that more was asked for
     assert events[-1]["lynxstop"]["exit"] == "score"
@@ -190,17 +190,17 @@ def test_a_stream_ends_with_its_report(made: Any, tmp_path: Path, usage: bool, a
     ],
 )
 def test_a_certificate_is_named_only_where_it_holds(made: Any, told: Any, certified: bool) -> None:
-    front, server, _ = made()
+    middleware, server, _ = made()
     server.told = told
-    found = serve(front)[0].json()["lynxstop"]
+    found = serve(middleware)[0].json()["lynxstop"]
     assert (found["certificate"] is not None) is certified
     assert found.get("departures", []) == told["departures"]
 
 
 def test_a_budget_of_its_own_has_no_certificate(made: Any) -> None:
-    front, server, _ = made()
+    middleware, server, _ = made()
     server.told = {**EXIT, "exit": "budget", "score": None, "departures": []}
-    found = serve(front, vllm_xargs={"lynxstop_budget": 10})[0].json()["lynxstop"]
+    found = serve(middleware, vllm_xargs={"lynxstop_budget": 10})[0].json()["lynxstop"]
     assert (found["exit"], found["certificate"]) == ("budget", None)
 
 
@@ -209,29 +209,29 @@ def test_a_budget_of_its_own_has_no_certificate(made: Any) -> None:
     [("low", {}, 0.1), ("high", {}, "off"), ("medium", {}, 0.05), ("low", {"lynxstop_risk": 0.02}, 0.02)],
 )
 def test_reasoning_effort_is_a_level(made: Any, effort: str, xargs: Any, risk: Any) -> None:
-    front, server, _ = made(policy={"reasoning_effort": {"low": 0.1, "high": "off"}})
-    serve(front, reasoning_effort=effort, vllm_xargs=xargs)
-    serve(front, path="/v1/responses", reasoning={"effort": effort}, vllm_xargs=xargs)
+    middleware, server, _ = made(policy={"reasoning_effort": {"low": 0.1, "high": "off"}})
+    serve(middleware, reasoning_effort=effort, vllm_xargs=xargs)
+    serve(middleware, path="/v1/responses", reasoning={"effort": effort}, vllm_xargs=xargs)
     assert [asked["vllm_xargs"]["lynxstop_risk"] for asked in server.asked] == [risk, risk]
 
 
 def test_requests_that_are_not_ours_pass_as_they_are(made: Any) -> None:
-    front, server, _ = made()
+    middleware, server, _ = made()
     for more in ({"n": 2}, {"vllm_xargs": {"lynxstop_risk": 0.3}}, {"vllm_xargs": "no"}):
-        answer = serve(front, **more)[0]
+        answer = serve(middleware, **more)[0]
         assert (answer.status_code, "lynxstop" in answer.json()) == (200, False)
         assert "lynxstop_report" not in str(server.asked[-1])
     server.status = 400
-    assert "lynxstop" not in serve(front)[0].text
+    assert "lynxstop" not in serve(middleware)[0].text
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_exits_are_audited_off_the_clients_path(made: Any, tmp_path: Path, stream: bool) -> None:
     # given a share that is audited
-    front, server, registry = made(monitor=audits(tmp_path, priority=5))
+    middleware, server, registry = made(monitor=audits(tmp_path, priority=5))
     # when requests exit, then their thinking is finished: from the same prefix, without exits
     assert all(
-        answer.status_code == 200 for answer in serve(front, 3, stream=stream, temperature=0.9, seed=3)
+        answer.status_code == 200 for answer in serve(middleware, 3, stream=stream, temperature=0.9, seed=3)
     )
     continued = [body for body in server.asked if "prompt" in body]
     assert [body["prompt"] for body in continued] == [PROMPT + THOUGHT] * 3
@@ -252,9 +252,9 @@ def test_exits_are_audited_off_the_clients_path(made: Any, tmp_path: Path, strea
     ],
 )
 def test_what_does_not_certainly_agree_is_a_loss(made: Any, tmp_path: Path, full: str, outcome: str) -> None:
-    front, server, registry = made(monitor=audits(tmp_path, on_alarm="warn"))
+    middleware, server, registry = made(monitor=audits(tmp_path, on_alarm="warn"))
     server.full = full
-    serve(front, 2)
+    serve(middleware, 2)
     assert counts(registry) == {outcome: 2}
     assert open_state(tmp_path / "audits").findings[KEY].lost == 2
 
@@ -262,20 +262,20 @@ def test_what_does_not_certainly_agree_is_a_loss(made: Any, tmp_path: Path, full
 def test_a_failing_auditor_harms_nobody_and_is_no_good_news(
     made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front, _, registry = made(monitor=audits(tmp_path))
+    middleware, _, registry = made(monitor=audits(tmp_path))
 
     async def broken(*args: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(front, "_ask", broken)
-    assert [answer.json()["lynxstop"]["exit"] for answer in serve(front, 2)] == ["score"] * 2
+    monkeypatch.setattr(middleware, "_ask", broken)
+    assert [answer.json()["lynxstop"]["exit"] for answer in serve(middleware, 2)] == ["score"] * 2
     assert counts(registry) == {"failed": 2}
     assert open_state(tmp_path / "audits").findings[KEY].lost == 2
 
 
 def test_a_client_that_leaves_after_the_exit_is_audited_all_the_same(made: Any, tmp_path: Path) -> None:
     # given a stream whose client is gone after two events
-    front, server, registry = made(monitor=audits(tmp_path, on_alarm="warn"))
+    middleware, server, registry = made(monitor=audits(tmp_path, on_alarm="warn"))
     server.full = "7}."
     body = orjson.dumps({"model": "tiny", "messages": [], "stream": True})
     scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "root_path": ""}
@@ -291,8 +291,8 @@ def test_a_client_that_leaves_after_the_exit_is_audited_all_the_same(made: Any, 
 
     async def run() -> None:
         with pytest.raises(OSError):
-            await front(scope, receive, send)
-        await front._monitoring.live.drain()
+            await middleware(scope, receive, send)
+        await middleware._monitoring.live.drain()
 
     asyncio.run(run())
     # then the answer after the exit is asked for, and the finished thinking: which never ends here
@@ -302,8 +302,8 @@ def test_a_client_that_leaves_after_the_exit_is_audited_all_the_same(made: Any, 
 
 
 def test_holdouts_are_never_stopped_and_answered_twice(made: Any, tmp_path: Path) -> None:
-    front, server, registry = made(monitor=audits(tmp_path, audit=0.0, holdout=1.0))
-    (answer,) = serve(front)
+    middleware, server, registry = made(monitor=audits(tmp_path, audit=0.0, holdout=1.0))
+    (answer,) = serve(middleware)
     assert answer.json()["lynxstop"]["exit"] is None
     assert server.asked[0]["vllm_xargs"]["lynxstop_mode"] == "shadow"
     assert server.asked[1]["prompt"] == PROMPT
@@ -312,15 +312,15 @@ def test_holdouts_are_never_stopped_and_answered_twice(made: Any, tmp_path: Path
 
 @pytest.mark.parametrize("more", [{"tools": [{}]}, {"vllm_xargs": {"lynxstop_budget": 5}}, {"n": 2}])
 def test_what_cannot_be_continued_is_not_audited(made: Any, tmp_path: Path, more: Any) -> None:
-    front, _, registry = made(monitor=audits(tmp_path))
-    assert serve(front, **more)[0].status_code == 200
+    middleware, _, registry = made(monitor=audits(tmp_path))
+    assert serve(middleware, **more)[0].status_code == 200
     assert counts(registry) == {}
 
 
 def test_a_request_outside_the_certificate_is_not_audited(made: Any, tmp_path: Path) -> None:
-    front, server, registry = made(monitor=audits(tmp_path))
+    middleware, server, registry = made(monitor=audits(tmp_path))
     server.told = {**EXIT, "departures": ["temperature"]}
-    serve(front)
+    serve(middleware)
     assert counts(registry) == {}
 
 
@@ -329,26 +329,26 @@ def test_an_alarm_stops_the_exits(made: Any, tmp_path: Path) -> None:
     journal = FileJournal(tmp_path / "audits" / JOURNAL)
     for _ in range(60):
         journal.append(Audit(*KEY, exited=True, loss=1.0))
-    front, server, registry = made(monitor=audits(tmp_path, audit=0.0))
+    middleware, server, registry = made(monitor=audits(tmp_path, audit=0.0))
     # when a request asks for it, then it thinks to the end, and that is counted
-    (answer,) = serve(front)
+    (answer,) = serve(middleware)
     assert server.asked[0]["vllm_xargs"]["lynxstop_risk"] == "off"
     assert answer.json()["lynxstop"]["certificate"] is None
     assert counts(registry, "lynxstop_exits_withheld_total") == {"alarm": 1}
     # and so does one that gets no report
-    serve(front, n=2)
+    serve(middleware, n=2)
     assert server.asked[-1]["vllm_xargs"] == {"lynxstop_risk": "off"}
-    serve(front, path="/v1/responses", input="What is 3 + 4?")
+    serve(middleware, path="/v1/responses", input="What is 3 + 4?")
     assert server.asked[-1]["vllm_xargs"] == {"lynxstop_risk": "off"}
     # and a stricter level goes on
-    assert serve(front, vllm_xargs={"lynxstop_risk": 0.02})[0].json()["lynxstop"]["exit"] == "score"
+    assert serve(middleware, vllm_xargs={"lynxstop_risk": 0.02})[0].json()["lynxstop"]["exit"] == "score"
 
 
 @pytest.mark.parametrize("damage", ["torn", "gone", "garbled"])
 def test_damage_is_never_good_news(made: Any, tmp_path: Path, damage: str) -> None:
     # given audits so far, one of them under way
-    front, server, _ = made(monitor=audits(tmp_path))
-    serve(front, 3)
+    middleware, server, _ = made(monitor=audits(tmp_path))
+    serve(middleware, 3)
     file = tmp_path / "audits" / JOURNAL
     FileJournal(file).append(Begun("x", *KEY))
     # when the file is damaged, and the server starts again
@@ -357,11 +357,11 @@ def test_damage_is_never_good_news(made: Any, tmp_path: Path, damage: str) -> No
         file.unlink()
     else:
         file.write_bytes(content[:-20] if damage == "torn" else content[:30] + b"#" + content[31:])
-    front, server, _ = made(monitor=audits(tmp_path))
-    answer = serve(front)[0]
+    middleware, server, _ = made(monitor=audits(tmp_path))
+    answer = serve(middleware)[0]
     # then requests are answered, and what is not known stops exits, or counts as a loss
     assert answer.status_code == 200
-    notice = asyncio.run(front._monitoring.live.look())
+    notice = asyncio.run(middleware._monitoring.live.look())
     state = open_state(tmp_path / "audits")
     lost = sum(found.lost for found in state.findings.values())
     withheld = server.asked[0]["vllm_xargs"]["lynxstop_risk"] == "off"

@@ -5,55 +5,51 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.core.exits import Exit, Reason
 from lynxstop.engines.vllm.exit_reports import read_report
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.live_risk import Treatment
-from lynxstop.proxy.plugin_case import Json, Message, PluginCase, Send
-from lynxstop.proxy.promise import saved_shares
-from lynxstop.remote.report import exit_report, with_exit
+from lynxstop.proxy.promise import Promise
+from lynxstop.proxy.vllm_audited import AuditedRequest, Json, Message, Send
+from lynxstop.remote.report import as_headers, exit_report, with_exit
 
 logger = logging.getLogger("vllm.lynxstop")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class MiddlewareSetup:
     """What is served, and how.
 
     Parameters
     ----------
     config : ProxyConfig
         Its sections [policy] and [monitor].
-    bundle : Bundle
+    promise : Promise
+        Of the bundle.
     reports : Path
         Folder in which the plugin leaves its reports.
-    saved : mapping
-        Share of the thinking tokens that each level saved when it was certified, by its certificate.
     """
 
     config: ProxyConfig
-    bundle: Bundle
+    promise: Promise
     reports: Path
-    saved: Mapping[str, float]
 
     @classmethod
-    def load(cls, path: Path) -> Served:
+    def load(cls, path: Path) -> MiddlewareSetup:
         """Read what `write` has written."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        config, bundle = (
-            ProxyConfig.model_validate(content["config"]),
-            Bundle.load(Path(content["bundle"])),
-        )
-        return cls(config, bundle, Path(content["reports"]), saved_shares(bundle))
+        config = ProxyConfig.model_validate(content["config"])
+        promise = Promise(Bundle.load(Path(content["bundle"])), NO_GRACE)
+        return cls(config, promise, Path(content["reports"]))
 
     @staticmethod
     def write(path: Path, config: ProxyConfig, bundle: Path, reports: Path) -> None:
@@ -66,12 +62,6 @@ class Served:
         }
         path.touch(mode=0o600)
         path.write_text(json.dumps(content), encoding="utf-8")
-
-    def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
-        """Return the certified level of a request."""
-        levels = self.bundle.policy.levels
-        found = {one.group: one for one in levels if risk is not None and abs(one.risk - risk) < 1e-9}
-        return found.get(group, found.get(None))
 
 
 def _plain(section: Json) -> Json:
@@ -87,7 +77,7 @@ class Exchange:
 
     Parameters
     ----------
-    served : Served
+    setup : MiddlewareSetup
     asked : dict
         What vLLM gets.
     body : dict
@@ -95,16 +85,22 @@ class Exchange:
     name : str
         Its name in the reports.
     treated : Treatment
-    case : PluginCase, optional
+    case : AuditedRequest, optional
         Collects the answer, for the arms that are looked at.
     """
 
     def __init__(
-        self, served: Served, asked: Json, body: Json, name: str, treated: Treatment, case: PluginCase | None
+        self,
+        setup: MiddlewareSetup,
+        asked: Json,
+        body: Json,
+        name: str,
+        treated: Treatment,
+        case: AuditedRequest | None,
     ) -> None:
         self.body, self.treated = body, treated
         self.arrived = time.monotonic()
-        self._served, self._name, self._case = served, name, case
+        self._setup, self._name, self._case = setup, name, case
         self._listens = case is not None and treated.arm in (Arm.AUDIT, Arm.HOLDOUT)
         self._usage = bool((body.get("stream_options") or {}).get("include_usage"))
         more: Json = {}
@@ -135,7 +131,7 @@ class Exchange:
 
         return sent
 
-    def closed(self) -> PluginCase | None:
+    def closed(self) -> AuditedRequest | None:
         """Return what an audit has to know, once the answer is sent or cut off."""
         told = self._report() or {}
         if self._case is not None:
@@ -168,11 +164,7 @@ class Exchange:
                 if answer.get("usage"):
                     answer["usage"] = with_exit(answer["usage"], found)
                 content = orjson.dumps({**answer, "lynxstop": found})
-                shown = [
-                    (f"x-lynxstop-{name.replace('_', '-')}".encode(), _header(value))
-                    for name, value in found.items()
-                    if value is not None
-                ]
+                shown = as_headers(found)
                 whole = True
         except Exception as error:
             logger.error("lynxstop could not report on a request: %s.", type(error).__name__)
@@ -277,7 +269,7 @@ class Exchange:
     def _found(self, usage: Json | None) -> Json:
         """Return the report for the client."""
         options, told = self.treated.options, self._report() or {}
-        level = self._served.level(options.risk, options.group)
+        level = self._setup.promise.level(options.risk, options.group)
         details = (usage or {}).get("completion_tokens_details") or {}
         thinking = told.get("thinking_tokens") or details.get("reasoning_tokens")
         taken = None
@@ -290,7 +282,7 @@ class Exchange:
             taken,
             thinking,
             stopped=bool(told.get("stopped")),
-            saved_share=None if level is None else self._served.saved.get(level.certificate),
+            saved_share=self._setup.promise.saved(level),
             certificate=certificate,
             departures=told.get("departures") or (),
         )
@@ -301,21 +293,15 @@ class Exchange:
 
     def _report(self) -> Json | None:
         if self._told is None:
-            self._told = read_report(self._served.reports, self._name)
+            self._told = read_report(self._setup.reports, self._name)
         return self._told
 
     def _announced(self) -> list[tuple[bytes, bytes]]:
         """Return the headers with what is known before the answer."""
         options = self.treated.options
-        level = self._served.level(options.risk, options.group)
-        shown = {"request": self._name, "mode": str(options.mode)}
-        if level is not None:
-            shown["risk"] = f"{level.risk:g}"
-        return [(f"x-lynxstop-{name}".encode(), value.encode()) for name, value in shown.items()]
-
-
-def _header(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else orjson.dumps(value)
+        level = self._setup.promise.level(options.risk, options.group)
+        risk = None if level is None else f"{level.risk:g}"
+        return as_headers({"request": self._name, "mode": str(options.mode), "risk": risk})
 
 
 def sized(headers: Any, size: int) -> list[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""In front of vLLM's own server, in its process: levels by reasoning effort, reports, audits.
+"""ASGI middleware of vLLM's own server, in its process: levels by reasoning effort, reports, audits.
 
 The plugin decides inside the engine, and cannot see clients. `lynxstop serve` puts this middleware before
 vLLM's routes for chats and completions. It names each request to the plugin (`lynxstop_report`), adds what
@@ -27,10 +27,10 @@ from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.monitoring import Monitoring
-from lynxstop.proxy.plugin_case import COMPLETIONS, Json, Message, PluginCase, Send
-from lynxstop.proxy.plugin_exchange import Exchange, Served, sized
 from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.proxy.untouched import causes
+from lynxstop.proxy.vllm_audited import COMPLETIONS, AuditedRequest, Json, Message, Send
+from lynxstop.proxy.vllm_exchange import Exchange, MiddlewareSetup, sized
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,7 +38,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger("vllm.lynxstop")
 
-VARIABLE = "LYNXSTOP_SERVE_FRONT"
+VARIABLE = "LYNXSTOP_SERVE_MIDDLEWARE"
 """Names the file with the configuration that `lynxstop serve` has written."""
 
 REPORTED = ("/v1/chat/completions", COMPLETIONS)
@@ -48,10 +48,10 @@ ROUTES = (*REPORTED, "/v1/responses", "/v1/messages")
 """Routes whose requests get a level: where exits are withheld, they are withheld on all of them."""
 
 LAST_SECONDS = 10.0
-"""How long audits may go on after the server was told to end."""
+"""How long audits may go on once the server ends."""
 
 
-class PluginFront:
+class VllmMiddleware:
     """The middleware; vLLM makes it with its own application (`--middleware`).
 
     Parameters
@@ -64,10 +64,12 @@ class PluginFront:
 
     def __init__(self, app: App, registry: CollectorRegistry = REGISTRY) -> None:
         self._app = app
-        self._served = served = Served.load(Path(os.environ[VARIABLE]))
-        policy = served.bundle.policy
+        self._setup = setup = MiddlewareSetup.load(Path(os.environ[VARIABLE]))
+        bundle = setup.promise.bundle
+        assert bundle is not None
+        self._policy = bundle.policy
         self._monitoring = Monitoring.over(
-            served.config, AuditMetrics(registry), served.bundle, policy.stop_policy(), inputs=False
+            setup.config, AuditMetrics(registry), bundle, setup.promise.policy, inputs=False
         )
         self._failed = False
 
@@ -122,27 +124,27 @@ class PluginFront:
         audits = self._monitoring.auditor is not None and treated.options.risk is not None and not own
         # A form, a call or an image cannot be continued from its tokens alone.
         if audits and path != COMPLETIONS and not any(causes(body)):
-            case = PluginCase(
+            case = AuditedRequest(
                 lambda route, asked: self._ask(scope, route, asked),
                 body,
                 path,
-                self._served.bundle.policy,
+                self._policy,
                 treated.options.mode,
             )
-        exchange = Exchange(self._served, asked, body, name, treated, case)
+        exchange = Exchange(self._setup, asked, body, name, treated, case)
         return exchange.content, exchange
 
     def _options(self, body: Json, xargs: Json) -> RequestOptions | None:
         """Return what a request asks for; None where vLLM will refuse it."""
-        policy = self._served.config.policy
+        policy = self._setup.config.policy
         asked = xargs.get("lynxstop_risk", policy.level_of_effort({"reasoning_effort": _effort(body)}))
         if asked is None:
-            asked = policy.risk if policy.risk is not None else self._served.bundle.policy.default_risk
+            asked = policy.risk if policy.risk is not None else self._policy.default_risk
         mode, group = xargs.get("lynxstop_mode", policy.mode), xargs.get("lynxstop_group")
         try:
             risk = parse_risk(OFF if asked is None else asked)
             if isinstance(risk, float):
-                self._served.bundle.policy.stop_policy().level(risk, group)
+                self._policy.stop_policy().level(risk, group)
             return RequestOptions(risk if isinstance(risk, float) else None, parse_mode(mode), group=group)
         except LynxstopError:
             return None
