@@ -91,9 +91,13 @@ def _labelled(value: Any, what: str) -> tuple[list[str], list[str]]:
 
 
 def _gold(value: Any, labels: Sequence[str], texts: Sequence[str]) -> str | None:
-    """Return the letter of the right choice, which is given by its label, its text or its index."""
-    said = str(value).strip()
-    for known in (labels, texts, [str(number) for number in range(len(texts))]):
-        if said in known:
-            return _LETTERS[list(known).index(said)]
-    return None
+    """Return the letter of the right choice, which is given by its label, its text or its index.
+
+    A number is an index. Digits that are the text of one choice and the index of another name none.
+    """
+    said, places = str(value).strip(), range(len(texts))
+    if said in labels:
+        return _LETTERS[labels.index(said)]
+    by_text = [] if isinstance(value, int) else [place for place in places if texts[place] == said]
+    found = {*by_text[:1], *(place for place in places if str(place) == said)}
+    return _LETTERS[found.pop()] if len(found) == 1 else None
