@@ -163,7 +163,17 @@ MEDQA = {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "t
         (MEDQA, None, "A. one\nB. two", "B"),
         ({**CSQA, "answerKey": ""}, "075e", "A. bank\nB. library\nC. mall", None),
     ],
-    ids=["csqa", "mmlu-pro", "arc", "mmlu", "medqa", "without-gold"],
+    ids=[
+        "csqa",
+        "mmlu-pro",
+        "arc",
+        "mmlu",
+        "index-is-a-text",
+        "ambiguous",
+        "letter",
+        "medqa",
+        "without-gold",
+    ],  # fmt: skip
 )
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet"])
 def test_choices_in_columns_of_their_own_are_listed(tmp_path, name, row, number, listed, gold):
