@@ -173,7 +173,7 @@ MEDQA = {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "t
         "letter",
         "medqa",
         "without-gold",
-    ],  # fmt: skip
+    ],
 )
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.parquet"])
 def test_choices_in_columns_of_their_own_are_listed(tmp_path, name, row, number, listed, gold):
