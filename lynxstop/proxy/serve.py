@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from lynxstop._version import __version__
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.proxy import logs, ops
 from lynxstop.proxy.app import App, create_app
 from lynxstop.proxy.config import ProxyConfig, ServeConfig
@@ -34,6 +35,12 @@ from lynxstop.proxy.sources import load
 KEEPALIVE_SECONDS = 75
 """Idle connections of clients live longer than those of usual load balancers (60 s), which then never meet
 one that has just been closed."""
+
+RESTART_SECONDS = 1.0
+"""Between two tries to start a worker whose sources are broken."""
+
+READY_SECONDS = 30
+"""How long a worker may take to start, and to answer its parent, before another one takes its place."""
 
 _VARIABLE = "_LYNXSTOP_PROXY"
 
@@ -130,6 +137,8 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
         if not server.started:
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         return
+    # What cannot be served ends the command here, not worker after worker.
+    build(config)
     # The workers read the same sources again, so that no key is handed on.
     given = {key: value for key, value in flags.items() if value is not None}
     os.environ[_VARIABLE] = json.dumps({"path": path and str(path), "flags": given}, default=str)
@@ -141,18 +150,24 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
 
 
 def from_environment() -> Reloading:
-    """Make the app of a worker."""
+    """Make the app of a worker.
+
+    One that starts after its sources were broken ends, and is started again until they are mended: the other
+    workers serve on.
+    """
     given = json.loads(os.environ[_VARIABLE])
     hold_signals()
     logs.configure()
     settle_memory()
     # It may stand in for one that was killed.
     forget_the_dead()
-    return reloading(
-        given["path"] and Path(given["path"]),
-        given["flags"],
-        lambda: os.kill(os.getppid(), signal.SIGHUP),
-    )
+    path = given["path"] and Path(given["path"])
+    try:
+        return reloading(path, given["flags"], lambda: os.kill(os.getppid(), signal.SIGHUP))
+    except (LynxstopError, OSError) as error:
+        logs.logger.error("worker_not_started", extra={"fields": {"trouble": str(error)}})
+        time.sleep(RESTART_SECONDS)
+        sys.exit(1)
 
 
 def reloading(
@@ -233,6 +248,7 @@ def options(config: ProxyConfig) -> dict[str, Any]:
         "ssl_keyfile": serve.tls_key,
         "timeout_graceful_shutdown": serve.drain_seconds,
         "timeout_keep_alive": KEEPALIVE_SECONDS,
+        "timeout_worker_healthcheck": READY_SECONDS,
         "access_log": False,
         "date_header": False,
         "log_config": None,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from lynxstop.proxy.serve import reloading
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
-from tests.support.servers import command, eventually, serving
+from tests.support.servers import command, eventually, program, serving
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}], "stream": True}
@@ -160,7 +161,7 @@ def test_the_command_reloads_on_hup_and_has_an_admin_port(tmp_path: Path, worker
         words = ("--config", str(path), "--workers", str(workers))
         with command(*words, LYNXSTOP_ADMIN_PORT=str(port)) as (process, url, lines):
             admin = f"http://127.0.0.1:{port}"
-            eventually(lambda: _answers(url) and _answers(admin))
+            eventually(lambda: _answers(url) and _answers(admin) and said(lines, "started") >= workers)
             assert asked(url) == "one"
             path.write_text(upstream(two, "[limits]\nconcurrent = 'many'"))
             os.kill(process.pid, signal.SIGHUP)
@@ -183,6 +184,38 @@ def test_the_command_reloads_on_hup_and_has_an_admin_port(tmp_path: Path, worker
             assert process.poll() is None
             process.terminate()
             process.wait(30)
+
+
+def test_a_worker_that_starts_under_a_broken_configuration_takes_no_other_along(tmp_path: Path) -> None:
+    path = tmp_path / "lynxstop.toml"
+    with serving(MockServer(model="one")) as one:
+        path.write_text(upstream(one))
+        with command("--config", str(path), "--workers", "2") as (process, url, lines):
+            eventually(lambda: said(lines, "started") >= 2)
+            path.write_text(upstream(one, "[limits]\nconcurrent = 'many'"))
+            killed = children(process.pid)[-1]
+            os.kill(killed, signal.SIGKILL)
+            eventually(lambda: said(lines, "worker_not_started") >= 2)
+            assert asked(url) == "one"
+            path.write_text(upstream(one))
+            eventually(lambda: said(lines, "started") >= 3)
+            assert asked(url) == "one"
+            assert process.poll() is None
+
+
+def test_what_cannot_be_served_ends_the_command_and_starts_no_worker(tmp_path: Path) -> None:
+    words = program("proxy", "--port", "0", "--upstream", "http://127.0.0.1:1", "--workers", "2")
+    done = subprocess.run([*words, "--bundle", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "There is no bundle at" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "worker" not in done.stderr
+
+
+def children(parent: int) -> list[int]:
+    """Processes that serve, in the order in which they were started."""
+    found = [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def said(lines: list[Any], event: str) -> int:

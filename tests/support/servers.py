@@ -78,8 +78,10 @@ class Proxied:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; a test's own timeout ends the wait."""
+    """Wait until a condition holds, for two minutes at most."""
+    end = time.monotonic() + 120
     while not condition():
+        assert time.monotonic() < end, "it never came about"
         time.sleep(0.005)
 
 
