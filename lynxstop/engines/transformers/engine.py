@@ -83,6 +83,8 @@ class TransformersEngine:
     """
 
     id: ClassVar[str] = "transformers"
+    decides_like: ClassVar[Mapping[str, tuple[str, ...]]] = {"float32": ("vllm",)}
+    """`tests/vllm/test_collect.py` compares them token by token, in float32."""
 
     def __init__(
         self,

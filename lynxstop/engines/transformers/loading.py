@@ -108,7 +108,9 @@ def load_engine(
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
         close_open_thinking=close_open_thinking,
-        certified=Certified.of(made_by, dtype=kind) if isinstance(made_by, Bundle) else None,
+        certified=Certified.of(made_by, engine=TransformersEngine, dtype=kind)
+        if isinstance(made_by, Bundle)
+        else None,
         uncertified=uncertified,
     )
     return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
