@@ -28,7 +28,7 @@ class Certified:
     Parameters
     ----------
     conditions : Conditions
-        How the requests of the calibration data were decoded.
+        How the requests of the calibration data were decoded, where a level does not name its own sampling.
     always : tuple of str
         What departs in every request: the engine's own settings.
     dates : ExpiryDates
@@ -67,6 +67,9 @@ class Certified:
         return cls(policy.sampling.conditions, always, expiry_dates(bundle.path, policy, grace))
 
     def departures(self, served: Conditions, level: Level) -> tuple[str, ...]:
-        """Name what a request departs from: empty where the certificate of its level holds for it."""
-        expired = ("expired",) * self.dates.expired(level.risk, level.group)
-        return self.always + self.conditions.departures(served) + expired
+        """Name what a request departs from: empty where the certificate of its level holds for it.
+
+        `level` is the one that `StopPolicy.level` gives for this request.
+        """
+        expired = ("expired",) * self.dates.expired(level.risk, level.whose)
+        return self.always + (level.sampling or self.conditions).departures(served) + expired

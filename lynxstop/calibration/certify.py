@@ -103,7 +103,8 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
             weighing=_weighing(case, verdict, effective),
             unknown=_unknown(case, claim, verdict),
             repeated=again or 0,
-            apart=claim.settings.apart,
+            at=claim.at,
+            apart=_apart(claim),
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,
@@ -128,6 +129,12 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         tested=_tested(verdict),
         evidence_sha256=evidence,
     )
+
+
+def _apart(claim: Claim) -> str | None:
+    settings = claim.settings
+    named = ["groups"] * (settings.by is not None) + ["samplings"] * settings.by_sampling
+    return " or ".join(named) if settings.apart else None
 
 
 def _at(case: Case, verdict: Verdict, weights: Floats | None = None) -> Curve:

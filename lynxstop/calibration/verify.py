@@ -72,6 +72,8 @@ def _unused(certificate: Certificate) -> list[str]:
         found.append("settings.start is given, and its method starts nowhere.")
     if settings.importance_limit is not None and settings.importance is None:
         found.append("settings.importance_limit is given without weights.")
+    if settings.apart and settings.by is None and not settings.by_sampling:
+        found.append("settings.apart is given without groups or samplings.")
     if certificate.group is not None and certificate.group.column != settings.by:
         found.append("settings.by is not the column of its group.")
     return found

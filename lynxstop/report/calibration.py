@@ -23,12 +23,13 @@ _POINTS = 400
 _BINS = 12
 
 
-def calibration_report(calibration: Calibration, *, logits: bool = False) -> str:
+def calibration_report(calibration: Calibration, *further: Calibration, logits: bool = False) -> str:
     """Render a calibration as one HTML page.
 
     Parameters
     ----------
-    calibration : Calibration
+    calibration, further : Calibration
+        One for each certified sampling.
     logits : bool
         Whether scores are logits of a right answer, so that the logistic curve is what to compare them with.
     """
@@ -40,7 +41,8 @@ def calibration_report(calibration: Calibration, *, logits: bool = False) -> str
         footer=f"lynxstop {first.lynxstop}. Evidence {first.evidence_sha256[:16]}. Every number can be "
         "recomputed with `lynxstop verify`.",
     )
-    add_calibration(page, calibration, logits=logits)
+    for one in (calibration, *further):
+        add_calibration(page, one, logits=logits)
     return page.render()
 
 
@@ -48,7 +50,7 @@ def add_calibration(page: Page, calibration: Calibration, *, logits: bool = Fals
     """Add levels, curves and what they rest on; `logits` as in `calibration_report`."""
     first = calibration.pooled[0]
     page.text(first.not_promised, note=True)
-    page.section("What is promised at which level?")
+    page.section(f"What is promised at {first.at or 'which level'}?")
     page.table(
         ("group", "risk", "threshold", "losses", "upper limit", "exits", "tokens saved"),
         [_row(certificate) for certificate in calibration.certificates],
