@@ -171,6 +171,10 @@ class Policy(Strict):
         """Levels of all requests at the bundle's own sampling, without those of groups."""
         return tuple(level for level in self.levels if level.served.whose is None)
 
+    def certified(self, level: Level) -> CertifiedLevel | None:
+        """Return the line of the menu that a level of `stop_policy` comes from; None for any other level."""
+        return next((one for one in self.levels if one.served == level), None)
+
     def stop_policy(self) -> StopPolicy:
         """The policy as the core takes it."""
         return StopPolicy(

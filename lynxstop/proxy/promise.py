@@ -38,21 +38,27 @@ class Promise:
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._saved = {} if bundle is None else _saved_shares(bundle)
 
-    def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
+    def level(self, options: RequestOptions) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
-        if self.bundle is None or risk is None:
+        if self.bundle is None or self.policy is None or options.risk is None:
             return None
-        found = {level.group: level for level in self.bundle.policy.levels if abs(level.risk - risk) < 1e-9}
-        return found.get(group, found.get(None))
+        found = self.policy.level(options.risk, options.group, options.served)
+        return self.bundle.policy.certified(found)
 
-    def departures(self, body: Mapping[str, Any], options: RequestOptions) -> tuple[str, ...]:
-        """Name what a request departs from its level's certificate in; empty where that holds for it."""
-        if self.certified is None or self.policy is None:
-            return ()
+    def served(self, body: Mapping[str, Any]) -> Conditions | None:
+        """Read how a request is sampled, with certified values of what it leaves out; None without a bundle."""
+        if self.certified is None:
+            return None
         limits = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
         most = next((limit for limit in limits if limit is not None), None)
-        served = Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
-        return self.certified.departures(served, self.policy.level(options.risk, options.group))
+        return Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
+
+    def departures(self, options: RequestOptions) -> tuple[str, ...]:
+        """Name what a request departs from its level's certificate in; empty where that holds for it."""
+        if self.certified is None or self.policy is None or options.served is None:
+            return ()
+        level = self.policy.level(options.risk, options.group, options.served)
+        return self.certified.departures(options.served, level)
 
     def with_certified_sampling(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add the certified value of each sampling setting that a request leaves to the server."""

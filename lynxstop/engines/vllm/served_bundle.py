@@ -218,9 +218,9 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
             what,
             policy.dtype,
         )
-    gone = [level.risk for level in policy.levels if certified.dates.expired(level.risk, level.group)]
+    gone = [level for level in policy.levels if certified.dates.expired(level.risk, level.served.whose)]
     if gone:
-        names = ", ".join(f"{risk:g}" for risk in gone)
+        names = ", ".join(f"{level.risk:g} ({level.whose})" for level in gone)
         logger.warning(
             "lynxstop: the certificates of risk %s have expired: requests at them %s. Calibrate again.",
             names,
