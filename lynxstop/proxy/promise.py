@@ -46,7 +46,10 @@ class Promise:
         return self.bundle.policy.certified(found)
 
     def served(self, body: Mapping[str, Any]) -> Conditions | None:
-        """Read how a request is sampled, with certified values of what it leaves out; None without a bundle."""
+        """Read how a request is sampled, with certified values of what it leaves out.
+
+        None without a bundle.
+        """
         if self.certified is None:
             return None
         limits = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
