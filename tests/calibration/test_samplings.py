@@ -17,6 +17,7 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.cli import app
 from lynxstop.core.conditions import Conditions
 from lynxstop.errors import CalibrationError, ConfigError, FingerprintError
+from lynxstop.recordings.storage import Recording
 from lynxstop.report.calibration import calibration_report
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.calibrate_samplings import calibrate_samplings
@@ -165,7 +166,10 @@ def test_two_temperatures_from_recordings_to_requests(tmp_path):
     # then there is one level for each, which verifies, and requests are inside at these two alone
     assert [row["sampling"] for row in made["levels"]] == ["temperature 0.9", "temperature 1.3"]
     lynxstop("verify", bundle)
-    lines = (shipped.PROBLEMS / "test.jsonl").read_text().splitlines(keepends=True)
+    # and requests under the ids of the recorded traces, whose random numbers are those
+    asked = [json.loads(line) for line in (shipped.PROBLEMS / "test.jsonl").read_text().splitlines()[:8]]
+    names = {row["problem_id"]: row["trace_id"] for row in Recording.open(places[1]).traces().to_pylist()}
+    lines = [json.dumps({**one, "id": names[str(one["id"])]}) + "\n" for one in asked]
     for temperature, count, departures in ((1.3, 8, []), (1.1, 1, ["temperature"])):
         few = tmp_path / "few.jsonl"
         few.write_text("".join(lines[:count]))
@@ -175,7 +179,7 @@ def test_two_temperatures_from_recordings_to_requests(tmp_path):
         )  # fmt: skip
         exits = [answer["exit"]["threshold"] for answer in found["answers"] if answer["exit"]]
         assert found["departures"] == departures
-        # the same problems with the same seed stop where calibration saw them stop
+        # then they stop where calibration saw them stop
         level = made["levels"][1]
         assert exits == ([] if departures else [level["threshold"]] * round(8 * level["exits"]))
     # and a replay takes the threshold of the recording's sampling
