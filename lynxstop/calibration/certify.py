@@ -15,6 +15,7 @@ from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.plan import missing
 from lynxstop.calibration.promise import NOT_PROMISED, Unknown, Weighing, sentence
 from lynxstop.calibration.repeats import joined, repeated
+from lynxstop.calibration.subgroups import observed as observed_subgroups
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
@@ -121,6 +122,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         traces=table.traces,
         cues=len(table.scores),
         unknown=table.unknown,
+        subgroups=observed_subgroups(case, verdict),
         repeated=again,
         missing=missing(
             verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta, effective=effective

@@ -12,6 +12,7 @@ from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
 from lynxstop.cli._audits import compare, recalibrate, replaced
+from lynxstop.cli._levels import show
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -48,6 +49,13 @@ def calibrate(
         typer.Option(help=f"{', '.join(METHODS)}."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
+    subgroup: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Count losses for every value of this column, too, beside family and difficulty; nothing is "
+            "promised about them. May be given several times."
+        ),
+    ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Certify this score table (CSV or Parquet) instead of a bundle.")
     ] = None,
@@ -131,6 +139,7 @@ def calibrate(
         loss=loss,
         method=method,
         by=by,
+        subgroups=tuple(subgroup or ()),
         unit=cast("Unit", unit),
         samples=cast("Samples | None", samples),
         together=cast("Together", together),
@@ -140,7 +149,9 @@ def calibrate(
         expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
     if from_audit is not None:
-        _check_alone("--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report)
+        _check_alone(
+            "--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report, subgroup
+        )
         recalibrate(cast("Path", bundle), from_audit, options, risk or [], require, json, _show_replacing)
         return
     if from_shadow is not None:
@@ -219,7 +230,8 @@ def _certify_shadow(
     from lynxstop.workflows.shadow_traffic import calibrate_from_shadow, read_shadow
 
     loaded = Bundle.load(bundle)
-    return loaded, (calibrate_from_shadow(loaded, read_shadow(folder, by=options.by), options),)
+    traffic = read_shadow(folder, by=options.by, subgroups=options.subgroups)
+    return loaded, (calibrate_from_shadow(loaded, traffic, options),)
 
 
 def _certify_table(
@@ -227,7 +239,7 @@ def _certify_table(
 ) -> Sequence[Calibration]:
     from lynxstop.calibration import run, tables
 
-    table = tables.read_table(scores, by=options.by, loss=options.loss)
+    table = tables.read_table(scores, by=options.by, loss=options.loss, subgroups=options.subgroups)
     made = run.calibrate(
         table,
         options,
@@ -297,36 +309,3 @@ def tell_tried(made: int, counted: int, folder: Path) -> None:
             style="yellow",
             markup=False,
         )
-
-
-def show(result: Calibration) -> None:
-    """Print the certified levels as people read them."""
-    from lynxstop.calibration.plan import advice
-
-    first = result.certificates[0]
-    shown = _output.table(
-        f"{first.loss} by {first.method}, confidence {first.confidence:g}"
-        + ("" if first.at is None else f", {first.at}"),
-        "group", "risk", "threshold", "losses", "limit", "exits", "saved",
-    )  # fmt: skip
-    for row in result.rows():
-        shown.add_row(
-            row["group"] or "all",
-            f"{row['risk']:g}",
-            "never" if row["refused"] else f"{row['threshold']:.6g}",
-            f"{row['k']:g}/{row['n']}",
-            "" if row["bound"] is None else f"{row['bound']:.4f}",
-            f"{row['exits']:.1%}",
-            "" if row["saved"] is None else f"{row['saved']:.1%}",
-        )
-    _output.console.print(shown)
-    if first.unknown:
-        _output.console.print(
-            f"{first.unknown} of {first.cues} exit answers could not be judged; each counts as a loss of "
-            f"{first.settings.unknown_loss:g}."
-        )
-    for certificate in result.certificates:
-        _output.console.print(certificate.promise, markup=False)
-        if certificate.refused:
-            _output.console.print(advice(certificate.missing), style="yellow")
-    _output.console.print(first.not_promised, style="dim")

@@ -15,6 +15,7 @@ from lynxstop.calibration.certify import case_for
 from lynxstop.calibration.losses import table_loss
 from lynxstop.calibration.plan import advice
 from lynxstop.calibration.run import Calibration
+from lynxstop.calibration.subgroups import MIX, table_of
 from lynxstop.calibration.sweep import Curve
 from lynxstop.report.labels import label_points
 from lynxstop.report.page import COLOURS, MUTED, Page, figure
@@ -63,6 +64,11 @@ def add_calibration(page: Page, calibration: Calibration, *, logits: bool = Fals
             f"{first.settings.unknown_loss:g}.",
             note=True,
         )
+    head, rows = table_of(calibration.pooled)
+    if rows:
+        page.section("Which subgroups lose more?")
+        page.table(head, rows)
+        page.text(MIX, note=True)
     case, pooled = case_for(calibration.evidence, first), calibration.pooled
     curve = thinned(case)
     page.figures(

@@ -50,6 +50,7 @@ def scored(
     loss: str = "disagree",
     by: str | None = None,
     split: str | None = None,
+    subgroups: Sequence[str] | None = None,
 ) -> TraceTable:
     """Score recorded traces with the bundle's probe and rule, under the bundle's guards.
 
@@ -69,6 +70,7 @@ def scored(
         by=by,
         split=split,
         abstains=bundle.policy.rule is not None,
+        subgroups=subgroups,
     )
 
 
@@ -102,7 +104,7 @@ def calibrate_bundle(
     ------
     FingerprintError, ConfigError, DataError, CalibrationError
     """
-    table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
+    table = scored(bundle, data, loss=options.loss, by=options.by, split=split, subgroups=options.subgroups)
     training = bundle.training_scores()
     policy = bundle.policy
     fixed_on: dict[str, str] = {}
