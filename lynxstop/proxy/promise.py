@@ -36,7 +36,7 @@ class Promise:
         self.bundle = bundle
         self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
-        self._saved = {} if bundle is None else _saved_shares(bundle)
+        self._certificates = {} if bundle is None else _certificates(bundle)
 
     def level(self, options: RequestOptions) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
@@ -77,7 +77,16 @@ class Promise:
 
     def saved(self, level: CertifiedLevel | None) -> float | None:
         """Return the share of the thinking tokens that a level saved when it was certified."""
-        return None if level is None else self._saved.get(level.certificate)
+        saved = None if level is None else self._certificates.get(level.certificate, {}).get("saved")
+        return float(saved) if isinstance(saved, int | float) else None
+
+    def subgroups(self, risk: float | None) -> list[dict[str, Any]]:
+        """Return what was observed of subgroups when a level of all requests was certified, as plain JSON."""
+        pooled = () if self.bundle is None else self.bundle.policy.pooled
+        level = next((one for one in pooled if risk is not None and abs(one.risk - risk) < 1e-9), None)
+        return (
+            [] if level is None else list(self._certificates.get(level.certificate, {}).get("subgroups", ()))
+        )
 
 
 def stream_config_of(bundle: Bundle) -> StreamConfig:
@@ -93,11 +102,10 @@ def stream_config_of(bundle: Bundle) -> StreamConfig:
     )
 
 
-def _saved_shares(bundle: Bundle) -> Mapping[str, float]:
-    """Share of the thinking tokens that each level saved when it was certified, by its certificate."""
+def _certificates(bundle: Bundle) -> Mapping[str, Mapping[str, Any]]:
+    """What each level's certificate says beside the level, by its name."""
     found = {}
     for level in bundle.policy.levels:
-        saved = json.loads((bundle.path / level.certificate).read_text()).get("saved")
-        if isinstance(saved, int | float):
-            found[level.certificate] = float(saved)
+        content = json.loads((bundle.path / level.certificate).read_text())
+        found[level.certificate] = {name: content[name] for name in ("saved", "subgroups") if name in content}
     return found

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.ledger import attempt
@@ -18,6 +19,7 @@ from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import differences
 from lynxstop.cli import app
 from lynxstop.errors import DataError
+from lynxstop.proxy.promise import Promise
 from lynxstop.report.calibration import calibration_report
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install
 from lynxstop.workflows.verify_bundle import verify_path
@@ -95,6 +97,13 @@ def test_they_are_recomputed_from_the_evidence(bundle, routed):
         assert any(one.startswith("subgroups differs") for one in said)
     # and evidence that labels its traces otherwise
     assert differences(certificate, replace(evidence, subgroups=evidence.subgroups[::-1]))
+
+
+def test_the_page_of_a_proxy_shows_them(bundle, routed):
+    made = calibrate_bundle(bundle, routed, CalibrationOptions(risks=[0.05, 0.2]))
+    shown = Promise(install(bundle, made), NO_GRACE)
+    assert shown.subgroups(0.2) == [one.model_dump(mode="json") for one in made.certificates[1].subgroups]
+    assert shown.subgroups(None) == shown.subgroups(0.1) == Promise(None, NO_GRACE).subgroups(0.2) == []
 
 
 def test_what_people_read_says_what_a_level_is_not(bundle, routed, data):

@@ -86,7 +86,7 @@ class Comparing(Services):
         super().__init__(None)
         self.bundle: Any = SimpleNamespace(policy=SimpleNamespace(default_risk=0.05))
         self.level = lambda options: None  # type: ignore[method-assign]
-        self._saved = {}
+        self._certificates = {}
         fixed = Fixed(-float("inf"))
         self.policy, self._stream_config = fixed.policy, fixed.service.stream_config
         self.expected: Fingerprint | None = None
