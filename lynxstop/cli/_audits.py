@@ -78,7 +78,7 @@ def compare(old: Sequence[Measured], result: Calibration) -> None:
         "before, and now", "risk", "requests", "", "observed loss", "", "limit", "", "saved", ""
     )
     for level in old:
-        if (made := new.get(level.risk)) is not None:
+        if level.at is None and (made := new.get(level.risk)) is not None:
             observed = made.observed / made.problems
             pairs = [
                 (str(level.problems), str(made.problems)),

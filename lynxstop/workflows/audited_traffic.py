@@ -118,10 +118,10 @@ def audited_levels(bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[floa
             f"The audits are of several models: {', '.join(sorted(models))}.",
             hint="Audit each model into a folder of its own, or reset the models of other bundles.",
         )
-    if any(level.group is not None for level in bundle.policy.levels):
+    if any(level.served.whose is not None for level in bundle.policy.levels):
         raise ConfigError(
-            "The bundle has levels of groups, which are certified together.",
-            hint="Record traffic in shadow mode, and use --from-shadow with --by.",
+            "The bundle has levels of groups or of further samplings, which are certified together.",
+            hint="Record traffic in shadow mode, and use --from-shadow, with --by for groups.",
         )
     served = {level.risk for level in bundle.policy.pooled if math.isfinite(level.threshold)}
     found = sorted({key.risk for key in traffic.levels} & served)
