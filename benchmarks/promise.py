@@ -1,10 +1,10 @@
 """The promise from end to end: kept, broken by other traffic, noticed, and made anew, with a real vLLM.
 
-    python benchmarks/promise.py plugin|proxy [--risk 0.1] [--requests 2000] [--harder 600] [--shadow 500] [--json]
+    python benchmarks/promise.py plugin|proxy [--risk 0.05] [--requests 2000] [--harder 600] [--json]
 
 `plugin` is `lynxstop serve`, which decides in vLLM's engine; `proxy` is `lynxstop proxy` before a vLLM that
-knows nothing of it. Both audit every request of the shipped model at a certified level. They get problems like
-those of calibration, then sums of six operations until the alarm, some more of these, and then another
+knows nothing of it. Both audit every request of the shipped model at a certified level. They get problems
+like those of calibration, then sums of six operations until the alarm, some more of these, and then another
 temperature. The bundle is calibrated again on the audits; before the proxy also on shadow traffic of the
 harder problems, after which these are served under the new certificate. Every command is run as a user runs
 it. Ends with status 1 when a step did not come out as the promise says.
@@ -35,10 +35,10 @@ from lynxstop.demo.problems import draw
 from lynxstop.monitor.levels import JOURNAL, open_state
 from lynxstop.monitor.monitor import Finding
 
-MODEL, BATCH = "reasoner", 24
+MODEL, BATCH = "reasoner", 64
 CERTIFIED = {"temperature": 0.9, "top_p": 1.0, "max_tokens": 1100}
 FLAGS = [
-    "--served-model-name", MODEL, "--dtype", "float32", "--max-model-len", "1536", "--max-num-seqs", "48",
+    "--served-model-name", MODEL, "--dtype", "float32", "--max-model-len", "1536", "--max-num-seqs", "128",
     "--enforce-eager", "--generation-config", "vllm",
 ]  # fmt: skip
 MONITOR = """
@@ -47,7 +47,7 @@ risk = {risk}
 [monitor]
 state = "{state}"
 audit = 1.0
-concurrent = 24
+concurrent = 64
 waiting = 4096
 stop_on_change = true
 key = "promise"
@@ -199,9 +199,11 @@ def served(traffic: Traffic, bundle: Path, sizes: argparse.Namespace) -> dict[st
     """The part that plugin and proxy have in common."""
     told: dict[str, str] = {}
     traffic.send("like the calibration", prompts(sizes.requests, 101))
-    harder = prompts(sizes.harder + BATCH * 2, 102, hard=True)
+    harder = prompts(sizes.harder + BATCH, 102, hard=True)
     traffic.send("harder, until the alarm", harder[: sizes.harder], until_alarm=True)
     told["exit status of `lynxstop monitor status`"] = str(lynxstop("monitor", "status", traffic.state)[0])
+    if (ready := httpx.get(f"{traffic.url}/ready")).is_success:
+        told["/ready says"] = " ".join(ready.json()["notices"].values())
     told["the alarm says"] = "" if (found := traffic.finding) is None else found.reason
     traffic.send("harder, after the alarm", harder[sizes.harder :])
     told["calibrated on all audits"] = certificate(
@@ -209,8 +211,7 @@ def served(traffic: Traffic, bundle: Path, sizes: argparse.Namespace) -> dict[st
     )
     lynxstop("monitor", "reset", traffic.state)
     time.sleep(3)
-    traffic.send("temperature 1.3, after a reset", prompts(120, 103), temperature=1.3)
-    traffic.send("harder alone", prompts(sizes.harder, 104, hard=True), until_alarm=True)
+    traffic.send("temperature 1.3, after a reset", prompts(BATCH, 103), temperature=1.3)
     return told
 
 
@@ -220,11 +221,8 @@ def checked(rows: Sequence[dict[str, Any]]) -> list[str]:
     wrong = [f"{row['failed']} requests failed: {row['step']}" for row in rows if row["failed"]]
     if by["like the calibration"]["state"] not in ("ok", "inputs"):
         wrong.append("an alarm on traffic like that of calibration")
-    wrong += [
-        f"no alarm: {step}"
-        for step in ("harder, until the alarm", "harder alone")
-        if by[step]["state"] != "alarm"
-    ]
+    if by["harder, until the alarm"]["state"] != "alarm":
+        wrong.append("no alarm")
     wrong += [
         f"stopped, or a certificate named: {step}"
         for step in ("harder, after the alarm", "temperature 1.3, after a reset")
@@ -244,9 +242,6 @@ def plugin(folder: Path, sizes: argparse.Namespace) -> tuple[list[dict[str, Any]
     with serving(folder / "serve.log", *line) as url:
         traffic = Traffic(url, state, sizes.risk)
         told = served(traffic, bundle, sizes)
-    told["calibrated on the harder alone"] = certificate(
-        lynxstop("calibrate", bundle, "--from-audit", state)[1], sizes.risk
-    )
     return traffic.rows, told
 
 
@@ -270,10 +265,6 @@ def proxy(folder: Path, sizes: argparse.Namespace) -> tuple[list[dict[str, Any]]
         with serving(folder / "proxy.log", *line, bundle) as url:
             traffic = Traffic(url, state, sizes.risk)
             told = served(traffic, bundle, sizes)
-            told["/ready"] = httpx.get(f"{url}/ready").json()["notices"]["audits"]
-        told["calibrated on the harder alone"] = certificate(
-            lynxstop("calibrate", bundle, "--from-audit", state)[1], sizes.risk
-        )
         lynxstop("monitor", "reset", state)
         harder = prompts(sizes.shadow, 105, hard=True)
         with serving(folder / "shadow.log", *line, again, "--mode", "shadow", "--record", record) as url:
@@ -292,7 +283,7 @@ def proxy(folder: Path, sizes: argparse.Namespace) -> tuple[list[dict[str, Any]]
 
 def _recorded(url: str, count: int) -> None:
     """Wait until so many requests have been recorded, or dropped."""
-    for _ in range(600):
+    for _ in range(3000):
         page = httpx.get(f"{url}/metrics").text
         found = re.findall(r"^lynxstop_shadow_recorded_total\{.*\} ([0-9.e+]+)$", page, re.M)
         if sum(map(float, found)) >= count:
@@ -306,7 +297,7 @@ def main() -> int:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("way", choices=["plugin", "proxy"])
-    parser.add_argument("--risk", type=float, default=0.1)
+    parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--harder", type=int, default=600, help="at most, until the alarm")
     parser.add_argument("--shadow", type=int, default=500)
