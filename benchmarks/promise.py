@@ -191,8 +191,9 @@ def certificate(found: dict[str, Any], risk: float) -> str:
     if not rows:
         return "too few audits"
     [row] = rows
-    verdict = "refused, no exits" if row["refused"] else f"certified, threshold {row['threshold']:.3f}"
-    return f"{was}{row['losses']:g} losses of {row['n']}, {verdict}"
+    if row["refused"]:
+        return f"{was}refused on {row['n']}, no exits"
+    return f"{was}{row['losses']:g} losses of {row['n']}, certified at the threshold {row['threshold']:.3f}"
 
 
 def served(traffic: Traffic, bundle: Path, sizes: argparse.Namespace) -> dict[str, str]:
