@@ -209,11 +209,13 @@ class RedisJournal:
     url : str
         As ``redis://host:port/0``.
     key : str
+    seconds : float
+        Longest wait for an answer.
     """
 
-    def __init__(self, url: str, key: str = "lynxstop:audits") -> None:
+    def __init__(self, url: str, key: str = "lynxstop:audits", seconds: float = 5.0) -> None:
         redis = need("redis", "redis")
-        self._client = redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+        self._client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
         self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         self._key = key
         self._unsure: tuple[bytes, str] | None = None
