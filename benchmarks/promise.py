@@ -76,18 +76,24 @@ def serving(log: Path, *line: object) -> Iterator[str]:
         command = [sys.executable, "-m", *map(str, line), "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            for _ in range(600):
-                try:
-                    if httpx.get(f"{url}/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.5)
-                if process.poll() is not None:
-                    raise SystemExit(log.read_text()[-3000:])
+            _healthy(url, process, log)
             yield url
         finally:
             process.terminate()
             process.wait(120)
+
+
+def _healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    with httpx.Client() as client:
+        for _ in range(1800):
+            try:
+                if client.get(f"{url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+            if process.poll() is not None:
+                break
+    raise SystemExit(log.read_text()[-3000:])
 
 
 class Traffic:
