@@ -3,11 +3,12 @@
     python benchmarks/promise.py plugin|proxy [--risk 0.05] [--requests 2000] [--harder 600] [--json]
 
 `plugin` is `lynxstop serve`, which decides in vLLM's engine; `proxy` is `lynxstop proxy` before a vLLM that
-knows nothing of it. Both audit every request of the shipped model at a certified level. They get problems
-like those of calibration, then sums of six operations until the alarm, some more of these, and then another
-temperature. The bundle is calibrated again on the audits; before the proxy also on shadow traffic of the
-harder problems, after which these are served under the new certificate. Every command is run as a user runs
-it. Ends with status 1 when a step did not come out as the promise says.
+knows nothing of it, with a certificate made on shadow traffic of easy problems. Both audit every request of
+the shipped model at a certified level. They get problems like those of calibration, then sums of six
+operations until the alarm, some more of these, and then another temperature. The bundle is calibrated again
+on the audits; that of the proxy also on shadow traffic of the harder problems, which are then served under
+the new certificate. Every command is run as a user runs it. Ends with status 1 when a step did not come out
+as the promise says.
 """
 
 from __future__ import annotations
@@ -180,11 +181,12 @@ class Traffic:
             return list(await asyncio.gather(*(one(problem) for problem in problems)))
 
 
-def prompts(n: int, seed: int, *, hard: bool = False) -> list[str]:
-    """Problems that no shipped set holds, like those of calibration, or harder."""
-    if hard:
+def prompts(n: int, seed: int, kind: str = "usual") -> list[str]:
+    """Problems that no shipped set holds: as usual, easy (two or three operations), or hard (sums of six)."""
+    if kind == "hard":
         return [made.prompt for made in draw(n, seed, split="shift", families=("solve", "compute"))]
-    return [made.prompt for made in draw(n, seed)]
+    drawn = draw(n if kind == "usual" else 3 * n, seed)
+    return [made.prompt for made in drawn if kind == "usual" or made.difficulty <= 3][:n]
 
 
 def certificate(found: dict[str, Any], risk: float) -> str:
@@ -202,11 +204,11 @@ def certificate(found: dict[str, Any], risk: float) -> str:
     return f"{was}{row['losses']:g} losses of {row['n']}, certified at the threshold {row['threshold']:.3f}"
 
 
-def served(traffic: Traffic, bundle: Path, sizes: argparse.Namespace) -> dict[str, str]:
+def served(traffic: Traffic, bundle: Path, kind: str, sizes: argparse.Namespace) -> dict[str, str]:
     """The part that plugin and proxy have in common."""
     told: dict[str, str] = {}
-    traffic.send("like the calibration", prompts(sizes.requests, 101))
-    harder = prompts(sizes.harder + BATCH, 102, hard=True)
+    traffic.send("like the calibration", prompts(sizes.requests, 101, kind))
+    harder = prompts(sizes.harder + BATCH, 102, "hard")
     traffic.send("harder, until the alarm", harder[: sizes.harder], until_alarm=True)
     told["exit status of `lynxstop monitor status`"] = str(lynxstop("monitor", "status", traffic.state)[0])
     if (ready := httpx.get(f"{traffic.url}/ready")).is_success:
@@ -248,44 +250,45 @@ def plugin(folder: Path, sizes: argparse.Namespace) -> tuple[list[dict[str, Any]
     line = ("lynxstop.cli", "serve", shipped.MODEL, "--bundle", bundle, "--config", config, *FLAGS)
     with serving(folder / "serve.log", *line) as url:
         traffic = Traffic(url, state, sizes.risk)
-        told = served(traffic, bundle, sizes)
+        told = served(traffic, bundle, "usual", sizes)
     return traffic.rows, told
 
 
 def proxy(folder: Path, sizes: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """`lynxstop proxy` before a stock vLLM."""
     bundle, again, state = folder / "bundle", folder / "again", folder / "audits"
-    shutil.copytree(shipped.STREAM_BUNDLE, bundle)
-    shutil.copytree(shipped.STREAM_BUNDLE, again)
-    config, record = folder / "lynxstop.toml", folder / "shadow"
+    config, told = folder / "lynxstop.toml", {}
     config.write_text(MONITOR.format(risk=sizes.risk, state=state))
-    stock = (
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        shipped.MODEL,
-        *FLAGS,
-        "--reasoning-parser",
-        "qwen3",
-    )
-    with serving(folder / "vllm.log", *stock) as upstream:
+    stock = ("vllm.entrypoints.openai.api_server", "--model", shipped.MODEL, *FLAGS)
+    with serving(folder / "vllm.log", *stock, "--reasoning-parser", "qwen3") as upstream:
         line = ("lynxstop.cli", "proxy", "--upstream", upstream, "--config", config, "--bundle")
+
+        def calibrated(copy: Path, kind: str, seed: int) -> None:
+            shutil.copytree(shipped.STREAM_BUNDLE, copy)
+            record = folder / f"shadow-{kind}"
+            with serving(folder / f"{kind}.log", *line, copy, "--mode", "shadow", "--record", record) as url:
+                _shadow(Traffic(url, state, sizes.risk), prompts(sizes.shadow, seed, kind))
+            found = lynxstop("calibrate", copy, "--from-shadow", record, "--risk", sizes.risk)[1]
+            told[f"calibrated on shadow traffic, {kind} problems"] = certificate(found, sizes.risk)
+
+        calibrated(bundle, "easy", 104)
         with serving(folder / "proxy.log", *line, bundle) as url:
             traffic = Traffic(url, state, sizes.risk)
-            told = served(traffic, bundle, sizes)
+            told |= served(traffic, bundle, "easy", sizes)
+        calibrated(again, "hard", 105)
         lynxstop("monitor", "reset", state)
-        harder = prompts(sizes.shadow, 105, hard=True)
-        with serving(folder / "shadow.log", *line, again, "--mode", "shadow", "--record", record) as url:
-            traffic.url = url
-            for start in range(0, len(harder), BATCH):
-                asyncio.run(traffic.ask(harder[start : start + BATCH], {}))
-                _recorded(url, start + len(harder[start : start + BATCH]))
-        told["calibrated on shadow traffic of the harder"] = certificate(
-            lynxstop("calibrate", again, "--from-shadow", record, "--risk", sizes.risk)[1], sizes.risk
-        )
         with serving(folder / "again.log", *line, again) as url:
             traffic.url = url
-            traffic.send("harder, under the new certificate", prompts(sizes.again, 106, hard=True))
+            traffic.send("harder, under the new certificate", prompts(sizes.again, 106, "hard"))
     return traffic.rows, told
+
+
+def _shadow(traffic: Traffic, problems: Sequence[str]) -> None:
+    """Have problems recorded, no more at a time than the proxy keeps waiting."""
+    for start in range(0, len(problems), BATCH):
+        part = problems[start : start + BATCH]
+        asyncio.run(traffic.ask(part, {}))
+        _recorded(traffic.url, start + len(part))
 
 
 def _recorded(url: str, count: int) -> None:
