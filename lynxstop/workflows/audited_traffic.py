@@ -25,6 +25,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
 from lynxstop.monitor.entries import Audit, Begun, Damaged, Lost, Reset
 from lynxstop.monitor.journal import Journal
+from lynxstop.monitor.levels import open_monitors
 from lynxstop.monitor.monitor import LevelKey
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
 
@@ -251,6 +252,12 @@ def _table(level: CertifiedLevel, audits: LevelAudits) -> TraceTable:
     losses += [1.0] * audits.lost
     names = [f"audit-{number:07d}" for number in range(len(lengths))]
     return TraceTable.from_arrays(problem_ids=names, lengths=lengths, scores=scores, losses=losses)
+
+
+def changed(journal: Journal) -> dict[str, str]:
+    """Say of which levels the risk rose lately: a certificate on all audits is about an older mix, too."""
+    findings = open_monitors(journal, None).findings
+    return {f"{key.risk:g}": found.reason for key, found in findings.items() if found.changed}
 
 
 def summary(traffic: AuditedTraffic, too_few: dict[float, int | None]) -> dict[str, Any]:
