@@ -77,7 +77,11 @@ def test_replay_saves_tokens_within_the_risk(work: Path) -> None:
 
 
 def test_live_decisions_equal_replay(work: Path) -> None:
-    replayed = call("evaluate", work / "test", "--bundle", work / "bundle", "--json")["levels"][1]
+    page = work / "levels.html"
+    replayed = call("evaluate", work / "test", "--bundle", work / "bundle", "--report", page, "--json")[
+        "levels"
+    ][1]
+    assert f"<td>{replayed['exits']}</td>" in page.read_text()
 
     problems = held_out()[:40]
     prompts = work / "prompts.jsonl"
