@@ -192,7 +192,8 @@ def _with_digests(table: Any) -> Any:
 
 
 def _check_names(names: list[str], path: Path) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    counts = Counter(name.strip().casefold() for name in names)
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DataError(
             f"{path} has several columns {repeated[0]!r}.", hint="Give every column a name of its own."
