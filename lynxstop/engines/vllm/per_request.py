@@ -23,7 +23,7 @@ from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
-from lynxstop.engines.torch.statistics import bits
+from lynxstop.engines.torch.statistics import Distributions, bits
 from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, REASONS, BatchStep, Features
 from lynxstop.engines.vllm.statistics import TokenStatistics
@@ -59,7 +59,7 @@ class _Watched:
 
 class _Parked(NamedTuple):
     watched: _Watched | None
-    logprobs: Tensor | None
+    distribution: Distributions | None
 
 
 class _Known(NamedTuple):
@@ -134,14 +134,14 @@ class PerRequestSessions:
 
     def park(self, slot: int) -> _Parked:
         """Return a request's session, and what its next token is expected to be."""
-        logprobs = None if self._statistics is None else self._statistics.take(slot)
-        return _Parked(self._by_slot[slot], logprobs)
+        kept = None if self._statistics is None else self._statistics.take(slot)
+        return _Parked(self._by_slot[slot], kept)
 
     def resume(self, slot: int, state: _Parked) -> None:
         """Give a slot to a request that was parked."""
         self._by_slot[slot] = state.watched
         if self._statistics is not None:
-            self._statistics.give(slot, state.logprobs)
+            self._statistics.give(slot, state.distribution)
 
     def drop(self) -> None:
         """Leave every request alone from now on."""
