@@ -29,10 +29,10 @@ class Distributions(NamedTuple):
     shifted: Tensor
     log_total: Tensor
 
-    def logprobs(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities in nats of a token in each of some rows; both int64, of one shape."""
-        found = self.shifted[rows, tokens]
-        return torch.where(found > _LEAST, found - self.log_total[rows], -torch.inf)
+    def logprobs(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities in nats of one token in each row; int64 of shape (rows,)."""
+        found = self.shifted.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return torch.where(found > _LEAST, found - self.log_total, -torch.inf)
 
     def row(self, row: int) -> Self:
         """A copy of one row."""
@@ -61,13 +61,14 @@ def describe(logits: Tensor, end_token: int, shifted: Tensor | None = None) -> t
         shifted = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     size = _PART_ON_CPU if logits.device.type == "cpu" else _PART
     rows = max(1, size // logits.shape[1])
+    if rows >= logits.shape[0]:
+        all_at_once, total = _describe(logits.float(), end_token, shifted)
+        return all_at_once, Distributions(shifted, total)
     found, totals = [], []
     for given, out in zip(torch.split(logits, rows), torch.split(shifted, rows), strict=True):
         statistics_of_part, total = _describe(given.float(), end_token, out)
         found.append(statistics_of_part)
         totals.append(total)
-    if len(found) == 1:
-        return found[0], Distributions(shifted, totals[0])
     return torch.cat(found), Distributions(shifted, torch.cat(totals))
 
 

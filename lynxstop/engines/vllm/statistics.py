@@ -102,7 +102,7 @@ class TokenStatistics:
 
     def _room(self, rows: int, logits: Tensor) -> Tensor:
         """Room for distributions, used again in each step: new memory costs more than what is computed."""
-        if self._space is None or len(self._space) < rows:
+        if self._space is None or self._space.shape[0] < rows:
             shape = (min(2 * rows, len(self._place)), logits.shape[1])
             self._space = torch.empty(shape, dtype=torch.float32, device=logits.device)
         return self._space[:rows]
@@ -112,14 +112,15 @@ class TokenStatistics:
     ) -> Tensor:
         """Log-probabilities of the tokens, shape (count,); most steps have the rows of the one before."""
         before = self._before
-        if before is not None and len(before.shifted) == len(slots) and np.array_equal(places, order):
-            return before.logprobs(torch.arange(len(slots), device=tokens.device), tokens)
+        if before is not None and before.shifted.shape[0] == len(slots) and np.array_equal(places, order):
+            return before.logprobs(tokens)
         own = torch.full((len(slots),), torch.nan, device=tokens.device)
         if before is not None and (places >= 0).any():
             where = torch.from_numpy(np.maximum(places, 0)).to(tokens.device, non_blocking=True)
             known = torch.from_numpy(places >= 0).to(tokens.device, non_blocking=True)
-            own = torch.where(known, before.logprobs(where, tokens), own)
+            at = Distributions(before.shifted[where], before.log_total[where])
+            own = torch.where(known, at.logprobs(tokens), own)
         for number in np.flatnonzero(places < 0).tolist() if self._aside else ():
             if (aside := self._aside.pop(int(slots[number]), None)) is not None:
-                own[number] = aside.logprobs(torch.zeros_like(tokens[:1]), tokens[number : number + 1])[0]
+                own[number] = aside.logprobs(tokens[number : number + 1])[0]
         return own
