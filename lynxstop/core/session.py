@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lynxstop.core.conditions import Conditions
@@ -271,6 +271,20 @@ class Session:
         self._state, self._token = state, token
         self.tokens += 1
         self.thinking_tokens += 1
+
+    def pass_over(self, tokens: Sequence[int], statistics: Sequence[Any], state: WatchState) -> None:
+        """Read and decide on tokens in a row that change nothing but counts and signals.
+
+        Equivalent to `read` and `decide` for each. The caller makes sure that they are thinking tokens as
+        `advance` takes them, with their own `statistics`, or that no thinking block is open before or after
+        any of them. `state` is that of the watch after the last.
+        """
+        self._state = state
+        self.tokens += len(tokens)
+        if self.phase is _THINKING:
+            self.thinking_tokens += len(tokens)
+            if self._scorer is not None:
+                self._scorer.steps(tokens, statistics)
 
     def close_thinking(self) -> int | None:
         """Force an exit where the model ends its text although it is still thinking.
