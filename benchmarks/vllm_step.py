@@ -54,14 +54,14 @@ def make_bundle(
     content: dict[str, Any] = {
         "risk": 0.05, "confidence": 0.9, "loss": "disagree", "method": "none", "threshold": 1e9,
     }  # fmt: skip
-    atomic.write_text(folder / "certificates" / "0.05.json", json.dumps(content))
+    atomic.write_text(folder / "certificates" / "0.05.json", json.dumps({"schema_version": 2} | content))
     digest = atomic.sha256(folder / "certificates" / "0.05.json")
     level = CertifiedLevel(**content, certificate="certificates/0.05.json", sha256=digest)
     draw = np.random.default_rng(0).normal(size=(1, width * len(layers))).astype(np.float32)
     tokenizer = AutoTokenizer.from_pretrained(model)
     policy = Policy(
         name="benchmark", fingerprint=fingerprint(model), engine="vllm", dtype="float32", cue_paragraph=False,
-        sampling=ServedSampling(temperature=0.8, top_p=1.0, top_k=0, max_tokens=512, answer_tokens=16),
+        sampling=ServedSampling(temperature=0.8, top_p=1.0, top_k=0, max_tokens=TOKENS, answer_tokens=16),
         cue_words=("wait", "hmm", "alternatively"), think_open=("<think>",), think_close=("</think>",),
         exit_text=exit_text, exit_ids=tuple(tokenizer.encode(exit_text, add_special_tokens=False)),
         target="agrees", probe_sha256="", training_problems_sha256="", training_data_sha256="",
@@ -136,6 +136,9 @@ def measure(llm: Any, prompts: list[str], batch: int, rounds: int, clock: Callab
             llm.llm_engine.add_request(f"{batch}-{number}", prompts[number % len(prompts)], params)
         for _ in range(WARM):
             llm.llm_engine.step()
+        armed = [one for one in switch.adapter.slots.options if one.watched and not one.departures]
+        if len(armed) < batch:
+            raise SystemExit("The requests lie outside the certified conditions: nothing would be measured.")
         left = TOKENS - WARM - 2
         while left >= len(VARIANTS):
             order = draw.permutation(len(VARIANTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -13,6 +14,9 @@ class RequestScorer(Protocol):
 
         `statistics` are its `lynxstop.core.statistics.Statistics`, or what they will be computed from.
         """
+
+    def steps(self, tokens: Sequence[int], statistics: Sequence[Any]) -> None:
+        """Read thinking tokens in a row: the same as `step` for each."""
 
     def cue(self, ago: int) -> None:
         """Note that a cue was completed `ago` (0 or 1) tokens before the last one."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import CueEvent, Exit, Mode, Reason
 from lynxstop.core.loops import LoopGuard
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
@@ -66,6 +67,8 @@ class Session:
         Stop, or only record what would have happened.
     group : str, optional
         The group whose level holds, if it has one of its own.
+    served : Conditions, optional
+        How the request is sampled, where levels were certified at several samplings.
 
     Attributes
     ----------
@@ -119,6 +122,7 @@ class Session:
         risk: float | None = None,
         mode: Mode = Mode.STOP,
         group: str | None = None,
+        served: Conditions | None = None,
     ) -> None:
         self.watch = watch
         self.policy = policy
@@ -127,7 +131,7 @@ class Session:
         self.exit: Exit | None = None
         self.tokens = 0
         self.thinking_tokens = 0
-        self._threshold = policy.level(risk, group).threshold
+        self._threshold = policy.level(risk, group, served).threshold
         self._state = watch.start(prompt_ids)
         self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
         self._forced: int | None = None
@@ -267,6 +271,20 @@ class Session:
         self._state, self._token = state, token
         self.tokens += 1
         self.thinking_tokens += 1
+
+    def pass_over(self, tokens: Sequence[int], statistics: Sequence[Any], state: WatchState) -> None:
+        """Read and decide on tokens in a row that change nothing but counts and signals.
+
+        Equivalent to `read` and `decide` for each. The caller makes sure that they are thinking tokens as
+        `advance` takes them, with their own `statistics`, or that no thinking block is open before or after
+        any of them. `state` is that of the watch after the last.
+        """
+        self._state = state
+        self.tokens += len(tokens)
+        if self.phase is _THINKING:
+            self.thinking_tokens += len(tokens)
+            if self._scorer is not None:
+                self._scorer.steps(tokens, statistics)
 
     def close_thinking(self) -> int | None:
         """Force an exit where the model ends its text although it is still thinking.

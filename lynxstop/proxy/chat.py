@@ -108,6 +108,7 @@ class ChatHandler(Answers):
         options = read_options(
             incoming, self._effort(body), self._config.policy, self._services.policy, self._default
         )
+        options = replace(options, served=self._services.served(body))
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
@@ -115,8 +116,9 @@ class ChatHandler(Answers):
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
-        if body.get("model") is None and (only := await self._only_model(server)) is not None:
-            body, model = {**body, "model": only}, only
+        if body.get("model") is None and self._services.decides:
+            only = await self._services.only_model(server)
+            body, model = (body, model) if only is None else ({**body, "model": only}, only)
         service = await self._service(server, model, options)
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
@@ -150,10 +152,6 @@ class ChatHandler(Answers):
             return self._services.known(model) or _OFF
         return await self._services.of(server, model)
 
-    async def _only_model(self, server: Connection) -> str | None:
-        """Return the model of a request that names none, where a bundle could be served to it."""
-        return await self._services.only_model(server) if self._services.decides else None
-
     # What differs between routes.
 
     def _effort(self, body: Json) -> Mapping[str, Any]:
@@ -172,8 +170,8 @@ class ChatHandler(Answers):
 
     def _alone(self, request: ChatRequest) -> Json:
         """Return the body that each choice of a request is watched by."""
-        sampled = self._services.with_certified_sampling(request.body)
-        request.known["choices"] = splits(sampled, request.service.dialect)
+        body = self._services.with_certified_sampling(request.body)
+        request.known["choices"] = splits(body, request.service.dialect)
         return request.samples()[0]
 
     async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
@@ -241,7 +239,7 @@ class ChatHandler(Answers):
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
-        client_request = ClientRequest(body, options.risk, options.mode, options.group)
+        client_request = ClientRequest(body, options.risk, options.mode, options.group, options.served)
         return Chat(
             request.server,
             service.dialect,
@@ -260,7 +258,7 @@ class ChatHandler(Answers):
 
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
-        departures = self._services.departures(request.body, request.options)
+        departures = self._services.departures(request.options)
         if self._services.certified is not None:
             departures += request.known.get("departures", ())
         if not departures:
@@ -310,6 +308,9 @@ class ChatHandler(Answers):
                 self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = len(chats) == 1 and options.mode is Mode.SHADOW and (chat := chats[0]).blind is None
         kept = kept and request.options.certified and "service" not in request.known
+        # The recorded table is of the bundle's own sampling.
+        level = self._services.level(request.options)
+        kept = kept and (level is None or level.sampling is None)
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
@@ -329,7 +330,7 @@ class ChatHandler(Answers):
             self._auditor.take(heard, request.arm, key, seconds)
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
-        level = self._services.level(options.risk, options.group)
+        level = self._services.level(options)
         holds = level is not None and options.certified and not chat.changed
         return report(
             chat.session,

@@ -214,6 +214,10 @@ class _CollectorState:
         self._index = token
         self._panel.step(self._ids[token], statistics)
 
+    def steps(self, tokens: Sequence[int], statistics: Sequence[Statistics]) -> None:
+        for token, known in zip(tokens, statistics, strict=True):
+            self.step(token, known)
+
     def cue(self, ago: int) -> None:
         self._panel.cue(ago)
 

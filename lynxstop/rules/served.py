@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lynxstop.core.statistics import Statistics
@@ -80,6 +81,10 @@ class _Scorer:
     def step(self, token: int, statistics: Statistics) -> None:
         self._position += 1
         self._panel.step(token, statistics)
+
+    def steps(self, tokens: Sequence[int], statistics: Sequence[Statistics]) -> None:
+        self._position += len(tokens)
+        self._panel.steps(tokens, statistics)
 
     def cue(self, ago: int) -> None:
         self._panel.cue(ago)

@@ -8,7 +8,11 @@ from lynxstop.core.statistics import Statistics
 
 
 class Signal(Protocol):
-    """The state of one signal in one request."""
+    """The state of one signal in one request.
+
+    It may have a method `steps` too: the same as `step` for each of several tokens in a row, one or more, and
+    their statistics.
+    """
 
     def step(self, token: int, statistics: Statistics) -> None:
         """Read one thinking token and its statistics."""

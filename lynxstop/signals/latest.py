@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from lynxstop.core.statistics import Statistics
 from lynxstop.signals.base import Plain
@@ -26,6 +27,10 @@ class Latest(Plain):
     def step(self, token: int, statistics: Statistics) -> None:
         """Read one thinking token."""
         self._value = statistics[self._place]
+
+    def steps(self, tokens: Sequence[int], statistics: Sequence[Statistics]) -> None:
+        """Read thinking tokens in a row."""
+        self.step(tokens[-1], statistics[-1])
 
     def value(self) -> float:
         """Return the statistic after the last token."""

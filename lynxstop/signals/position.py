@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lynxstop.core.statistics import Statistics
 
 
@@ -19,8 +21,12 @@ class Position:
 
     def step(self, token: int, statistics: Statistics) -> None:
         """Read one thinking token."""
-        self._counts["tokens"] += 1
-        self._counts["step"] += 1
+        self.steps((token,), (statistics,))
+
+    def steps(self, tokens: Sequence[int], statistics: Sequence[Statistics]) -> None:
+        """Read thinking tokens in a row."""
+        self._counts["tokens"] += len(tokens)
+        self._counts["step"] += len(tokens)
 
     def cue(self, ago: int) -> None:
         """Count a cue."""

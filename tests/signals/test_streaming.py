@@ -161,3 +161,16 @@ def test_an_unknown_signal_lists_the_known_ones():
         signal("nonsense")
     with pytest.raises(ConfigError, match="does not take"):
         signal("rpdi:x")
+
+
+@given(STEPS, st.integers(1, 9), st.integers(0, 1))
+def test_tokens_in_a_row_are_read_as_one_by_one(steps, size, ago):
+    at_once, alone = Panel(SIGNALS), Panel(SIGNALS)
+    for start in range(0, len(steps), size):
+        part = steps[start : start + size]
+        at_once.steps(*zip(*part, strict=True))
+        for token, statistics in part:
+            alone.step(token, statistics)
+        assert repr(at_once.values()) == repr(alone.values())
+        at_once.cue(ago)
+        alone.cue(ago)

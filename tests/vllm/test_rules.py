@@ -202,13 +202,14 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
     transformers = pytest.importorskip("transformers")
     from lynxstop.artifacts.setup import setup_from_bundle
     from lynxstop.engines.vllm.per_request import PerRequestSessions
+    from lynxstop.engines.vllm.product_automaton import product
     from lynxstop.engines.vllm.request_options import RequestOptions
     from lynxstop.engines.vllm.session_batch import BatchStep
 
     model, bundle = ruled
     setup = setup_from_bundle(bundle, transformers.AutoTokenizer.from_pretrained(model))
     assert bundle.probe is not None
-    sessions = PerRequestSessions(setup.watch, setup.policy, bundle.probe, torch.device("cpu"), 4, 2)
+    sessions = PerRequestSessions(product(setup.watch), setup.policy, bundle.probe, torch.device("cpu"), 4, 2)
     for slot, structured in ((0, True), (1, False)):
         sessions.admit(slot, [0], RequestOptions(True, 0.0, budget=3, structured=structured))
     # when a budget stops it

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lynxstop.engines.torch.statistics import describe  # noqa: E402
 from lynxstop.engines.vllm.statistics import TokenStatistics  # noqa: E402
 
 END, VOCABULARY = 3, 11
@@ -86,3 +87,24 @@ def test_a_row_that_begins_is_known_at_its_next_token() -> None:
     streams.before[3] = logits[1]
     # when the next token is read, then its log-probability is known
     streams.step([3, 0], [0, 1])
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 9 * 512 + 7])
+@pytest.mark.parametrize("best", [0, -1])
+def test_statistics_of_logits_and_of_log_probabilities_are_those_of_their_definitions(
+    vocabulary: int, best: int
+) -> None:
+    # given rows whose best tokens are neighbours or far apart, and an impossible token
+    logits = np.random.default_rng(1).normal(size=(300, vocabulary)).astype(np.float32) * 3
+    logits[:, best] += 12
+    logits[:, 1] = logits[:, best] - 0.5
+    logits[::2, END] = logits[:, 7] = -math.inf
+    expected = np.array([known(row, 2, row) for row in logits])
+    # when
+    for given in (torch.from_numpy(logits), torch.from_numpy(logits).log_softmax(dim=1)):
+        found, kept = describe(given.clone(), END)
+        own = kept.logprobs(torch.full((300,), 2))
+        # then
+        both = torch.cat([found, own.unsqueeze(1)], dim=1)
+        np.testing.assert_allclose(both.numpy(), expected, rtol=1e-5, atol=1e-5)
+        assert kept.row(5).logprobs(torch.tensor([7])) == -math.inf

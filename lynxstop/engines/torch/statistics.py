@@ -2,34 +2,104 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Self
+
 import torch
 from torch import Tensor
 
 from lynxstop.core.statistics import DEFINITIONS, NextToken
 
 _LEAST = -1e30
+_BLOCK = 512
+_PART, _PART_ON_CPU = 1 << 23, 1 << 19
+"""Logits that are taken at once. On a CPU what lies between then stays in the caches."""
 
 
-def statistics(logprobs: Tensor, end_token: int) -> Tensor:
-    """Compute the statistics of next-token distributions.
+class Distributions(NamedTuple):
+    """Next-token distributions, as what the log-probability of a token is read from.
 
     Parameters
     ----------
-    logprobs : Tensor, float32, shape (tokens, vocabulary)
-        Log-probabilities in nats.
+    shifted : Tensor, float32, shape (rows, vocabulary)
+        Logits minus the highest of their row; -1e30 for an impossible token.
+    log_total : Tensor, float32, shape (rows,)
+        Logarithm of the sum of their exponentials.
+    """
+
+    shifted: Tensor
+    log_total: Tensor
+
+    def logprobs(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities in nats of one token in each row; int64 of shape (rows,)."""
+        found = self.shifted.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return torch.where(found > _LEAST, found - self.log_total, -torch.inf)
+
+    def row(self, row: int) -> Self:
+        """A copy of one row."""
+        return type(self)(self.shifted[row : row + 1].clone(), self.log_total[row : row + 1].clone())
+
+
+def describe(logits: Tensor, end_token: int, shifted: Tensor | None = None) -> tuple[Tensor, Distributions]:
+    """Compute the statistics of next-token distributions, in one pass over all rows.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (rows, vocabulary)
+        Logits, or log-probabilities.
     end_token : int
         Id of the first exit token.
+    shifted : Tensor, float32, shape (rows, vocabulary), optional
+        Where to write `Distributions.shifted`; may be `logits`.
 
     Returns
     -------
-    Tensor
-        float32, shape (tokens, NEXT), in nats: the columns of `lynxstop.core.statistics.DEFINITIONS`.
+    statistics : Tensor
+        float32, shape (rows, NEXT), in nats: the columns of `lynxstop.core.statistics.DEFINITIONS`.
+    distributions : Distributions
     """
-    top = logprobs.topk(2, dim=-1).values
+    if shifted is None:
+        shifted = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    size = _PART_ON_CPU if logits.device.type == "cpu" else _PART
+    rows = max(1, size // logits.shape[1])
+    if rows >= logits.shape[0]:
+        all_at_once, total = _describe(logits.float(), end_token, shifted)
+        return all_at_once, Distributions(shifted, total)
+    found, totals = [], []
+    for given, out in zip(torch.split(logits, rows), torch.split(shifted, rows), strict=True):
+        statistics_of_part, total = _describe(given.float(), end_token, out)
+        found.append(statistics_of_part)
+        totals.append(total)
+    return torch.cat(found), Distributions(shifted, torch.cat(totals))
+
+
+def statistics(logits: Tensor, end_token: int) -> Tensor:
+    """Return the statistics that `describe` computes, alone."""
+    return describe(logits, end_token)[0]
+
+
+def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, Tensor]:
+    highest, second = _top_two(logits)
+    torch.sub(logits, highest.unsqueeze(1), out=shifted)
     # An impossible token contributes nothing: zero times any finite number.
-    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp(min=_LEAST))
-    seen = NextToken(entropy, top[:, 0], top[:, 1], logprobs[:, end_token])
-    return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1)
+    weights = shifted.clamp_(min=_LEAST).exp()
+    total = weights.sum(dim=1)
+    log_total = total.log()
+    entropy = log_total - weights.mul_(shifted).sum(dim=1) / total
+    end = shifted[:, end_token]
+    end = torch.where(end > _LEAST, end, -torch.inf)
+    seen = NextToken(entropy, -log_total, second - highest - log_total, end - log_total)
+    return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1), log_total
+
+
+def _top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The two highest logits of each row; they lie in the two blocks with the highest maxima."""
+    blocks = logits.shape[1] // _BLOCK
+    if blocks > 8:
+        whole = torch.unflatten(logits[:, : blocks * _BLOCK], 1, (blocks, _BLOCK))
+        best = whole.amax(dim=2).topk(2, dim=1).indices.unsqueeze(2).expand(-1, -1, _BLOCK)
+        logits = torch.cat([whole.gather(1, best).flatten(1), logits[:, blocks * _BLOCK :]], dim=1)
+    highest, second = logits.topk(2, dim=1).values.unbind(1)
+    return highest, second
 
 
 def bits(values: Tensor) -> Tensor:

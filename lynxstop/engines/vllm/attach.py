@@ -168,7 +168,7 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
         )
     record = served.settings.record is not None
     return PerRequestSessions(
-        served.automaton.watch, policy, served.probe, device, slots, served.closed, record=record
+        served.automaton, policy, served.probe, device, slots, served.closed, record=record
     )
 
 

@@ -18,6 +18,7 @@ from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.vllm.product_automaton import (
     CANDIDATE,
     DEAD,
+    MASK,
     SETTLED,
     SHIFT,
     THINKING,
@@ -33,7 +34,6 @@ EXIT, SCORE = 11, 12
 cues so far, exit token being forced (-1: none), exit tokens to force, whether stops are forced, budget,
 threshold and score of the last token (float32), and the exit as `SessionBatch.exits` gives it."""
 _REFUSED = COUNTERS.index("refused")
-MASK = (1 << SHIFT) - 1
 _FIELDS = 13
 _NONE = -(2**30)
 ENDLESS = 2**30

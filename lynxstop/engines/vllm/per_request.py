@@ -1,8 +1,9 @@
 """Core sessions, one per request, for bundles with a rule or with decision points other than cues.
 
 A rule keeps signals that are no arithmetic of a few numbers per row, so its sessions run on the host, one by
-one. What they need of a step, its tokens, the statistics after them and the logits of the probe, is computed
-for all rows at once on the device and comes over in one copy.
+one, and only where something is decided: see `lynxstop.engines.vllm.quiet_tokens`. What they need of a step,
+its tokens, the statistics after them and the logits of the probe, is computed for all rows at once on the
+device and comes over in one copy.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.core.exits import Mode, Reason
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.session import Phase, Session
-from lynxstop.core.statistics import UNKNOWN, WIDTH, Statistics
-from lynxstop.core.watch import Watch
+from lynxstop.core.statistics import DTYPE, WIDTH, Statistics
 from lynxstop.engines.torch.device_probe import DeviceProbe
-from lynxstop.engines.torch.statistics import bits
+from lynxstop.engines.torch.statistics import Distributions, bits
+from lynxstop.engines.vllm.product_automaton import DEAD, ProductAutomaton
+from lynxstop.engines.vllm.quiet_tokens import QuietTokens
 from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, REASONS, BatchStep, Features
 from lynxstop.engines.vllm.statistics import TokenStatistics
@@ -59,15 +61,20 @@ class _Watched:
 
 class _Parked(NamedTuple):
     watched: _Watched | None
-    logprobs: Tensor | None
+    distribution: Distributions | None
+    state: int
 
 
 class _Known(NamedTuple):
-    """A step on the host: a token per row; statistics and logits by row, where there are some."""
+    """A step on the host, by row: tokens; statistics and logits, NaN in rows that have none."""
 
-    tokens: list[int]
-    statistics: dict[int, Statistics]
-    scores: dict[int, float]
+    tokens: NDArray[np.int32]
+    statistics: NDArray[np.float32]
+    looked: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+
+
+_ALONE = _Parked(None, None, DEAD)
 
 
 class PerRequestSessions:
@@ -75,7 +82,7 @@ class PerRequestSessions:
 
     Parameters
     ----------
-    watch : Watch
+    automaton : ProductAutomaton
         What is watched for.
     policy : StopPolicy
         Guards, decision points, exit tokens and the rule.
@@ -98,7 +105,7 @@ class PerRequestSessions:
 
     def __init__(
         self,
-        watch: Watch,
+        automaton: ProductAutomaton,
         policy: StopPolicy,
         probe: Probe,
         device: torch.device,
@@ -111,65 +118,79 @@ class PerRequestSessions:
         self.policy = policy
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64)
         self._counts = self.counters.numpy()
-        self._watch = watch
+        self._automaton = automaton
         self._closed = closed
         self._device = device
         self._probe = DeviceProbe(probe, device) if rule is None or rule.hidden or record else None
         wanted = rule is not None and rule.statistics
         self._statistics = TokenStatistics(slots, policy.exit_ids[0]) if wanted else None
+        self._quiet = QuietTokens(automaton, policy, slots)
         self._by_slot: list[_Watched | None] = [None] * slots
+        self._watched, self._open, self._undecided, self._fresh, self._inside = np.zeros((5, slots), np.bool_)
+        self._kinds, self._exit_scores = np.zeros(slots, np.int32), np.full(slots, np.nan, np.float32)
         self._policies: dict[tuple[float, int | None, bool], StopPolicy] = {}
-        self._batch: list[_Watched | None] = []
+        self._slots = np.zeros(0, dtype=np.int64)
         self._asked: dict[int, float] = {}
         self._forced: dict[int, int] = {}
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
-        watched = None
+        watched, state = None, DEAD
         if options.watched:
             mode = Mode.STOP if options.stops else Mode.SHADOW
-            session = Session(self._watch, self._options(options), prompt_ids, risk=_RISK, mode=mode)
+            watch = self._automaton.watch
+            session = Session(watch, self._options(options), prompt_ids, risk=_RISK, mode=mode)
             watched = _Watched(session, options.threshold < math.inf)
-        self.resume(slot, _Parked(watched, None))
+            state = self._automaton.start(prompt_ids)
+        self.resume(slot, _Parked(watched, None, state))
 
     def park(self, slot: int) -> _Parked:
         """Return a request's session, and what its next token is expected to be."""
-        logprobs = None if self._statistics is None else self._statistics.take(slot)
-        return _Parked(self._by_slot[slot], logprobs)
+        kept = None if self._statistics is None else self._statistics.take(slot)
+        watched = self._by_slot[slot]
+        state = self._quiet.leave(slot, None if watched is None else watched.session)
+        return _Parked(watched, kept, state)
 
     def resume(self, slot: int, state: _Parked) -> None:
         """Give a slot to a request that was parked."""
-        self._by_slot[slot] = state.watched
+        self._quiet.enter(slot, state.state)
+        self._follow(slot, state.watched)
         if self._statistics is not None:
-            self._statistics.give(slot, state.logprobs)
+            self._statistics.give(slot, state.distribution)
 
     def drop(self) -> None:
         """Leave every request alone from now on."""
         for slot in range(len(self._by_slot)):
-            self.resume(slot, _Parked(None, None))
+            self.resume(slot, _ALONE)
         self._forced = {}
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it."""
-        slots = step.slots.tolist()
-        self._batch = [self._by_slot[slot] for slot in slots]
+        slots = self._slots = step.slots
         self._asked, self._forced = {}, {}
-        reads = [True] * len(slots) if step.read is None else step.read.tolist()
-        if not any(self._batch):
+        if not self._watched[slots].any():
             return 0
+        reads = np.ones(len(slots), np.bool_) if step.read is None else step.read
         known = self._fetch(step, reads, features, logits)
+        quiet = self._quiet.read(slots, reads, known.tokens, known.statistics, known.looked)
         lost = 0
-        for row, watched in enumerate(self._batch):
-            if watched is None:
-                continue
+        for row in np.flatnonzero(self._watched[slots] & ~quiet).tolist():
+            slot = int(slots[row])
+            watched = self._by_slot[slot]
+            assert watched is not None
             if not reads[row]:
                 if (token := watched.session.forced_token) is not None:
                     self._forced[row] = token
-            elif self._read(row, watched, known):
-                self._follow(row, slots[row], watched, row in known.statistics, logits)
+                continue
+            self._quiet.catch_up(slot, watched.session)
+            if self._read(row, watched, known):
+                self._keep(row, slot, watched, bool(known.looked[row]), logits)
             else:
-                self.resume(slots[row], _Parked(None, None))
+                self.resume(slot, _ALONE)
                 lost += 1
+        for slot in self._quiet.due(slots):
+            if (watched := self._by_slot[slot]) is not None:
+                self._quiet.catch_up(slot, watched.session)
         return lost
 
     def force(self, logits: Tensor) -> None:
@@ -180,22 +201,12 @@ class PerRequestSessions:
 
     def exits(self) -> Tensor:
         """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
-        taken = [None if watched is None else watched.session.exit for watched in self._batch]
-        kinds = [
-            0 if one is None else one.thinking_tokens * EXIT_KINDS + REASONS.index(one.reason)
-            for one in taken
-        ]
-        scores = [math.nan if one is None else one.score for one in taken]
-        found = np.array([kinds, np.array(scores, dtype=np.float32).view(np.int32)], dtype=np.int32)
-        return torch.from_numpy(found)
+        scores = self._exit_scores[self._slots].view(np.int32)
+        return torch.from_numpy(np.stack([self._kinds[self._slots], scores]))
 
     def inside(self) -> Tensor:
         """Rows of the last step in which a thinking block is open that may still be stopped."""
-        rows = [
-            one is not None and one.open and one.session.inside and one.session.mode is Mode.STOP
-            for one in self._batch
-        ]
-        return torch.tensor(rows, dtype=torch.bool).to(self._device, non_blocking=True)
+        return torch.from_numpy(self._inside[self._slots]).to(self._device, non_blocking=True)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted."""
@@ -203,12 +214,9 @@ class PerRequestSessions:
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Logits, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
-        scores = [self._asked.get(row, math.nan) for row in range(len(self._batch))]
-        positions = [0 if watched is None else watched.session.thinking_tokens for watched in self._batch]
-        return (
-            torch.tensor(scores, dtype=torch.float32, device=self._device),
-            torch.tensor(positions, dtype=torch.int32, device=self._device),
-        )
+        scores = [self._asked.get(row, math.nan) for row in range(len(self._slots))]
+        positions = torch.from_numpy(self._quiet.seen[self._slots]).to(torch.int32)
+        return torch.tensor(scores, dtype=torch.float32, device=self._device), positions.to(self._device)
 
     def _options(self, options: RequestOptions) -> StopPolicy:
         """The policy with the threshold, budget and exit of one request."""
@@ -221,46 +229,37 @@ class PerRequestSessions:
             )
         return self._policies[key]
 
-    def _fetch(self, step: BatchStep, reads: list[bool], features: Features, logits: Tensor) -> _Known:
+    def _fetch(self, step: BatchStep, reads: NDArray[np.bool_], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy."""
-        live = [
-            (row, watched) for row, watched in enumerate(self._batch) if watched is not None and watched.open
-        ]
-        scored = [row for row, watched in live if reads[row]] if self._probe else []
-        looked = [
-            row
-            for row, watched in (live if self._statistics else ())
-            if watched.decides and (reads[row] or watched.fresh) and watched.session.exit is None
-        ]
+        slots, count = step.slots, len(step.slots)
+        looked = self._undecided[slots] & (reads | self._fresh[slots]) & (self._statistics is not None)
+        scored = self._open[slots] & reads & (self._probe is not None)
         parts = [torch.as_tensor(step.tokens).to(torch.int32)]
-        if looked and self._statistics is not None:
-            rows = np.array(looked, dtype=np.int64)
-            parts.append(bits(self._statistics.observe(logits, rows, step.slots[rows], step.tokens)))
-        if scored and self._probe is not None:
-            rows = np.array(scored, dtype=np.int64)
-            parts.append(bits(self._probe.score(features(torch.from_numpy(rows).to(self._device)))))
+        if self._statistics is not None and looked.any():
+            rows = np.flatnonzero(looked)
+            parts.append(bits(self._statistics.observe(logits, rows, slots[rows], step.tokens)))
+        if self._probe is not None and scored.any():
+            some = None if scored.all() else torch.from_numpy(np.flatnonzero(scored)).to(self._device)
+            parts.append(bits(self._probe.score(features(some))))
         host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
-        tokens, numbers = host[: len(reads)].tolist(), host[len(reads) :].view(np.float32)
-        lines = numbers[: WIDTH * len(looked)].reshape(-1, WIDTH).tolist()
-        return _Known(
-            tokens,
-            {row: Statistics(*line) for row, line in zip(looked, lines, strict=True)},
-            dict(zip(scored, numbers[WIDTH * len(looked) :].tolist(), strict=True)),
-        )
+        numbers = host[count:].view(np.float32)
+        statistics, scores = np.full((count, WIDTH), np.nan, DTYPE), np.full(count, np.nan, np.float32)
+        split = WIDTH * int(looked.sum())
+        statistics[looked], scores[scored] = numbers[:split].reshape(-1, WIDTH), numbers[split:]
+        return _Known(host[:count], statistics, looked, scores)
 
     def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
-        session, token = watched.session, known.tokens[row]
+        session, token = watched.session, int(known.tokens[row])
         wanted = session.forced_token
         points, stopped = len(session.events), session.exit
         watched.fresh = False
         asked = session.read(token)
-        statistics = known.statistics.get(row, UNKNOWN)
-        if statistics is not UNKNOWN and session.was_thinking and math.isnan(statistics.logprob):
+        statistics = Statistics(*known.statistics[row].tolist())
+        if known.looked[row] and session.was_thinking and math.isnan(statistics.logprob):
             return False
-        score = None
+        score = float(known.scores[row]) if asked and self._probe is not None else None
         if asked:
-            score = known.scores.get(row)
             self._asked[row] = math.nan if score is None else score
         forced = session.decide(score, statistics)
         if forced is not None:
@@ -279,13 +278,31 @@ class PerRequestSessions:
     def _count(self, name: str, amount: int = 1) -> None:
         self._counts[COUNTERS.index(name)] += amount
 
-    def _follow(self, row: int, slot: int, watched: _Watched, looked: bool, logits: Tensor) -> None:
+    def _keep(self, row: int, slot: int, watched: _Watched, looked: bool, logits: Tensor) -> None:
         """Keep what the next token's log-probability is read from while it can decide anything."""
-        if watched.session.stopped and watched.session.phase is not _FORCING:
-            self._by_slot[slot] = None
+        ended = watched.session.stopped and watched.session.phase is not _FORCING
+        self._follow(slot, None if ended else watched)
         if self._statistics is None or looked == watched.undecided:
             return
         if looked:
             self._statistics.give(slot, None)
         else:
             self._statistics.begin(logits, row, slot)
+
+    def _follow(self, slot: int, watched: _Watched | None) -> None:
+        """Say in arrays how a session stands; None leaves its slot alone."""
+        self._by_slot[slot] = watched
+        self._watched[slot] = watched is not None
+        session = None if watched is None else watched.session
+        self._quiet.follow(slot, session)
+        if watched is None or session is None:
+            self._open[slot] = self._undecided[slot] = self._fresh[slot] = self._inside[slot] = False
+            return
+        self._open[slot], self._undecided[slot] = watched.open, watched.undecided
+        self._fresh[slot] = watched.fresh and watched.undecided
+        self._inside[slot] = watched.open and session.inside and session.mode is Mode.STOP
+        taken = session.exit
+        self._kinds[slot] = 0
+        if taken is not None:
+            self._kinds[slot] = taken.thinking_tokens * EXIT_KINDS + REASONS.index(taken.reason)
+            self._exit_scores[slot] = taken.score

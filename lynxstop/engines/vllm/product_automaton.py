@@ -19,6 +19,7 @@ THINKING, WHOLE, SETTLED, CANDIDATE = 1, 2, 4, 8
 """Flags of an entry: the token is a thinking token; it completes a cue and proves it; it proves the cue of
 the token before it; its score is wanted."""
 SHIFT = 4
+MASK = (1 << SHIFT) - 1
 DEAD = 0
 """State of a row that is not watched: every token leads back to it and shows nothing."""
 _TAIL = 32
@@ -40,6 +41,8 @@ class ProductAutomaton:
         State after a prompt, by its thinking state and whether it ends inside a word.
     within : bool array of shape (states,)
         Whether a thinking block is open in each state.
+    origins : int32 array of shape (states, 2)
+        What each state is in the watch: its thinking state and its cue state.
     watch : Watch
         What was fused.
     """
@@ -48,6 +51,7 @@ class ProductAutomaton:
     table: NDArray[np.int32]
     roots: NDArray[np.int32]
     within: NDArray[np.bool_]
+    origins: NDArray[np.int32]
     watch: Watch
 
     def start(self, prompt_ids: Sequence[int]) -> int:
@@ -93,11 +97,12 @@ def product(watch: Watch) -> ProductAutomaton:
     known = 1 + len(front)
     roots = numbers[front].reshape(-1, 2)
     blocks = [np.full((1, len(pairs)), DEAD << SHIFT, dtype=np.int32)]
-    inside = [np.zeros(1, dtype=np.bool_)]
+    inside, origins = [np.zeros(1, dtype=np.bool_)], [np.zeros((1, 2), dtype=np.int32)]
     while len(front):
         state, waits = np.divmod(front, 2)
         t, c = np.divmod(state, count)
         inside.append(within[t])
+        origins.append(np.stack([t, c], axis=1).astype(np.int32))
         following = next_thinking[t]
         both = within[t][:, None] & within[following]
         whole = both & (shown[c] & HERE != 0)
@@ -112,6 +117,5 @@ def product(watch: Watch) -> ProductAutomaton:
         flags = both * THINKING | whole * WHOLE | settled * SETTLED | (whole | pending) * CANDIDATE
         blocks.append((numbers[targets] << SHIFT | flags).astype(np.int32))
         front = fresh
-    return ProductAutomaton(
-        classes.astype(np.int32), np.concatenate(blocks), roots, np.concatenate(inside), watch
-    )
+    table, within = np.concatenate(blocks), np.concatenate(inside)
+    return ProductAutomaton(classes.astype(np.int32), table, roots, within, np.concatenate(origins), watch)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.core.statistics import NEXT
+from lynxstop.engines.torch.statistics import statistics
 from lynxstop.engines.vllm.row_files import RecordedRow, RowBuffer, RowFiles
 from lynxstop.engines.vllm.session_batch import BatchStep, SessionBatch
 from lynxstop.engines.vllm.slots import SlotTable
-from lynxstop.engines.vllm.statistics import PART, by_parts
 
 _SHOWN = 1 + NEXT
 """Numbers of a row besides its features: thinking tokens, entropy, top gap, end margin."""
@@ -75,8 +75,7 @@ class Recorder:
         """Bring everything to the host in one transfer: numbers of rows, scores and features of cues."""
         scores, positions = sessions.shown()
         places = torch.from_numpy(rows).to(logits.device)
-        logprobs = (part.float().log_softmax(dim=-1) for part in torch.split(logits[places], PART))
-        after = by_parts(logprobs, self._end_token)
+        after = statistics(logits[places], self._end_token)
         block = torch.cat([positions[places].unsqueeze(1).float(), after], dim=1).flatten()
         if len(cues):
             at = torch.from_numpy(cues).to(logits.device)

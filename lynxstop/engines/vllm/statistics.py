@@ -1,13 +1,12 @@
 """Statistics of the tokens of a running batch, for the rows that need them, in one pass over their logits.
 
 The distribution after a token is seen in the step that reads it; the token's own log-probability stands in
-the row of logits that the step before saw. Log-probabilities of the rows that are looked at are therefore
+the row of logits that the step before saw. The distributions of the rows that are looked at are therefore
 kept until the next step: rows times vocabulary float32 numbers, on the device, never copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.torch.statistics import statistics
-
-PART = 32
-"""Rows whose statistics are taken at once: it bounds the memory of what lies between."""
-
-
-def by_parts(parts: Iterable[Tensor], end_token: int) -> Tensor:
-    """Statistics of the next token from log-probabilities that come in parts: shape (rows, NEXT)."""
-    found = [statistics(part, end_token) for part in parts]
-    return found[0] if len(found) == 1 else torch.cat(found)
+from lynxstop.engines.torch.statistics import Distributions, describe
 
 
 class TokenStatistics:
@@ -44,8 +34,9 @@ class TokenStatistics:
     def __init__(self, slots: int, end_token: int) -> None:
         self._end_token = end_token
         self._place = np.full(slots, -1, dtype=np.int64)
-        self._before: Tensor | None = None
-        self._aside: dict[int, Tensor] = {}
+        self._before: Distributions | None = None
+        self._aside: dict[int, Distributions] = {}
+        self._space: Tensor | None = None
 
     def observe(
         self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], tokens: Any
@@ -72,31 +63,30 @@ class TokenStatistics:
         """
         self._set_aside(slots)
         places, order = self._place[slots], np.arange(len(slots))
-        read = torch.as_tensor(tokens)
-        if len(rows) < len(logits) or not np.array_equal(rows, order):
-            chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
-            logits, read = logits[chosen], read[chosen]
-        own = self._own(slots, places, order, read.long().unsqueeze(1))
-        found = logits.float().log_softmax(dim=-1)
-        known = by_parts(torch.split(found, PART), self._end_token)
+        read = torch.as_tensor(tokens).to(logits.device)
+        every = len(rows) == len(logits) and np.array_equal(rows, order)
+        chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
+        own = self._own(slots, places, order, (read if every else read[chosen]).long())
+        space = self._room(len(rows), logits)
+        given = logits if every else torch.index_select(logits.float(), 0, chosen, out=space)
+        known, self._before = describe(given, self._end_token, space)
         self._place[slots] = order
-        self._before = found
-        return torch.cat([known, own], dim=1)
+        return torch.cat([known, own.unsqueeze(1)], dim=1)
 
     def begin(self, logits: Tensor, row: int, slot: int) -> None:
         """Keep the distribution after the token of a row that will be looked at from the next step on."""
         self._place[slot] = -1
-        self._aside[slot] = logits[row].float().log_softmax(dim=-1)
+        self._aside[slot] = describe(logits[row : row + 1], self._end_token)[1]
 
-    def take(self, slot: int) -> Tensor | None:
+    def take(self, slot: int) -> Distributions | None:
         """Forget a slot, and return what `give` needs to know it again."""
         place, self._place[slot] = int(self._place[slot]), -1
         aside = self._aside.pop(slot, None)
         if aside is None and place >= 0 and self._before is not None:
-            aside = self._before[place].clone()
+            aside = self._before.row(place)
         return aside
 
-    def give(self, slot: int, kept: Tensor | None) -> None:
+    def give(self, slot: int, kept: Distributions | None) -> None:
         """Take up a slot where `take` left it, or begin it anew."""
         self._place[slot] = -1
         self._aside.pop(slot, None)
@@ -110,19 +100,27 @@ class TokenStatistics:
         for slot in np.flatnonzero(absent).tolist():
             self.give(slot, self.take(slot))
 
+    def _room(self, rows: int, logits: Tensor) -> Tensor:
+        """Room for distributions, used again in each step: new memory costs more than what is computed."""
+        if self._space is None or self._space.shape[0] < rows:
+            shape = (min(2 * rows, len(self._place)), logits.shape[1])
+            self._space = torch.empty(shape, dtype=torch.float32, device=logits.device)
+        return self._space[:rows]
+
     def _own(
         self, slots: NDArray[np.int64], places: NDArray[np.int64], order: NDArray[np.int64], tokens: Tensor
     ) -> Tensor:
-        """Log-probabilities of the tokens, shape (count, 1); most steps have the rows of the one before."""
+        """Log-probabilities of the tokens, shape (count,); most steps have the rows of the one before."""
         before = self._before
-        if before is not None and len(before) == len(slots) and np.array_equal(places, order):
-            return before.gather(1, tokens)
-        own = torch.full((len(slots), 1), torch.nan, device=tokens.device)
+        if before is not None and before.shifted.shape[0] == len(slots) and np.array_equal(places, order):
+            return before.logprobs(tokens)
+        own = torch.full((len(slots),), torch.nan, device=tokens.device)
         if before is not None and (places >= 0).any():
             where = torch.from_numpy(np.maximum(places, 0)).to(tokens.device, non_blocking=True)
             known = torch.from_numpy(places >= 0).to(tokens.device, non_blocking=True)
-            own = torch.where(known.unsqueeze(1), before[where, tokens[:, 0]].unsqueeze(1), own)
+            at = Distributions(before.shifted[where], before.log_total[where])
+            own = torch.where(known, at.logprobs(tokens), own)
         for number in np.flatnonzero(places < 0).tolist() if self._aside else ():
             if (aside := self._aside.pop(int(slots[number]), None)) is not None:
-                own[number] = aside[tokens[number]]
+                own[number] = aside.logprobs(tokens[number : number + 1])[0]
         return own

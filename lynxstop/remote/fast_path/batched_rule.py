@@ -6,6 +6,7 @@ results. The rule reads all tokens, in order, before it scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lynxstop.core.scorer import RequestScorer, ScorerFactory
@@ -59,6 +60,10 @@ class _BatchedScorer:
         self._pairs.append(statistics)
         if len(self._pairs) >= BATCH:
             self._drain()
+
+    def steps(self, tokens: Sequence[int], statistics: Sequence[TokenPair]) -> None:
+        for token, pair in zip(tokens, statistics, strict=True):
+            self.step(token, pair)
 
     def cue(self, ago: int) -> None:
         self._drain()
