@@ -95,7 +95,7 @@ def environment(folder: Path, *requirements: str | Path) -> Path:
     """Make a bare environment with these installed; return the folder of its commands."""
     venv.create(folder, with_pip=True)
     binaries = folder / "bin"
-    pip = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = (binaries / "python", "-m", "pip", "--disable-pip-version-check", "--quiet")
     subprocess.run([*pip, "install", *requirements], check=True)
     return binaries
 
