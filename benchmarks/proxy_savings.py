@@ -4,7 +4,9 @@ Asks held-out problems of the shipped reasoner at the certified sampling, once w
 once at a certified risk, through a proxy in this process. Tokens are those that vLLM generated, by its own
 counters; what continuations were given again as their prompts is shown beside.
 
-    python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner] [--json]
+    python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner] [--form] [--json]
+
+`--form` asks for the answer as JSON by a schema, which no certificate is about: exits are made without one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,19 @@ from lynxstop.grading.grading import grade
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.problems import Problem
+
+FORM = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "schema": {
+            "type": "object",
+            "properties": {"answer": {"type": "integer", "minimum": -99999, "maximum": 99999}},
+            "required": ["answer"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
@@ -62,9 +77,12 @@ async def run(
     answers = await asyncio.gather(*(one(problem) for problem in problems))
     await asyncio.sleep(2)
     after = await counters(client, url)
+    contents = [answer["choices"][0]["message"]["content"] or "" for answer in answers]
+    if "response_format" in body:
+        contents = [f"\\boxed{{{json.loads(content)['answer']}}}" for content in contents]
     right = [
-        grade(answer["choices"][0]["message"]["content"] or "", problem.answer).right is True
-        for answer, problem in zip(answers, problems, strict=True)
+        grade(content, problem.answer).right is True
+        for content, problem in zip(contents, problems, strict=True)
     ]
     usage = [answer["usage"] for answer in answers]
     return {
@@ -81,9 +99,11 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sampling = bundle.policy.sampling
     body = {"model": arguments.model, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
     body |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1}
-    config = ProxyConfig.model_validate(
-        {"upstream": {"url": arguments.url}, "policy": {"bundle": arguments.bundle}}
-    )
+    policy: dict[str, Any] = {"bundle": arguments.bundle}
+    if arguments.form:
+        body["response_format"] = FORM
+        policy["uncertified"] = "stop"
+    config = ProxyConfig.model_validate({"upstream": {"url": arguments.url}, "policy": policy})
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(build(config), log_level="critical", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -110,6 +130,7 @@ def main() -> None:
     parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--model", default="reasoner")
+    parser.add_argument("--form", action="store_true", help="answers as JSON")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = asyncio.run(measure(arguments))

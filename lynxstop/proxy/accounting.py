@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.metrics import Metrics
@@ -48,6 +49,14 @@ def count_chat(metrics: Metrics, incoming: Incoming, chat: Chat) -> None:
     if chat.tried:
         metrics.continuations.labels("done" if chat.final_report else "broken").inc()
         metrics.continuation_retries.inc(chat.tried - 1)
+
+
+def note_all(incoming: Incoming, chats: Sequence[Chat]) -> None:
+    """Note for the log what was decided about a request with several choices: all of them together."""
+    if len(chats) > 1:
+        thought = sum(chat.final_report.get("thinking_tokens") or 0 for chat in chats)
+        stopped = sum(chat.stopped for chat in chats)
+        incoming.notes |= {"choices": len(chats), "stopped": stopped, "thinking_tokens": thought}
 
 
 def counted(tail: bytes) -> dict[str, int]:

@@ -11,6 +11,7 @@ import orjson
 
 from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.chat_request import ChatRequest, Frames
+from lynxstop.proxy.choices import joined
 from lynxstop.proxy.request_options import KEY
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.service import Services
@@ -50,6 +51,19 @@ class Answers:
         dialect = request.service.dialect
         return assemble(events, None if dialect is None else dialect.facts.empty_content)
 
+    def _document(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
+        """Make the answer with all its choices."""
+        if request.choices == 1:
+            return self._whole(request, events, source)
+        own: list[list[Json]] = [[] for _ in range(request.choices)]
+        rest: Json = {}
+        for event in events:
+            for choice in event.get("choices") or ():
+                own[choice["index"]].append(event)
+            if not event.get("choices"):
+                rest |= {name: value for name, value in event.items() if name in ("usage", KEY)}
+        return joined([self._whole(request, found, source) for found in own]) | rest
+
     async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""
         reply = request.reply
@@ -63,7 +77,7 @@ class Answers:
             for name in ("prompt_tokens", "completion_tokens"):
                 if source.usage is not None and source.usage.get(name) is not None:
                     request.incoming.notes[name] = int(source.usage[name])
-        answer = self._whole(request, found, source)
+        answer = self._document(request, found, source)
         content = orjson.dumps(answer)
         headers = [*self._passed_on(request), (b"content-type", b"application/json"), length_of(content)]
         headers += as_headers(answer.get(KEY) or {})

@@ -72,6 +72,9 @@ class Background:
         logger.info("started", extra={"fields": self._served()})
         if self._services.bundle is None and self._config.policy.risk not in (None, "off"):
             logger.warning("no_bundle", extra={"fields": {"risk": self._config.policy.risk}})
+        if expired := self._expired():
+            fields = {"levels": expired, "uncertified": self._config.policy.uncertified}
+            logger.warning("expired", extra={"fields": fields})
         if self._services.bundle is not None or self._name is not None:
             fresh = keep_fresh(
                 self._services, self._server, self._config.upstream.recheck_seconds, self._show_states
@@ -102,6 +105,13 @@ class Background:
         if trouble is not None:
             is_away(self._services, trouble)
         return trouble
+
+    def _expired(self) -> list[float]:
+        """Return the levels whose certificates have expired, and whose days of grace are over."""
+        policy, certified = self._services.policy, self._services.certified
+        if policy is None or certified is None:
+            return []
+        return [level.risk for level in policy.levels if certified.dates.expired(level.risk, level.group)]
 
     def _served(self) -> dict[str, object]:
         """Return the fields of the first line of the log."""

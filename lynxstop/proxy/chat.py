@@ -12,17 +12,18 @@ from lynxstop.core.conditions import Uncertified
 from lynxstop.core.exits import Mode
 from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
-from lynxstop.proxy.accounting import TAIL, count_chat, counted
+from lynxstop.proxy.accounting import TAIL, count_chat, counted, note_all
 from lynxstop.proxy.answers import Answers, length_of
 from lynxstop.proxy.audit import Auditor
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
+from lynxstop.proxy.choices import Choices, splits
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.full_answer import Heard
 from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
-from lynxstop.proxy.race import Race, check, seeded
+from lynxstop.proxy.race import Race, check
 from lynxstop.proxy.request_options import KEY, RequestOptions, for_plugin, read_options
 from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import Sample
@@ -115,8 +116,9 @@ class ChatHandler(Answers):
         check(body, options.race)
         limits = self._config.limits
         server = Connection(self._upstream, self._headers(incoming), limits.event_bytes, incoming.query)
-        if body.get("model") is None and (only := await self._only_model(server)) is not None:
-            body, model = {**body, "model": only}, only
+        if body.get("model") is None and self._services.decides:
+            only = await self._services.only_model(server)
+            body, model = (body, model) if only is None else ({**body, "model": only}, only)
         service = await self._service(server, model, options)
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
@@ -150,10 +152,6 @@ class ChatHandler(Answers):
             return self._services.known(model) or _OFF
         return await self._services.of(server, model)
 
-    async def _only_model(self, server: Connection) -> str | None:
-        """Return the model of a request that names none, where a bundle could be served to it."""
-        return await self._services.only_model(server) if self._services.decides else None
-
     # What differs between routes.
 
     def _effort(self, body: Json) -> Mapping[str, Any]:
@@ -168,7 +166,13 @@ class ChatHandler(Answers):
         """Return why a request cannot be watched."""
         if request.service.stream_config is None:
             return "no_bundle"
-        return await self._why_untouched(request, request.body)
+        return await self._why_untouched(request, self._alone(request))
+
+    def _alone(self, request: ChatRequest) -> Json:
+        """Return the body that each choice of a request is watched by."""
+        body = self._services.with_certified_sampling(request.body)
+        request.known["choices"] = splits(body, request.service.dialect)
+        return request.samples()[0]
 
     async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
         """Return why a chat cannot be watched, which says what a request says."""
@@ -197,8 +201,8 @@ class ChatHandler(Answers):
         """Answer a request that is not watched."""
         if request.options.race > 1 and cause != "malformed":
             self._note(request.incoming, cause)
-            bodies = [seeded(request.body, place) for place in range(request.options.race)]
-            race = Race([Sample(request.server, ClientRequest(body, None), self.path) for body in bodies])
+            sent = request.samples()
+            race = Race([Sample(request.server, ClientRequest(body, None), self.path) for body in sent])
             await self._answer(request, race)
         else:
             await self._pass(request.incoming, request.reply, request.content, cause)
@@ -283,26 +287,26 @@ class ChatHandler(Answers):
         await reply.end()
 
     async def _watch(self, request: ChatRequest) -> None:
-        chats = [
-            await self._chat(request, seeded(request.body, place)) for place in range(request.options.race)
-        ]
-        race = Race(chats) if len(chats) > 1 else None
-        heard = self._heard(request, chats)
-        options = request.options
+        chats = [await self._chat(request, body) for body in request.samples()]
+        options, heard = request.options, self._heard(request, chats)
+        race = Race(chats) if options.race > 1 else None
+        source = race or (Choices(chats) if len(chats) > 1 else heard or chats[0])
         try:
             with self._running.entered(request.incoming, options.mode, options.risk, chats):
-                await self._answer(request, race or heard or chats[0])
+                await self._answer(request, source)
         finally:
             if heard is not None:
                 self._end(request, heard)
-            chat = chats[0] if race is None else chats[race.winner or 0]
+            counted = chats if race is None else [chats[race.winner or 0]]
             request.known["exited"] = any(one.tried for one in chats)
-            self._count(request.incoming, chat)
+            for chat in counted:
+                self._count(request.incoming, chat)
+            note_all(request.incoming, counted)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
             if "service" in request.known and any(one.misread for one in chats):
                 model = str(request.body.get("model"))
                 self._by_chat.withdraw(request.service, model, request.known["need"])
-        kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
+        kept = len(chats) == 1 and options.mode is Mode.SHADOW and (chat := chats[0]).blind is None
         kept = kept and request.options.certified and "service" not in request.known
         # The recorded table is of the bundle's own sampling.
         level = self._services.level(request.options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.exchange import Incoming, Reply
+from lynxstop.proxy.race import seeded
 from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.proxy.service import Service
 from lynxstop.remote.events import ClientEvent
@@ -65,3 +66,13 @@ class ChatRequest:
     service: Service
     known: dict[str, Any] = field(default_factory=dict)
     arm: Arm = Arm.SERVE
+
+    @property
+    def choices(self) -> int:
+        """Number of choices that are watched, each by a request of its own."""
+        return int(self.known.get("choices", 1))
+
+    def samples(self) -> list[Mapping[str, Any]]:
+        """Return the requests that are sent for it: one for each choice, or each sample of a race."""
+        body = {name: value for name, value in self.body.items() if name != "n" or self.choices == 1}
+        return [seeded(body, place) for place in range(max(self.choices, self.options.race))]

@@ -37,7 +37,7 @@ class CompletionsHandler(ChatHandler):
         """Return why a request cannot be watched."""
         if request.service.stream_config is None:
             return "no_bundle"
-        body, config = request.body, request.service.stream_config
+        body, config = self._alone(request), request.service.stream_config
         if (cause := why_no_text(body, config.exit_text, config.exit_ids)) is not None:
             return cause
         prompt = one_prompt(body)
@@ -109,7 +109,7 @@ class _Form(Frames):
     def __init__(self, body: Mapping[str, Any]) -> None:
         client_request = body.get("logprobs")
         self._top = None if client_request is None or client_request is False else int(client_request)
-        self._said = 0
+        self._said: dict[int, int] = {}
 
     def write(self, events: Sequence[ClientEvent]) -> bytes:
         """Write events that go out together."""
@@ -125,11 +125,12 @@ class _Form(Frames):
         text = choice["delta"].get("content") or ""
         kept = {name: value for name, value in choice.items() if name not in ("delta", "logprobs")}
         given = choice.get("logprobs")
-        logprobs = None if self._top is None or not given else self._logprobs(given, self._top)
-        self._said += len(text)
+        place = choice.get("index", 0)
+        logprobs = None if self._top is None or not given else self._logprobs(given, self._top, place)
+        self._said[place] = self._said.get(place, 0) + len(text)
         return {**kept, "text": text, "logprobs": logprobs}
 
-    def _logprobs(self, given: Json, top: int) -> Json:
+    def _logprobs(self, given: Json, top: int, index: int) -> Json:
         """Write log-probabilities, in either form, in that of completions, with so many alternatives."""
         if "content" in given:
             entries = given["content"]
@@ -139,7 +140,7 @@ class _Form(Frames):
         else:
             tokens, own = given["tokens"], given["token_logprobs"]
             tops = given.get("top_logprobs") or [{} for _ in tokens]
-        offsets, place = [], self._said
+        offsets, place = [], self._said.get(index, 0)
         for token in tokens:
             offsets.append(place)
             place += len(token)

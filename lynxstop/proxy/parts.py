@@ -93,11 +93,17 @@ def _shadow(config: ProxyConfig, bundle: Bundle | None, metrics: Metrics) -> Sha
     if bundle is None:
         raise ConfigError("Recording needs a bundle.", hint="Give --bundle, or leave --record out.")
     need("sympy", "calibrate")
-    return ShadowRecorder(
-        config.record.folder,
-        redact=config.record.redact,
-        answer_tokens=bundle.policy.sampling.answer_tokens,
-        on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
-        served=served_as(bundle.policy),
-        grader=grader_of(config.monitor.grader, bundle.policy.grader),
-    )
+    try:
+        return ShadowRecorder(
+            config.record.folder,
+            redact=config.record.redact,
+            answer_tokens=bundle.policy.sampling.answer_tokens,
+            on_done=lambda outcome: metrics.recorded.labels(outcome).inc(),
+            served=served_as(bundle.policy),
+            grader=grader_of(config.monitor.grader, bundle.policy.grader),
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {config.record.folder} cannot be written to: {error.strerror}.",
+            hint="Choose another with --record, or change its permissions.",
+        ) from None

@@ -20,6 +20,8 @@ Json = dict[str, Any]
 KEPT = 100
 """Decisions that are remembered."""
 
+_THINKING = ("waiting", "thinking")
+
 _REPORTED = (
     "exit", "stopped", "thinking_tokens", "cue", "score", "threshold", "saved_estimate", "certificate",
 )  # fmt: skip
@@ -31,6 +33,12 @@ class _Request:
     mode: Mode
     risk: float | None
     chats: Sequence[Chat]
+
+    @property
+    def state(self) -> str:
+        """That of the first chat that can still be asked to answer, or else of the first."""
+        states = [chat.state for chat in self.chats]
+        return next((state for state in states if state in _THINKING), states[0])
 
 
 class Running:
@@ -50,7 +58,7 @@ class Running:
     def entered(
         self, incoming: Incoming, mode: Mode, risk: float | None, chats: Sequence[Chat]
     ) -> Iterator[None]:
-        """List a request while the block runs; several chats race for it."""
+        """List a request while the block runs; its chats are its choices, or race for it."""
         self._requests[incoming.id] = _Request(incoming, mode, risk, chats)
         try:
             yield
@@ -86,7 +94,7 @@ class Running:
                 "mode": str(request.mode),
                 "risk": request.risk,
                 "seconds": round(now - request.incoming.arrived, 3),
-                "state": request.chats[0].state,
+                "state": request.state,
                 "thinking_tokens": max(sum(chat.session.thinking) for chat in request.chats),
                 "samples": len(request.chats),
             }
@@ -118,10 +126,10 @@ class Running:
                     hint="GET /lynxstop/requests lists those of this worker process.",
                 )
             request = named[0]
-        chats = [chat for chat in request.chats if chat.state in ("waiting", "thinking")]
+        chats = [chat for chat in request.chats if chat.state in _THINKING]
         if not chats:
             raise RequestError(
-                f"The request is not thinking: its state is {request.chats[0].state}.",
+                f"The request is not thinking: its state is {request.state}.",
                 status=409,
                 code="not_thinking",
             )

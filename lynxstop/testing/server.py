@@ -7,11 +7,11 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
+from lynxstop.testing.body import LENGTH, checked
 from lynxstop.testing.delivery import InjectedFault, hang_up, produce, send_json, send_stream, send_whole
 from lynxstop.testing.reasoner import ASSISTANT, complete, formed, render
 from lynxstop.testing.settings import MockSettings
@@ -19,14 +19,11 @@ from lynxstop.testing.tokens import MockVocabulary, weigh
 from lynxstop.testing.wire import Json, Run, Wire
 
 BODY_BYTES = 64 * 2**20
-LENGTH = 2**20
-"""Context length in tokens that the server names."""
+MOST_TOKENS = 2**16
+"""Tokens of all choices of one request."""
 
-MOST_CHOICES = 128
-"""Choices of one request, as in OpenAI's API."""
-
-_WHOLE = {"n": MOST_CHOICES, "max_tokens": 2**31, "max_completion_tokens": 2**31, "seed": 2**63}
-"""Parameters that are whole numbers, and the most that they may be."""
+KEPT_BYTES = 2**16
+"""Largest body that /stats shows."""
 
 
 @dataclass
@@ -37,7 +34,7 @@ class Record:
     ----------
     path : str
     body : dict
-        As received.
+        As received; empty if it is large.
     tokens : int
         Produced so far, for all choices.
     outcome : str
@@ -113,10 +110,13 @@ class MockServer:
                     listed["max_model_len"] = LENGTH
                     await send_json(reply, {"object": "list", "data": [listed]})
                 case "POST", "/tokenize":
-                    ids = self._prompt(incoming.json(), opened=self.settings.opened)
+                    ids = self._prompt(checked(incoming.json()), opened=self.settings.opened)
                     await send_json(reply, {"count": len(ids), "max_model_len": LENGTH, "tokens": ids})
                 case "POST", "/detokenize":
-                    await send_json(reply, {"prompt": self.vocabulary.decode(incoming.json()["tokens"])})
+                    await send_json(
+                        reply,
+                        {"prompt": self.vocabulary.decode(checked(incoming.json()).get("tokens") or [])},
+                    )
                 case "GET", "/stats":
                     await send_json(reply, self.stats())
                 case "DELETE", "/stats":
@@ -147,7 +147,8 @@ class MockServer:
 
     async def _generate(self, incoming: Incoming, reply: Reply, record: Record) -> None:
         settings = self.settings.with_header(incoming.header("x-mock"))
-        record.body = body = _object(incoming.json())
+        body = checked(incoming.json())
+        record.body = body if len(incoming.body) <= KEPT_BYTES else {}
         chat = incoming.path.startswith("/v1/chat")
         _check(body, settings, chat)
         if settings.fault.startswith("status-"):
@@ -187,6 +188,8 @@ class MockServer:
             if limit is not None and len(tokens) > limit:
                 tokens, finish = tokens[:limit], "length"
             runs.append(Run(index, tokens, finish))
+            if sum(len(run.tokens) for run in runs) > MOST_TOKENS:
+                raise RequestError(f"The choices would have more than {MOST_TOKENS} tokens together.")
         wire = Wire(
             id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
             model=self.model,
@@ -201,12 +204,12 @@ class MockServer:
         return wire, runs
 
     def _prompt(self, body: Json, *, opened: bool = False) -> list[int]:
-        if "messages" in body:
+        if body.get("messages") is not None:
             resume = bool(body.get("continue_final_message"))
             generate = bool(body.get("add_generation_prompt", True))
             rendered = render(body["messages"], generate=generate, opened=opened, resume=resume)
             return self.vocabulary.encode(rendered)
-        prompt = body.get("prompt", "")
+        prompt = body.get("prompt") or ""
         return prompt if isinstance(prompt, list) else self.vocabulary.encode(prompt)
 
 
@@ -219,22 +222,13 @@ def _check(body: Json, settings: MockSettings, chat: bool) -> None:
     """
     if not chat and not settings.completions:
         raise RequestError("Not found.", status=404)
-    if not isinstance(body.get("messages" if chat else "prompt"), list if chat else (str, list)):
+    if body.get("messages" if chat else "prompt") is None:
         raise RequestError("The messages or the prompt are missing.")
     if body.get("continue_final_message"):
         if not settings.resume:
             raise RequestError("continue_final_message is not known.")
         if body.get("add_generation_prompt", True):
             raise RequestError("continue_final_message and add_generation_prompt exclude each other.")
-    if (body.get("top_logprobs") or 0) > 20:
-        raise RequestError("top_logprobs must be at most 20.")
-    for name, most in _WHOLE.items():
-        value = body.get(name)
-        if value is None:
-            continue
-        least = -most if name == "seed" else 1
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise RequestError(f"{name} must be a whole number from {least} to {most}.")
 
 
 def _stop_at(text: str, stop: str | list[str] | None) -> int:
@@ -242,12 +236,6 @@ def _stop_at(text: str, stop: str | list[str] | None) -> int:
     strings = [stop] if isinstance(stop, str) else stop or []
     places = [text.find(string) for string in strings if string in text]
     return min(places, default=len(text))
-
-
-def _object(value: Any) -> Json:
-    if not isinstance(value, dict):
-        raise RequestError("The request's body is not a JSON object.")
-    return value
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

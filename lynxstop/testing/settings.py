@@ -35,10 +35,10 @@ Fault = Literal[
 class MockSettings(Strict):
     """How the mock server answers; `with_header` changes some of it for one request."""
 
-    delay: NonNegativeFloat = Field(default=0.0, description="Seconds per token.")
-    first_delay: NonNegativeFloat = Field(default=0.0, description="Seconds before the first token.")
+    delay: NonNegativeFloat = Field(default=0.0, le=3600, description="Seconds per token.")
+    first_delay: NonNegativeFloat = Field(default=0.0, le=3600, description="Seconds before the first token.")
     checks: NonNegativeInt | None = Field(
-        default=None, description="How often the model checks itself; none: by the problem."
+        default=None, le=1000, description="How often the model checks itself; none: by the problem."
     )
     reasoning: Literal["reasoning", "reasoning_content", "thinking", "raw"] = Field(
         default="reasoning", description="Field the thinking arrives in; raw: as <think> in content."

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lynxstop import shipped
 from lynxstop.cli import app
 from lynxstop.cli._checks import check_folder, check_port
 from lynxstop.cli._risk import risk, risk_or_off
 from lynxstop.errors import ConfigError, LynxstopError, ModelError
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.serve import build
 from lynxstop.recordings.lock import alone_in
 from lynxstop.testing.server import MockServer
 from tests.support.servers import serving
@@ -132,3 +135,15 @@ def test_after_collecting_both_ways_on_are_named(tmp_path: Path) -> None:
         )
     assert f"lynxstop train {out} BUNDLE" in done.output
     assert f"lynxstop calibrate BUNDLE {out}" in done.output
+
+
+def test_a_folder_that_turns_out_not_to_be_writable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems let everybody write, and then do not: /proc for root."""
+
+    def made(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("lynxstop.proxy.parts.ShadowRecorder", made)
+    given = {"policy": {"bundle": shipped.STREAM_BUNDLE}, "record": {"folder": "/proc/x"}}
+    with pytest.raises(ConfigError, match="cannot be written to: No such file"):
+        build(ProxyConfig.model_validate(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,10 +14,15 @@ from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.expiry import ExpiryDates
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.policy import Level
+from lynxstop.proxy.app import create_app
+from lynxstop.proxy.background import Background
+from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.service import Services
+from lynxstop.remote.http.upstream import Upstream
 from tests.support.canned import CHAT
 from tests.support.servers import Proxied
-from tests.support.watching import watching
+from tests.support.watching import Fixed, watching
 
 BODY: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2 - 3?"}]}
 CERTIFIED = Certified(Conditions(0.9, 0.95, 0, 512))
@@ -113,6 +119,18 @@ def test_an_expired_level_stops_nothing(mock: Any) -> None:
         assert "lynxstop" not in ask(proxy)
         assert ask(proxy, lynxstop={"risk": 0.1})["lynxstop"]["stopped"]
         assert proxy.count("lynxstop_uncertified_total", cause="expired") == 1
+
+
+@pytest.mark.parametrize("certified", [CERTIFIED, EXPIRED])
+def test_an_expired_level_is_named_in_the_log_when_the_proxy_starts(
+    certified: Certified, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ProxyConfig.model_validate({"upstream": {"url": "http://127.0.0.1:9"}})
+    beside = Background(config, Fixed(0.0, certified=certified), Upstream(config.upstream), Metrics())
+    with caplog.at_level("WARNING", logger="lynxstop.proxy"):
+        asyncio.run(beside.begin(create_app(config)))
+    said = [record.fields["levels"] for record in caplog.records if record.getMessage() == "expired"]  # type: ignore[attr-defined]
+    assert said == ([[0.05]] if certified is EXPIRED else [])
 
 
 @pytest.mark.parametrize(

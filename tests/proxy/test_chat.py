@@ -204,7 +204,7 @@ def test_a_wrong_wish_is_refused_before_anything_is_asked(mock, proxy, wrong):
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        ({"n": 2}, "several_choices"),
+        ({"n": 17}, "several_choices"),
         ({"functions": [{"name": "f"}]}, "tools"),
         ({"frequency_penalty": 0.5}, "penalties"),
         ({"messages": "none"}, "malformed"),

@@ -111,7 +111,7 @@ def test_log_probabilities_are_those_the_client_asked_for(proxy, top):
     ("more", "cause"),
     [
         ({"prompt": [PROMPT, PROMPT]}, "several_prompts"),
-        ({"n": 2}, "several_choices"),
+        ({"n": 17}, "several_choices"),
         ({"best_of": 2}, "several_choices"),
         ({"echo": True}, "echo"),
         ({"suffix": "!"}, "suffix"),

@@ -190,16 +190,39 @@ def test_other_faults(url: str) -> None:
     assert "Settings:" in ask(url, "speed=3").json()["error"]["message"]
 
 
+WRONG: tuple[dict[str, Any], ...] = (
+    {"n": 10**9}, {"n": 10**30}, {"n": 0}, {"n": "2"}, {"max_tokens": 10**9}, {"max_tokens": 1.5},
+    {"top_logprobs": -1}, {"top_logprobs": "x"}, {"logprobs": "x"}, {"stop": 5}, {"stop": [5]},
+    {"messages": "x"}, {"stream_options": "x"}, {"response_format": [1]}, {"stream": "yes"}, {"tools": 5},
+    {"seed": True}, {"messages": [1]},
+)  # fmt: skip
+
+
 def test_what_a_real_server_refuses_is_refused(url: str) -> None:
     assert ask(url, top_logprobs=21).status_code == 400
     assert ask(url, continue_final_message=True).status_code == 400
     assert ask(url, "completions=false", path="/v1/completions", prompt="x").status_code == 404
     assert httpx.post(url + "/v1/chat/completions", content=b"{").status_code == 400
-    for wrong in ({"n": 10**9}, {"n": 0}, {"n": "2"}, {"max_tokens": 1.5}, {"seed": True}):
+    for wrong in WRONG:
         refusal = ask(url, **wrong)
-        assert refusal.status_code == 400
-        assert f"{next(iter(wrong))} must be a whole number" in refusal.json()["error"]["message"]
+        assert refusal.status_code == 400, wrong
+        assert refusal.json()["error"]["message"].startswith(f"{next(iter(wrong))}: ")
+    for wrong in ({"prompt": ["a"]}, {"prompt": [1.5]}, {"prompt": "x", "logprobs": 10**9}):
+        assert httpx.post(url + "/v1/completions", json=wrong).status_code == 400
+    assert httpx.post(url + "/detokenize", json={"tokens": "x"}).status_code == 400
     assert MockSettings().with_header("delay=0.5").delay == 0.5
+
+
+def test_no_request_makes_it_write_without_end(url: str) -> None:
+    assert ask(url, "checks=1000000000").status_code == 400
+    assert ask(url, "delay=inf").status_code == 400
+    refusal = ask(url, "checks=1000", n=128)
+    assert refusal.status_code == 400
+    assert "more than 65536 tokens" in refusal.json()["error"]["message"]
+    assert len(ask(url, n=128).json()["choices"]) == 128
+    large = [{"role": "user", "content": "What is 3 + 4? " + "x " * 2**16}]
+    assert ask(url, messages=large).status_code == 200
+    assert httpx.get(url + "/stats").json()["recent"][-1]["body"] == {}
 
 
 def settled(url: str) -> Any:

@@ -15,6 +15,17 @@ from tests.support.watching import watching
 
 NEEDED = "document.querySelectorAll('#decisions tbody tr').length"
 WIDE = "document.documentElement.scrollWidth"
+DARK = {"name": "prefers-color-scheme", "value": "dark"}
+CUT = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth).length"
+OVERLAPPING = """(() => {
+  const texts = [...document.querySelectorAll("body *")]
+    .filter((one) => !one.children.length && one.innerText?.trim() && one.offsetParent);
+  const boxes = texts.map((one) => one.getBoundingClientRect());
+  const within = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  return texts.filter((_, i) => boxes.some((box, j) => j < i && within(box, boxes[i])))
+    .map((one) => one.innerText);
+})()"""
 BACK = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -35,7 +46,12 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 page.open(f"{proxy.url}/lynxstop", width=width, height=900, dark=dark)
                 eventually(lambda: page.value(NEEDED) == 3)
                 assert page.value(WIDE) <= width, f"the page is wider than {width} px"
+                assert page.value(OVERLAPPING) == []
                 backs.append(page.value(BACK))
+        # On paper it is dark on white in both schemes, and nothing is cut off.
+        page.call("Emulation.setEmulatedMedia", media="print", features=[DARK])
+        assert page.value("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+        assert page.value(CUT) == 0
         # Everything that it says of counts is there, in words.
         text = page.value("document.body.innerText")
         assert "penalties" in text

@@ -125,6 +125,33 @@ def test_stock_vllm_is_stopped(stock: str, proxy: Proxied) -> None:
     assert saved > 0
 
 
+def test_each_choice_is_the_one_that_vllm_draws_and_is_stopped_by_itself(stock: str, proxy: Proxied) -> None:
+    """vLLM counts the seeds of several choices up, as the proxy does with its requests."""
+    drawn = {"temperature": 0.9, "seed": 7, "n": 3}
+    own = several(stock, drawn)
+    shadow = several(proxy.url, {**drawn, "lynxstop": {"mode": "shadow"}})
+    early = several(proxy.url, drawn)
+    assert [choice["message"]["reasoning"] for choice in shadow["choices"]] == [
+        choice["message"]["reasoning"] for choice in own["choices"]
+    ]
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert [shadow["usage"][name] for name in counts] == [own["usage"][name] for name in counts]
+    assert early["usage"]["prompt_tokens"] == own["usage"]["prompt_tokens"]
+    reports = early["lynxstop"]["choices"]
+    assert any(report["stopped"] for report in reports)
+    for full, choice, report in zip(own["choices"], early["choices"], reports, strict=True):
+        kept, whole = choice["message"]["reasoning"].rstrip(), full["message"]["reasoning"]
+        assert whole.startswith(kept)
+        assert report["stopped"] == (kept != whole.rstrip())
+        assert report["certificate"] is not None
+        assert "\\boxed{" in choice["message"]["content"]
+
+
+def several(url: str, more: dict[str, Any]) -> Any:
+    body = {"model": "reasoner", "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 1100}
+    return httpx.post(f"{url}/v1/chat/completions", json={**body, **more}, timeout=120).json()
+
+
 def test_streamed_and_gathered_are_the_same(proxy: Proxied) -> None:
     whole = ask(proxy.url, QUESTIONS[0])
     reasoning, content, usage = "", "", None

@@ -135,6 +135,8 @@ class ServerFacts:
         Its key for the most tokens that a request may think.
     empty_content : str, optional
         What it writes as the content of a message that has thinking or calls, and no answer.
+    splits_choices : bool
+        Whether it runs `n` choices as `n` requests, with seeds that count up from the one given.
     """
 
     owner: str | None = None
@@ -144,6 +146,7 @@ class ServerFacts:
     completion_limit: int | None = 16
     thinking_budget: str | None = None
     empty_content: str | None = None
+    splits_choices: bool = False
 
 
 class Dialect(Protocol):

@@ -33,6 +33,7 @@ class Vllm(ChatDialect):
         version=("/version", "version"),
         counters=("vllm:num_requests_running", "vllm:generation_tokens_total"),
         thinking_budget="thinking_token_budget",
+        splits_choices=True,
     )
     describes = "/v1/completions from token ids"
     exact = True
