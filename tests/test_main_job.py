@@ -77,7 +77,11 @@ def test_replay_saves_tokens_within_the_risk(work: Path) -> None:
 
 
 def test_live_decisions_equal_replay(work: Path) -> None:
-    replayed = call("evaluate", work / "test", "--bundle", work / "bundle", "--json")["levels"][1]
+    page = work / "levels.html"
+    replayed = call("evaluate", work / "test", "--bundle", work / "bundle", "--report", page, "--json")[
+        "levels"
+    ][1]
+    assert f"<td>{replayed['exits']}</td>" in page.read_text()
 
     problems = held_out()[:40]
     prompts = work / "prompts.jsonl"
@@ -277,3 +281,34 @@ def test_recorded_exits_are_exported_in_groups(work: Path, tmp_path: Path) -> No
     assert len(rows) == found["exits"] > 100
     assert {row["reward"] for row in rows} >= {0.0, 1.0, 0.5}
     assert all(row["completion"][0]["content"].count("</think>") == 1 for row in rows)
+
+
+def shown(*arguments: object) -> str:
+    """Run a command as people do; return all that it prints, without the breaks of narrow columns."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.exception, result.stderr)
+    return " ".join((result.stdout + result.stderr).replace("│", " ").split())
+
+
+def test_people_read_what_json_says(work: Path, tmp_path: Path) -> None:
+    bundle = work / "bundle"
+    found = call("inspect", bundle, "--json")
+    level = next(one for one in found["levels"] if one["risk"] == 0.1)
+    text = shown("inspect", bundle)
+    assert f"{level['threshold']:.4f}" in text
+    assert "never exit" in text
+    assert "Certified levels" in text
+    assert f"traces {call('inspect', work / 'test', '--json')['traces']}" in shown("inspect", work / "test")
+
+    table = tmp_path / "levels.csv"
+    text = shown("evaluate", work / "test", "--bundle", bundle, "--csv", table)
+    row = call("evaluate", work / "test", "--bundle", bundle, "--json")["levels"][1]
+    assert f"{row['saved']:.1%}" in text
+    assert f"{row['disagree']} ({row['disagree'] / 40:.1%})" in text
+    assert table.read_text().splitlines()[2].startswith("0.1,")
+
+    recipe = tmp_path / "recipe.toml"
+    text = shown("recipe", shipped.MODEL, "--out", recipe, "--check", "--check-tokens", 40)
+    assert "Three prompts" in text
+    assert "Written to" in text
+    assert recipe.exists()

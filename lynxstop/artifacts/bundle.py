@@ -128,19 +128,20 @@ class Bundle:
     def with_levels(
         self, levels: list[CertifiedLevel], certificates: dict[str, str], default_risk: float | None
     ) -> Bundle:
-        """Write certified levels into the bundle on disk, replacing all of the same risk, groups included.
+        """Write certified levels into the bundle on disk, replacing all of the same risk and sampling, groups
+        included.
 
         `certificates` maps file names relative to the bundle to their JSON text. The policy is written last,
         so an interrupted call leaves the bundle as it was.
         """
-        new = {level.risk for level in levels}
-        kept = [old for old in self.policy.levels if old.risk not in new]
+        new = {(level.risk, level.sampling) for level in levels}
+        kept = [old for old in self.policy.levels if (old.risk, old.sampling) not in new]
         if len({level.column for level in (*kept, *levels)} - {None}) > 1:
             raise ConfigError(
                 "The groups of a bundle come from one column.",
                 hint="Certify all its levels again, by the same --by.",
             )
-        merged = tuple(sorted([*kept, *levels], key=lambda level: (level.risk, level.group or "")))
+        merged = tuple(sorted([*kept, *levels], key=_place))
         policy = self.policy.model_copy(update={"levels": merged, "default_risk": default_risk})
         for name, text in certificates.items():
             atomic.write_text(self.path / name, text)
@@ -153,6 +154,12 @@ class Bundle:
         if name in self.policy.files and atomic.sha256(path) != self.policy.files[name]:
             raise BundleError(f"{path} is damaged or was changed: its digest differs.", hint=_AGAIN)
         return path
+
+
+def _place(level: CertifiedLevel) -> tuple[float, str, str]:
+    """Sort levels by risk, then those of the bundle's own sampling, then those of all requests first."""
+    sampling = level.served.sampling
+    return level.risk, "" if sampling is None else sampling.label, level.group or ""
 
 
 def write_bundle(
@@ -229,7 +236,9 @@ def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, A
         raise BundleError(f"{certificate} is damaged.", hint=again)
     group = parts["group"]
     claimed = certified | {"column": group.get("column"), "group": group.get("value")}
-    said = level.model_dump(mode="json", exclude={"certificate", "sha256"})
+    said = level.model_dump(mode="json", exclude={"certificate", "sha256", "sampling"})
+    if level.sampling is not None:
+        served = {**served, "sampling": level.sampling.model_dump(mode="json")}
     # What a certificate leaves out was not there to be chosen when it was made.
     rests_on = LATER_SETTINGS | parts["fingerprint"]
     probe = parts["digests"].get("probe")

@@ -135,7 +135,7 @@ def _levels(policy: Policy) -> list[str]:
         return []
     rows = ["| requests | risk | confidence | loss | method | threshold |", "|---|---|---|---|---|---|"]
     for level in policy.levels:
-        whose = "all" if level.group is None else f"{level.column} {level.group}"
+        whose = level.whose
         threshold = "never exit" if level.threshold == math.inf else f"{level.threshold:.4f}"
         cells = (whose, f"{level.risk:g}", f"{level.confidence:g}", level.loss, level.method, threshold)
         rows.append(f"| {' | '.join(cells)} |")

@@ -36,8 +36,8 @@ class ExpiryDates:
 
     Parameters
     ----------
-    dates : mapping of (risk, group) to datetime
-        Levels that never expire are left out.
+    dates : mapping of (risk, whose) to datetime
+        By `lynxstop.core.policy.Level`; levels that never expire are left out.
     grace : timedelta
         How long after its expiry a level may still be used.
     """
@@ -45,9 +45,9 @@ class ExpiryDates:
     dates: Mapping[tuple[float, str | None], datetime] = field(default_factory=dict)
     grace: timedelta = NO_GRACE
 
-    def expired(self, risk: float, group: str | None = None, now: datetime | None = None) -> bool:
-        """Whether a certified level, named by its risk and its group, has expired."""
-        return expired(self.dates.get((risk, group)), grace=self.grace, now=now)
+    def expired(self, risk: float, whose: str | None = None, now: datetime | None = None) -> bool:
+        """Whether a certified level, named by its risk and whose it is, has expired."""
+        return expired(self.dates.get((risk, whose)), grace=self.grace, now=now)
 
 
 def expiry_dates(folder: Path, policy: Policy, grace: timedelta = NO_GRACE) -> ExpiryDates:
@@ -66,7 +66,9 @@ def expiry_dates(folder: Path, policy: Policy, grace: timedelta = NO_GRACE) -> E
     BundleError
         When a certificate cannot be read, or its date is none.
     """
-    found = {(level.risk, level.group): _expires(folder / level.certificate) for level in policy.levels}
+    found = {
+        (level.risk, level.served.whose): _expires(folder / level.certificate) for level in policy.levels
+    }
     return ExpiryDates({key: date for key, date in found.items() if date is not None}, grace)
 
 

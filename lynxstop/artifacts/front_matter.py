@@ -31,6 +31,8 @@ class Measured:
         Upper limit of the risk at the certificate's own confidence.
     saved : float, optional
         Share of thinking tokens saved.
+    at : str, optional
+        How the requests are sampled, where that is not the bundle's own sampling.
     """
 
     promise: str
@@ -44,6 +46,7 @@ class Measured:
     exited_interval: tuple[float, float] | None
     bound: float | None
     saved: float | None
+    at: str | None = None
 
 
 def front_matter(
@@ -88,7 +91,7 @@ def _result(training: Mapping[str, Any], measured: Sequence[Measured]) -> dict[s
         }
     ]
     for level in measured:
-        at = f"at the certified {level.risk:g}"
+        at = f"at the certified {level.risk:g}" + ("" if level.at is None else f", {level.at}")
         for what, value, interval in (
             (level.loss, level.lost, level.lost_interval),
             ("exits", level.exited, level.exited_interval),

@@ -70,9 +70,25 @@ def policy_5_to_6(content: Content) -> Content:
     return content | {"grader": "math"}
 
 
+def policy_6_to_7(content: Content) -> Content:
+    """Certify every level at the policy's own sampling."""
+    levels = content.get("levels")
+    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
+        return content
+    return content | {"levels": [{"sampling": None} | level for level in levels]}
+
+
 def certificate_3_to_4(content: Content) -> Content:
     """Tell problems apart by their ids alone; have the grading checked by nothing."""
     return content | {"repeated": None, "grading": None}
+
+
+def certificate_4_to_5(content: Content) -> Content:
+    """Certify at one sampling; show no subgroups."""
+    settings = content.get("settings")
+    if not isinstance(settings, dict):
+        return content
+    return content | {"settings": {"by_sampling": False} | settings, "subgroups": []}
 
 
 def meta_3_to_4(content: Content) -> Content:
@@ -80,9 +96,14 @@ def meta_3_to_4(content: Content) -> Content:
     return content | {"min_tokens": 0, "cooldown": 0, "stride": 1, "max_points": None}
 
 
-POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5, policy_5_to_6)
+POLICY: tuple[Step, ...] = (policy_1_to_2, _ids, policy_3_to_4, policy_4_to_5, policy_5_to_6, policy_6_to_7)
 META: tuple[Step, ...] = (meta_1_to_2, _ids, meta_3_to_4)
-CERTIFICATE: tuple[Step, ...] = (certificate_1_to_2, certificate_2_to_3, certificate_3_to_4)
+CERTIFICATE: tuple[Step, ...] = (
+    certificate_1_to_2,
+    certificate_2_to_3,
+    certificate_3_to_4,
+    certificate_4_to_5,
+)
 
 
 def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[LynxstopError]) -> Content:

@@ -34,22 +34,6 @@ LATER_SETTINGS: dict[str, Any] = {
 """Settings that the first certificates did not name, and their value in the bundles of that time."""
 
 
-class CertifiedLevel(Strict):
-    """One line of the menu: a risk level and the threshold that its certificate allows."""
-
-    risk: float = Field(gt=0, lt=1)
-    confidence: float = Field(gt=0, lt=1)
-    loss: str
-    method: str
-    threshold: Threshold
-    column: str | None = None
-    group: str | None = None
-    """The requests it is for: those with this value in this column; None is all."""
-    certificate: str
-    """File of the certificate, relative to the bundle."""
-    sha256: str
-
-
 class ServedSampling(Strict):
     """Sampling parameters under which the bundle was collected, and is to be served."""
 
@@ -63,6 +47,36 @@ class ServedSampling(Strict):
     def conditions(self) -> Conditions:
         """What a request is compared with before it is stopped under a certificate."""
         return Conditions(self.temperature, self.top_p, self.top_k, self.max_tokens)
+
+
+class CertifiedLevel(Strict):
+    """One line of the menu: a risk level and the threshold that its certificate allows."""
+
+    risk: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    loss: str
+    method: str
+    threshold: Threshold
+    column: str | None = None
+    group: str | None = None
+    """The requests it is for: those with this value in this column; None is all."""
+    sampling: ServedSampling | None = None
+    """How the requests that it is for are sampled; None: as the policy says."""
+    certificate: str
+    """File of the certificate, relative to the bundle."""
+    sha256: str
+
+    @property
+    def whose(self) -> str:
+        """The requests it is for, in words."""
+        group = "all" if self.group is None else f"{self.column} {self.group}"
+        return group if self.sampling is None else f"{group}, {self.sampling.conditions.label}"
+
+    @property
+    def served(self) -> Level:
+        """The level as the core takes it."""
+        sampling = None if self.sampling is None else self.sampling.conditions
+        return Level(self.risk, self.threshold, self.group, sampling)
 
 
 class ServedRule(Strict):
@@ -154,14 +168,18 @@ class Policy(Strict):
 
     @property
     def pooled(self) -> tuple[CertifiedLevel, ...]:
-        """Levels of all requests, without those of groups."""
-        return tuple(level for level in self.levels if level.group is None)
+        """Levels of all requests at the bundle's own sampling, without those of groups."""
+        return tuple(level for level in self.levels if level.served.whose is None)
+
+    def certified(self, level: Level) -> CertifiedLevel | None:
+        """Return the line of the menu that a level of `stop_policy` comes from; None for any other level."""
+        return next((one for one in self.levels if one.served == level), None)
 
     def stop_policy(self) -> StopPolicy:
         """The policy as the core takes it."""
         return StopPolicy(
             exit_ids=self.exit_ids,
-            levels=tuple(Level(level.risk, level.threshold, level.group) for level in self.levels),
+            levels=tuple(level.served for level in self.levels),
             min_tokens=self.min_tokens,
             cooldown=self.cooldown,
             stride=self.stride,

@@ -78,7 +78,7 @@ def _walk(case: Case, thresholds: NDArray[np.float32], alpha: float, delta: floa
     p_values, now = np.ones(len(thresholds)), _p_value(log_wealth)
     starts = np.append(np.searchsorted(place, np.arange(len(thresholds))), len(place))
     for i in range(len(thresholds)):
-        rows = slice(starts[i], np.searchsorted(place, i, side="right"))
+        rows = slice(starts[i], starts[i + 1])
         if rows.stop > rows.start:
             units = np.unique(unit[rows])
             before = _wealth(losses[units], alpha)

@@ -23,6 +23,7 @@ from lynxstop.artifacts.strict import Strict
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples, Unit
+from lynxstop.core.conditions import Conditions
 from lynxstop.errors import CalibrationError
 from lynxstop.notebook import curve_html, table_html
 
@@ -54,6 +55,18 @@ class Group(Strict):
     value: str
 
 
+class Subgroup(Strict):
+    """What was observed of a part of the problems; a description, which promises nothing."""
+
+    column: str
+    value: str
+    problems: float
+    exits: float
+    losses: float
+    interval: tuple[float, float] | None
+    """Exact 95% interval of the share of losses, of this part alone; None for means of several samples."""
+
+
 class Grading(Strict):
     """How often a second comparator contradicts the one that the losses rest on."""
 
@@ -82,8 +95,11 @@ class Settings(Strict):
     """Thresholds fixed on the training split, strictest first; None tests every float32 number."""
     by: str | None = None
     """Column that groups were taken from."""
+    by_sampling: bool = False
+    """Whether further samplings were certified beside this one, each on its own data."""
     apart: bool = False
-    """Whether promises about groups were made beside this one that do not hold together with it."""
+    """Whether promises about groups or samplings were made beside this one that do not hold together with
+    it."""
     start: int | None = None
     """Where a selective sequence starts in the grid."""
     importance: tuple[float, ...] | None = None
@@ -125,6 +141,26 @@ class Claim(Strict):
     expires: AwareDatetime | None = None
 
     @property
+    def at(self) -> str | None:
+        """How the requests that it is about are sampled, in words; None where there is one sampling only.
+
+        Raises
+        ------
+        CalibrationError
+            When it does not say.
+        """
+        if not self.settings.by_sampling:
+            return None
+        try:
+            sampling = self.fingerprint["sampling"]
+            return Conditions(*(sampling[name] for name in ("temperature", "top_p", "top_k"))).label
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                "The certificate is about one of several samplings, and does not say which.",
+                hint="Copy the certificate again, or calibrate again.",
+            ) from error
+
+    @property
     def delta(self) -> float:
         """Error level of this claim's own test."""
         settings = self.settings
@@ -158,6 +194,7 @@ class Certificate(Claim):
     """Problems that exit at the threshold."""
     saved: float | None
     """Share of thinking tokens saved."""
+    subgroups: tuple[Subgroup, ...] = ()
     problems: int
     traces: int
     cues: int

@@ -15,6 +15,7 @@ from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.plan import missing
 from lynxstop.calibration.promise import NOT_PROMISED, Unknown, Weighing, sentence
 from lynxstop.calibration.repeats import joined, repeated
+from lynxstop.calibration.subgroups import observed as observed_subgroups
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
@@ -103,7 +104,8 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
             weighing=_weighing(case, verdict, effective),
             unknown=_unknown(case, claim, verdict),
             repeated=again or 0,
-            apart=claim.settings.apart,
+            at=claim.at,
+            apart=_apart(claim),
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,
@@ -120,6 +122,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         traces=table.traces,
         cues=len(table.scores),
         unknown=table.unknown,
+        subgroups=observed_subgroups(case, verdict),
         repeated=again,
         missing=missing(
             verdict, method, units=case.units.count, risk=claim.risk, delta=claim.delta, effective=effective
@@ -128,6 +131,12 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         tested=_tested(verdict),
         evidence_sha256=evidence,
     )
+
+
+def _apart(claim: Claim) -> str | None:
+    settings = claim.settings
+    named = ["groups"] * (settings.by is not None) + ["samplings"] * settings.by_sampling
+    return " or ".join(named) if settings.apart else None
 
 
 def _at(case: Case, verdict: Verdict, weights: Floats | None = None) -> Curve:

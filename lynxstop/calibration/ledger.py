@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def attempt(table: TraceTable, options: CalibrationOptions) -> Attempt:
         data=hashlib.sha256("\n".join(names).encode()).hexdigest(),
         problems=len(names),
         sketch=tuple(digests[:_SKETCH]),
-        evidence=table.digest(),
+        evidence=replace(table, subgroups=None).digest(),
         loss=options.loss,
         method=options.certifier.name,
         risks=tuple(sorted(options.risks)),

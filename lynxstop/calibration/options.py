@@ -32,6 +32,9 @@ class CalibrationOptions:
         One of `METHODS`; "ltt" by default, "selective" for the loss `wrong|exit`.
     by : str, optional
         Column of the groups: certify every group beside the whole.
+    subgroups : sequence of str
+        Columns whose values are counted apart in the certificate's table; nothing is promised about them.
+        Of recorded traces, family and difficulty are counted in any case.
     unit : {"request", "problem"}
         What the promise is about: requests, where a problem counts as often as it is asked, or problems,
         where each counts once.
@@ -69,6 +72,7 @@ class CalibrationOptions:
     tried: int = 1
     seed: int = 0
     expires: datetime | None = None
+    subgroups: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._check_levels()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -116,6 +117,7 @@ def likely_losses(risk: float) -> tuple[float, ...]:
     return tuple(loss for loss in (0.01, 0.02) if loss < risk) or (risk / 2,)
 
 
+@lru_cache(maxsize=4096)
 def smallest_size(losses: int, risk: float, delta: float) -> int:
     """Smallest n at which `losses` among n still reject risk > `risk`: P(Bin(n, risk) <= losses) <= delta."""
     low, high = losses, max(2 * losses, 1)

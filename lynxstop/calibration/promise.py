@@ -77,7 +77,8 @@ def sentence(
     weighing: Weighing | None = None,
     unknown: Unknown | None = None,
     repeated: int = 0,
-    apart: bool = False,
+    at: str | None = None,
+    apart: str | None = None,
 ) -> str:
     """Say what a certificate promises.
 
@@ -101,10 +102,12 @@ def sentence(
         When an exit answer that could not be judged counts less than a loss of 1.
     repeated : int
         Problem ids whose prompt an earlier one has.
-    apart : bool
-        Whether promises about groups were made beside this one that do not hold together with it.
+    at : str, optional
+        How the requests are sampled, where several samplings were certified.
+    apart : str, optional
+        Whose promises were made beside this one that do not hold together with it.
     """
-    whose = f" of group {group!r}" if group else ""
+    whose = (f" of group {group!r}" if group else "") + (f" at {at}" if at else "")
     drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
     basis = f"Calibrated on {problems} problems{whose}{drawn} ({created:%Y-%m-%d})."
     basis += _REPEATED.get(
@@ -137,7 +140,7 @@ def sentence(
     elif tests > 1:
         how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
     if kind == "confidence" and apart:
-        how += ", though not together with those of other groups"
+        how += f", though not together with those of other {apart}"
     if kind == "confidence" and tried > 1:
         how += f", for the best of {tried} that were tried"
     if grows:

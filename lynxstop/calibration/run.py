@@ -56,6 +56,7 @@ class Calibration:
         return [
             {
                 "group": certificate.group.value if certificate.group else None,
+                "sampling": certificate.at,
                 "risk": certificate.risk,
                 "threshold": certificate.threshold,
                 "losses": certificate.observed,
@@ -101,6 +102,7 @@ def calibrate(
     train_prompts: Sequence[str] = (),
     weights: NDArray[np.float64] | None = None,
     weight_limit: float | None = None,
+    elsewhere: int = 0,
     digests: Mapping[str, str] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     grading: Grading | None = None,
@@ -122,6 +124,8 @@ def calibrate(
         Digests of its prompts, checked to be others, too.
     weights, weight_limit : array of shape (traces,), float, optional
         Covariate-shift weights in the order of `table`, for the method "weighted".
+    elsewhere : int
+        Groups, or wholes, that are certified in the same run at other samplings.
     digests, fingerprint, grading, created
         Recorded as they are.
 
@@ -140,14 +144,15 @@ def calibrate(
         unit=options.unit,
         seed=options.seed,
         unknown_loss=options.unknown_loss,
-        tests=options.tests(len(parts)),
+        tests=options.tests(len(parts) + elsewhere),
         levels=None if options.together == "none" else tuple(sorted(options.risks)),
         tried=options.tried,
         grid=None if train_scores is None else tuple(quantile_grid(train_scores).tolist()),
         importance=None if weights is None else tuple(check_weights(weights, table).tolist()),
         importance_limit=weight_limit,
         by=options.by,
-        apart=options.by is not None and options.together != "all",
+        by_sampling=elsewhere > 0,
+        apart=(options.by is not None or elsewhere > 0) and options.together != "all",
     )
     claim = Claim(
         loss=options.loss,

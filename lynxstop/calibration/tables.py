@@ -9,6 +9,7 @@ with an empty cue.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from lynxstop.artifacts import atomic
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.subgroups import labels_of
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
@@ -26,10 +28,14 @@ from lynxstop.recordings.prompts import prompt_digest
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
 _KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
 _PROMPT = "prompt_sha256"
+_SUBGROUP = "subgroup:"
+"""Before the name of a column of subgroups, in evidence."""
 _REQUIRED = ("trace_id", "problem_id", "cue", "score", "loss")
 
 
-def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> TraceTable:
+def read_table(
+    path: Path, *, by: str | None = None, loss: str = "loss", subgroups: Sequence[str] = ()
+) -> TraceTable:
     """Read a score table.
 
     Parameters
@@ -40,6 +46,8 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
         Column to group by.
     loss : str
         Column that holds the loss; a loss of `LOSSES` without a column of its own is in the column `loss`.
+    subgroups : sequence of str
+        Columns whose values are counted apart.
 
     Raises
     ------
@@ -50,10 +58,10 @@ def read_table(path: Path, *, by: str | None = None, loss: str = "loss") -> Trac
     if not Path(path).is_file():
         raise DataError(f"There is no score table {path}.", hint="Check the path: a CSV or Parquet file.")
     try:
-        table = _load(path, by, loss)
+        table = _load(path, by, loss, subgroups)
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(f"{path} cannot be read as a score table: {_reason(error)}.") from error
-    return _assemble(table, path, by)
+    return _assemble(table, path, by, subgroups)
 
 
 def write_evidence(table: TraceTable, path: Path) -> None:
@@ -89,6 +97,10 @@ def write_evidence(table: TraceTable, path: Path) -> None:
         columns["group"] = _strings(table.groups, rows)
     if table.prompts is not None:
         columns[_PROMPT] = _strings(table.prompts, rows)
+    for named in () if table.subgroups is None else table.subgroups.T:
+        name = str(named[0]).partition("=")[0]
+        values = np.array([text.partition("=")[2] for text in named.tolist()], dtype=np.str_)
+        columns[_SUBGROUP + name] = _strings(values, rows)
     with atomic.replacing(path) as temporary:
         made = arrow.table(columns).replace_schema_metadata({"lynxstop": "evidence"})
         parquet.write_table(made, temporary, compression="zstd")
@@ -103,12 +115,18 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
         except (OSError, arrow.ArrowException) as error:
             raise DataError(f"{path} cannot be read as evidence: {_reason(error)}.") from error
         if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
-            return read_table(path, by="group" if "group" in schema.names else None)
+            found = [name for name in schema.names if name.startswith(_SUBGROUP)]
+            return read_table(path, by="group" if "group" in schema.names else None, subgroups=found)
     if certificate is None:
         return read_table(path)
     # Certificates once took any name for the column `loss`; the digest decides whether it was this table.
     named = certificate.loss in _open(path, None).column_names
-    return read_table(path, by=certificate.settings.by, loss=certificate.loss if named else "loss")
+    return read_table(
+        path,
+        by=certificate.settings.by,
+        loss=certificate.loss if named else "loss",
+        subgroups=list(dict.fromkeys(one.column for one in certificate.subgroups)),
+    )
 
 
 def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -133,7 +151,7 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
     return weights
 
 
-def _load(path: Path, by: str | None, loss: str) -> Any:
+def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) -> Any:
     arrow = need("pyarrow", "calibrate")
     table = _open(path, by)
     table = _with_digests(table)
@@ -146,7 +164,7 @@ def _load(path: Path, by: str | None, loss: str) -> Any:
     if loss in own:
         table = table.drop_columns([n for n in ("loss",) if n in table.column_names])
         table = table.rename_columns(["loss" if n == loss else n for n in table.column_names])
-    wanted = [*_REQUIRED, *([by] if by else [])]
+    wanted = [*_REQUIRED, *([by] if by else []), *subgroups]
     absent = [name for name in wanted if name not in table.column_names]
     if absent:
         raise DataError(
@@ -174,7 +192,8 @@ def _with_digests(table: Any) -> Any:
 
 
 def _check_names(names: list[str], path: Path) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    counts = Counter(name.strip().casefold() for name in names)
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DataError(
             f"{path} has several columns {repeated[0]!r}.", hint="Give every column a name of its own."
@@ -217,7 +236,7 @@ def _open(path: Path, by: str | None) -> Any:
     raise DataError(f"{path} is neither .csv nor .parquet.", hint="Convert the table to one of them.")
 
 
-def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
+def _assemble(table: Any, path: Path, by: str | None, subgroups: Sequence[str]) -> TraceTable:
     names, owner = _codes(table, "trace_id", path)
     problems, problem = _codes(table, "problem_id", path)
     cue = _numbers(table, "cue")
@@ -253,6 +272,15 @@ def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
     if by:
         labels, label = _codes(table, by, path)
         groups = labels[_per_trace(label[order], owner, first, by, path)]
+    counted = []
+    for name in subgroups:
+        labels, label = _codes(table, name, path, "")
+        counted.append(
+            labels_of(
+                name.removeprefix(_SUBGROUP),
+                labels[_per_trace(label[order], owner, first, name, path)].tolist(),
+            )
+        )
     prompts = None
     if _PROMPT in table.column_names:
         digests, digest = _codes(table, _PROMPT, path, "")
@@ -267,6 +295,7 @@ def _assemble(table: Any, path: Path, by: str | None) -> TraceTable:
         full_tokens=full,
         groups=groups,
         prompts=prompts,
+        subgroups=np.stack(counted, axis=1) if counted else None,
     )
 
 

@@ -14,7 +14,7 @@ from lynxstop.calibration.losses import charge
 from lynxstop.errors import DataError
 
 _GRAIN = 2.0**-30
-_LATER = frozenset({"prompts"})
+_LATER = frozenset({"prompts", "subgroups"})
 _LOWEST = np.finfo(np.float32).min
 
 
@@ -45,6 +45,8 @@ class TraceTable:
     groups : array of str, shape (traces,), optional
     prompts : array of str, shape (traces,), optional
         Digests of the prompts, `lynxstop.recordings.prompts.prompt_digest`; empty where one is not known.
+    subgroups : array of str, shape (traces, columns), optional
+        What each trace is counted under in the tables of subgroups, as "column=value".
     """
 
     trace_ids: NDArray[np.str_]
@@ -56,6 +58,7 @@ class TraceTable:
     full_tokens: NDArray[np.int64] | None = None
     groups: NDArray[np.str_] | None = None
     prompts: NDArray[np.str_] | None = None
+    subgroups: NDArray[np.str_] | None = None
 
     @classmethod
     def from_arrays(
@@ -70,6 +73,7 @@ class TraceTable:
         full_tokens: ArrayLike | None = None,
         groups: Sequence[str] | NDArray[Any] | None = None,
         prompts: Sequence[str] | NDArray[Any] | None = None,
+        subgroups: NDArray[np.str_] | None = None,
     ) -> Self:
         """Check and sort plain arrays.
 
@@ -81,7 +85,7 @@ class TraceTable:
         scores, losses : shape (events,)
         trace_ids : shape (traces,), optional
             The problem ids by default.
-        tokens, full_tokens, groups, prompts : optional
+        tokens, full_tokens, groups, prompts, subgroups : optional
             As the attributes; tokens come in both forms or in none. Prompts of which none is known are none.
 
         Raises
@@ -102,6 +106,7 @@ class TraceTable:
             full_tokens=None if full_tokens is None else np.asarray(full_tokens, dtype=np.int64),
             groups=None if groups is None else np.asarray(groups, dtype=np.str_),
             prompts=_some(prompts),
+            subgroups=subgroups,
         )
         table._check(counts)
         order = np.argsort(table.trace_ids, kind="stable")
@@ -153,6 +158,7 @@ class TraceTable:
             full_tokens=None if self.full_tokens is None else self.full_tokens[index],
             groups=None if self.groups is None else self.groups[index],
             prompts=None if self.prompts is None else self.prompts[index],
+            subgroups=None if self.subgroups is None else self.subgroups[index],
         )
 
     def digest(self) -> str:
@@ -166,7 +172,7 @@ class TraceTable:
             if value is None:
                 continue
             if value.dtype.kind == "U":
-                for text in value.tolist():
+                for text in value.ravel().tolist():
                     hasher.update(f"{len(text)}:{text}".encode())
             else:
                 if value.dtype.kind == "f":
@@ -213,6 +219,8 @@ class TraceTable:
             )
         if self.prompts is not None and len(self.prompts) != n:
             raise DataError("The prompt digests do not describe the same traces as the trace ids.")
+        if self.subgroups is not None and len(self.subgroups) != n:
+            raise DataError("The subgroups do not describe the same traces as the trace ids.")
         if self.tokens is not None and self.full_tokens is not None:
             if len(self.tokens) != events or len(self.full_tokens) != n:
                 raise DataError("The token columns do not match the cues and the traces.")

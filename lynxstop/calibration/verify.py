@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lynxstop.artifacts.strict import Strict
 from lynxstop.calibration.certificate import Certificate, Claim
 from lynxstop.calibration.certify import case_for, certify
 from lynxstop.calibration.methods import method_named
@@ -72,6 +73,8 @@ def _unused(certificate: Certificate) -> list[str]:
         found.append("settings.start is given, and its method starts nowhere.")
     if settings.importance_limit is not None and settings.importance is None:
         found.append("settings.importance_limit is given without weights.")
+    if settings.apart and settings.by is None and not settings.by_sampling:
+        found.append("settings.apart is given without groups or samplings.")
     if certificate.group is not None and certificate.group.column != settings.by:
         found.append("settings.by is not the column of its group.")
     return found
@@ -80,8 +83,10 @@ def _unused(certificate: Certificate) -> list[str]:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return one == other or math.isclose(one, other, rel_tol=_REL_TOL)
+    if isinstance(one, tuple) and isinstance(other, tuple) and any(isinstance(x, Strict) for x in one):
+        return len(one) == len(other) and all(_same(x, y) for x, y in zip(one, other, strict=True))
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and bool(np.allclose(one, other, rtol=_REL_TOL, atol=0.0))
-    if type(one) is type(other) and hasattr(one, "statistic"):
+    if type(one) is type(other) and isinstance(one, Strict):
         return all(_same(getattr(one, name), getattr(other, name)) for name in type(one).model_fields)
     return bool(one == other)

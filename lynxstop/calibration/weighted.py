@@ -17,6 +17,7 @@ from lynxstop.calibration.units import Units
 from lynxstop.errors import CalibrationError, DataError
 from lynxstop.extras import need
 
+_LARGEST = 1e100
 ESS_FLOOR = 100.0
 """Below this effective sample size nothing is certified."""
 _BEYOND = 0.05
@@ -77,8 +78,13 @@ def check_weights(weights: Floats, table: TraceTable) -> Floats:
         raise DataError(
             "Samples of one problem have different weights.", hint="Weigh a request by its prompt alone."
         )
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise DataError("Weights are finite and not negative, and some are positive.")
+    if weights.max() > _LARGEST or weights.max() < 1 / _LARGEST:
+        raise DataError(
+            f"The largest weight is {weights.max():g}: such weights cannot be added up.",
+            hint="Divide all of them by their mean.",
+        )
     return weights
 
 

@@ -32,7 +32,8 @@ def recalibrate(
     from lynxstop.workflows import audited_traffic as audits
     from lynxstop.workflows.calibrate_bundle import install, measured
 
-    loaded, traffic = Bundle.load(bundle), audits.read_audits(journal_at(state))
+    journal = journal_at(state)
+    loaded, traffic = Bundle.load(bundle), audits.read_audits(journal)
     chosen = replace(
         options,
         risks=audits.audited_levels(loaded, traffic, risks),
@@ -45,7 +46,7 @@ def recalibrate(
             one.require()
     for one in made:
         loaded = install(loaded, one)
-    told = audits.summary(traffic, too_few)
+    told = {**audits.summary(traffic, too_few), "changed": audits.changed(journal)}
     if json:
         rows = [row for one in made for row in one.rows()]
         _output.emit({"levels": rows, "written": str(bundle), **told, **replaced(old)})
@@ -56,6 +57,12 @@ def recalibrate(
         _output.console.print(
             f"The level {risk:g} stays as it was: its audits are too few, it takes "
             f"{audits.said_too_few(more)}.",
+            style="yellow",
+        )
+    for reason in told["changed"].values():
+        _output.console.print(
+            f"{reason} These certificates are about all audits since the last reset, not about the requests "
+            "since then: to certify those, run `lynxstop monitor reset` first, or use --from-shadow.",
             style="yellow",
         )
     _output.console.print(
@@ -78,7 +85,7 @@ def compare(old: Sequence[Measured], result: Calibration) -> None:
         "before, and now", "risk", "requests", "", "observed loss", "", "limit", "", "saved", ""
     )
     for level in old:
-        if (made := new.get(level.risk)) is not None:
+        if level.at is None and (made := new.get(level.risk)) is not None:
             observed = made.observed / made.problems
             pairs = [
                 (str(level.problems), str(made.problems)),

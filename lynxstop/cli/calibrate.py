@@ -12,6 +12,7 @@ from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
 from lynxstop.cli._audits import compare, recalibrate, replaced
+from lynxstop.cli._levels import show
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
 
 def calibrate(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle of a trained probe.")] = None,
-    data: Annotated[Path | None, typer.Argument(help="Recorded traces of other problems.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Recorded traces of other problems. Several recordings of different temperatures, top-p or "
+            "top-k certify each of these samplings by itself."
+        ),
+    ] = None,
     risk: Annotated[
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to certify, as 0.05 or 5%; may be given several times."),
@@ -42,6 +49,13 @@ def calibrate(
         typer.Option(help=f"{', '.join(METHODS)}."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Certify every value of this column, too.")] = None,
+    subgroup: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Count losses for every value of this column, too, beside family and difficulty; nothing is "
+            "promised about them. May be given several times."
+        ),
+    ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Certify this score table (CSV or Parquet) instead of a bundle.")
     ] = None,
@@ -108,6 +122,8 @@ def calibrate(
 
     - `lynxstop calibrate BUNDLE data/calibration --risk 0.05 --by family --expires 90`
 
+    - `lynxstop calibrate BUNDLE data/at-0.6 data/at-1.0 --risk 0.05`
+
     - `lynxstop calibrate BUNDLE --from-shadow shadow --risk 0.05`
 
     - `lynxstop calibrate BUNDLE --from-audit audits`
@@ -123,6 +139,7 @@ def calibrate(
         loss=loss,
         method=method,
         by=by,
+        subgroups=tuple(subgroup or ()),
         unit=cast("Unit", unit),
         samples=cast("Samples | None", samples),
         together=cast("Together", together),
@@ -132,53 +149,65 @@ def calibrate(
         expires=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
     if from_audit is not None:
-        _check_alone("--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report)
+        _check_alone(
+            "--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report, subgroup
+        )
         recalibrate(cast("Path", bundle), from_audit, options, risk or [], require, json, _show_replacing)
         return
-    loaded: Bundle | None = None
     if from_shadow is not None:
         _check_alone("--from-shadow", bundle, data, scores, train, weights, split, out)
-        loaded, result = _certify_shadow(cast("Path", bundle), from_shadow, options)
+        loaded, made = _certify_shadow(cast("Path", bundle), from_shadow, options)
     elif scores is not None:
         if bundle or data or split:
             raise ConfigError(
                 "A score table stands for itself.",
                 hint="Leave out BUNDLE, DATA and --split. Shadow traffic of a bundle goes to --from-shadow.",
             )
-        result = _certify_table(scores, train, weights, options)
-    elif bundle is None or data is None:
+        loaded, made = None, _certify_table(scores, train, weights, options)
+    elif bundle is None or not data:
         raise ConfigError("Give a bundle and recorded traces, or a table with --scores.")
     elif out is not None:
         raise ConfigError("Certificates of a bundle are written into it.", hint="Leave out --out.")
     else:
-        loaded, result = _certify_bundle(bundle, data, train, weights, split, options)
-    folder = scores.parent if scores is not None else from_shadow or cast("Path", data)
-    before = _note(folder, result, options)
+        loaded, made = _certify_bundle(bundle, data, train, weights, split, options)
+    folder = scores.parent if scores is not None else from_shadow
+    before = _note(data or [cast("Path", folder)], made, options)
     if require:
-        result.require()
-    page = None if report is None else _page(result, logits=loaded is not None)
+        _require(made)
+    page = None if report is None else _page(made, logits=loaded is not None)
     old = None if loaded is None or from_shadow is None else bundles.measured(loaded)
     if loaded is not None:
-        bundles.install(loaded, result, default_risk)
+        bundles.install(loaded, made[0], default_risk, made[1:])
     elif out is not None:
-        bundles.write_certificates(result, out)
+        bundles.write_certificates(made[0], out)
     if report is not None and page is not None:
         from lynxstop.artifacts import atomic
 
         atomic.write_text(report, page)
+    _tell(made, old, {"written": str(bundle or out) if bundle or out else None, "tried": before}, json)
+
+
+def _tell(
+    made: Sequence[Calibration], old: Sequence[Measured] | None, shown: dict[str, object], json: bool
+) -> None:
+    """Print what was certified, beside what it replaces."""
     if json:
-        written = bundle or out
-        shown: dict[str, object] = {"written": written and str(written), "tried": before}
-        _output.emit({"levels": result.rows(), **shown, **replaced(old)})
-    else:
-        show(result)
-        compare(old or (), result)
+        _output.emit({"levels": [row for one in made for row in one.rows()], **shown, **replaced(old)})
+        return
+    for one in made:
+        show(one)
+    compare(old or (), made[0])
 
 
-def _page(result: Calibration, *, logits: bool) -> str:
+def _require(made: Sequence[Calibration]) -> None:
+    for one in made:
+        one.require()
+
+
+def _page(made: Sequence[Calibration], *, logits: bool) -> str:
     from lynxstop.report.calibration import calibration_report
 
-    return calibration_report(result, logits=logits)
+    return calibration_report(*made, logits=logits)
 
 
 def _check_alone(option: str, bundle: Path | None, *others: object) -> None:
@@ -194,72 +223,78 @@ def _show_replacing(result: Calibration, old: Sequence[Measured]) -> None:
     compare(old, result)
 
 
-def _certify_shadow(bundle: Path, folder: Path, options: CalibrationOptions) -> tuple[Bundle, Calibration]:
+def _certify_shadow(
+    bundle: Path, folder: Path, options: CalibrationOptions
+) -> tuple[Bundle, Sequence[Calibration]]:
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.workflows.shadow_traffic import calibrate_from_shadow, read_shadow
 
     loaded = Bundle.load(bundle)
-    return loaded, calibrate_from_shadow(loaded, read_shadow(folder, by=options.by), options)
+    traffic = read_shadow(folder, by=options.by, subgroups=options.subgroups)
+    return loaded, (calibrate_from_shadow(loaded, traffic, options),)
 
 
 def _certify_table(
     scores: Path, train: Path | None, weights: Path | None, options: CalibrationOptions
-) -> Calibration:
+) -> Sequence[Calibration]:
     from lynxstop.calibration import run, tables
 
-    table = tables.read_table(scores, by=options.by, loss=options.loss)
-    return run.calibrate(
+    table = tables.read_table(scores, by=options.by, loss=options.loss, subgroups=options.subgroups)
+    made = run.calibrate(
         table,
         options,
         train_scores=None if train is None else tables.read_table(train, loss=options.loss),
         weights=None if weights is None else tables.read_weights(weights, table.trace_ids),
     )
+    return (made,)
 
 
 def _certify_bundle(
     bundle: Path,
-    data: Path,
+    data: Sequence[Path],
     train: Path | None,
     weights: Path | None,
     split: str | None,
     options: CalibrationOptions,
-) -> tuple[Bundle, Calibration]:
+) -> tuple[Bundle, Sequence[Calibration]]:
     import numpy as np
 
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.calibration import tables
     from lynxstop.recordings.storage import Recording
-    from lynxstop.workflows import calibrate_bundle as bundles
+    from lynxstop.workflows.calibrate_bundle import calibrate_bundle
+    from lynxstop.workflows.calibrate_samplings import calibrate_samplings
 
-    loaded, recorded = Bundle.load(bundle), Recording.open(data)
+    loaded, recorded = Bundle.load(bundle), [Recording.open(one) for one in data]
+    fixed = None if train is None else Recording.open(train)
+    if len(recorded) > 1:
+        if weights is not None:
+            raise ConfigError("Weights are of one recording.", hint="Leave --weights out.")
+        return loaded, calibrate_samplings(loaded, recorded, options, train=fixed, split=split)
     weighed = None
     if weights is not None:
-        rows = recorded.traces().select(["trace_id", "split"]).to_pylist()
+        rows = recorded[0].traces().select(["trace_id", "split"]).to_pylist()
         ids = sorted(row["trace_id"] for row in rows if split in (None, row["split"]))
         weighed = tables.read_weights(weights, np.array(ids, dtype=np.str_))
-    result = bundles.calibrate_bundle(
-        loaded,
-        recorded,
-        options,
-        train=None if train is None else Recording.open(train),
-        split=split,
-        weights=weighed,
-    )
-    return loaded, result
+    found = calibrate_bundle(loaded, recorded[0], options, train=fixed, split=split, weights=weighed)
+    return loaded, (found,)
 
 
-def _note(folder: Path, result: Calibration, options: CalibrationOptions) -> int | None:
-    """Enter this calibration in the ledger beside its data; return how many there are of these data."""
+def _note(folders: Sequence[Path], results: Sequence[Calibration], options: CalibrationOptions) -> int | None:
+    """Enter each calibration in the ledger beside its data; return how many there are of these data."""
     from lynxstop.calibration import ledger
     from lynxstop.errors import DataError
 
-    try:
-        made = ledger.record(folder / ledger.NAME, ledger.attempt(result.evidence, options))
-    except DataError as error:
-        _output.console.print(f"{error.message} {error.hint}", style="yellow", markup=False)
-        return None
-    tell_tried(made, options.tried, folder)
-    return made
+    most = None
+    for folder, result in zip(folders, results, strict=True):
+        try:
+            made = ledger.record(folder / ledger.NAME, ledger.attempt(result.evidence, options))
+        except DataError as error:
+            _output.console.print(f"{error.message} {error.hint}", style="yellow", markup=False)
+            continue
+        tell_tried(made, options.tried, folder)
+        most = max(most or 0, made)
+    return most
 
 
 def tell_tried(made: int, counted: int, folder: Path) -> None:
@@ -274,35 +309,3 @@ def tell_tried(made: int, counted: int, folder: Path) -> None:
             style="yellow",
             markup=False,
         )
-
-
-def show(result: Calibration) -> None:
-    """Print the certified levels as people read them."""
-    from lynxstop.calibration.plan import advice
-
-    first = result.certificates[0]
-    shown = _output.table(
-        f"{first.loss} by {first.method}, confidence {first.confidence:g}",
-        "group", "risk", "threshold", "losses", "limit", "exits", "saved",
-    )  # fmt: skip
-    for row in result.rows():
-        shown.add_row(
-            row["group"] or "all",
-            f"{row['risk']:g}",
-            "never" if row["refused"] else f"{row['threshold']:.6g}",
-            f"{row['k']:g}/{row['n']}",
-            "" if row["bound"] is None else f"{row['bound']:.4f}",
-            f"{row['exits']:.1%}",
-            "" if row["saved"] is None else f"{row['saved']:.1%}",
-        )
-    _output.console.print(shown)
-    if first.unknown:
-        _output.console.print(
-            f"{first.unknown} of {first.cues} exit answers could not be judged; each counts as a loss of "
-            f"{first.settings.unknown_loss:g}."
-        )
-    for certificate in result.certificates:
-        _output.console.print(certificate.promise, markup=False)
-        if certificate.refused:
-            _output.console.print(advice(certificate.missing), style="yellow")
-    _output.console.print(first.not_promised, style="dim")

@@ -170,7 +170,8 @@ def _ask(left: Estimate, yes: bool) -> None:
 
 
 def _show(made: CertifiedModel, page: Path) -> None:
-    from lynxstop.cli.calibrate import show, tell_tried
+    from lynxstop.cli._levels import show
+    from lynxstop.cli.calibrate import tell_tried
 
     show(made.calibration)
     tell_tried(made.tried, 1, made.bundle.path.parent / "recorded" / "calibration")

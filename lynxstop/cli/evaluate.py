@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _WIDE = 170
 _BRIEF = ("rule", "accuracy", "disagree", "exits", "net", "of the oracle's")
 """Columns of the table where the terminal has no room for all; the report and --csv have all."""
+_SHOWN = ("risk", "accuracy full", "early", "saved", "of oracle", "exits", "disagree", "harm", "help")
+"""Columns of a bundle's levels."""
 
 
 def evaluate(
@@ -44,7 +46,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split by problem and of the intervals.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the rules.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare rules on recorded traces, each certified at the same level, beside the oracle.
@@ -72,7 +74,7 @@ def evaluate(
 
         check_unseen(loaded, recorded)
     if loaded is not None and rules is None:
-        _levels(loaded, recorded, csv, json)
+        _levels(loaded, recorded, csv, report, json)
     else:
         _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
 
@@ -138,37 +140,53 @@ def _rules(
     _output.console.print(lead(found))
 
 
-def _levels(bundle: Bundle, recorded: Recording, csv: Path | None, json: bool) -> None:
+def _levels(bundle: Bundle, recorded: Recording, csv: Path | None, report: Path | None, json: bool) -> None:
+    from lynxstop.artifacts import atomic
     from lynxstop.workflows.replay_levels import replay_levels
 
     rows = replay_levels(bundle, recorded)
     if csv is not None:
         _write_csv(csv, rows)
+    if report is not None:
+        atomic.write_text(report, _page(rows))
     if json:
         _output.emit({"bundle": str(bundle.path), "data": str(recorded.path), "levels": rows})
         return
     show_levels(rows, f"{rows[0]['n_problems']} recorded traces")
 
 
+def _page(rows: Sequence[dict[str, Any]]) -> str:
+    from lynxstop.report.page import Page
+
+    page = Page(
+        "What would each level have done?",
+        f"{rows[0]['n_problems']} recorded traces that the bundle has not seen, replayed at each level.",
+        footer="The oracle exits at the first cue whose answer agrees with the full one.",
+    )
+    page.table(_SHOWN, [_cells(row) for row in rows])
+    return page.render()
+
+
 def show_levels(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Print what levels would have done, as people read it."""
-    shown = _output.table(
-        title,
-        *("risk", "accuracy full", "early", "saved", "of oracle", "exits", "disagree", "harm", "help"),
-    )
+    shown = _output.table(title, *_SHOWN)
     for row in rows:
-        shown.add_row(
-            f"{row['risk']:g}",
-            _percent(row["accuracy_full"]),
-            _percent(row["accuracy_early"]),
-            _percent(row["saved"]),
-            _percent(row["share_of_oracle"]),
-            f"{row['exits']}",
-            f"{row['disagree']} ({row['disagree'] / row['n_problems']:.1%})",
-            f"{row['harm']}",
-            f"{row['help']}",
-        )
+        shown.add_row(*_cells(row))
     _output.console.print(shown)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['risk']:g}",
+        _percent(row["accuracy_full"]),
+        _percent(row["accuracy_early"]),
+        _percent(row["saved"]),
+        _percent(row["share_of_oracle"]),
+        f"{row['exits']}",
+        f"{row['disagree']} ({row['disagree'] / row['n_problems']:.1%})",
+        f"{row['harm']}",
+        f"{row['help']}",
+    ]
 
 
 def _percent(share: float | None) -> str:

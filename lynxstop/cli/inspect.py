@@ -53,7 +53,7 @@ def inspect(
         for level in levels:
             threshold = level["threshold"]
             menu.add_row(
-                "all" if level["group"] is None else f"{level['column']} {level['group']}",
+                level["whose"],
                 f"{level['risk']:g}",
                 f"{level['confidence']:g}",
                 level["loss"],
@@ -96,6 +96,8 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
         "levels": [
             {
                 "risk": v.risk,
+                "whose": v.whose,
+                "sampling": None if v.sampling is None else v.sampling.model_dump(),
                 "column": v.column,
                 "group": v.group,
                 "confidence": v.confidence,

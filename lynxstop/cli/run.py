@@ -42,7 +42,7 @@ def run(
     uncertified: Annotated[
         Uncertified,
         typer.Option(
-            help="Prompts outside the certified conditions (temperature, data type, expired level): "
+            help="Prompts outside the certified conditions (temperature, engine, data type, expired level): "
             "think, to the end; or stop, without a certificate."
         ),
     ] = Uncertified.THINK,

@@ -54,8 +54,8 @@ def serve(
     uncertified: Annotated[
         Uncertified,
         typer.Option(
-            help="Requests outside the certified conditions (sampling, penalties, budget, data type): "
-            "think, to the end; or stop, without a certificate."
+            help="Requests outside the certified conditions (sampling, penalties, budget, engine, "
+            "data type): think, to the end; or stop, without a certificate."
         ),
     ] = Uncertified.THINK,
     loop_guard: Annotated[

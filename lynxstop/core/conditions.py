@@ -95,20 +95,36 @@ class Conditions:
         """Take the sampling of an engine of ours."""
         return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
 
+    @property
+    def label(self) -> str:
+        """Say in words how tokens are drawn, as "temperature 0.6, top_p 0.95"."""
+        found = [f"temperature {self.temperature:g}"]
+        if self.temperature > 0:
+            found += [f"top_p {self.top_p:g}"] * (self.top_p < 1) + [f"top_k {self.top_k:g}"] * (
+                self.top_k > 0
+            )
+        return ", ".join(found)
+
+    def draws_like(self, other: Conditions) -> bool:
+        """Whether tokens are drawn in the same way; limits and `altered` are not looked at."""
+        return not self._drawn_otherwise(other)
+
     def departures(self, served: Conditions) -> tuple[str, ...]:
         """Name the settings in which a request departs from these, the certified conditions.
 
         A larger `max_tokens` is no departure: a trace that the certified limit cut has no answer to compare,
         and its exits were counted as losses.
         """
-        found = []
-        if served.temperature != self.temperature:
-            found.append("temperature")
-        elif self.temperature > 0:
-            found += [name for name in ("top_p", "top_k") if getattr(self, name) != getattr(served, name)]
+        found = self._drawn_otherwise(served)
         if self.max_tokens is not None and served.max_tokens is not None:
             found += ["max_tokens"] * (served.max_tokens < self.max_tokens)
         return (*found, *served.altered)
+
+    def _drawn_otherwise(self, served: Conditions) -> list[str]:
+        if served.temperature != self.temperature:
+            return ["temperature"]
+        names = ("top_p", "top_k") if self.temperature > 0 else ()
+        return [name for name in names if getattr(self, name) != getattr(served, name)]
 
 
 def _number(value: object, default: float) -> float:

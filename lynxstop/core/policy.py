@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.points import ALL, CUE, INTERVAL
 from lynxstop.core.scorer import ScorerFactory
 from lynxstop.errors import ConfigError
@@ -26,17 +27,26 @@ class Level:
         Exit iff the score (a logit) exceeds it; ``inf`` means never exit.
     group : str, optional
         The requests it is certified for; None is all of them.
+    sampling : Conditions, optional
+        How the requests that it is certified for are sampled; None is the bundle's own sampling.
     """
 
     risk: float
     threshold: float
     group: str | None = None
+    sampling: Conditions | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.risk < 1.0:
             raise ConfigError(f"A risk level lies strictly between 0 and 1, not at {self.risk!r}.")
         if math.isnan(self.threshold):
             raise ConfigError(f"The threshold of risk level {self.risk} is not a number.")
+
+    @property
+    def whose(self) -> str | None:
+        """The requests it is for, in words: group and sampling; None is all of the bundle's own sampling."""
+        parts = [self.group, None if self.sampling is None else self.sampling.label]
+        return ", ".join(part for part in parts if part is not None) or None
 
 
 NEVER = Level(risk=0.5, threshold=math.inf)
@@ -56,8 +66,8 @@ class StopPolicy:
     exit_ids : tuple of int
         Tokens forced at an exit: they close the thinking block and may open the answer.
     levels : tuple of Level
-        Certified levels, in ascending order of risk, those of a group beside those of all requests; empty
-        while a probe is not yet calibrated.
+        Certified levels, in ascending order of risk, those of a group or a further sampling beside those of
+        all requests; empty while a probe is not yet calibrated.
     min_tokens : int
         Thinking tokens before the first eligible decision point.
     cooldown : int
@@ -118,7 +128,7 @@ class StopPolicy:
                 hint="Give `every`, a number of tokens, together with intervals, and only then.",
             )
         risks = [level.risk for level in self.levels]
-        if risks != sorted(risks) or len({(v.risk, v.group) for v in self.levels}) < len(risks):
+        if risks != sorted(risks) or len({(v.risk, v.group, v.sampling) for v in self.levels}) < len(risks):
             raise ConfigError("Risk levels must be distinct and in ascending order.")
 
     @property
@@ -141,7 +151,7 @@ class StopPolicy:
         """Whether scores need a probe's logit; a rule may do without."""
         return self.rule is None or self.rule.hidden
 
-    def level(self, risk: float | None, group: str | None = None) -> Level:
+    def level(self, risk: float | None, group: str | None = None, served: Conditions | None = None) -> Level:
         """Return the level certified for `risk`; None gives the level that never exits.
 
         Parameters
@@ -149,6 +159,9 @@ class StopPolicy:
         risk : float or None
         group : str, optional
             A request of a group gets that group's level, one of an unknown group the level of all requests.
+        served : Conditions, optional
+            How the request is sampled. Where no level was certified for that, it gets the level of the
+            bundle's own sampling, which it departs from; see `lynxstop.artifacts.certified.Certified`.
 
         Raises
         ------
@@ -163,10 +176,12 @@ class StopPolicy:
         """
         if risk is None:
             return NEVER
-        found = {v.group: v for v in self.levels if math.isclose(v.risk, risk, rel_tol=1e-9)}
+        levels = [v for v in self.levels if math.isclose(v.risk, risk, rel_tol=1e-9)]
+        like = [v for v in levels if v.sampling and served and v.sampling.draws_like(served)]
+        found = {v.group: v for v in like or [v for v in levels if v.sampling is None]}
         if level := found.get(group, found.get(None)):
             return level
-        certified = ", ".join(f"{v.risk:g}" for v in self.levels if v.group is None) or "none"
+        certified = ", ".join(f"{v.risk:g}" for v in self.levels if v.whose is None) or "none"
         raise ConfigError(
             f"Risk {risk:g} is not certified; certified levels: {certified}.",
             hint="Choose one of them, or certify this one with `lynxstop calibrate --risk`.",

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import CueEvent, Exit, Mode, Reason
 from lynxstop.core.loops import LoopGuard
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
@@ -66,6 +67,8 @@ class Session:
         Stop, or only record what would have happened.
     group : str, optional
         The group whose level holds, if it has one of its own.
+    served : Conditions, optional
+        How the request is sampled, where levels were certified at several samplings.
 
     Attributes
     ----------
@@ -119,6 +122,7 @@ class Session:
         risk: float | None = None,
         mode: Mode = Mode.STOP,
         group: str | None = None,
+        served: Conditions | None = None,
     ) -> None:
         self.watch = watch
         self.policy = policy
@@ -127,7 +131,7 @@ class Session:
         self.exit: Exit | None = None
         self.tokens = 0
         self.thinking_tokens = 0
-        self._threshold = policy.level(risk, group).threshold
+        self._threshold = policy.level(risk, group, served).threshold
         self._state = watch.start(prompt_ids)
         self.phase = Phase.THINKING if watch.inside(self._state) else Phase.WAITING
         self._forced: int | None = None

@@ -20,6 +20,8 @@ _REPEATING = re.compile(
     r"([-+]?)(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d)|\\dot\{(\d)\}|\((\d+)\))"
 )
 _TAIL = re.compile(r"(?:(?<=[\d)}.!])|(?<=\\pi)) ?(?P<unit>%|[A-Za-z](?:[A-Za-z /]|\s?\^\s?\{?-?\d\}?)*)")
+_ANGLE = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
+"""Functions whose degrees are those of their angle, and no unit of the value."""
 _FACTORS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
@@ -79,6 +81,8 @@ def read_measure(text: str) -> Measure:
             return Measure(text, "", 1)
     spaced = text[match.start()] == " "
     unit = _unit(words, spaced)
+    if unit == "degree" and _ANGLE.search(body):
+        return Measure(text, "", 1)
     return Measure(text, "", 1) if unit is None else Measure(body, unit, factor)
 
 

@@ -70,7 +70,7 @@ def _compare(left: list[Any], right: list[Any]) -> bool | None:
     difference = one - other
     if not difference.free_symbols:
         found = _number(difference)
-        if found is False and _rounded(left, right) and _near(difference, one):
+        if found is False and _rounded(left, right) and _near(difference, one, other):
             return None
     else:
         found = _function(difference)
@@ -139,8 +139,9 @@ def _not_zero(value: Any) -> bool:
     return False
 
 
-def _near(difference: Any, one: Any) -> bool:
-    return bool(abs(difference.evalf(15)) <= 10.0**-_CLOSE * abs(one.evalf(15)))
+def _near(difference: Any, *values: Any) -> bool:
+    most = max(abs(value.evalf(15)) for value in values)
+    return bool(abs(difference.evalf(15)) <= 10.0**-_CLOSE * most)
 
 
 def _rounded(*trees: list[Any]) -> bool:

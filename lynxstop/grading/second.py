@@ -162,7 +162,13 @@ def _python(text: str) -> str:
                 raise ValueError("read in two ways")
             found.append("*")
         found.append(token)
-    return "".join(found)
+    return "".join(map(_exact, found))
+
+
+def _exact(token: str) -> str:
+    """A decimal as a quotient: as a float of Python it would lose digits."""
+    whole, point, after = token.partition(".")
+    return f"({int(whole + after)}/{10 ** len(after)})" if point and (whole + after).isdigit() else token
 
 
 def _meet(left: ast.expr, right: ast.expr, ratio: Fraction, point: int) -> bool:
@@ -184,9 +190,8 @@ def _meet(left: ast.expr, right: ast.expr, ratio: Fraction, point: int) -> bool:
 
 def _value(node: ast.expr, iv: Any, point: int) -> Any:
     match node:
-        case ast.Constant(value=int() | float()):
-            number = Fraction(ast.unparse(node))
-            return iv.mpf(number.numerator) / number.denominator
+        case ast.Constant(value=int(number)):
+            return iv.mpf(number)
         case ast.Name(id="pi"):
             return iv.pi
         case ast.Name(id="e"):

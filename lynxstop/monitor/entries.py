@@ -97,20 +97,48 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A reader noticed that the journal before this entry is not the one that it had read.
+
+    Parameters
+    ----------
+    why : str
+        In a sentence.
+    at : float
+        Seconds since the epoch, for display only.
+    """
+
+    why: str
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Damaged:
     """A line that could not be read."""
 
 
-Entry = Audit | Begun | Reset | Damaged
-_KINDS: dict[str, type[Audit] | type[Begun] | type[Reset]] = {"audit": Audit, "begun": Begun, "reset": Reset}
+Written = Audit | Begun | Reset | Lost
+Entry = Written | Damaged
+_KINDS: dict[str, type[Audit] | type[Begun] | type[Reset] | type[Lost]] = {
+    "audit": Audit,
+    "begun": Begun,
+    "reset": Reset,
+    "lost": Lost,
+}
 
 
-def to_line(entry: Audit | Begun | Reset) -> bytes:
+def to_line(entry: Written) -> bytes:
     """One line of the journal."""
     kind = next(name for name, made in _KINDS.items() if isinstance(entry, made))
     content = asdict(entry) if kind == "audit" else {"kind": kind, **asdict(entry)}
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read_line(line: bytes) -> list[Entry]:
+    """Read a line; one that is damaged stands for as many entries as begin in it."""
+    entry = from_line(line)
+    return [entry] * max(1, line.count(b'{"')) if isinstance(entry, Damaged) else [entry]
 
 
 def from_line(line: bytes) -> Entry:
@@ -126,7 +154,9 @@ def from_line(line: bytes) -> Entry:
     return entry if _sound(entry) else Damaged()
 
 
-def _sound(entry: Audit | Begun | Reset) -> bool:
+def _sound(entry: Written) -> bool:
+    if isinstance(entry, Lost):
+        return isinstance(entry.why, str)
     if isinstance(entry, Reset):
         return entry.risk is None or isinstance(entry.risk, float)
     numbers: list[Any] = [entry.risk]

@@ -16,8 +16,11 @@ from typing import Protocol
 
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop.monitor.entries import Audit, Begun, Entry, Reset, from_line, to_line
+from lynxstop.monitor.entries import Entry, Written, from_line, read_line, to_line
 
+_APPEND_ONCE = """
+if redis.call("set", KEYS[2], 1, "NX", "EX", 86400) then redis.call("rpush", KEYS[1], ARGV[1]) end
+"""
 _MARKED = 256
 """Bytes before an offset by which a journal is known."""
 
@@ -25,7 +28,7 @@ _MARKED = 256
 class Journal(Protocol):
     """Where audits are kept."""
 
-    def append(self, entry: Audit | Begun | Reset) -> None:
+    def append(self, entry: Written) -> None:
         """Add one entry.
 
         Raises
@@ -86,7 +89,7 @@ class FileJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, entry: Audit | Begun | Reset) -> None:
+    def append(self, entry: Written) -> None:
         """Add one entry.
 
         Raises
@@ -131,7 +134,8 @@ class FileJournal:
                     if not line.endswith(b"\n"):
                         return
                     start += len(line)
-                    yield from_line(line), start
+                    for entry in read_line(line):
+                        yield entry, start
         except OSError as error:
             raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
 
@@ -205,26 +209,33 @@ class RedisJournal:
     url : str
         As ``redis://host:port/0``.
     key : str
+    seconds : float
+        Longest wait for an answer.
     """
 
-    def __init__(self, url: str, key: str = "lynxstop:audits") -> None:
+    def __init__(self, url: str, key: str = "lynxstop:audits", seconds: float = 5.0) -> None:
         redis = need("redis", "redis")
-        self._client = redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+        self._client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
         self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         self._key = key
+        self._unsure: tuple[bytes, str] | None = None
 
-    def append(self, entry: Audit | Begun | Reset) -> None:
-        """Add one entry.
+    def append(self, entry: Written) -> None:
+        """Add one entry; once, though a server that did not answer may have kept it already.
 
         Raises
         ------
         DataError
-            When the server cannot be reached.
+            When the server cannot be reached. The same entry is to be given again.
         """
+        line = to_line(entry)
+        name = self._unsure[1] if self._unsure and self._unsure[0] == line else secrets.token_hex(16)
+        self._unsure = line, name
         try:
-            self._client.rpush(self._key, to_line(entry))
+            self._client.eval(_APPEND_ONCE, 2, self._key, f"{self._key}:{name}", line)
         except self._failures as error:
             raise DataError(f"Redis did not keep an audit: {type(error).__name__}.") from error
+        self._unsure = None
 
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:
         """Yield entries from an index on.

@@ -17,7 +17,7 @@ from typing import Any
 
 from lynxstop.artifacts import atomic
 from lynxstop.errors import DataError
-from lynxstop.monitor.entries import Begun, Damaged, Entry, Reset
+from lynxstop.monitor.entries import Begun, Damaged, Entry, Lost, Reset
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.journal import FileJournal, Journal, RedisJournal
 from lynxstop.monitor.monitor import Finding, LevelKey, Monitor, MonitorOptions
@@ -66,6 +66,7 @@ class LevelMonitors:
     lost: str = ""
     unreadable: str = ""
     _saved_at: int = 0
+    _saved_alarms: frozenset[LevelKey] = frozenset()
 
     @property
     def trouble(self) -> str:
@@ -97,7 +98,7 @@ class LevelMonitors:
         return [(name, key) for name, (key, since) in self.pending.items() if now - since > seconds]
 
     def _check(self) -> None:
-        """Notice that the journal is no longer the one that was read; go on at its end.
+        """Notice that the journal is no longer the one that was read, note that in it, and go on at its end.
 
         Raises
         ------
@@ -114,14 +115,17 @@ class LevelMonitors:
             if self.journal.end() >= self.offset:
                 raise
             why = error.message
+        self.lost = _LOST.format(why)
+        self.journal.append(Lost(self.lost, time.time()))
         self.offset = self.journal.end()
         self.mark = self.journal.mark(self.offset)
-        self.lost = _LOST.format(why)
         self.save()
 
     def _take(self, entry: Entry) -> None:
         if isinstance(entry, Reset):
             self._reset(entry)
+        elif isinstance(entry, Lost):
+            self.lost = entry.why
         elif isinstance(entry, Damaged):
             self.damaged += 1
             for monitor in self.monitors.values():
@@ -151,14 +155,17 @@ class LevelMonitors:
             self.damaged, self.lost = 0, ""
 
     def save(self, *, force: bool = True) -> None:
-        """Write the state, atomically, with a digest of itself; without `force`, only when much was read.
+        """Write the state, atomically, with a digest of itself; without `force`, on an alarm or after much.
 
         Raises
         ------
         DataError, OSError
             When it cannot be written.
         """
-        if self.snapshot is None or not (force or self._grown() >= SAVE_EVERY):
+        alarms = frozenset(key for key, monitor in self.monitors.items() if monitor.alarm)
+        if self.snapshot is None:
+            return
+        if not (force or self._grown() >= SAVE_EVERY or alarms != self._saved_alarms):
             return
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -171,7 +178,7 @@ class LevelMonitors:
             "monitors": [monitor.to_json() for monitor in self.monitors.values()],
         }
         atomic.write_text(self.snapshot, json.dumps(content | {"digest": _digest(content)}, indent=1) + "\n")
-        self._saved_at = self._read()
+        self._saved_at, self._saved_alarms = self._read(), alarms
 
     def _grown(self) -> int:
         return self._read() - self._saved_at

@@ -159,11 +159,16 @@ class Monitor:
         self.detector.add(loss)
 
     @property
+    def alarm(self) -> bool:
+        """Whether exits of this level must stop."""
+        return self.test.alarm or (self.detector.alarms > 0 and self.options.stop_on_change)
+
+    @property
     def verdict(self) -> Finding:
         """What the audits say so far."""
         changed = self.detector.alarms > 0
         return Finding(
-            alarm=self.test.alarm or (changed and self.options.stop_on_change),
+            alarm=self.alarm,
             reason=self._reason(),
             changed=changed,
             warning=any(test.warning for test in self.inputs),

@@ -72,7 +72,7 @@ class Answers:
 
     def _announced(self, request: ChatRequest) -> Headers:
         """Return the headers with what is known before the answer."""
-        level = self._services.level(request.options.risk, request.options.group)
+        level = self._services.level(request.options)
         if level is None:
             return []
         certificate = level.certificate if request.options.certified else None

@@ -107,6 +107,7 @@ class ChatHandler(Answers):
         options = read_options(
             incoming, self._effort(body), self._config.policy, self._services.policy, self._default
         )
+        options = replace(options, served=self._services.served(body))
         content = incoming.body
         if KEY in body:
             body = {name: value for name, value in body.items() if name != KEY}
@@ -234,7 +235,7 @@ class ChatHandler(Answers):
         assert service.dialect is not None
         assert service.stream_config is not None
         body = self._services.with_certified_sampling(body)
-        client_request = ClientRequest(body, options.risk, options.mode, options.group)
+        client_request = ClientRequest(body, options.risk, options.mode, options.group, options.served)
         return Chat(
             request.server,
             service.dialect,
@@ -253,7 +254,7 @@ class ChatHandler(Answers):
 
     def _compare(self, request: ChatRequest) -> tuple[ChatRequest, str | None]:
         """Compare a request with the certified conditions; return it, and why it is passed on, if so."""
-        departures = self._services.departures(request.body, request.options)
+        departures = self._services.departures(request.options)
         if self._services.certified is not None:
             departures += request.known.get("departures", ())
         if not departures:
@@ -303,6 +304,9 @@ class ChatHandler(Answers):
                 self._by_chat.withdraw(request.service, model, request.known["need"])
         kept = race is None and chat.client_request.mode is Mode.SHADOW and chat.blind is None
         kept = kept and request.options.certified and "service" not in request.known
+        # The recorded table is of the bundle's own sampling.
+        level = self._services.level(request.options)
+        kept = kept and (level is None or level.sampling is None)
         if self._shadow is not None and kept and "messages" in chat.client_request.body:
             self._shadow.take(chat)
 
@@ -322,7 +326,7 @@ class ChatHandler(Answers):
             self._auditor.take(heard, request.arm, key, seconds)
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
-        level = self._services.level(options.risk, options.group)
+        level = self._services.level(options)
         holds = level is not None and options.certified and not chat.changed
         return report(
             chat.session,

@@ -57,6 +57,7 @@ class CompletionsHandler(ChatHandler):
             options.risk,
             options.mode,
             options.group,
+            options.served,
             service.dialect.facts.completion_limit,
         )
         return Chat(

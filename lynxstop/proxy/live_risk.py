@@ -112,12 +112,12 @@ class LiveRisk:
     def key(self, model: str, options: RequestOptions) -> LevelKey:
         """Return the level that a request is served at, as audits name it."""
         level = self._level(options)
-        return LevelKey(model, level.group, level.risk)
+        return LevelKey(model, level.whose, level.risk)
 
     def threshold(self, key: LevelKey) -> float:
         """Return the threshold that requests of a level are served at; infinite where none is known."""
         levels = () if self._policy is None else self._policy.levels
-        return next((v.threshold for v in levels if (v.group, v.risk) == (key.group, key.risk)), math.inf)
+        return next((v.threshold for v in levels if (v.whose, v.risk) == (key.group, key.risk)), math.inf)
 
     async def look(self) -> str | None:
         """Read what other processes have written, and say what operators have to know; None: all is well."""
@@ -163,12 +163,12 @@ class LiveRisk:
         assert options.risk is not None
         if self._policy is None:
             return Level(options.risk, 0.0, options.group)
-        return self._policy.level(options.risk, options.group)
+        return self._policy.level(options.risk, options.group, options.served)
 
     def _cause(self, model: str, level: Level) -> str | None:
         if self._trouble:
             return "unknown"
-        finding = self._findings.get(LevelKey(model, level.group, level.risk))
+        finding = self._findings.get(LevelKey(model, level.whose, level.risk))
         return "alarm" if finding is not None and finding.alarm else None
 
     def _stricter(self, model: str, options: RequestOptions) -> Level | None:
@@ -183,7 +183,8 @@ class LiveRisk:
                 level = self._level(replace(options, risk=risk))
             except ConfigError:
                 continue
-            if self._cause(model, level) is None:
+            same = level.sampling == self._level(options).sampling
+            if same and self._cause(model, level) is None:
                 return level
         return None
 

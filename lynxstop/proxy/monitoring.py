@@ -143,7 +143,7 @@ def grader_of(configured: str | None, certified: str | None) -> Grader:
 def _prompts(bundle: Bundle) -> set[str]:
     """Digests of the prompts that certificates rest on; what cannot be read is compared with nothing."""
     found: set[str] = set()
-    for name in {level.certificate for level in bundle.policy.pooled}:
+    for name in {level.certificate for level in bundle.policy.levels if level.group is None}:
         try:
             table = _evidence(bundle, name)
         except (LynxstopError, OSError) as error:
@@ -176,7 +176,7 @@ def inputs_of(bundle: Bundle) -> Inputs:
     """Make the tests that compare live inputs with those of calibration, level by level."""
 
     def made(key: LevelKey) -> list[ExchangeabilityTest]:
-        levels = {(level.group, level.risk): level for level in bundle.policy.levels}
+        levels = {(level.served.whose, level.risk): level for level in bundle.policy.levels}
         level = levels.get((key.group, key.risk))
         if level is None:
             return []

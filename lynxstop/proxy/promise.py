@@ -36,23 +36,32 @@ class Promise:
         self.bundle = bundle
         self.certified = None if bundle is None else Certified.of(bundle, grace=grace)
         self.policy = None if bundle is None else bundle.policy.stop_policy()
-        self._saved = {} if bundle is None else _saved_shares(bundle)
+        self._certificates = {} if bundle is None else _certificates(bundle)
 
-    def level(self, risk: float | None, group: str | None) -> CertifiedLevel | None:
+    def level(self, options: RequestOptions) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
-        if self.bundle is None or risk is None:
+        if self.bundle is None or self.policy is None or options.risk is None:
             return None
-        found = {level.group: level for level in self.bundle.policy.levels if abs(level.risk - risk) < 1e-9}
-        return found.get(group, found.get(None))
+        found = self.policy.level(options.risk, options.group, options.served)
+        return self.bundle.policy.certified(found)
 
-    def departures(self, body: Mapping[str, Any], options: RequestOptions) -> tuple[str, ...]:
-        """Name what a request departs from its level's certificate in; empty where that holds for it."""
-        if self.certified is None or self.policy is None:
-            return ()
+    def served(self, body: Mapping[str, Any]) -> Conditions | None:
+        """Read how a request is sampled, with certified values of what it leaves out.
+
+        None without a bundle.
+        """
+        if self.certified is None:
+            return None
         limits = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
         most = next((limit for limit in limits if limit is not None), None)
-        served = Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
-        return self.certified.departures(served, self.policy.level(options.risk, options.group))
+        return Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
+
+    def departures(self, options: RequestOptions) -> tuple[str, ...]:
+        """Name what a request departs from its level's certificate in; empty where that holds for it."""
+        if self.certified is None or self.policy is None or options.served is None:
+            return ()
+        level = self.policy.level(options.risk, options.group, options.served)
+        return self.certified.departures(options.served, level)
 
     def with_certified_sampling(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add the certified value of each sampling setting that a request leaves to the server."""
@@ -68,7 +77,16 @@ class Promise:
 
     def saved(self, level: CertifiedLevel | None) -> float | None:
         """Return the share of the thinking tokens that a level saved when it was certified."""
-        return None if level is None else self._saved.get(level.certificate)
+        saved = None if level is None else self._certificates.get(level.certificate, {}).get("saved")
+        return float(saved) if isinstance(saved, int | float) else None
+
+    def subgroups(self, risk: float | None) -> list[dict[str, Any]]:
+        """Return what was observed of subgroups when a level of all requests was certified, as plain JSON."""
+        pooled = () if self.bundle is None else self.bundle.policy.pooled
+        level = next((one for one in pooled if risk is not None and abs(one.risk - risk) < 1e-9), None)
+        return (
+            [] if level is None else list(self._certificates.get(level.certificate, {}).get("subgroups", ()))
+        )
 
 
 def stream_config_of(bundle: Bundle) -> StreamConfig:
@@ -84,11 +102,10 @@ def stream_config_of(bundle: Bundle) -> StreamConfig:
     )
 
 
-def _saved_shares(bundle: Bundle) -> Mapping[str, float]:
-    """Share of the thinking tokens that each level saved when it was certified, by its certificate."""
+def _certificates(bundle: Bundle) -> Mapping[str, Mapping[str, Any]]:
+    """What each level's certificate says beside the level, by its name."""
     found = {}
     for level in bundle.policy.levels:
-        saved = json.loads((bundle.path / level.certificate).read_text()).get("saved")
-        if isinstance(saved, int | float):
-            found[level.certificate] = float(saved)
+        content = json.loads((bundle.path / level.certificate).read_text())
+        found[level.certificate] = {name: content[name] for name in ("saved", "subgroups") if name in content}
     return found

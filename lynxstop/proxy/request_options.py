@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, RequestError
@@ -34,6 +35,8 @@ class RequestOptions:
         Whether the request itself named anything.
     departures : tuple of str
         What lies outside the conditions of its level's certificate.
+    served : Conditions or None
+        How the request is sampled; None without a bundle.
     """
 
     risk: float | None
@@ -42,6 +45,7 @@ class RequestOptions:
     group: str | None = None
     named: bool = False
     departures: tuple[str, ...] = ()
+    served: Conditions | None = None
 
     @property
     def certified(self) -> bool:

@@ -45,11 +45,12 @@ def status(config: ProxyConfig, metrics: Metrics, parts: Sequence[Served], runni
     saved = _by(samples, "lynxstop_tokens_saved_estimate_total", "mode").get(mode, 0.0)
     # In shadow nothing is stopped, so what went through holds what would have been saved.
     all_thinking = thought if mode == "shadow" else thought + saved
+    risk = _one(samples, "lynxstop_risk_target") or None
     return {
         "version": __version__,
         "workers": config.serve.workers,
         "mode": mode,
-        "risk": _one(samples, "lynxstop_risk_target") or None,
+        "risk": risk,
         "bundle": any(part.services.policy is not None for part in parts),
         "savings": {
             "thinking_tokens": thought,
@@ -69,6 +70,9 @@ def status(config: ProxyConfig, metrics: Metrics, parts: Sequence[Served], runni
         "upstream_errors": _by(samples, "lynxstop_upstream_errors_total", "code"),
         "alarms": _alarms(samples),
         "live_risk": _live(samples),
+        "subgroups": [
+            {"backend": part.backend.name, **one} for part in parts for one in part.services.subgroups(risk)
+        ],
         "models": [
             {
                 "name": name,

@@ -269,7 +269,7 @@ class Exchange:
     def _found(self, usage: Json | None) -> Json:
         """Return the report for the client."""
         options, told = self.treated.options, self._report() or {}
-        level = self._setup.promise.level(options.risk, options.group)
+        level = self._setup.promise.level(options)
         details = (usage or {}).get("completion_tokens_details") or {}
         thinking = told.get("thinking_tokens") or details.get("reasoning_tokens")
         taken = None
@@ -299,7 +299,7 @@ class Exchange:
     def _announced(self) -> list[tuple[bytes, bytes]]:
         """Return the headers with what is known before the answer."""
         options = self.treated.options
-        level = self._setup.promise.level(options.risk, options.group)
+        level = self._setup.promise.level(options)
         risk = None if level is None else f"{level.risk:g}"
         return as_headers({"request": self._name, "mode": str(options.mode), "risk": risk})
 

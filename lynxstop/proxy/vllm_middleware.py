@@ -145,7 +145,9 @@ class VllmMiddleware:
             risk = parse_risk(OFF if asked is None else asked)
             if isinstance(risk, float):
                 self._policy.stop_policy().level(risk, group)
-            return RequestOptions(risk if isinstance(risk, float) else None, parse_mode(mode), group=group)
+            level = risk if isinstance(risk, float) else None
+            served = self._setup.promise.served(body)
+            return RequestOptions(level, parse_mode(mode), group=group, served=served)
         except LynxstopError:
             return None
 

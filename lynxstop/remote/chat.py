@@ -119,6 +119,7 @@ class Chat:
             risk=client_request.risk,
             mode=client_request.mode,
             group=client_request.group,
+            served=client_request.served,
             keep=client_request.logprobs is not None,
         )
         self.rewriter = EventRewriter(self.dialect, client_request)

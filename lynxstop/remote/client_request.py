@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 
 
@@ -20,12 +21,15 @@ class ClientRequest:
     risk : float or None
     mode : Mode
     group : str or None
+    served : Conditions or None
+        How it is sampled; None as the bundle's own.
     """
 
     body: Mapping[str, Any]
     risk: float | None
     mode: Mode = Mode.STOP
     group: str | None = None
+    served: Conditions | None = None
 
     @property
     def usage(self) -> bool:

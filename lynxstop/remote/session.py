@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import CueEvent, Exit, Mode, Reason
 from lynxstop.core.points import CUE
 from lynxstop.core.session import Phase, Session
@@ -51,6 +52,8 @@ class StreamSession:
     mode : Mode
         Stop, or only decide.
     group : str, optional
+    served : Conditions, optional
+        As for `lynxstop.core.session.Session`.
     keep : bool
         Whether tokens keep their log-probabilities once they have been decided on: for a thought of
         thousands of tokens, that is some megabytes.
@@ -84,11 +87,12 @@ class StreamSession:
         risk: float | None,
         mode: Mode = Mode.STOP,
         group: str | None = None,
+        served: Conditions | None = None,
         keep: bool = False,
     ) -> None:
         self.config = config
         policy = config.policy_for(keep=keep)
-        self.session = Session(config.watch, policy, (), risk=risk, mode=mode, group=group)
+        self.session = Session(config.watch, policy, (), risk=risk, mode=mode, group=group, served=served)
         self.tokens: list[StreamToken] = []
         self.thinking: list[bool] = []
         self.truncation: TruncationPoint | None = None

@@ -106,7 +106,11 @@ class ExitTable:
         )
 
     def scored(
-        self, scores: NDArray[np.floating], loss: Loss, groups: Sequence[str] | None = None
+        self,
+        scores: NDArray[np.floating],
+        loss: Loss,
+        groups: Sequence[str] | None = None,
+        subgroups: NDArray[np.str_] | None = None,
     ) -> TraceTable:
         """Return the table that is calibrated; points with a score of NaN are left out.
 
@@ -115,6 +119,8 @@ class ExitTable:
         scores : shape (points,)
         loss : Loss
         groups : sequence of str, shape (traces,), optional
+        subgroups : array of str, shape (traces, columns), optional
+            As `TraceTable` has them.
         """
         known = ~np.isnan(scores)
         return TraceTable.from_arrays(
@@ -127,6 +133,7 @@ class ExitTable:
             full_tokens=self.full_tokens,
             groups=groups,
             prompts=self.prompts,
+            subgroups=subgroups,
         )
 
     def at(

@@ -15,6 +15,7 @@ from lynxstop.calibration.certify import case_for
 from lynxstop.calibration.losses import table_loss
 from lynxstop.calibration.plan import advice
 from lynxstop.calibration.run import Calibration
+from lynxstop.calibration.subgroups import MIX, table_of
 from lynxstop.calibration.sweep import Curve
 from lynxstop.report.labels import label_points
 from lynxstop.report.page import COLOURS, MUTED, Page, figure
@@ -23,12 +24,13 @@ _POINTS = 400
 _BINS = 12
 
 
-def calibration_report(calibration: Calibration, *, logits: bool = False) -> str:
+def calibration_report(calibration: Calibration, *further: Calibration, logits: bool = False) -> str:
     """Render a calibration as one HTML page.
 
     Parameters
     ----------
-    calibration : Calibration
+    calibration, further : Calibration
+        One for each certified sampling.
     logits : bool
         Whether scores are logits of a right answer, so that the logistic curve is what to compare them with.
     """
@@ -40,7 +42,8 @@ def calibration_report(calibration: Calibration, *, logits: bool = False) -> str
         footer=f"lynxstop {first.lynxstop}. Evidence {first.evidence_sha256[:16]}. Every number can be "
         "recomputed with `lynxstop verify`.",
     )
-    add_calibration(page, calibration, logits=logits)
+    for one in (calibration, *further):
+        add_calibration(page, one, logits=logits)
     return page.render()
 
 
@@ -48,7 +51,7 @@ def add_calibration(page: Page, calibration: Calibration, *, logits: bool = Fals
     """Add levels, curves and what they rest on; `logits` as in `calibration_report`."""
     first = calibration.pooled[0]
     page.text(first.not_promised, note=True)
-    page.section("What is promised at which level?")
+    page.section(f"What is promised at {first.at or 'which level'}?")
     page.table(
         ("group", "risk", "threshold", "losses", "upper limit", "exits", "tokens saved"),
         [_row(certificate) for certificate in calibration.certificates],
@@ -61,6 +64,11 @@ def add_calibration(page: Page, calibration: Calibration, *, logits: bool = Fals
             f"{first.settings.unknown_loss:g}.",
             note=True,
         )
+    head, rows = table_of(calibration.pooled)
+    if rows:
+        page.section("Which subgroups lose more?")
+        page.table(head, rows)
+        page.text(MIX, note=True)
     case, pooled = case_for(calibration.evidence, first), calibration.pooled
     curve = thinned(case)
     page.figures(

@@ -36,10 +36,12 @@ p {{ max-width: 46rem; }} p.lead {{ font-size: 1.1rem; }}
 p.note, figcaption, footer {{ color: var(--muted); }}
 pre {{ background: var(--box); border: 1px solid var(--line); border-radius: .3rem; padding: .6rem .8rem;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }} .wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+.wide {{ overflow-x: auto; margin-bottom: 1.8rem; }}
 th, td {{ padding: .3rem .9rem .3rem 0; text-align: right;
   border-bottom: 1px solid var(--line); }}
 th:first-child, td:first-child {{ text-align: left; }} th {{ font-weight: 600; }}
+@media screen and (max-width: 40rem) {{ th, td {{ white-space: nowrap; }} }}
 .figures {{ display: grid; gap: 1.8rem;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }}
 figure {{ margin: 0; min-width: 0; overflow-x: auto; }}

@@ -23,8 +23,9 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
-from lynxstop.monitor.entries import Audit, Begun, Damaged, Reset
+from lynxstop.monitor.entries import Audit, Begun, Damaged, Lost, Reset
 from lynxstop.monitor.journal import Journal
+from lynxstop.monitor.levels import open_monitors
 from lynxstop.monitor.monitor import LevelKey
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
 
@@ -77,23 +78,28 @@ def read_audits(journal: Journal) -> AuditedTraffic:
     Raises
     ------
     DataError
-        When the journal cannot be read.
+        When the journal cannot be read, or audits were lost since it was reset as a whole.
     """
     levels: dict[LevelKey, LevelAudits] = {}
     pending: dict[str, LevelKey] = {}
-    damaged = 0
+    damaged, lost = 0, ""
     for entry, _ in journal.read(0):
         if isinstance(entry, Damaged):
             damaged += 1
         elif isinstance(entry, Reset):
             levels = {key: audits for key, audits in levels.items() if not key.within(entry)}
             pending = {name: key for name, key in pending.items() if not key.within(entry)}
-            damaged = damaged if any((entry.model, entry.group, entry.risk)) else 0
+            if not any((entry.model, entry.group, entry.risk)):
+                damaged, lost = 0, ""
+        elif isinstance(entry, Lost):
+            lost = entry.why
         elif isinstance(entry, Begun):
             pending[entry.id] = LevelKey(entry.model, entry.group, entry.risk)
         elif not entry.repeat and (not entry.id or pending.pop(entry.id, None) is not None):
             key = LevelKey(entry.model, entry.group, entry.risk)
             levels.setdefault(key, LevelAudits()).ended.append(entry)
+    if lost:
+        raise DataError(lost, hint="Run `lynxstop monitor reset`, and audit anew.")
     for key in pending.values():
         levels.setdefault(key, LevelAudits()).lost += 1
     for audits in levels.values():
@@ -118,10 +124,10 @@ def audited_levels(bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[floa
             f"The audits are of several models: {', '.join(sorted(models))}.",
             hint="Audit each model into a folder of its own, or reset the models of other bundles.",
         )
-    if any(level.group is not None for level in bundle.policy.levels):
+    if any(level.served.whose is not None for level in bundle.policy.levels):
         raise ConfigError(
-            "The bundle has levels of groups, which are certified together.",
-            hint="Record traffic in shadow mode, and use --from-shadow with --by.",
+            "The bundle has levels of groups or of further samplings, which are certified together.",
+            hint="Record traffic in shadow mode, and use --from-shadow, with --by for groups.",
         )
     served = {level.risk for level in bundle.policy.pooled if math.isfinite(level.threshold)}
     found = sorted({key.risk for key in traffic.levels} & served)
@@ -246,6 +252,12 @@ def _table(level: CertifiedLevel, audits: LevelAudits) -> TraceTable:
     losses += [1.0] * audits.lost
     names = [f"audit-{number:07d}" for number in range(len(lengths))]
     return TraceTable.from_arrays(problem_ids=names, lengths=lengths, scores=scores, losses=losses)
+
+
+def changed(journal: Journal) -> dict[str, str]:
+    """Say of which levels the risk rose lately: a certificate on all audits is about an older mix, too."""
+    findings = open_monitors(journal, None).findings
+    return {f"{key.risk:g}": found.reason for key, found in findings.items() if found.changed}
 
 
 def summary(traffic: AuditedTraffic, too_few: dict[float, int | None]) -> dict[str, Any]:

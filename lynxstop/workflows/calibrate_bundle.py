@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy
+from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy, ServedSampling
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
@@ -48,6 +50,7 @@ def scored(
     loss: str = "disagree",
     by: str | None = None,
     split: str | None = None,
+    subgroups: Sequence[str] | None = None,
 ) -> TraceTable:
     """Score recorded traces with the bundle's probe and rule, under the bundle's guards.
 
@@ -67,6 +70,7 @@ def scored(
         by=by,
         split=split,
         abstains=bundle.policy.rule is not None,
+        subgroups=subgroups,
     )
 
 
@@ -78,6 +82,7 @@ def calibrate_bundle(
     train: Recording | None = None,
     split: str | None = None,
     weights: NDArray[np.float64] | None = None,
+    elsewhere: int = 0,
 ) -> Calibration:
     """Certify levels of a bundle; nothing is written.
 
@@ -92,14 +97,14 @@ def calibrate_bundle(
         of float32 is tested; only a method that needs a grid takes it from the bundle's out-of-fold scores.
     split : str, optional
         Take only the traces of this split of `data`.
-    weights : array of float, shape (traces,), optional
+    weights, elsewhere : optional
         As in `calibrate`.
 
     Raises
     ------
     FingerprintError, ConfigError, DataError, CalibrationError
     """
-    table = scored(bundle, data, loss=options.loss, by=options.by, split=split)
+    table = scored(bundle, data, loss=options.loss, by=options.by, split=split, subgroups=options.subgroups)
     training = bundle.training_scores()
     policy = bundle.policy
     fixed_on: dict[str, str] = {}
@@ -116,6 +121,7 @@ def calibrate_bundle(
         train_problems=training.problems,
         train_prompts=training.prompts,
         weights=weights,
+        elsewhere=elsewhere,
         digests={
             **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
             "data": data.digest,
@@ -139,12 +145,17 @@ def graded_twice(data: Recording) -> Grading | None:
     return Grading(pairs=found.n, contradicted=found.disagree)
 
 
-def install(bundle: Bundle, calibration: Calibration, default_risk: float | None = None) -> Bundle:
+def install(
+    bundle: Bundle,
+    calibration: Calibration,
+    default_risk: float | None = None,
+    further: Sequence[Calibration] = (),
+) -> Bundle:
     """Write certificates and their evidence into the bundle's folder, levels into its policy, and its card.
 
     A request of a certified group is served at its group's level, any other at that of all requests. The
     level that requests get by default stays, or becomes `default_risk`, or else the strictest that exits at
-    all.
+    all. `further` are those of other samplings, as `calibrate_samplings` gives them.
 
     Raises
     ------
@@ -158,34 +169,41 @@ def install(bundle: Bundle, calibration: Calibration, default_risk: float | None
             f"{', '.join(f'{risk:g}' for risk in sorted(offered)) or 'none'}.",
             hint="Certify it too, by --risk, or choose one of them.",
         )
-    write_evidence(calibration.evidence, bundle.path / FOLDER / evidence_name(calibration.certificates[0]))
     texts, levels = {}, []
-    for certificate in calibration.certificates:
-        name, text = f"{FOLDER}/{certificate_name(certificate)}", certificate.to_json()
-        texts[name] = text
-        levels.append(
-            CertifiedLevel(
-                risk=certificate.risk,
-                confidence=certificate.confidence,
-                loss=certificate.loss,
-                method=certificate.method,
-                threshold=certificate.threshold,
-                column=certificate.group.column if certificate.group else None,
-                group=certificate.group.value if certificate.group else None,
-                certificate=name,
-                sha256=_sha256(text),
-            )
-        )
+    for made in (calibration, *further):
+        write_evidence(made.evidence, bundle.path / FOLDER / evidence_name(made.certificates[0]))
+        for certificate in made.certificates:
+            name, text = f"{FOLDER}/{certificate_name(certificate)}", certificate.to_json()
+            texts[name] = text
+            levels.append(_level(certificate, name, text, bundle.policy))
     if default_risk is None:
         default_risk = bundle.policy.default_risk
     if default_risk is None:
-        default_risk = next((v.risk for v in levels if v.group is None and np.isfinite(v.threshold)), None)
+        default_risk = next(
+            (v.risk for v in levels if v.served.whose is None and np.isfinite(v.threshold)), None
+        )
     certified = bundle.with_levels(levels, texts, default_risk)
-    _prune(certified, calibration, set(texts))
+    _prune(certified, calibration)
     text = card(certified.policy, certified.training(), measured(certified))
     atomic.write_text(certified.path / "README.md", text)
     write_bundle_sums(certified.path)
     return certified
+
+
+def _level(certificate: Certificate, name: str, text: str, policy: Policy) -> CertifiedLevel:
+    sampling = ServedSampling.model_validate(certificate.fingerprint.get("sampling", policy.sampling))
+    return CertifiedLevel(
+        risk=certificate.risk,
+        confidence=certificate.confidence,
+        loss=certificate.loss,
+        method=certificate.method,
+        threshold=certificate.threshold,
+        column=certificate.group.column if certificate.group else None,
+        group=certificate.group.value if certificate.group else None,
+        sampling=None if sampling.conditions.draws_like(policy.sampling.conditions) else sampling,
+        certificate=name,
+        sha256=_sha256(text),
+    )
 
 
 def write_bundle_sums(folder: Path) -> None:
@@ -196,10 +214,11 @@ def write_bundle_sums(folder: Path) -> None:
 
 def measured(bundle: Bundle) -> list[Measured]:
     """Return the levels of all requests in numbers, from their certificates."""
-    return [_numbers(Certificate.load(bundle.path / level.certificate)) for level in bundle.policy.pooled]
+    pooled = [level for level in bundle.policy.levels if level.group is None]
+    return [_numbers(Certificate.load(bundle.path / one.certificate), one.served.whose) for one in pooled]
 
 
-def _numbers(found: Certificate) -> Measured:
+def _numbers(found: Certificate, at: str | None) -> Measured:
     return Measured(
         promise=found.promise,
         risk=found.risk,
@@ -212,6 +231,7 @@ def _numbers(found: Certificate) -> Measured:
         exited_interval=_interval(found.exits, found.problems),
         bound=found.bound,
         saved=found.saved,
+        at=at,
     )
 
 
@@ -223,12 +243,12 @@ def _interval(count: float, n: int) -> tuple[float, float] | None:
     return 1.0 - float(clopper_pearson_upper(n - count, n, 0.025)), high
 
 
-def _prune(bundle: Bundle, calibration: Calibration, written: set[str]) -> None:
+def _prune(bundle: Bundle, calibration: Calibration) -> None:
     """Remove the certificates these replace, and evidence that no certificate rests on any more."""
-    folder = bundle.path / FOLDER
+    folder, named = bundle.path / FOLDER, {level.certificate for level in bundle.policy.levels}
     for risk in {certificate.risk for certificate in calibration.certificates}:
         for path in folder.glob(f"risk-{risk:g}-*.json"):
-            if f"{FOLDER}/{path.name}" not in written:
+            if f"{FOLDER}/{path.name}" not in named:
                 path.unlink()
     needed = {evidence_name(Certificate.load(path)) for path in folder.glob("risk-*.json")}
     for path in folder.glob("evidence-*.parquet"):
@@ -250,6 +270,8 @@ def write_certificates(calibration: Calibration, folder: Path) -> None:
 def certificate_name(certificate: Certificate) -> str:
     """File name of a certificate; its digest keeps a replaced one in place until the policy names the new."""
     of = "group" if certificate.group else "all"
+    if certificate.at is not None:
+        of += "-" + re.sub(r"[^0-9a-z.]+", "-", certificate.at)
     return f"risk-{certificate.risk:g}-{of}-{_sha256(certificate.to_json())[:8]}.json"
 
 

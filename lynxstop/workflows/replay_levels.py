@@ -11,6 +11,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.calibration import repeats
 from lynxstop.calibration.units import check_disjoint
+from lynxstop.core.conditions import Conditions
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
 from lynxstop.replay.outcomes import summarize
@@ -31,7 +32,7 @@ def check_unseen(bundle: Bundle, data: Recording) -> None:
 
 
 def replay_levels(bundle: Bundle, data: Recording) -> list[dict[str, Any]]:
-    """Replay every level of all requests.
+    """Replay every level of all requests, at the sampling that the traces were recorded at.
 
     Returns
     -------
@@ -44,10 +45,13 @@ def replay_levels(bundle: Bundle, data: Recording) -> list[dict[str, Any]]:
     DataError
         When there are no traces.
     """
-    exits = read_exits(data, bundle.policy.stop_policy())
+    policy, meta = bundle.policy.stop_policy(), data.meta
+    served = Conditions(meta.temperature, meta.top_p, meta.top_k, meta.max_tokens)
+    exits = read_exits(data, policy)
     scores = scores_of(bundle, data)[exits.rows]
     rows = []
-    for level in bundle.policy.pooled:
+    for pooled in bundle.policy.pooled:
+        level = bundle.policy.certified(policy.level(pooled.risk, None, served)) or pooled
         summary = summarize(exits.at(scores, level.threshold))
         rows.append(
             {"risk": level.risk, "confidence": level.confidence, "loss": level.loss}

@@ -46,7 +46,7 @@ class ShadowTraffic:
     forced_tokens: int
 
 
-def read_shadow(folder: Path, *, by: str | None = None) -> ShadowTraffic:
+def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str] = ()) -> ShadowTraffic:
     """Read a folder that `lynxstop proxy --record` has written; a last line that was torn is left out.
 
     Raises
@@ -69,9 +69,8 @@ def read_shadow(folder: Path, *, by: str | None = None) -> ShadowTraffic:
         )
     rows = list(csv.DictReader(content.splitlines()))
     models = tuple(sorted({row.get("model") or "" for row in rows}))
-    return ShadowTraffic(
-        folder, read_table(path, by=by), models, sum(int(row.get("answer_tokens") or 0) for row in rows)
-    )
+    table = read_table(path, by=by, subgroups=subgroups)
+    return ShadowTraffic(folder, table, models, sum(int(row.get("answer_tokens") or 0) for row in rows))
 
 
 def shadow_report(traffic: ShadowTraffic, thresholds: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -104,9 +104,9 @@ def _about_bundle(bundle: Bundle, certificates: list[Path]) -> list[str]:
     ]
     card = bundle.path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    for level in bundle.policy.pooled:
+    for level in bundle.policy.levels:
         promise = Certificate.load(bundle.path / level.certificate).promise
-        if text is not None and promise not in text:
+        if text is not None and level.group is None and promise not in text:
             found.append(f"README.md does not say what is promised at risk {level.risk:g}.")
     problems = "\n".join(sorted(bundle.training_scores().problems))
     if hashlib.sha256(problems.encode()).hexdigest() != bundle.policy.training_problems_sha256:

@@ -88,6 +88,18 @@ def test_a_level_that_audits_refute_never_exits(served, audit, tmp_path):
     assert verify_path(served.path).holds
 
 
+def test_a_risk_that_rose_lately_is_said(served, audit, tmp_path):
+    steady = audit(0.05, [1.0, *[0.0] * 49] * 40)
+    state = journal(tmp_path / "steady", *steady)
+    assert call(served, state)["changed"] == {}
+    rising = journal(tmp_path / "rising", *steady, *audit(0.05, [1.0] * 12))
+    result = CliRunner().invoke(app, ["calibrate", str(served.path), "--from-audit", str(rising)])
+    assert "rose above 0.05 recently" in result.output
+    found = call(served, rising)
+    assert not found["levels"][0]["refused"]
+    assert found["changed"]["0.05"].endswith("52 losses in 2012 audits.")
+
+
 def test_too_few_audits_change_nothing(served, audit, tmp_path):
     state = journal(tmp_path / "state", *audit(0.05, [0.0] * 20))
     before = (served.path / "policy.json").read_bytes()

@@ -165,6 +165,20 @@ def test_odd_columns_are_one_clear_error(tmp_path, kind):
     assert "\n" not in failed.exception.message
 
 
+@pytest.mark.parametrize("twin", ["Loss", " loss", "LOSS "])
+def test_a_column_that_is_there_in_two_spellings_is_an_error(tmp_path, twin):
+    failed = command("--scores", write(tmp_path / "table.csv", [("t", "p", 0, 1, 0, 1)], (*HEAD, twin)))
+    assert "several columns 'loss'" in str(failed.exception)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1e-300, "nan", "inf", -1, 0])
+def test_weights_that_cannot_be_used_are_one_clear_error(tmp_path, weight):
+    path = write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, 0) for i in range(200)])
+    weights = write(tmp_path / "w.csv", [(f"t{i}", weight) for i in range(200)], ("trace_id", "weight"))
+    failed = command("--scores", path, "--method", "weighted", "--weights", weights)
+    assert isinstance(failed.exception, DataError), failed.exception
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_column_that_is_there_twice_is_an_error(tmp_path, suffix):
     path = tmp_path / f"table.{suffix}"

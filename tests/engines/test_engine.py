@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -317,3 +318,17 @@ def test_requests_outside_the_certified_conditions_think_or_stop_uncertified(
         name: made.output_ids for name, made in expected.items()
     }
     assert armed.departures == {"temperature": len(requests)}
+
+
+def test_a_request_is_stopped_at_the_level_of_its_sampling(engine: Make, requests: list[Request]) -> None:
+    # given a level that never exits at the bundle's own sampling, and always at a further one
+    own, far = Conditions.of(GREEDY), Conditions.of(SAMPLED)
+    armed = engine(certified=Certified(own))
+    armed.policy = replace(armed.policy, levels=(Level(0.05, math.inf), Level(0.05, -math.inf, sampling=far)))
+    # when requests run at both
+    greedy, sampled = (run(armed, at_risk(requests, 0.05), sampling) for sampling in (GREEDY, SAMPLED))
+    # then none departs, and only those of the further one exit
+    assert not armed.departures
+    assert not any(made.exit for made in greedy.values())
+    assert all(made.exit for made in sampled.values() if made.events)
+    assert any(made.events for made in greedy.values())

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 
 from lynxstop.errors import DataError
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
@@ -20,15 +21,29 @@ def warned(reference: list[float], live: list[float], seed: int) -> int | None:
     return None
 
 
-def test_exchangeable_requests_rarely_warn() -> None:
-    found = []
-    for seed in range(200):
-        values = np.random.default_rng(seed).normal(size=1_000)
-        values[::10] = math.nan
-        found.append(warned(values[:500].tolist(), values[500:].tolist(), seed))
+def exchangeable(seed: int) -> tuple[list[float], list[float]]:
+    """500 values of calibration and 500 live ones, a tenth of them missing."""
+    values = np.random.default_rng(seed).normal(size=1_000)
+    values[::10] = math.nan
+    return values[:500].tolist(), values[500:].tolist()
 
-    # Bin(200, 0.01) exceeds 8 with probability 0.0002
-    assert sum(place is not None for place in found) <= 8
+
+def test_exchangeable_requests_rarely_warn() -> None:
+    found = sum(warned(*exchangeable(seed), seed) is not None for seed in range(200))
+
+    assert binom.sf(found - 1, 200, 0.01) > 1e-3
+
+
+def test_a_test_for_one_look_that_is_looked_at_often_is_caught() -> None:
+    found = 0
+    for seed in range(200):
+        reference, live = map(np.array, exchangeable(seed))
+        known = live[~np.isnan(live)]
+        counts = np.arange(1, len(known) + 1)
+        off = (known.cumsum() / counts - np.nanmean(reference)) / np.sqrt(1 / counts + 1 / 450)
+        found += bool((np.abs(off) > norm.isf(0.005)).any())
+
+    assert binom.sf(found - 1, 200, 0.01) < 1e-6
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])

@@ -1,11 +1,7 @@
 """Audits survive other writers, cuts and garbling; what is lost counts as a loss."""
 
-import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,48 +87,6 @@ def test_two_processes_write_one_journal(tmp_path: Path) -> None:
 
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert entries(FileJournal(path)) == [AUDIT] * 400
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A real Redis server; skipped where there is none."""
-    pytest.importorskip("redis")
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0", server
-    server.kill()
-    server.wait()
-
-
-def test_replicas_share_a_journal_in_redis(redis: tuple[str, "subprocess.Popen[bytes]"]) -> None:
-    url, server = redis
-    one, other = RedisJournal(url), RedisJournal(url)
-    one.append(AUDIT)
-    other.append(replace(AUDIT, loss=1.0))
-
-    assert entries(one) == [AUDIT, replace(AUDIT, loss=1.0)]
-    assert entries(other, 1) == [replace(AUDIT, loss=1.0)]
-    with pytest.raises(DataError, match="cut short"):
-        entries(one, 3)
-    server.kill()
-    server.wait()
-    with pytest.raises(DataError, match="Redis"):
-        one.append(AUDIT)
-    with pytest.raises(DataError, match="Redis"):
-        entries(one)
 
 
 def test_without_the_extra_redis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,13 @@ import pytest
 from lynxstop.errors import ConfigError
 from lynxstop.grading.graders import name_of
 from lynxstop.monitor.entries import Audit, Begun, Reset
-from lynxstop.monitor.journal import FileJournal
+from lynxstop.monitor.journal import FileJournal, RedisJournal
 from lynxstop.monitor.levels import JOURNAL, open_state
 from lynxstop.monitor.monitor import Finding, LevelKey
 from lynxstop.proxy import full_answer, live_risk
 from lynxstop.proxy.monitoring import grader_of
 from tests.support.canned import CHAT
+from tests.support.redis_server import redis_server
 from tests.support.servers import Proxied, eventually
 from tests.support.watching import watching
 
@@ -256,6 +257,27 @@ def test_audits_that_cannot_be_kept_make_the_state_unknown(mock: Any, tmp_path: 
         (tmp_path / JOURNAL).rmdir()
         eventually(lambda: (ask(proxy), proxy.count("lynxstop_monitor_unknown"))[1] == 0)
         eventually(lambda: (tmp_path / JOURNAL).exists() and KEY in open_state(tmp_path).findings)
+
+
+def test_a_redis_server_that_goes_away_harms_no_request_and_withholds_exits(
+    mock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("redis")
+    monkeypatch.setattr(live_risk, "REFRESH_SECONDS", 0.0)
+    with redis_server(tmp_path) as server:
+        sections = {"monitor": {"redis": server.url, "audit": 1.0, "key": "k"}}
+        with watching(mock[0], sections=sections) as proxy:
+            assert ask(proxy).json()["lynxstop"]["stopped"]
+            eventually(lambda: counted(proxy, 1))
+            server.kill()
+            eventually(lambda: "lynxstop" not in ask(proxy).json())
+            assert "unknown" in notices(proxy)[1]
+            # It comes back empty: what was known is lost, and stays so until somebody resets it.
+            server.start()
+            eventually(lambda: "another one" in notices(proxy)[1] or "cut short" in notices(proxy)[1])
+            assert "lynxstop" not in ask(proxy).json()
+            RedisJournal(server.url).append(Reset())
+            eventually(lambda: "lynxstop" in ask(proxy).json())
 
 
 def test_an_audit_whose_process_was_killed_is_a_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.expiry import ExpiryDates
 from lynxstop.core.conditions import Conditions
+from lynxstop.core.policy import Level
 from lynxstop.proxy.service import Services
 from tests.support.canned import CHAT
 from tests.support.servers import Proxied
@@ -77,6 +79,33 @@ def test_a_request_outside_is_stopped_without_a_certificate_where_the_operator_s
         assert '"departures":["temperature"]' in answer.text.replace(" ", "")
         assert "x-lynxstop-certificate" not in answer.headers
         assert proxy.count("lynxstop_uncertified_total", cause="temperature") == 1
+
+
+PROMPT = "What is 7 + 5 * 2 - 3?"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, BODY),
+        ("/v1/completions", {"model": "toy", "prompt": f"{PROMPT}\n<think>", "max_tokens": 4000}),
+        ("/v1/messages", {**BODY, "max_tokens": 1000}),
+        ("/v1/responses", {"model": "toy", "input": PROMPT}),
+    ],
+)
+def test_a_request_gets_the_level_of_its_sampling(mock: Any, path: str, body: dict[str, Any]) -> None:
+    # given a level that never exits at the bundle's own sampling, and always at a further one
+    levels = (Level(0.05, math.inf), Level(0.05, -math.inf, sampling=Conditions(1.3)))
+    with watching(mock[0], certified=CERTIFIED, levels=levels) as proxy:
+        found = []
+        for settings in ({"temperature": 0.9, "top_p": 0.95}, {"temperature": 1.3, "top_p": 1.0}):
+            answer = httpx.post(proxy.url + path, json={**body, **settings}, timeout=30)
+            assert answer.status_code == 200, answer.text
+            found.append(answer.json()["lynxstop"])
+        # then each is inside, and only that of the further one is stopped
+        assert [one["stopped"] for one in found] == [False, True]
+        assert "departures" not in found[0] | found[1]
+        assert counted(proxy) == 0
 
 
 def test_an_expired_level_stops_nothing(mock: Any) -> None:

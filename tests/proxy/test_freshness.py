@@ -85,8 +85,8 @@ class Comparing(Services):
     def __init__(self) -> None:
         super().__init__(None)
         self.bundle: Any = SimpleNamespace(policy=SimpleNamespace(default_risk=0.05))
-        self.level = lambda risk, group: None  # type: ignore[method-assign]
-        self._saved = {}
+        self.level = lambda options: None  # type: ignore[method-assign]
+        self._certificates = {}
         fixed = Fixed(-float("inf"))
         self.policy, self._stream_config = fixed.policy, fixed.service.stream_config
         self.expected: Fingerprint | None = None

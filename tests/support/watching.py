@@ -50,11 +50,12 @@ class Fixed(Services):
         rule: str = "thinkbrake",
         cause: str | None = None,
         certified: Certified | None = None,
+        levels: tuple[Level, ...] = (),
         **policy: Any,
     ) -> None:
         super().__init__(None)
         self.certified = certified
-        levels = (Level(0.05, threshold), Level(0.1, -math.inf))
+        levels = levels or (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
         stream_config = StreamConfig(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
         self.service = Service(dialect or Vllm(), stream_config, cause)

@@ -44,11 +44,11 @@ def violations(method, world, n, repeats, *, train=None, **options):
 
 @pytest.mark.parametrize(("method", "world"), QUICK)
 def test_holds_quickly(method, world):
-    # given 150 calibration sets of a world whose risk is known
-    wrong, useful = violations(method, WORLDS[world](), 300, 150)
+    # given 200 calibration sets of a world whose risk is known
+    wrong, useful = violations(method, WORLDS[world](), 300, 200)
     # then the promise is kept, and not by refusing
-    assert exceeds(wrong, 150, DELTA) > SURE
-    assert useful == 150
+    assert exceeds(wrong, 200, DELTA) > SURE
+    assert useful == 200
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_holds(method, world, fixed, n):
     assert exceeds(wrong, 500, DELTA) > SURE
 
 
-@pytest.mark.parametrize("repeats", [150, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [200, pytest.param(600, marks=pytest.mark.slow)])
 def test_selective_risk_holds(repeats):
     # given the risk among the requests that exit, in worlds where few do
     for name in ("sticky", "ties"):
@@ -89,7 +89,7 @@ def test_holm_holds():
     assert useful > 150
 
 
-@pytest.mark.parametrize("repeats", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_levels_hold_together(repeats):
     # given three levels with one confidence
     world, risks, wrong = sticky(), (0.05, 0.1, 0.2), 0
@@ -102,7 +102,7 @@ def test_levels_hold_together(repeats):
     assert exceeds(wrong, repeats, DELTA) > SURE
 
 
-@pytest.mark.parametrize("repeats", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [200, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("method", "samples"), [("ltt", "one"), ("hoeffding_bentkus", "mean")])
 def test_holds_with_several_samples_per_problem(method, samples, repeats):
     wrong, useful = violations(method, repeated(), 150, repeats, samples=samples)
@@ -113,7 +113,7 @@ def test_holds_with_several_samples_per_problem(method, samples, repeats):
 def test_samples_taken_for_problems_are_caught():
     # given the same data with every sample called a problem
     world, wrong = repeated(), 0
-    for seed in range(100):
+    for seed in range(200):
         table = world.draw(150, seed)
         table = replace(table, problem_ids=table.trace_ids)
         threshold = (
@@ -123,7 +123,7 @@ def test_samples_taken_for_problems_are_caught():
         )
         wrong += world.risk(threshold) > ALPHA
     # then the promise is visibly broken
-    assert exceeds(wrong, 100, DELTA) < 1e-4
+    assert exceeds(wrong, 200, DELTA) < 1e-4
 
 
 def rule(certify):
@@ -153,7 +153,7 @@ def last_accepted(curve):
 def test_rule_without_correction_is_caught():
     # given the most lenient threshold with an observed risk of at most alpha
     count = rule(lambda curve: int(np.flatnonzero(curve.losses / curve.units <= ALPHA)[-1]))
-    assert exceeds(count(sticky(), 300, 100), 100, DELTA) < 1e-6
+    assert exceeds(count(sticky(), 300, 200), 200, DELTA) < 1e-6
 
 
 def test_first_rejected_threshold_is_caught():
@@ -161,9 +161,9 @@ def test_first_rejected_threshold_is_caught():
     def one_too_far(curve):
         return min(last_accepted(curve) + 1, len(curve.thresholds) - 1)
 
-    assert exceeds(rule(one_too_far)(ties(), 300, 100), 100, DELTA) < 1e-6
+    assert exceeds(rule(one_too_far)(ties(), 300, 200), 200, DELTA) < 1e-6
     # and the right step is not
-    assert exceeds(rule(last_accepted)(ties(), 300, 100), 100, DELTA) > SURE
+    assert exceeds(rule(last_accepted)(ties(), 300, 200), 200, DELTA) > SURE
 
 
 def test_every_threshold_by_itself_is_caught():
@@ -173,8 +173,8 @@ def test_every_threshold_by_itself_is_caught():
         return int(passed[-1]) if len(passed) else -1
 
     world = plateau()
-    assert exceeds(rule(best)(world, 300, 100), 100, DELTA) < 1e-6
-    assert exceeds(rule(last_accepted)(world, 300, 100), 100, DELTA) > SURE
+    assert exceeds(rule(best)(world, 300, 200), 200, DELTA) < 1e-6
+    assert exceeds(rule(last_accepted)(world, 300, 200), 200, DELTA) > SURE
 
 
 def test_default_method_is_learn_then_test():

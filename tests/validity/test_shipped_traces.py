@@ -34,14 +34,14 @@ def refuted(violations: int, splits: int, delta: float = 0.05) -> bool:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.05])
 def test_learn_then_test_holds_and_saves(traces: TraceTable, grid: np.ndarray, alpha: float) -> None:
-    found = resplit(traces, alpha=alpha, grid=grid, splits=100)
+    found = resplit(traces, alpha=alpha, grid=grid, splits=200)
 
-    assert not refuted(found.violations, 100)
+    assert not refuted(found.violations, 200)
     assert found.saved.mean() > 0.3
 
 
 def test_the_promise_is_used_up_not_wasted(traces: TraceTable, grid: np.ndarray) -> None:
-    found = resplit(traces, alpha=0.05, grid=grid, splits=50)
+    found = resplit(traces, alpha=0.05, grid=grid, splits=200)
 
     assert 0.5 * 0.05 < found.risk.mean() < 0.05
 
@@ -49,9 +49,9 @@ def test_the_promise_is_used_up_not_wasted(traces: TraceTable, grid: np.ndarray)
 def test_a_bound_on_average_is_caught_as_no_bound_with_confidence(
     traces: TraceTable, grid: np.ndarray
 ) -> None:
-    found = resplit(traces, alpha=0.05, grid=grid, method="crc", splits=100)
+    found = resplit(traces, alpha=0.05, grid=grid, method="crc", splits=200)
 
-    assert refuted(found.violations, 100)
+    assert refuted(found.violations, 200)
 
 
 def test_the_shipped_certificates_are_those_of_the_bundle() -> None:

@@ -75,6 +75,37 @@ def test_an_expired_level_stops_nothing(ago: int, grace: int, gone: bool) -> Non
     assert of_all == RequestOptions(True, 1.0)
 
 
+@pytest.mark.parametrize("group", [None, "easy"])
+def test_a_request_gets_the_level_of_its_sampling(group: str | None) -> None:
+    # given levels of the bundle's own sampling, and of a further one, which expires
+    far = Conditions(1.3, 0.95, 0, 512)
+    levels = (Level(0.05, 2.0), Level(0.05, 3.0, sampling=far), Level(0.05, 4.0, "easy", far))
+    policy = StopPolicy((1,), levels)
+    dates = ExpiryDates({(0.05, "easy, temperature 1.3, top_p 0.95"): datetime.now(UTC) - DAY})
+    reader = RequestOptionsReader(PluginSettings(), policy, 0.05, Certified(CERTIFIED, (), dates))
+    args = {} if group is None else {"lynxstop_group": group}
+    # when requests of both, and one that its collector draws at the further one, are read
+    own, others = reader.read(args, served=CERTIFIED), reader.read(args, served=far)
+    sampling = {
+        "temperature": 1.3,
+        "top_p": 0.95,
+        "top_k": 0,
+        "max_tokens": 512,
+        "answer_tokens": 8,
+        "seed": 1,
+    }
+    draw = {"lynxstop_draw": {"request": "a", "start": 0, "sampling": sampling}}
+    drawn = reader.read({**args, **draw}, served=CERTIFIED)
+    # then each is stopped at its own level, unless that has expired; any other sampling departs
+    assert own == RequestOptions(True, 2.0)
+    if group is None:
+        assert others == RequestOptions(True, 3.0)
+        assert (drawn.threshold, drawn.departures) == (3.0, ())
+    else:
+        assert others.departures == drawn.departures == ("expired",)
+    assert reader.read(args, served=Conditions(1.0)).departures == ("temperature",)
+
+
 def test_settings_name_what_is_done() -> None:
     found = read_settings({"lynxstop": {"bundle": "b", "uncertified": "stop", "grace_days": 1.5}}, {})
     assert found is not None

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import CueEvent
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.statistics import DTYPE, NEXT, WIDTH, unknown
@@ -223,7 +224,12 @@ class OpenAIEngine:
             body["seed"] = _seed(sampling.seed, request.id)
         opening = await self._dialect.opening(self._server, body)
         session = StreamSession(
-            self._config, risk=request.risk, mode=request.mode, group=request.group, keep=True
+            self._config,
+            risk=request.risk,
+            mode=request.mode,
+            group=request.group,
+            served=Conditions.of(sampling),
+            keep=True,
         )
         trace = self._traces[request.id] = _Trace(opening, session)
         truncation, finish = await self._read(trace, sampling)

@@ -83,6 +83,8 @@ class TransformersEngine:
     """
 
     id: ClassVar[str] = "transformers"
+    decides_like: ClassVar[Mapping[str, tuple[str, ...]]] = {"float32": ("vllm",)}
+    """`tests/vllm/test_collect.py` compares them token by token, in float32."""
 
     def __init__(
         self,
@@ -175,8 +177,9 @@ class TransformersEngine:
         """Let a request outside the certified conditions think, unless it is to be stopped all the same."""
         if self.certified is None or request.risk is None:
             return request
-        level = self.policy.level(request.risk, request.group)
-        departures = self.certified.departures(Conditions.of(sampling), level)
+        served = Conditions.of(sampling)
+        level = self.policy.level(request.risk, request.group, served)
+        departures = self.certified.departures(served, level)
         self.departures.update(departures)
         thinks = departures and self.uncertified is Uncertified.THINK
         return replace(request, risk=None) if thinks else request
@@ -235,7 +238,7 @@ class TransformersEngine:
                 if progress is not None:
                     progress(finished, len(requests))
 
-    def _session(self, request: Request) -> Session:
+    def _session(self, request: Request, sampling: Sampling) -> Session:
         return Session(
             self.watch,
             self.policy,
@@ -243,12 +246,13 @@ class TransformersEngine:
             risk=request.risk,
             mode=request.mode,
             group=request.group,
+            served=Conditions.of(sampling),
         )
 
     def _run(
         self, requests: Sequence[Request], sampling: Sampling, record: bool, on_token: OnToken | None
     ) -> Iterator[Generation]:
-        rows = [Row(request, self._session(request), sampling) for request in requests]
+        rows = [Row(request, self._session(request, sampling), sampling) for request in requests]
         numbers = self.uniforms(requests, sampling)
         batch = PaddedBatch(self.model, self.device)
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None

@@ -99,6 +99,9 @@ def load_engine(
     setup.require_cut_after()
     probe = made_by.probe if isinstance(made_by, Bundle) else None
     named = made_by.probe.layers if made_by.probe is not None else ()
+    certified = None
+    if isinstance(made_by, Bundle):
+        certified = Certified.of(made_by, engine=TransformersEngine, dtype=kind)
     engine = TransformersEngine(
         network,
         tokenizer,
@@ -108,7 +111,7 @@ def load_engine(
         layers=_layers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
         close_open_thinking=close_open_thinking,
-        certified=Certified.of(made_by, dtype=kind) if isinstance(made_by, Bundle) else None,
+        certified=certified,
         uncertified=uncertified,
     )
     return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from lynxstop.artifacts.probe import Probe
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import CueEvent, Exit, Mode
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Session
@@ -45,6 +46,9 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         Certified level to stop at; None stops at a budget only.
     mode : Mode
         Stop, or only record what would have happened.
+    served : Conditions, optional
+        How `generate` will sample, where levels were certified at several samplings; by default as the
+        bundle's own. It is not compared with what was certified.
 
     Raises
     ------
@@ -63,11 +67,13 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
         probe: Probe | None = None,
         risk: float | None = None,
         mode: Mode = Mode.STOP,
+        served: Conditions | None = None,
     ) -> None:
         policy.level(risk)
         if risk is not None and probe is None and policy.needs_probe:
             raise ConfigError("Stopping at a risk level needs a probe.")
         self._watch, self._policy, self._risk, self._mode = watch, policy, risk, mode
+        self._served = served
         self._eos_ids = end_tokens(model)
         self._pad_id: int | None = getattr(model.generation_config, "pad_token_id", None)
         self._taps = None if probe is None else Taps(model, probe.layers)
@@ -177,6 +183,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
                 [token for token, kept in zip(prompt, mask, strict=True) if kept],
                 risk=self._risk,
                 mode=self._mode,
+                served=self._served,
             )
             for prompt, mask in zip(prompts, real, strict=True)
         ]

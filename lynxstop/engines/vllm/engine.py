@@ -6,7 +6,7 @@ vLLM's prefix cache mostly still holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -60,6 +60,8 @@ class VllmEngine:
     """
 
     id: ClassVar[str] = "vllm"
+    decides_like: ClassVar[Mapping[str, tuple[str, ...]]] = {"float32": ("transformers",)}
+    """`tests/vllm/test_collect.py` compares them token by token, in float32."""
     exits_at_once: ClassVar[int] = 4096
     """Forced exits that one call should have, so that its last few matter little."""
 

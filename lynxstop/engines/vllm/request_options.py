@@ -187,7 +187,11 @@ class RequestOptionsReader:
             options = self._options(risk, mode, record, group)
             options = _collecting(options, given)
         if served is not None and isinstance(risk, float) and options.watched:
-            options = self._compare(options, served, self._policy.level(risk, group))
+            served = served if options.draw is None else Conditions.of(options.draw.sampling)
+            level = self._policy.level(risk, group, served)
+            if level.sampling is not None:
+                options = replace(options, threshold=level.threshold)
+            options = self._compare(options, served, level)
         no_exit = None if asked is None else why_no_exit(asked, self._exit_text, self._policy.exit_ids)
         if no_exit is not None and options.watched and not self._by_recipe:
             options = _thinking(options, (*options.departures, no_exit))
@@ -201,8 +205,6 @@ class RequestOptionsReader:
         """Do what the operator chose where a request lies outside the certified conditions."""
         if self._certified is None:
             return options
-        if (how := options.draw) is not None:
-            served = Conditions.of(how.sampling)
         departures = self._certified.departures(served, level)
         if not departures:
             return options

@@ -16,6 +16,7 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
@@ -134,7 +135,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
         default_risk = bundle.policy.default_risk
-        certified = Certified.of(bundle, dtype=str(model.dtype).removeprefix("torch."), grace=settings.grace)
+        dtype = str(model.dtype).removeprefix("torch.")
+        certified = Certified.of(bundle, engine=VllmEngine, dtype=dtype, grace=settings.grace)
         _warn(bundle, certified, settings)
     else:
         assert settings.recipe is not None
@@ -200,7 +202,15 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
     """Say once what keeps requests from being stopped under a certificate."""
     policy = bundle.policy
     what = "think to the end" if settings.uncertified is Uncertified.THINK else "are stopped uncertified"
-    if certified.always:
+    if "engine" in certified.always:
+        logger.warning(
+            "lynxstop: the bundle was certified with %s in %s, which has not been shown to decide as vLLM "
+            "does: all requests %s. Collect the calibration data with --engine vllm.",
+            policy.engine,
+            policy.dtype,
+            what,
+        )
+    if "dtype" in certified.always:
         logger.warning(
             "lynxstop: the bundle was certified in %s, and this engine computes in another data type: all "
             "requests %s. Serve in %s, or calibrate again here.",
@@ -208,9 +218,9 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
             what,
             policy.dtype,
         )
-    gone = [level.risk for level in policy.levels if certified.dates.expired(level.risk, level.group)]
+    gone = [level for level in policy.levels if certified.dates.expired(level.risk, level.served.whose)]
     if gone:
-        names = ", ".join(f"{risk:g}" for risk in gone)
+        names = ", ".join(f"{level.risk:g} ({level.whose})" for level in gone)
         logger.warning(
             "lynxstop: the certificates of risk %s have expired: requests at them %s. Calibrate again.",
             names,
