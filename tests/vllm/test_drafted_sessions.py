@@ -70,13 +70,16 @@ class Engine:
         self.prompts = prompts
         self.accepted: Counter[int] = Counter()
 
-    def step(self, slots: list[int], right: list[int], partial: list[bool]) -> None:
-        """Run requests (slot i is request i); of each one's drafts the first `right` are right."""
+    def step(
+        self, slots: list[int], right: list[int], partial: list[bool], most: list[int] | None = None
+    ) -> None:
+        """Run requests (slot i is request i); of each one's drafts, `most`, the first `right` are right."""
         rows: list[list[int]] = []
-        for slot, correct in zip(slots, right, strict=True):
+        most = [DRAFTS] * len(slots) if most is None else most
+        for slot, correct, limit in zip(slots, right, most, strict=True):
             history = self.history[slot]
             fresh = len(history) == len(self.prompts[slot])
-            coming = self.coming[slot][len(history) :][:DRAFTS]
+            coming = self.coming[slot][len(history) :][:limit]
             drafts = [t if i < correct else (t + 1) % VOCABULARY for i, t in enumerate(coming)]
             rows.append([history[-1], *([-1] * len(drafts) if fresh else drafts)])
         counts = np.array([len(row) for row in rows])
@@ -136,13 +139,16 @@ def test_drafts_change_no_token_and_no_count(
     while running := [s for s, end in enumerate(ends) if len(engine.history[s]) < end]:
         slots = draw.permutation(running)[: draw.integers(1, len(running) + 1)].tolist()
         right = draw.integers(0, DRAFTS + 1, len(slots)).tolist()
-        engine.step(slots, right, (draw.random(len(slots)) < 0.2).tolist())
+        most = draw.integers(0, DRAFTS + 1, len(slots)).tolist()
+        engine.step(slots, right, (draw.random(len(slots)) < 0.2).tolist(), most)
         told |= {pair for pair in zip(slots, sessions.exits()[0].tolist(), strict=True) if pair[1]}
         if draw.random() < 0.5:
             slot = int(draw.choice(running))
-            parked = sessions.park(slot)
-            sessions.admit(slot, [0], RequestOptions(False))
-            sessions.resume(slot, parked)
+            for _ in range(draw.integers(1, 3)):
+                parked = sessions.park(slot)
+                sessions.admit(slot, [0], RequestOptions(False))
+                sessions.park(slot)  # another request has been there, and is preempted too
+                sessions.resume(slot, parked)
     # then: their tokens are the same
     for slot, (history, _) in enumerate(plain):
         assert engine.history[slot][: len(history)] == history
@@ -192,6 +198,20 @@ def test_a_position_that_was_never_reached_loses_the_request() -> None:
         engine.step([0], [0], [False])
     assert sessions.counters[COUNTERS.index("lost")] == 1
     assert not sessions.counters[: COUNTERS.index("lost")].any()
+
+
+def test_a_position_behind_an_empty_place_loses_the_request() -> None:
+    # given a new request whose step had places for drafts, and none in them
+    policy, prompt = StopPolicy((10, 1, 9), (Level(RISK, 0.0),)), [3, 0, 12]
+    history, _ = alone(policy, Mode.SHADOW, prompt)
+    sessions = DraftedSessions(MACHINE, policy, PROBE, torch.device("cpu"), 2, 2, drafts=DRAFTS)
+    sessions.admit(0, prompt, RequestOptions(True, math.inf))
+    engine = Engine(sessions, [history], [prompt])
+    engine.step([0], [0], [False])
+    # when it goes on from a token that no row has read, then it is lost
+    engine.history[0] += [12]
+    engine.step([0], [0], [False])
+    assert sessions.counters[COUNTERS.index("lost")] == 1
 
 
 def test_after_an_error_the_requests_of_the_batch_are_left_alone() -> None:
