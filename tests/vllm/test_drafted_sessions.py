@@ -147,7 +147,7 @@ def test_drafts_change_no_token_and_no_count(
             for _ in range(draw.integers(1, 3)):
                 parked = sessions.park(slot)
                 sessions.admit(slot, [0], RequestOptions(False))
-                sessions.park(slot)  # another request has been there, and is preempted too
+                sessions.unstage()  # another request has been there in a step
                 sessions.resume(slot, parked)
     # then: their tokens are the same
     for slot, (history, _) in enumerate(plain):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ policies = st.builds(
 WORDS = (7, 10, 11, 14, *[9] * 4, 8, 8, 7, 10, 3, 4, 13, 1, 0)
 
 
+def pick(features: Any, rows: Any) -> Any:
+    """Features of some rows, or of all."""
+    return features if rows is None else features[rows]
+
+
 class Plain:
     """A session that reads each token and decides at once."""
 
@@ -56,7 +62,7 @@ class Plain:
         found, after = describe(logits, EXIT[0])
         own = math.nan if self.before is None else float(self.before.logprobs(torch.tensor([token])))
         asked = self.session.read(token)
-        known = Statistics(*found[0].tolist(), own) if self.session.policy.rule else UNKNOWN
+        known = Statistics(*[*found[0].tolist(), own]) if self.session.policy.rule else UNKNOWN
         self.forced = self.session.decide(score if asked else None, known)
         self.before = after
 
@@ -96,7 +102,7 @@ def test_late_readers_decide_as_sessions_that_read_at_once(
                     one.before = describe(logits[row : row + 1], EXIT[0])[1]
             fresh[slots] = False
             step = BatchStep(slots, torch.tensor(tokens), None, reads, lambda rows: [])
-            lost = sessions.observe(step, lambda rows, all=scores: all if rows is None else all[rows], logits)
+            lost = sessions.observe(step, partial(pick, scores), logits)
             # then the same tokens are forced, and exits, blocks and counts of tokens agree
             assert not lost
             wanted = torch.zeros_like(logits)
@@ -123,11 +129,11 @@ def test_late_readers_decide_as_sessions_that_read_at_once(
                 sessions.resume(slot, parked)
     # then: what each session has seen is the same, signals and scores to the last bit
     for slot, one in enumerate(alone):
-        watched = sessions._by_slot[slot]
-        if watched is None:
+        here = sessions._by_slot[slot]
+        if here is None:
             continue
         sessions.park(slot)
-        late = watched.session
+        late = here.session
         assert (late.tokens, late.thinking_tokens, late.phase, late.state) == (
             one.session.tokens, one.session.thinking_tokens, one.session.phase, one.session.state,
         )  # fmt: skip
