@@ -80,7 +80,9 @@ class Choices:
                     if burst is None:
                         continue
                     coming[asyncio.ensure_future(anext(generators[place], None))] = place
-                    given = [event for one in burst if (event := self._of(place, as_json(one))) is not None]
+                    given: list[ClientEvent] = [
+                        event for one in burst if (event := self._of(place, as_json(one))) is not None
+                    ]
                     if given or not burst:
                         yield given
         finally:

@@ -95,6 +95,7 @@ def test_they_are_recomputed_from_the_evidence(bundle, routed):
     for changed in (better, ()):
         said = differences(certificate.model_copy(update={"subgroups": changed}), evidence)
         assert any(one.startswith("subgroups differs") for one in said)
+    assert evidence.subgroups is not None
     # and evidence that labels its traces otherwise
     assert differences(certificate, replace(evidence, subgroups=evidence.subgroups[::-1]))
 
