@@ -172,7 +172,7 @@ class ChatHandler(Answers):
         """Return the body that each choice of a request is watched by."""
         body = self._services.with_certified_sampling(request.body)
         request.known["choices"] = splits(body, request.service.dialect)
-        return request.samples()[0]
+        return dict(request.samples()[0])
 
     async def _why_untouched(self, request: ChatRequest, body: Json) -> str | None:
         """Return why a chat cannot be watched, which says what a request says."""
