@@ -80,9 +80,8 @@ class Choices:
                     if burst is None:
                         continue
                     coming[asyncio.ensure_future(anext(generators[place], None))] = place
-                    given: list[ClientEvent] = [
-                        event for one in burst if (event := self._of(place, as_json(one))) is not None
-                    ]
+                    events = [self._of(place, as_json(one)) for one in burst]
+                    given: list[ClientEvent] = [event for event in events if event is not None]
                     if given or not burst:
                         yield given
         finally:

@@ -49,6 +49,8 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 assert page.value(OVERLAPPING) == []
                 backs.append(page.value(BACK))
         # On paper it is dark on white in both schemes, and nothing is cut off.
+        page.open(f"{proxy.url}/lynxstop", width=720, height=1000, dark=True)
+        eventually(lambda: page.value(NEEDED) == 3)
         page.call("Emulation.setEmulatedMedia", media="print", features=[DARK])
         assert page.value("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
         assert page.value(CUT) == 0
