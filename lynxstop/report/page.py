@@ -41,7 +41,6 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .9rem .3rem 0; text-align: right;
   border-bottom: 1px solid var(--line); }}
 th:first-child, td:first-child {{ text-align: left; }} th {{ font-weight: 600; }}
-@media screen and (max-width: 40rem) {{ th, td {{ white-space: nowrap; }} }}
 .figures {{ display: grid; gap: 1.8rem;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }}
 figure {{ margin: 0; min-width: 0; overflow-x: auto; }}
