@@ -82,3 +82,35 @@ def test_engine_libraries_are_imported_only_in_their_folder() -> None:
         # Wide probes are trained by torch; serving one never needs it.
         allowed = {"torch"} if path.name.startswith("torch_") else set()
         assert not imports(path) & {"torch", "transformers", "vllm"} - allowed, path
+
+
+WITHOUT_A_SERVER = """
+import pkgutil, sys
+import lynxstop
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"httpx", "msgspec", "orjson", "prometheus_client", "uvicorn"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+for found in pkgutil.walk_packages(lynxstop.__path__, "lynxstop.", onerror=lambda name: None):
+    if found.name.startswith("lynxstop.engines.vllm") or found.name.endswith("__main__"):
+        continue
+    try:
+        __import__(found.name)
+    except (ModuleNotFoundError, lynxstop.errors.MissingExtraError):
+        print(found.name)
+"""
+
+
+def test_only_what_speaks_http_needs_the_extra_for_servers() -> None:
+    """Certifying a model in a folder is installed without it, and no dependency brings these by chance."""
+    code = "import lynxstop.errors\n" + WITHOUT_A_SERVER
+    missed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    homes = ("lynxstop.proxy", "lynxstop.remote", "lynxstop.engines.openai", "lynxstop.testing")
+    assert "lynxstop.engines.openai" in missed
+    assert [name for name in missed if not name.startswith(homes)] == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -170,3 +171,20 @@ def test_an_extra(wheel: Path, tmp_path: Path, extra: str) -> None:
     lines = json.loads(run(binaries, "lynxstop", "doctor", "--json", check=False).stdout)["checks"]
     states = {one["name"]: one["state"] for one in lines}
     assert states.get(f"extra {extra}", "yes") == "yes"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_first_hour_with_what_its_page_installs(wheel: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "first-hour.md").read_text()
+    extras = re.findall(r"^pip install 'lynxstop(\[.+?\])'", page, re.MULTILINE)
+    assert len(extras) == 1
+    binaries = environment(tmp_path / "env", TORCH, f"{wheel}{extras[0]}")
+    problems = (ROOT / "data" / "problems" / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "env" / "problems.jsonl").write_text("".join(problems[:250]))
+
+    words = ("certify", str(ROOT / "data" / "reasoner"), "problems.jsonl", "--risk", "0.1", "--yes")
+    run(binaries, "lynxstop", *words)
+
+    run(binaries, "lynxstop", "verify", "certified/bundle")
+    assert (tmp_path / "env" / "certified" / "report.html").is_file()

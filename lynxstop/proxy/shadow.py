@@ -27,6 +27,7 @@ import numpy as np
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.proxy.full_answer import exit_answer
 from lynxstop.proxy.logs import logger
+from lynxstop.recordings.shadow_files import PROMPTS, SALT, SERVED, TABLE
 from lynxstop.remote.chat import Chat
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ COLUMNS = (
     "model",
     "answer_tokens",
 )
-TABLE, PROMPTS, SALT, SERVED = "scores.csv", "prompts.jsonl", "salt", "served.json"
 
 AT_ONCE = 2
 """Requests whose exits are forced at a time."""

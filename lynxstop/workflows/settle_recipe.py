@@ -9,7 +9,6 @@ from pathlib import Path
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.recipes import text_of
-from lynxstop.engines.openai.loading import served_length
 from lynxstop.errors import ConfigError
 from lynxstop.workflows.draft_recipe import draft_for_server, draft_recipe, toml
 
@@ -46,5 +45,8 @@ def _first_recipe(name: str, model: Path, base_url: str | None) -> tuple[str, st
     if base_url is None:
         draft, source = draft_recipe(model), f"drafted from the files in {model}"
     else:
+        # Brings the HTTP client, which a model in a folder does not need.
+        from lynxstop.engines.openai.loading import served_length
+
         draft, source = draft_for_server(name, served_length(name, base_url)), f"drafted for {base_url}"
     return draft.as_toml(), source, draft.unknown

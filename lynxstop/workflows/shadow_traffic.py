@@ -22,7 +22,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.first_exit import exit_steps, first_exits
 from lynxstop.errors import DataError, FingerprintError
 from lynxstop.monitor.interval import confidence_sequence
-from lynxstop.proxy.shadow import SERVED, TABLE
+from lynxstop.recordings.shadow_files import SERVED, TABLE
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
 
 
