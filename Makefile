@@ -73,7 +73,7 @@ docs:  ## Build the documentation site into build/site; a broken link is an erro
 bench: env-dev  ## All benchmarks, into docs/benchmarks.md; QUICK=1: small, into build/
 	$(RUN)/python benchmarks/bench.py $(if $(QUICK),--quick)
 
-soak: env-dev  ## MINUTES (30) of mixed load and faults through the proxy
+soak: env-dev  ## MINUTES (30) of mixed load, faults and reloads in front of a mock server and a real vLLM
 	$(RUN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)
 
 reasoner: env  ## Train the shipped model again, from scratch (hours)

@@ -62,9 +62,9 @@ BENCHMARKS = (
     Benchmark(
         "Transfer and shift",
         "shift",
-        "What a certificate is worth on other problems and at other temperatures.",
-        "",
-        "--problems 24",
+        "What the shipped certificate is worth on longer problems and at other temperatures.",
+        "--problems 100 --only conditions",
+        "--problems 24 --only conditions",
     ),
     Benchmark(
         "Training a probe",

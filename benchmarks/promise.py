@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from proxy import Process
 
 from lynxstop import shipped
 from lynxstop.demo.problems import draw
@@ -65,23 +65,27 @@ def lynxstop(*words: object) -> tuple[int, dict[str, Any]]:
         return made.returncode, {"error": made.stderr.strip()}
 
 
+class Command(Process):
+    """A command that serves, ready when it is healthy; what it prints goes to `log`."""
+
+    def __init__(self, log: Path, *line: object) -> None:
+        super().__init__()
+        environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", **os.environ}
+        with log.open("w") as output:
+            command = [sys.executable, "-m", *map(str, line), "--port", str(self.port)]
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            _healthy(self.url, self.process, log)
+        except BaseException:
+            self.__exit__()
+            raise
+
+
 @contextmanager
 def serving(log: Path, *line: object) -> Iterator[str]:
     """Run a server on a free port; give its address when it is healthy."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", **os.environ}
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as output:
-        command = [sys.executable, "-m", *map(str, line), "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            _healthy(url, process, log)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(120)
+    with Command(log, *line) as command:
+        yield command.url
 
 
 def _healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -26,7 +26,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -209,22 +209,22 @@ def serve(kind: str, port: int, upstream: str) -> None:
     uvicorn.run(app, **served)
 
 
-class Server:
-    """A process that serves."""
+class Process:
+    """A process that serves on a free port; as a context, it ends with the block."""
 
-    def __init__(self, kind: str, upstream: str = "") -> None:
+    process: subprocess.Popen[bytes]
+
+    def __init__(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        line = [sys.executable, __file__, "--serve", kind, str(self.port), upstream]
-        self.process = subprocess.Popen(line)
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise SystemExit(f"{kind} did not start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(120)
 
     @property
     def url(self) -> str:
@@ -240,6 +240,22 @@ class Server:
         """Resident memory in MiB."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Server(Process):
+    """One of the servers of this file."""
+
+    def __init__(self, kind: str, upstream: str = "") -> None:
+        super().__init__()
+        line = [sys.executable, __file__, "--serve", kind, str(self.port), upstream]
+        self.process = subprocess.Popen(line)
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise SystemExit(f"{kind} did not start")
 
 
 async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, bytes]]:

@@ -1,11 +1,14 @@
 """Minutes of mixed load and faults through the proxy: is anything lost, and does memory stay flat?
 
-    python benchmarks/soak.py [--minutes 30] [--clients 12] [--json]
+    python benchmarks/soak.py [--minutes 30] [--clients 12] [--without-vllm] [--json]
 
 A mock server thinks; one proxy in front of it watches and never stops, another stops at the first cue.
 Clients send streams, whole answers and slow reads, leave in the middle, and ask for faults of the server.
 What the first proxy gives has to be what the server itself says, an answer of the second has to be whole, and
-a fault has to be reported. Ends with status 1 when something was lost, or when memory has grown.
+a fault has to be reported. A third proxy, `lynxstop proxy` with the shipped bundle, is in front of a real
+vLLM with the shipped model; it serves its certified level, or full thinking where a request asks for that,
+and reads its configuration again every 20 seconds. Ends with status 1 when something was lost, or when memory
+has grown.
 """
 
 from __future__ import annotations
@@ -16,16 +19,21 @@ import json
 import os
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import numpy as np
-from proxy import Server
+from promise import FLAGS, MODEL, Command
+from proxy import Process, Server
 
+from lynxstop import shipped
+from lynxstop.demo import held_out
 from lynxstop.testing.settings import Fault
 
 CHAT = "/v1/chat/completions"
@@ -35,6 +43,15 @@ FAULTS = [
 """Faults that have to reach the client as an error."""
 KINDS = {"stream": 6, "whole": 2, "stopped": 6, "fault": 3, "leave": 2, "slow": 1}
 """What clients do, and how often."""
+REAL = {"certified": 2, "full": 1}
+"""What they ask of the proxy in front of vLLM."""
+RELOADING = """
+[policy]
+bundle = "{bundle}"
+uncertified = "stop"
+"""
+RELOAD_SECONDS = 20
+PROBLEMS = [problem.prompt for problem in held_out.problems(64, 7)]
 SUMS = [
     f"What is {a} + {b} * {c} - {d}?"
     for a, b, c, d in zip(range(3, 11), range(5, 13), [2, 3] * 4, [1, 4] * 4, strict=True)
@@ -71,9 +88,11 @@ def text_of(content: bytes) -> tuple[str, str, bool]:
 
 
 async def one(
-    kind: str, problem: str, proxies: dict[str, Server], client: httpx.AsyncClient, right: dict[str, Any]
+    kind: str, problem: str, proxies: dict[str, Process], client: httpx.AsyncClient, right: dict[str, Any]
 ) -> bool:
     """Send one request; say whether what came is what should."""
+    if kind in REAL:
+        return await real(kind, proxies["vllm"].url, client)
     url = proxies["stopping" if kind == "stopped" else "watching"].url + CHAT
     headers = {"x-mock": FAST}
     if kind == "whole":
@@ -105,16 +124,31 @@ async def one(
     return ended and bool(said) and right[problem][0].startswith(thinking[:20])
 
 
+async def real(kind: str, url: str, client: httpx.AsyncClient) -> bool:
+    """Send a request to the proxy in front of vLLM; say whether its answer is whole, and stopped only if asked."""
+    asked = {
+        "model": MODEL, "messages": [{"role": "user", "content": random.choice(PROBLEMS)}], "stream": True,
+        "temperature": 0.9, "max_tokens": 1100, "lynxstop": {"risk": "off"} if kind == "full" else {},
+    }  # fmt: skip
+    answer = await client.post(url + CHAT, json=asked)
+    thinking, said, ended = text_of(answer.content)
+    stopped = b'"stopped":true' in answer.content
+    # What thinks to its limit has no room for an answer.
+    spoken = bool(said) or b'"finish_reason":"length"' in answer.content
+    return ended and bool(thinking) and spoken and not (kind == "full" and stopped)
+
+
 async def load(
-    soak: Soak, proxies: dict[str, Server], right: dict[str, Any], clients: int, end: float
+    soak: Soak, proxies: dict[str, Process], right: dict[str, Any], clients: int, end: float
 ) -> None:
     """Keep so many requests under way until the end."""
     chance = random.Random(0)
+    kinds = KINDS | (REAL if "vllm" in proxies else {})
 
     async def worker() -> None:
         async with httpx.AsyncClient(timeout=60) as client:
             while time.monotonic() < end:
-                kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+                kind = chance.choices(list(kinds), list(kinds.values()))[0]
                 try:
                     came = await one(kind, chance.choice(SUMS), proxies, client, right)
                 except (httpx.HTTPError, KeyError, ValueError) as error:
@@ -133,15 +167,24 @@ async def load(
                 )
             await asyncio.sleep(max(0.5, (end - begun) / 400))
 
-    await asyncio.gather(watch(), *(worker() for _ in range(clients)))
+    async def reload() -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            while "vllm" in proxies and time.monotonic() + RELOAD_SECONDS < end:
+                await asyncio.sleep(RELOAD_SECONDS)
+                answer = await client.post(f"{proxies['vllm'].url}/lynxstop/reload")
+                soak.done["reload"] += 1
+                soak.lost["reload"] += answer.status_code != 200
+
+    await asyncio.gather(watch(), reload(), *(worker() for _ in range(clients)))
+    soak.lost = +soak.lost
 
 
-def files(server: Server) -> int:
+def files(server: Process) -> int:
     """Open files of a process."""
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
-def report(soak: Soak, proxies: dict[str, Server], minutes: float) -> dict[str, Any]:
+def report(soak: Soak, proxies: dict[str, Process], minutes: float) -> dict[str, Any]:
     """Everything in plain numbers: memory after the first fifth against that of the last fifth."""
     memory = {}
     for name in proxies:
@@ -188,6 +231,17 @@ def render(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def in_front_of_vllm(stack: ExitStack) -> Process:
+    """Start vLLM and `lynxstop proxy` in front of it."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    config = folder / "lynxstop.toml"
+    config.write_text(RELOADING.format(bundle=shipped.STREAM_BUNDLE))
+    stock = ("vllm.entrypoints.openai.api_server", "--model", shipped.MODEL, *FLAGS)
+    vllm = stack.enter_context(Command(folder / "vllm.log", *stock, "--reasoning-parser", "qwen3"))
+    line = ("lynxstop.cli", "proxy", "--upstream", vllm.url, "--config", config)
+    return stack.enter_context(Command(folder / "proxy.log", *line))
+
+
 def main() -> None:
     """Soak, and print what happened."""
     parser = argparse.ArgumentParser(
@@ -195,11 +249,16 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--without-vllm", action="store_true", help="leave out the real server")
     parser.add_argument("--json", action="store_true", help="print plain data")
     options = parser.parse_args()
-    mock = Server("mock")
-    proxies = {"watching": Server("watching", mock.url), "stopping": Server("stopping", mock.url)}
-    try:
+    with ExitStack() as stack:
+        mock = stack.enter_context(Server("mock"))
+        proxies: dict[str, Process] = {
+            name: stack.enter_context(Server(name, mock.url)) for name in ("watching", "stopping")
+        }
+        if not options.without_vllm:
+            proxies["vllm"] = in_front_of_vllm(stack)
         with httpx.Client(timeout=60, headers={"x-mock": FAST}) as client:
             answers = {
                 problem: client.post(mock.url + CHAT, json=body(problem, stream=True)).content
@@ -210,10 +269,6 @@ def main() -> None:
         asyncio.run(load(soak, proxies, right, options.clients, end))
         time.sleep(2)
         found = report(soak, proxies, options.minutes)
-    finally:
-        for server in (*proxies.values(), mock):
-            server.process.terminate()
-            server.process.wait()
     print(json.dumps(found, indent=1) if options.json else render(found))
     for kind, count in found["lost"].items():
         print(f"lost: {kind} {count}", file=sys.stderr)
