@@ -125,7 +125,7 @@ async def one(
 
 
 async def real(kind: str, url: str, client: httpx.AsyncClient) -> bool:
-    """Send a request to the proxy in front of vLLM; say whether its answer is whole, and stopped only if asked."""
+    """Ask the proxy in front of vLLM; say whether the answer is whole, and stopped only where it may be."""
     asked = {
         "model": MODEL, "messages": [{"role": "user", "content": random.choice(PROBLEMS)}], "stream": True,
         "temperature": 0.9, "max_tokens": 1100, "lynxstop": {"risk": "off"} if kind == "full" else {},
