@@ -47,7 +47,10 @@ class ExitReports:
         return bool(self._open)
 
     def enter(self, slot: int, options: RequestOptions) -> None:
-        """Follow a request from now on, in its slot."""
+        """Follow a request from now on, in its slot; what is still to come for that is of another one."""
+        if self._coming is not None:
+            slots = self._coming[0]
+            slots[slots == slot] = -1
         if options.report is None:
             self._open.pop(slot, None)
             return
