@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lynxstop.core.exits import Mode  # noqa: E402
+from lynxstop.core import loops  # noqa: E402
+from lynxstop.core.exits import Mode, Reason  # noqa: E402
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Session  # noqa: E402
@@ -23,6 +24,7 @@ from lynxstop.core.statistics import UNKNOWN, Statistics  # noqa: E402
 from lynxstop.engines.torch.statistics import describe  # noqa: E402
 from lynxstop.engines.vllm import per_request, quiet_tokens  # noqa: E402
 from lynxstop.engines.vllm.per_request import PerRequestSessions  # noqa: E402
+from lynxstop.engines.vllm.quiet_tokens import QuietTokens  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS, BatchStep  # noqa: E402
 from lynxstop.rules.served import serve  # noqa: E402
@@ -261,6 +263,39 @@ def test_an_exit_is_that_of_its_request_alone() -> None:
     both.admit(0, None)
     both.admit(1, [0])
     both.step([0, 1], [9, 9])
+
+
+def test_a_loop_is_seen_at_the_token_that_completes_it() -> None:
+    both = Both(replace(CUES, loop_guard=2))
+    one = both.admit(0, [0])
+    for _ in range(loops.LEAST + 2):
+        both.step([0], [9])
+    assert one is not None
+    assert one.session.exit is not None
+    assert one.session.exit.reason is Reason.LOOP
+
+
+def test_after_an_exit_that_is_only_noted_tokens_are_quiet_again() -> None:
+    # given a request in shadow mode, when it thinks beyond its budget
+    both = Both(replace(CUES, budget=3), Mode.SHADOW)
+    both.admit(0, [0])
+    for token in (0, 9, 10, 9, 9, 9):
+        both.step([0], [token])
+    # then its session has not read the last tokens yet
+    here = both.sessions._by_slot[0]
+    assert here is not None
+    assert here.session.thinking_tokens == 3
+    both.compare(0)
+
+
+def test_sessions_catch_up_in_steps_of_their_own() -> None:
+    # given more slots than steps until a session catches up in any case
+    slots = np.arange(2 * quiet_tokens.ROOM)
+    quiet = QuietTokens(MACHINE, CUES, len(slots))
+    due = [quiet.due(slots) for _ in range(quiet_tokens.ROOM)]
+    # then all had their turn once, and each step has as many
+    assert sorted(slot for one in due for slot in one) == slots.tolist()
+    assert {len(one) for one in due} == {2}
 
 
 @given(st.lists(st.integers(0, VOCABULARY), max_size=40))
