@@ -275,16 +275,29 @@ def test_a_loop_is_seen_at_the_token_that_completes_it() -> None:
     assert one.session.exit.reason is Reason.LOOP
 
 
-def test_after_an_exit_that_is_only_noted_tokens_are_quiet_again() -> None:
-    # given a request in shadow mode, when it thinks beyond its budget
-    both = Both(replace(CUES, budget=3), Mode.SHADOW)
-    both.admit(0, [0])
-    for token in (0, 9, 10, 9, 9, 9):
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "read"),
+    [
+        # in the prompt's thinking block; before one opens; behind one
+        ([0], [9, 10, 9], 0),
+        ([9], [9, 3, 9], 0),
+        ([0], [9, 1, 9, 10], 2),
+        # behind a cue that is none, and behind an exit by the budget
+        ([0], [3, 7, 9, 9], 1),
+        ([0], [9, 10, 9, 10, 9, 9, 10, 9], 6),
+    ],
+)
+def test_tokens_that_decide_nothing_wait_to_be_read(prompt: list[int], tokens: list[int], read: int) -> None:
+    # given a request in shadow mode, when it has read tokens
+    both = Both(replace(CUES, budget=6), Mode.SHADOW)
+    both.admit(0, prompt)
+    both.step([0], [9])
+    for token in tokens:
         both.step([0], [token])
-    # then its session has not read the last tokens yet
+    # then its session has read them up to the last one that may decide something
     here = both.sessions._by_slot[0]
     assert here is not None
-    assert here.session.thinking_tokens == 3
+    assert here.session.tokens == read
     both.compare(0)
 
 
