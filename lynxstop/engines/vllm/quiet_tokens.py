@@ -79,7 +79,7 @@ class QuietTokens:
         self._budget[slot] = _ENDLESS if budget is None or session.exit is not None else budget
         thinks = session.phase is Phase.THINKING
         self._thinks[slot] = thinks
-        # A pending cue needs no care: only the token right after it confirms it, and that one shows it.
+        # A pending cue makes no difference: only the next token can confirm it, and then that is not quiet.
         outside = session.phase in (Phase.WAITING, Phase.ANSWERING)
         self._free[slot] = outside or (thinks and session.policy.loop_guard is None)
 
