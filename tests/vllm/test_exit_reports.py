@@ -117,6 +117,12 @@ def test_a_damaged_report_is_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_reason_has_a_number() -> None:
+    # (that somebody asked for an exit is known to the proxy only)
+    assert set(REASONS) == {None, *Reason} - {Reason.ASKED}
+    assert len(REASONS) == len(set(REASONS)) <= EXIT_KINDS
+
+
 class Copy:
     """Stands for a copy from a GPU."""
 

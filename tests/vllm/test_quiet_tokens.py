@@ -278,9 +278,10 @@ def test_a_loop_is_seen_at_the_token_that_completes_it() -> None:
 @pytest.mark.parametrize(
     ("prompt", "tokens", "read"),
     [
-        # in the prompt's thinking block; before one opens; behind one
+        # in the prompt's thinking block; before one opens, and in it; behind one
         ([0], [9, 10, 9], 0),
         ([9], [9, 3, 9], 0),
+        ([9], [9, 0, 9, 10], 2),
         ([0], [9, 1, 9, 10], 2),
         # behind a cue that is none, and behind an exit by the budget
         ([0], [3, 7, 9, 9], 1),
@@ -299,6 +300,48 @@ def test_tokens_that_decide_nothing_wait_to_be_read(prompt: list[int], tokens: l
     assert here is not None
     assert here.session.tokens == read
     both.compare(0)
+
+
+@pytest.mark.parametrize("points", [CUE, BOUNDARY, INTERVAL])
+def test_points_of_each_kind_are_read_at_once(points: int) -> None:
+    # given a request, when it reads a token without a text, cues, ends of sentences and words
+    both = Both(replace(CUES, points=points, every=4 if points == INTERVAL else 0, min_tokens=1000))
+    one, here = both.admit(0, [0]), both.sessions._by_slot[0]
+    for token in (0, 10, VOCABULARY, 3, 9, 10, 10, 3, 9, 10):
+        both.step([0], [token])
+    # then it has seen its points
+    assert one is not None
+    assert here is not None
+    assert len(here.session.events) == len(one.session.events) == 2
+    both.compare(0)
+
+
+def test_a_request_whose_statistics_are_lost_is_left_alone() -> None:
+    # given a request that has read a token, when nobody knows how likely the next one was
+    both = Both(CUES)
+    both.admit(0, [0])
+    for token in (0, 9):
+        both.step([0], [token])
+    assert both.sessions._statistics is not None
+    both.sessions._statistics.take(0)
+    step = BatchStep(np.zeros(1, np.int64), torch.tensor([9]), None, None, lambda rows: [])
+    lost = both.sessions.observe(step, partial(pick, torch.zeros(1, 1)), torch.zeros(1, LOGITS))
+    # then it is counted as lost, and thinks to the end
+    assert lost == 1
+    assert not both.sessions.inside()[0]
+
+
+def test_a_session_that_misses_its_turns_catches_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given two requests that are never in the steps in which it is their turn
+    monkeypatch.setattr(quiet_tokens, "ROOM", 2)
+    both = Both(CUES)
+    for slot in (0, 1):
+        both.admit(slot, [0])
+    # when they read on, then nothing is lost
+    for number in range(14):
+        both.step([number % 2], [9])
+    both.compare(0)
+    both.compare(1)
 
 
 def test_sessions_catch_up_in_steps_of_their_own() -> None:

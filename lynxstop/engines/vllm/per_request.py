@@ -175,7 +175,6 @@ class PerRequestSessions:
             return 0
         reads = np.ones(len(slots), np.bool_) if step.read is None else step.read
         known = self._fetch(step, reads, features, logits)
-        self._fresh[slots[reads]] = False
         quiet = self._quiet.read(slots, reads, known.tokens, known.statistics, known.looked)
         lost = 0
         for row in np.flatnonzero(self._watched[slots] & ~quiet).tolist():
@@ -234,7 +233,10 @@ class PerRequestSessions:
         return self._policies[key]
 
     def _fetch(self, step: BatchStep, reads: NDArray[np.bool_], features: Features, logits: Tensor) -> _Known:
-        """Bring over what the sessions need, before they have read their tokens: one copy."""
+        """Bring over what the sessions need, before they have read their tokens: one copy.
+
+        A row that reads nothing is the end of a prompt, unless its request has been parked before.
+        """
         slots, count = step.slots, len(step.slots)
         looked = self._undecided[slots] & (reads | self._fresh[slots]) & (self._statistics is not None)
         scored = self._open[slots] & reads & (self._probe is not None)
