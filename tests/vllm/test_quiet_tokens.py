@@ -305,9 +305,9 @@ def test_tokens_that_decide_nothing_wait_to_be_read(prompt: list[int], tokens: l
 @pytest.mark.parametrize("points", [CUE, BOUNDARY, INTERVAL])
 def test_points_of_each_kind_are_read_at_once(points: int) -> None:
     # given a request, when it reads a token without a text, cues, ends of sentences and words
-    both = Both(replace(CUES, points=points, every=4 if points == INTERVAL else 0, min_tokens=1000))
+    both = Both(replace(CUES, points=points, every=5 if points == INTERVAL else 0, min_tokens=1000))
     one, here = both.admit(0, [0]), both.sessions._by_slot[0]
-    for token in (0, 10, VOCABULARY, 3, 9, 10, VOCABULARY, 3, 9, 10):
+    for token in (0, 10, VOCABULARY, 3, 14, 10, 9, 10, VOCABULARY, 3, 14, 10, 9):
         both.step([0], [token])
     # then it has seen its points
     assert one is not None
