@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class RequestScorer(Protocol):
-    """The state of a rule in one request; every method takes O(1) time."""
+    """The state of a rule in one request; every method takes O(1) time per token."""
 
     def step(self, token: int, statistics: Any) -> None:
         """Read one thinking token.

@@ -275,9 +275,10 @@ class Session:
     def pass_over(self, tokens: Sequence[int], statistics: Sequence[Any], state: WatchState) -> None:
         """Read and decide on tokens in a row that change nothing but counts and signals.
 
-        Equivalent to `read` and `decide` for each. The caller makes sure that they are thinking tokens as
-        `advance` takes them, with their own `statistics`, or that no thinking block is open before or after
-        any of them. `state` is that of the watch after the last.
+        Equivalent to `read` and `decide` for each, but that `idle` is not known after it. The caller makes
+        sure that no thinking block is open before or after any of them; or that they are thinking tokens,
+        given with their own `statistics`, that complete and confirm no decision point and reach no budget,
+        and that there is no loop guard. `state` is that of the watch after the last.
         """
         self._state = state
         self.tokens += len(tokens)

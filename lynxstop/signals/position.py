@@ -17,22 +17,22 @@ class Position:
 
     def __init__(self, of: str = "tokens") -> None:
         self._of = of
-        self._counts = {"tokens": 0, "step": 0, "cues": 0}
+        self._tokens = self._cues = self._begun = 0
 
     def step(self, token: int, statistics: Statistics) -> None:
         """Read one thinking token."""
-        self.steps((token,), (statistics,))
+        self._tokens += 1
 
     def steps(self, tokens: Sequence[int], statistics: Sequence[Statistics]) -> None:
         """Read thinking tokens in a row."""
-        self._counts["tokens"] += len(tokens)
-        self._counts["step"] += len(tokens)
+        self._tokens += len(tokens)
 
     def cue(self, ago: int) -> None:
         """Count a cue."""
-        self._counts["cues"] += 1
-        self._counts["step"] = ago
+        self._cues += 1
+        self._begun = self._tokens - ago
 
     def value(self) -> float:
         """Return the count."""
-        return float(self._counts[self._of])
+        counts = {"tokens": self._tokens, "step": self._tokens - self._begun, "cues": self._cues}
+        return float(counts[self._of])

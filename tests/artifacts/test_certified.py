@@ -13,7 +13,9 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.certified import Certified, ServingEngine
 from lynxstop.engines.transformers.engine import TransformersEngine
 from lynxstop.engines.transformers.loading import load_engine
+from lynxstop.engines.vllm import served_bundle
 from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.engines.vllm.settings import PluginSettings
 
 ENGINES: tuple[type[ServingEngine], ...] = (TransformersEngine, VllmEngine)
 
@@ -72,3 +74,24 @@ def test_a_loaded_engine_compares_itself() -> None:
         found = load_engine(shipped.MODEL, made_with(loaded, name)).engine.certified
         assert found is not None
         assert found.always == departs
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "says"),
+    [
+        ("openai", "server", "Collect the calibration data with --engine vllm."),
+        ("transformers", "float32", "Serve in float32, or calibrate again here."),
+    ],
+)
+def test_an_operator_is_told_what_to_do_about_the_engine(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, engine: str, dtype: str, says: str
+) -> None:
+    # given a bundle that another engine was calibrated with, when vLLM serves it in bfloat16
+    said: list[str] = []
+    monkeypatch.setattr(served_bundle.logger, "warning", lambda text, *given: said.append(text % given))
+    given = made_with(bundle, engine, dtype)
+    certified = Certified.of(given, engine=VllmEngine, dtype="bfloat16")
+    served_bundle._warn(given, certified, PluginSettings())
+    # then there is one advice; a data type that only a server has is not advised
+    assert len(said) == 1
+    assert said[0].endswith(says)

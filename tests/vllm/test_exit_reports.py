@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from lynxstop.engines.vllm.exit_reports import read_report
+from lynxstop.core.exits import Reason  # noqa: E402
+from lynxstop.engines.vllm.end_of_text import EndOfText  # noqa: E402
+from lynxstop.engines.vllm.exit_reports import ExitReports, read_report  # noqa: E402
+from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
+from lynxstop.engines.vllm.session_batch import EXIT_KINDS, REASONS, BatchStep  # noqa: E402
 
 CLOSE, END = 1, 2
 TAGS = [f"{number:032x}" for number in range(100)]
@@ -110,3 +115,46 @@ def test_a_damaged_report_is_none(tmp_path: Path) -> None:
     (tmp_path / TAGS[0]).write_text(json.dumps({"exit": "score"})[:-3])
     assert read_report(tmp_path, TAGS[0]) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_reason_has_a_number() -> None:
+    # (that somebody asked for an exit is known to the proxy only)
+    assert set(REASONS) == {None, *Reason} - {Reason.ASKED}
+    assert len(REASONS) == len(set(REASONS)) <= EXIT_KINDS
+
+
+class Copy:
+    """Stands for a copy from a GPU."""
+
+    arrived = False
+
+    def query(self) -> bool:
+        return self.arrived
+
+
+def test_a_copy_that_comes_late_tells_nothing_of_the_next_request_in_a_slot(tmp_path: Path) -> None:
+    # given a request that was reported on, and one that still waits
+    reports, copy = ExitReports(tmp_path), Copy()
+    for slot in (0, 1):
+        reports.enter(slot, RequestOptions(True, report=TAGS[slot]))
+    exits = torch.zeros(2, 2, dtype=torch.int32)
+    exits[0, 0] = 5 * EXIT_KINDS + REASONS.index(Reason.SCORE)
+    reports.observe(np.array([0, 1]), exits)
+    assert read_report(tmp_path, TAGS[0]) is not None
+    # when the same exit comes once more, behind another request that has taken its slot
+    reports._coming = np.array([0, 1]), exits, copy
+    reports.leave(0)
+    reports.enter(0, RequestOptions(True, report=TAGS[2]))
+    copy.arrived = True
+    reports.observe(np.array([1]), torch.zeros(2, 1, dtype=torch.int32))
+    # then nothing is told of that one
+    assert read_report(tmp_path, TAGS[2]) is None
+
+
+def test_exits_that_the_host_knows_are_brought_to_the_logits() -> None:
+    # given logits on a device, and sessions on the host; when a text ends, then both come together there
+    device = torch.device("meta")
+    ends = EndOfText({END}, CLOSE, 3, device)
+    step = BatchStep(np.arange(2), torch.zeros(2, dtype=torch.int64, device=device), None, None, lambda _: [])
+    inside, exits = torch.ones(2, dtype=torch.bool, device=device), torch.zeros(2, 2, dtype=torch.int32)
+    assert ends.apply(torch.zeros(2, 9, device=device), inside, step, exits).device == device

@@ -53,5 +53,6 @@ class EndOfText:
         self._done[slots], self._due[slots] = done, inside & (best > close)
         logits[:, self._close] = torch.where(inside, torch.maximum(close, best), close)
         logits[:, self._ids] = ends.masked_fill(inside.unsqueeze(1), -torch.inf)
+        exits = exits.to(logits.device, non_blocking=True)
         kinds = torch.where(done & (exits[0] == 0), REASONS.index(Reason.END), exits[0])
         return torch.stack([kinds, exits[1]])

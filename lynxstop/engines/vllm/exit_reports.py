@@ -37,7 +37,6 @@ class ExitReports:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[int, RequestOptions] = {}
-        self._known: list[RequestOptions] = []
         self._coming: tuple[NDArray[np.int64], Tensor, Any] | None = None
         self._failed = False
 
@@ -47,7 +46,10 @@ class ExitReports:
         return bool(self._open)
 
     def enter(self, slot: int, options: RequestOptions) -> None:
-        """Follow a request from now on, in its slot."""
+        """Follow a request from now on, in its slot; a copy that is still to come shows the one before it."""
+        if self._coming is not None:
+            slots = self._coming[0]
+            slots[slots == slot] = -1
         if options.report is None:
             self._open.pop(slot, None)
             return

@@ -39,14 +39,13 @@ _COUNTED = {Reason.SCORE: "exits_score", Reason.BUDGET: "exits_budget", Reason.L
 
 
 class _Watched:
-    """A watched request: its session, whether it may exit by a score, and whether it has read nothing yet."""
+    """A watched request: its session, and whether it may exit by a score."""
 
-    __slots__ = ("decides", "fresh", "session")
+    __slots__ = ("decides", "session")
 
     def __init__(self, session: Session, decides: bool) -> None:
         self.session = session
         self.decides = decides
-        self.fresh = True
 
     @property
     def open(self) -> bool:
@@ -63,6 +62,7 @@ class _Parked(NamedTuple):
     watched: _Watched | None
     distribution: Distributions | None
     state: int
+    exit: tuple[int, float] = (0, math.nan)
 
 
 class _Known(NamedTuple):
@@ -143,17 +143,20 @@ class PerRequestSessions:
             watched = _Watched(session, options.threshold < math.inf)
             state = self._automaton.start(prompt_ids)
         self.resume(slot, _Parked(watched, None, state))
+        self._fresh[slot] = True
 
     def park(self, slot: int) -> _Parked:
         """Return a request's session, and what its next token is expected to be."""
         kept = None if self._statistics is None else self._statistics.take(slot)
         watched = self._by_slot[slot]
         state = self._quiet.leave(slot, None if watched is None else watched.session)
-        return _Parked(watched, kept, state)
+        return _Parked(watched, kept, state, (int(self._kinds[slot]), float(self._exit_scores[slot])))
 
     def resume(self, slot: int, state: _Parked) -> None:
         """Give a slot to a request that was parked."""
         self._quiet.enter(slot, state.state)
+        self._kinds[slot], self._exit_scores[slot] = state.exit
+        self._fresh[slot] = False
         self._follow(slot, state.watched)
         if self._statistics is not None:
             self._statistics.give(slot, state.distribution)
@@ -230,7 +233,10 @@ class PerRequestSessions:
         return self._policies[key]
 
     def _fetch(self, step: BatchStep, reads: NDArray[np.bool_], features: Features, logits: Tensor) -> _Known:
-        """Bring over what the sessions need, before they have read their tokens: one copy."""
+        """Bring over what the sessions need, before they have read their tokens: one copy.
+
+        A row that reads nothing is the end of a prompt, unless its request has been parked before.
+        """
         slots, count = step.slots, len(step.slots)
         looked = self._undecided[slots] & (reads | self._fresh[slots]) & (self._statistics is not None)
         scored = self._open[slots] & reads & (self._probe is not None)
@@ -253,7 +259,6 @@ class PerRequestSessions:
         session, token = watched.session, int(known.tokens[row])
         wanted = session.forced_token
         points, stopped = len(session.events), session.exit
-        watched.fresh = False
         asked = session.read(token)
         statistics = Statistics(*known.statistics[row].tolist())
         if known.looked[row] and session.was_thinking and math.isnan(statistics.logprob):
@@ -296,13 +301,11 @@ class PerRequestSessions:
         session = None if watched is None else watched.session
         self._quiet.follow(slot, session)
         if watched is None or session is None:
-            self._open[slot] = self._undecided[slot] = self._fresh[slot] = self._inside[slot] = False
+            self._open[slot] = self._undecided[slot] = self._inside[slot] = False
             return
         self._open[slot], self._undecided[slot] = watched.open, watched.undecided
-        self._fresh[slot] = watched.fresh and watched.undecided
         self._inside[slot] = watched.open and session.inside and session.mode is Mode.STOP
         taken = session.exit
-        self._kinds[slot] = 0
         if taken is not None:
             self._kinds[slot] = taken.thinking_tokens * EXIT_KINDS + REASONS.index(taken.reason)
             self._exit_scores[slot] = taken.score

@@ -79,8 +79,7 @@ class ProductAutomaton:
 def product(watch: Watch) -> ProductAutomaton:
     """Take the product of a watch's automata, over the states that tokens can reach.
 
-    A state also knows whether the token before was a cue that waits for its right boundary, so that
-    `SETTLED` is exactly when a session settles a pending cue.
+    Only the token right after a pending cue confirms it, so `SETTLED` is exactly when a session settles one.
     """
     thinking, cues = watch.thinking.automaton, watch.cues.automaton
     within = watch.thinking.within
@@ -91,25 +90,24 @@ def product(watch: Watch) -> ProductAutomaton:
     next_cue, shown = cues.table[:, of_cues], cues.flags[:, of_cues]
 
     count = len(cues.table)
-    numbers = np.full(len(thinking.table) * count * 2, -1, dtype=np.int32)
-    front = np.array([(t * count + w) * 2 for t in range(len(thinking.table)) for w in (0, 1)])
+    numbers = np.full(len(thinking.table) * count, -1, dtype=np.int32)
+    front = np.array([t * count + w for t in range(len(thinking.table)) for w in (0, 1)])
     numbers[front] = 1 + np.arange(len(front))
     known = 1 + len(front)
     roots = numbers[front].reshape(-1, 2)
     blocks = [np.full((1, len(pairs)), DEAD << SHIFT, dtype=np.int32)]
     inside, origins = [np.zeros(1, dtype=np.bool_)], [np.zeros((1, 2), dtype=np.int32)]
     while len(front):
-        state, waits = np.divmod(front, 2)
-        t, c = np.divmod(state, count)
+        t, c = np.divmod(front, count)
         inside.append(within[t])
         origins.append(np.stack([t, c], axis=1).astype(np.int32))
         following = next_thinking[t]
         both = within[t][:, None] & within[following]
         whole = both & (shown[c] & HERE != 0)
         pending = both & (shown[c] & PENDING != 0)
-        settled = both & (shown[c] & CONFIRMED != 0) & (waits == 1)[:, None]
+        settled = both & (shown[c] & CONFIRMED != 0)
         cue = np.where(both, next_cue[c], watch.cues.settled[next_cue[c]])
-        targets = (following.astype(np.int64) * count + cue) * 2 + pending
+        targets = following.astype(np.int64) * count + cue
         fresh = np.unique(targets)
         fresh = fresh[numbers[fresh] < 0]
         numbers[fresh] = known + np.arange(len(fresh))

@@ -61,7 +61,7 @@ class QuietTokens:
 
     def enter(self, slot: int, state: int) -> None:
         """Give a slot, at a state of the automaton, to a session that has read all its tokens."""
-        self._count[slot], self._state[slot] = 0, state
+        self._count[slot], self.seen[slot], self._state[slot] = 0, 0, state
 
     def leave(self, slot: int, session: Session | None) -> int:
         """Let a session catch up before it leaves its slot; return its state of the automaton."""
@@ -79,8 +79,9 @@ class QuietTokens:
         self._budget[slot] = _ENDLESS if budget is None or session.exit is not None else budget
         thinks = session.phase is Phase.THINKING
         self._thinks[slot] = thinks
+        # A pending cue makes no difference: only the next token can confirm it, and then that is not quiet.
         outside = session.phase in (Phase.WAITING, Phase.ANSWERING)
-        self._free[slot] = outside or (thinks and session.idle and not session.stopped)
+        self._free[slot] = outside or (thinks and session.policy.loop_guard is None)
 
     def read(
         self,

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lynxstop.artifacts.atomic import write_bytes
-from lynxstop.core.statistics import DEFINITIONS
 from lynxstop.errors import DataError
 
 FORMAT = "lynxstop-spool-2"
@@ -28,7 +27,6 @@ MEMORY = ":memory:"
 """In place of a folder: keep rows in memory for `RowBuffer.take`."""
 _BYTES = 32
 """Of a row without features, about."""
-STATISTICS = ("score", *DEFINITIONS)
 
 
 class RecordedRow(NamedTuple):

@@ -210,7 +210,7 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
             policy.dtype,
             what,
         )
-    if "dtype" in certified.always:
+    elif "dtype" in certified.always:
         logger.warning(
             "lynxstop: the bundle was certified in %s, and this engine computes in another data type: all "
             "requests %s. Serve in %s, or calibrate again here.",
