@@ -24,7 +24,7 @@ from lynxstop.report.calibration import risk_figure, thinned
 
 PROBLEM = 3
 """Of the held-out problems: one that goes on for a while after its answer is known."""
-RISK = 0.05
+RISK = 0.02
 COLUMNS, CHARACTER, LINE = 78, 7.25, 19
 COLOURS = {"ink": "#57606a", "muted": "#8c959f", "c1": "#1f6feb", "c2": "#c2410c"}
 """Values that can be read on white and on black."""
