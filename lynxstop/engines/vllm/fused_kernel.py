@@ -96,6 +96,29 @@ def _admit(cue, position, last, number, admitted, cooldown, min_tokens, stride, 
 
 
 @triton.jit
+def _decide(flags, score, pending, seen, last, number, admitted, budget, threshold, exit, exit_score,
+            tilt, cooldown, min_tokens, stride, most, GUARDED: tl.constexpr):  # fmt: skip
+    """Decide at a token: whether its score, or its budget, stops it; then the guards and the exit after it."""
+    whole, settled = (flags & _WHOLE) != 0, (flags & _SETTLED) != 0
+    now, before, earlier, current = whole, settled, pending, score
+    if GUARDED:
+        earlier = pending - tilt * admitted.to(tl.float32)
+        before, last, number, admitted = _admit(
+            settled, seen - 1, last, number, admitted, cooldown, min_tokens, stride, most
+        )
+        current = score - tilt * admitted.to(tl.float32)
+        now, last, number, admitted = _admit(
+            whole, seen, last, number, admitted, cooldown, min_tokens, stride, most
+        )
+    by_earlier = before & (earlier > threshold)
+    hit = by_earlier | (now & (current > threshold))
+    spent = ((flags & _THINKING) != 0) & (seen >= budget) & (hit == 0)
+    exit = tl.where(hit | spent, seen * _EXIT_KINDS + 2 - hit.to(tl.int32), exit)
+    bits = tl.where(by_earlier, earlier, current).to(tl.int32, bitcast=True)
+    return hit, spent, last, number, admitted, exit, tl.where(hit, bits, exit_score)
+
+
+@triton.jit
 def _accepted(kept, position, field_stride, level_stride):
     """Where the state at a position is kept, and whether there is one, by the states kept of a request."""
     chosen = position - tl.load(kept + _BASE * field_stride)
@@ -223,39 +246,25 @@ def fused_step(
             state, flags = entry >> _SHIFT, entry & _MASK
             seen += flags & _THINKING
             candidate = (flags & _CANDIDATE) != 0
-            whole, settled = (flags & _WHOLE) != 0, (flags & _SETTLED) != 0
+            cues = ((flags & _WHOLE) != 0).to(tl.int32) + ((flags & _SETTLED) != 0).to(tl.int32)
             score = pending
             if candidate:
-                place = row
-                if placed != 0:
-                    place = tl.load(places + row).to(tl.int64)
+                place = tl.where(placed != 0, tl.load(places + row).to(tl.int64), row)
                 tl.debug_barrier()  # every warp has read the score of the row before
                 score = _score(
                     states, row, place, weights, biases, scratch, WIDTH, TAPPED, SIZES, HALF, UNITS, BLOCK
                 )
-            now, before, earlier, current = whole, settled, pending, score
-            if GUARDED:
-                earlier = pending - tilt * admitted.to(tl.float32)
-                before, last, number, admitted = _admit(
-                    settled, seen - 1, last, number, admitted, cooldown, min_tokens, stride, most
-                )
-                current = score - tilt * admitted.to(tl.float32)
-                now, last, number, admitted = _admit(
-                    whole, seen, last, number, admitted, cooldown, min_tokens, stride, most
-                )
-            by_earlier = before & (earlier > threshold)
-            hit = by_earlier | (now & (current > threshold))
-            spent = ((flags & _THINKING) != 0) & (seen >= budget) & (hit == 0)
+            hit, spent, last, number, admitted, exit, exit_score = _decide(
+                flags, score, pending, seen, last, number, admitted, budget, threshold, exit, exit_score,
+                tilt, cooldown, min_tokens, stride, most, GUARDED,
+            )  # fmt: skip
             stop = hit | spent
             force = stop & (stops != 0)
-            exit = tl.where(stop, seen * _EXIT_KINDS + 2 - hit.to(tl.int32), exit)
-            bits = tl.where(by_earlier, earlier, current).to(tl.int32, bitcast=True)
-            exit_score = tl.where(hit, bits, exit_score)
             pending = score
             forced, state = tl.where(force, 0, forced), tl.where(force, _DEAD, state)
             threshold = tl.where(stop, float("inf"), threshold)
             budget = tl.where(stop, _ENDLESS, budget)
-            counts += tl.where(lane == _CUES, whole.to(tl.int32) + settled.to(tl.int32), 0)
+            counts += tl.where(lane == _CUES, cues, 0)
             counts += tl.where(lane == _SCORED, candidate.to(tl.int32), 0)
             counts += tl.where(lane == _NOT_FINITE, (candidate & (score != score)).to(tl.int32), 0)
             counts += tl.where(lane == _BY_SCORE, hit.to(tl.int32), 0)
@@ -275,8 +284,7 @@ def fused_step(
         if forces != 0:
             _raise(logits + row * logits_stride, behind, exit_ids)
     if DRAFTED:
-        if held == 0:
-            tl.store(kept + slot + _ROWS * field_stride, rows)
+        tl.store(kept + slot + _ROWS * field_stride, rows, mask=held == 0)
     else:
         tl.atomic_add(counters + lane, counts.to(tl.int64), mask=counts != 0)
         tl.store(exits + request, exit)

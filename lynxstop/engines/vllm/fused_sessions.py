@@ -164,7 +164,7 @@ class _Launch:
         self._guards = (float(policy.tilt), policy.cooldown, policy.min_tokens, policy.stride, most)
         self._described: NDArray[np.int32] | None = None
         self._scratch = torch.zeros(0, 0, device=device)
-        self._requests = self.shows = self.wanted = self.exits = torch.zeros(
+        self._requests = self.shows = self.wanted = self.exits = torch.empty(
             0, 0, dtype=torch.int32, device=device
         )
 
@@ -222,11 +222,11 @@ class _Launch:
         device = self._arrays.device
         self._requests = torch.from_numpy(described).to(device, non_blocking=True)
         if len(self.shows) != rows:
-            self.shows, self.wanted = torch.zeros(2, rows, dtype=torch.int32, device=device)
+            self.shows, self.wanted = torch.empty(2, rows, dtype=torch.int32, device=device)
         if self.exits.shape[1] != many:
-            self.exits = torch.zeros(2, many, dtype=torch.int32, device=device)
+            self.exits = torch.empty(2, many, dtype=torch.int32, device=device)
         if many > len(self._scratch):
-            self._scratch = torch.zeros(many, 2 * self._half, device=device)
+            self._scratch = torch.empty(many, 2 * self._half, device=device)
 
 
 def _power(number: int) -> int:
