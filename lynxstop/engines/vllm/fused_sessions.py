@@ -51,6 +51,8 @@ class FusedSessions:
         self.arrays = arrays
         self.counters = arrays.counters
         self._launch: _Launch | None = _Launch(arrays)
+        self._last: _Launch | None = None
+        """What read the last step; None when `arrays` did."""
         self._waiting: tuple[BatchStep, Features] | None = None
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
@@ -87,26 +89,26 @@ class FusedSessions:
     def exits(self) -> Tensor:
         """Exits decided so far in the requests of the last step; see `SessionBatch.exits`."""
         self._run(None)
-        return self.arrays.exits() if self._launch is None else self._launch.exits
+        return self.arrays.exits() if self._last is None else self._last.exits
 
     def inside(self) -> Tensor:
         """Rows of the last step in which a thinking block is open that may still be stopped."""
         self._run(None)
-        return self.arrays.inside() if self._launch is None else self.arrays.open_in(self._launch.kept())
+        return self.arrays.inside() if self._last is None else self.arrays.open_in(self._last.kept())
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted; waits for the device."""
         self._run(None)
-        if self._launch is None:
+        if self._last is None:
             return self.arrays.candidates()
-        return np.flatnonzero(self._launch.shows.cpu().numpy() & CANDIDATE)
+        return np.flatnonzero(self._last.shows.cpu().numpy() & CANDIDATE)
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
         self._run(None)
-        if self._launch is None:
+        if self._last is None:
             return self.arrays.shown()
-        rows = self._launch.kept()
+        rows = self._last.kept()
         return rows[PENDING].view(torch.float32), rows[SEEN]
 
     def _run(self, logits: Tensor | None) -> None:
@@ -114,13 +116,13 @@ class FusedSessions:
         waiting, self._waiting = self._waiting, None
         if waiting is None and logits is None:
             return
-        launch = self._launch
-        if launch is not None:
+        if self._launch is not None:
             try:
                 if waiting is not None:
-                    launch.read(*waiting, logits)
+                    self._launch.read(*waiting, logits)
+                    self._last = self._launch
                 elif logits is not None:
-                    launch.force(logits)
+                    self._launch.force(logits)
                 return
             except Exception as error:
                 logger.error("lynxstop: the fused kernel failed; small kernels serve.", exc_info=error)
@@ -128,12 +130,13 @@ class FusedSessions:
                 self._launch = None
         if waiting is not None:
             self.arrays.observe(*waiting, logits=torch.empty(0))
+            self._last = None
         if logits is None:
             return
-        if waiting is None and launch is not None:
-            self.arrays.raise_logits(logits, launch.wanted)
-        else:
+        if self._last is None:
             self.arrays.force(logits)
+        else:
+            self.arrays.raise_logits(logits, self._last.wanted)
 
 
 class _Launch:
