@@ -193,7 +193,7 @@ class DraftedStream:
         tokens = draw.choice(TOKENS, counts.sum())
         positions = np.zeros(len(tokens), dtype=np.int64)
         for slot, count, start, stays in zip(slots, counts, starts, held, strict=True):
-            taken = int(draw.integers(0, self.read[slot] + 1))
+            taken = int(self.read[slot] if draw.random() < 0.5 else draw.integers(0, self.read[slot] + 1))
             if draw.random() < 0.03:
                 taken += int(draw.choice([-DRAFTS - 2, DRAFTS + 2]))
             positions[start : start + count] = self.base[slot] + taken + np.arange(count)
@@ -289,19 +289,19 @@ def compare_with_drafts(policy: StopPolicy, seed: int, change: Callable[[int], N
                 sessions.resume(one, parked[1])
                 sessions.resume(other, parked[0])
             stream.swap(one, other)
-        elif event < 0.45:
+        elif event < 0.7:
             for sessions in both_:
                 end = stream.base[one] + int(stream.read[one] > 0)
                 sessions.settle([one], torch.tensor([end + 1]))
             assert arrays.counters[:-1].tolist() == fused.counters[:-1].tolist()
             admit(one)
-        elif event < 0.48:
+        elif event < 0.72:
             for sessions in both_:
                 sessions.drop()
     return fused.counters
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(policy=policies, seed=st.integers(0, 2**32 - 1))
 def test_the_kernel_equals_the_array_form_with_drafts(policy: StopPolicy, seed: int) -> None:
     assert compare_with_drafts(policy, seed)[COUNTERS.index("kernel_failures")] == 0
@@ -310,7 +310,7 @@ def test_the_kernel_equals_the_array_form_with_drafts(policy: StopPolicy, seed: 
 def test_all_that_is_counted_occurs_with_drafts() -> None:
     # given some of the streams above, then none of the counters is compared at zero only
     found = sum(
-        compare_with_drafts(StopPolicy(EXIT, (Level(RISK, 0.0),), tilt=0.3), seed) for seed in range(3)
+        compare_with_drafts(StopPolicy(EXIT, (Level(RISK, 0.0),), tilt=0.3), seed) for seed in range(2)
     )
     counted = {name for name, count in zip(COUNTERS, found.tolist(), strict=True) if count}
     assert counted == set(COUNTERS) - {"exits_loop", "kernel_failures"}
