@@ -208,7 +208,7 @@ class _Launch:
         from lynxstop.engines.vllm.fused_kernel import fused_force
 
         fused_force[(len(self.wanted),)](
-            self.wanted, logits, self._arrays.exit_ids, logits.stride(0), num_warps=1
+            self.wanted, logits, self._arrays.exit_ids, logits.stride(0), num_warps=1, enable_fp_fusion=False
         )
 
     def _describe(self, step: BatchStep) -> None:
