@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ torch = pytest.importorskip("torch")
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.engines.vllm.attach import make_sessions  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import FORCED, PENDING, STATE, DeviceSessions  # noqa: E402
 from lynxstop.engines.vllm.drafted_sessions import BASE, READ, DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.fused_sessions import FusedSessions  # noqa: E402
@@ -29,6 +32,7 @@ from lynxstop.engines.vllm.hidden import HiddenStates, RowFeatures  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import DEAD  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
+from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, RISK, VOCABULARY  # noqa: E402
 
 # numpy, which computes in the interpreter, warns of infinity minus infinity
@@ -181,8 +185,9 @@ class DraftedStream:
         self.base[slot], self.read[slot], self.wanted[slot] = 5, 0, []
 
     def swap(self, one: int, other: int) -> None:
-        for known in (self.base, self.read, self.wanted):
-            known[one], known[other] = known[other], known[one]  # type: ignore[index]
+        every: tuple[list[Any], ...] = (self.base, self.read, self.wanted)
+        for known in every:
+            known[one], known[other] = known[other], known[one]
 
     def step(self) -> tuple[BatchStep, RowFeatures]:
         draw = self.draw
@@ -314,6 +319,22 @@ def test_all_that_is_counted_occurs_with_drafts() -> None:
     )
     counted = {name for name, count in zip(COUNTERS, found.tolist(), strict=True) if count}
     assert counted == set(COUNTERS) - {"exits_loop", "kernel_failures"}
+
+
+@pytest.mark.parametrize("drafts", [None, DRAFTS])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_kernel_serves_where_it_is_wanted(wanted: bool, drafts: int | None) -> None:
+    # given a server that reports exits and closes open thinking, with or without drafts
+    asked = PluginSettings(fused_kernel=wanted, reports=Path("reports"), close_open_thinking=drafts is None)
+    policy = StopPolicy(EXIT, (Level(RISK, 0.0),))
+    served = SimpleNamespace(
+        automaton=MACHINE, probe=FIRST, closed=2, settings=asked, setup=SimpleNamespace(policy=policy)
+    )
+    # when its sessions are made, then the kernel serves if the setting says so
+    found = make_sessions(served, torch.device("cpu"), SLOTS + 1, drafts)
+    assert isinstance(found, FusedSessions) is wanted
+    arrays = found.arrays if wanted else found
+    assert isinstance(arrays, DraftedSessions) is (drafts is not None)
 
 
 @pytest.mark.parametrize("kernel", ["fused_step", "fused_force"])
