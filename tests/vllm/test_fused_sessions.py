@@ -1,4 +1,4 @@
-"""The kernel decides as the array form does, bit for bit given the same scores, in Triton's interpreter.
+"""The kernel decides as the array forms do, bit for bit given the same scores, in Triton's interpreter.
 
 Run by `test_fused_kernel.py`, in a process of its own.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +24,15 @@ torch = pytest.importorskip("torch")
 
 from lynxstop.artifacts.probe import Probe  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.engines.vllm.attach import make_sessions  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import FORCED, PENDING, STATE, DeviceSessions  # noqa: E402
+from lynxstop.engines.vllm.drafted_sessions import BASE, READ, DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.fused_sessions import FusedSessions  # noqa: E402
+from lynxstop.engines.vllm.hidden import HiddenStates, RowFeatures  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import DEAD  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
-from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep  # noqa: E402
+from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
+from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, RISK, VOCABULARY  # noqa: E402
 
 # numpy, which computes in the interpreter, warns of infinity minus infinity
@@ -50,13 +57,7 @@ policies = st.builds(
 def both(policy: StopPolicy, probe: Probe = FIRST) -> tuple[Any, Any]:
     """The array form, and the kernel over another one."""
     given_ = (MACHINE, policy, probe, torch.device("cpu"), SLOTS + 1, 2)
-
-    def make() -> DeviceSessions:
-        made = DeviceSessions(*given_)
-        made.reports_exits = False
-        return made
-
-    return make(), FusedSessions(make())
+    return DeviceSessions(*given_), FusedSessions(DeviceSessions(*given_))
 
 
 def options(draw: np.random.Generator) -> RequestOptions:
@@ -67,10 +68,13 @@ def options(draw: np.random.Generator) -> RequestOptions:
     return RequestOptions(True, float(draw.choice(LEVELS)), budget, stops, structured=structured)
 
 
-def run(sessions: Any, step: BatchStep, features: Any, dtype: Any = torch.float32) -> Any:
-    """Serve a step; the logits afterwards."""
-    logits = torch.arange(len(step.tokens) * VOCABULARY, dtype=dtype).reshape(-1, VOCABULARY) % 7
-    sessions.observe(step, lambda rows: features if rows is None else features[rows], logits)
+def run(sessions: Any, step: BatchStep, features: Any, *, asked: bool = False) -> Any:
+    """Serve a step; the logits afterwards. Its exits are `asked` for before, as reports do."""
+    logits = torch.arange(len(step.tokens) * VOCABULARY, dtype=torch.float32).reshape(-1, VOCABULARY) % 7
+    taken = features if callable(features) else lambda rows: features if rows is None else features[rows]
+    sessions.observe(step, taken, logits)
+    if asked:
+        sessions.exits()
     sessions.force(logits)
     return logits
 
@@ -130,13 +134,16 @@ def test_the_kernel_equals_the_array_form(policy: StopPolicy, seed: int) -> None
             stream.wanted[slot] = -1
         # when: rows come in any order and number, with ties, NaN and tokens that disobey
         step, features = stream.step()
-        expected, found = run(arrays, step, features), run(fused, step, features)
+        asked = bool(draw.random() < 0.5)
+        expected, found = run(arrays, step, features), run(fused, step, features, asked=asked)
         # then: the same tokens are forced, and the same is counted
         assert torch.equal(expected, found)
         assert fused.counters[COUNTERS.index("kernel_failures")] == 0
         assert arrays.counters.tolist() == fused.counters.tolist()
         for row, slot in enumerate(step.slots.tolist()):
             stream.wanted[slot] = int(found[row].argmax()) if found[row].max() > 1e8 else -1
+        assert torch.equal(arrays.exits(), fused.exits())
+        assert torch.equal(arrays.inside(), fused.inside())
         assert arrays.candidates().tolist() == fused.candidates().tolist()
         at = arrays.candidates()
         for one, other in zip(arrays.shown(), fused.shown(), strict=True):
@@ -151,6 +158,197 @@ def test_the_kernel_equals_the_array_form(policy: StopPolicy, seed: int) -> None
             stream.wanted[one], stream.wanted[other] = stream.wanted[other], stream.wanted[one]
     expected, found = states_of(arrays), states_of(fused.arrays)
     assert torch.equal(expected, found)
+
+
+DRAFTS, LAYERS = 3, 2
+# The score is the first feature of the tapped layer plus that of the last one.
+TWO = Probe((1, 2), ((np.eye(WIDTH, dtype=np.float32)[[0, 0]].reshape(1, -1), np.zeros(1, np.float32)),))
+
+
+def hidden_with(buffer: Any) -> HiddenStates:
+    """Hidden states of two layers; the first one's are given by place."""
+    made = HiddenStates.__new__(HiddenStates)
+    made._layers, made._depth, made._buffers = TWO.layers, LAYERS, {1: buffer}
+    return made
+
+
+class DraftedStream:
+    """Random steps of requests with drafts: any number of them is accepted; some sit out, some are held."""
+
+    def __init__(self, draw: np.random.Generator) -> None:
+        self.draw = draw
+        self.base = [5] * SLOTS
+        self.read = [0] * SLOTS
+        self.wanted: list[list[int]] = [[] for _ in range(SLOTS)]
+
+    def admit(self, slot: int) -> None:
+        self.base[slot], self.read[slot], self.wanted[slot] = 5, 0, []
+
+    def swap(self, one: int, other: int) -> None:
+        every: tuple[list[Any], ...] = (self.base, self.read, self.wanted)
+        for known in every:
+            known[one], known[other] = known[other], known[one]
+
+    def step(self) -> tuple[BatchStep, RowFeatures]:
+        draw = self.draw
+        slots = draw.permutation(SLOTS)[: draw.integers(1, SLOTS + 1)]
+        many = len(slots)
+        counts, held = draw.integers(1, DRAFTS + 2, many), draw.random(many) < 0.15
+        starts = np.cumsum(counts) - counts
+        tokens = draw.choice(TOKENS, counts.sum())
+        positions = np.zeros(len(tokens), dtype=np.int64)
+        for slot, count, start, stays in zip(slots, counts, starts, held, strict=True):
+            taken = int(self.read[slot] if draw.random() < 0.5 else draw.integers(0, self.read[slot] + 1))
+            if draw.random() < 0.03:
+                taken += int(draw.choice([-DRAFTS - 2, DRAFTS + 2]))
+            positions[start : start + count] = self.base[slot] + taken + np.arange(count)
+            self._obey(tokens[start : start + count], slot, taken)
+            if not stays:
+                gone = np.flatnonzero(tokens[start : start + count] < 0)
+                self.base[slot] += taken
+                self.read[slot] = int(gone[0]) if len(gone) else int(count)
+        read = None if draw.random() < 0.5 else draw.random(many) < 0.85
+        drafts = Drafts(starts, counts, torch.tensor(positions), held)
+        places = torch.tensor(draw.permutation(2 * len(tokens))[: len(tokens)])
+        step = BatchStep(slots, torch.tensor(tokens), places, read, lambda _: [], drafts)
+        return step, self._features(places)
+
+    def _obey(self, tokens: Any, slot: int, taken: int) -> None:
+        """Make most tokens those that are forced, some drafts the rest of the exit, and a few no drafts."""
+        known = self.wanted[slot]
+        if 0 < taken <= len(known) and known[taken - 1] >= 0 and self.draw.random() < 0.8:
+            tokens[0] = known[taken - 1]
+        for ahead in range(1, len(tokens)):
+            if tokens[ahead - 1] in EXIT[:-1] and self.draw.random() < 0.6:
+                tokens[ahead] = EXIT[EXIT.index(tokens[ahead - 1]) + 1]
+        if self.draw.random() < 0.15:
+            tokens[self.draw.integers(0, len(tokens)) :] = -1
+
+    def _features(self, places: Any) -> RowFeatures:
+        draw, many = self.draw, len(places)
+        buffer, last = torch.full((2 * many, WIDTH), 9.0), torch.zeros(many, WIDTH)
+        near = draw.uniform(-1, 2, many)
+        chosen = torch.from_numpy(np.where(draw.random(many) < 0.5, draw.choice(SCORES, many), near))
+        buffer[places, 0] = chosen.float()
+        last[:, 0] = torch.from_numpy(draw.choice([0.0, 0.25], many))
+        return RowFeatures(hidden_with(buffer), last, places)
+
+    def note(self, step: BatchStep, logits: Any) -> None:
+        """Note what was forced behind each row."""
+        assert step.drafts is not None
+        behind = torch.where(logits.max(dim=1).values > 1e8, logits.argmax(dim=1), -1).tolist()
+        places = zip(step.slots, step.drafts.starts, step.drafts.counts, step.drafts.partial, strict=True)
+        for slot, start, count, held in places:
+            if not held:
+                self.wanted[slot] = behind[start : start + count]
+
+
+def kept_of(sessions: DraftedSessions) -> Any:
+    """Kept states that a later step may go on from, without the last score."""
+    sessions.unstage()
+    kept = sessions.states.clone()
+    kept[:, PENDING] = 0
+    kept[1:, BASE:] = 0
+    beyond = torch.arange(len(kept)).unsqueeze(1) > kept[0, READ]
+    return kept.masked_fill(beyond.unsqueeze(1), 0)
+
+
+def compare_with_drafts(policy: StopPolicy, seed: int, change: Callable[[int], None] = lambda _: None) -> Any:
+    """Run random requests with drafts in both forms, and compare them after every step; the counters.
+
+    `change` is called with the number of each step before it.
+    """
+    draw = np.random.default_rng(seed)
+    given_ = (MACHINE, policy, TWO, torch.device("cpu"), SLOTS + 1, 2)
+    arrays = DraftedSessions(*given_, drafts=DRAFTS)
+    fused = FusedSessions(DraftedSessions(*given_, drafts=DRAFTS))
+    inner, both_ = fused.arrays, (arrays, fused)
+    assert isinstance(inner, DraftedSessions)
+    stream = DraftedStream(draw)
+
+    def admit(slot: int) -> None:
+        terms = options(draw)
+        for one in both_:
+            one.admit(slot, [0, 12, 3, 4, 10, 10], terms)
+        stream.admit(slot)
+
+    for slot in range(SLOTS):
+        admit(slot)
+    for number in range(STEPS):
+        change(number)
+        # when: requests of any number of rows, in any order
+        step, features = stream.step()
+        asked = bool(draw.random() < 0.5)
+        expected, found = run(arrays, step, features), run(fused, step, features, asked=asked)
+        # then: the same is forced, reported, counted and kept
+        assert torch.equal(expected, found)
+        assert torch.equal(arrays.exits(), fused.exits())
+        assert arrays.counters[:-1].tolist() == fused.counters[:-1].tolist()
+        assert torch.equal(kept_of(arrays), kept_of(inner))
+        stream.note(step, found)
+        # and: requests change their slots, end, or are left alone after an error
+        event, (one, other) = draw.random(), draw.permutation(SLOTS)[:2].tolist()
+        if event < 0.2:
+            for sessions in both_:
+                parked = sessions.park(one), sessions.park(other)
+                sessions.resume(one, parked[1])
+                sessions.resume(other, parked[0])
+            stream.swap(one, other)
+        elif event < 0.7:
+            for sessions in both_:
+                end = stream.base[one] + int(stream.read[one] > 0)
+                sessions.settle([one], torch.tensor([end + 1]))
+            assert arrays.counters[:-1].tolist() == fused.counters[:-1].tolist()
+            admit(one)
+        elif event < 0.72:
+            for sessions in both_:
+                sessions.drop()
+    return fused.counters
+
+
+@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(policy=policies, seed=st.integers(0, 2**32 - 1))
+def test_the_kernel_equals_the_array_form_with_drafts(policy: StopPolicy, seed: int) -> None:
+    assert compare_with_drafts(policy, seed)[COUNTERS.index("kernel_failures")] == 0
+
+
+def test_all_that_is_counted_occurs_with_drafts() -> None:
+    # given some of the streams above, then none of the counters is compared at zero only
+    found = sum(
+        compare_with_drafts(StopPolicy(EXIT, (Level(RISK, 0.0),), tilt=0.3), seed) for seed in range(2)
+    )
+    counted = {name for name, count in zip(COUNTERS, found.tolist(), strict=True) if count}
+    assert counted == set(COUNTERS) - {"exits_loop", "kernel_failures"}
+
+
+@pytest.mark.parametrize("drafts", [None, DRAFTS])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_kernel_serves_where_it_is_wanted(wanted: bool, drafts: int | None) -> None:
+    # given a server that reports exits and closes open thinking, with or without drafts
+    asked = PluginSettings(fused_kernel=wanted, reports=Path("reports"), close_open_thinking=drafts is None)
+    policy = StopPolicy(EXIT, (Level(RISK, 0.0),))
+    served = SimpleNamespace(
+        automaton=MACHINE, probe=FIRST, closed=2, settings=asked, setup=SimpleNamespace(policy=policy)
+    )
+    # when its sessions are made, then the kernel serves if the setting says so
+    found = make_sessions(served, torch.device("cpu"), SLOTS + 1, drafts)
+    assert isinstance(found, FusedSessions) is wanted
+    arrays = found.arrays if wanted else found
+    assert isinstance(arrays, DraftedSessions) is (drafts is not None)
+
+
+@pytest.mark.parametrize("kernel", ["fused_step", "fused_force"])
+def test_a_kernel_that_fails_changes_no_decision_with_drafts(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a kernel that fails in the middle of requests
+    def fail(number: int) -> None:
+        if number == STEPS // 2:
+            monkeypatch.setattr(f"lynxstop.engines.vllm.fused_kernel.{kernel}", None)
+
+    # when steps go on, then both forms agree, and the failure is counted once
+    counters = compare_with_drafts(StopPolicy(EXIT, (Level(RISK, 0.0),)), 0, fail)
+    assert counters[COUNTERS.index("kernel_failures")] == 1
 
 
 def score_of(probe: Probe, rows: Any) -> tuple[Any, Any]:

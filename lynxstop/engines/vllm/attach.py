@@ -157,10 +157,9 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
-        settings = served.settings
-        sessions.reports_exits = settings.reports is not None
-        alone = drafts is None and not sessions.reports_exits and not settings.close_open_thinking
-        return FusedSessions(sessions) if settings.fused_kernel and alone and can_fuse(device) else sessions
+        sessions.reports_exits = served.settings.reports is not None
+        fused = served.settings.fused_kernel and can_fuse(device)
+        return FusedSessions(sessions) if fused else sessions
     if drafts is not None:
         raise ConfigError(
             "Under speculative decoding only a probe at cues is served, without a rule or a loop guard.",

@@ -209,9 +209,12 @@ class DeviceSessions:
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
         vocabulary)."""
-        wanted = self.exit_ids[self._forced.clamp(min=0)].unsqueeze(1)
-        boost = (self._forced >= 0).unsqueeze(1) * BOOST
-        logits.scatter_(1, wanted, logits.gather(1, wanted) + boost)
+        self.raise_logits(logits, self._forced)
+
+    def raise_logits(self, logits: Tensor, forced: Tensor) -> None:
+        """Raise the logit of the exit token that is forced in each row (-1: none); shape (rows,)."""
+        wanted = self.exit_ids[forced.clamp(min=0)].unsqueeze(1)
+        logits.scatter_(1, wanted, logits.gather(1, wanted) + (forced >= 0).unsqueeze(1) * BOOST)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose token completes a cue; waits for the device."""
@@ -227,7 +230,11 @@ class DeviceSessions:
 
     def inside(self) -> Tensor:
         """Rows of the last step in which a thinking block is open that may still be stopped."""
-        return self._within[self._state] & (self._stops != 0)
+        return self.open_in(self._rows)
+
+    def open_in(self, states: Tensor) -> Tensor:
+        """Say in which states a thinking block is open that may still be stopped; shape (fields, rows)."""
+        return self._within[states[STATE]] & (states[STOPS] != 0)
 
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""

@@ -26,11 +26,11 @@ from lynxstop.engines.vllm.device_sessions import (
 )
 from lynxstop.engines.vllm.product_automaton import DEAD
 from lynxstop.engines.vllm.request_options import RequestOptions
-from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, BatchStep, Features
+from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Features
 
-_COUNTS = slice(_FIELDS, _FIELDS + len(COUNTERS))
-_BASE, _READ = _COUNTS.stop, _COUNTS.stop + 1
-_WIDTH = _READ + 1
+COUNTS = slice(_FIELDS, _FIELDS + len(COUNTERS))
+BASE, READ = COUNTS.stop, COUNTS.stop + 1
+_WIDTH = READ + 1
 """A kept state: the fields of a session, what its rows counted, the position of the first row of the last
 step, and how many rows that read."""
 _LOST = COUNTERS.index("lost")
@@ -53,14 +53,19 @@ class DraftedSessions(DeviceSessions):
         self._kept = torch.zeros(self._depth, _WIDTH, self._slots.shape[1], dtype=torch.int32)
         self._kept[:, :_FIELDS] = silent().unsqueeze(1)
         self._kept = self._kept.to(self.device)
-        self._raised: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._wanted: Tensor | None = None
+
+    @property
+    def states(self) -> Tensor:
+        """Kept states of all slots: int32, shape (levels, fields, slots)."""
+        return self._kept
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request: its first row is the last token of its prompt."""
         super().admit(slot, prompt_ids, options)
         state = torch.zeros(_WIDTH, dtype=torch.int32)
         state[:_FIELDS] = self._staged[slot]
-        state[_BASE] = len(prompt_ids) - 1
+        state[BASE] = len(prompt_ids) - 1
         self._staged[slot] = state.expand(self._depth, _WIDTH)
 
     def park(self, slot: int) -> Tensor:
@@ -74,7 +79,7 @@ class DraftedSessions(DeviceSessions):
         state[:_FIELDS] = silent()
         for slot in self.running.tolist():
             self._staged[slot] = state.expand(self._depth, _WIDTH)
-        self._raised = []
+        self._wanted = None
 
     def settle(self, slots: list[int], lengths: Tensor) -> None:
         """Count what requests that are finished did in their last step; int lengths of their sequences."""
@@ -86,7 +91,7 @@ class DraftedSessions(DeviceSessions):
         """Read the rows of each request in order, score and decide; what is lost is counted on the device."""
         drafts = step.drafts
         assert drafts is not None
-        self.running, self._raised = step.slots, []
+        self.running = step.slots
         self.unstage()
         index = self._bring(step.slots)
         kept = self._kept[:, :, index]
@@ -95,29 +100,29 @@ class DraftedSessions(DeviceSessions):
         current = self._current(kept, first, held)
         self._accepted = current[EXIT:_FIELDS].clone()
         self._bind(current[:_FIELDS])
-        self._counting = current[_COUNTS]
+        self._counting = current[COUNTS]
         after, live = [current.clone()], ~held
+        behind = torch.full(step.tokens.shape, -1, dtype=torch.int32, device=self.device)
         for number in range(int(drafts.counts.max())):
             rows = self._bring(drafts.starts + np.minimum(number, drafts.counts - 1))
             tokens = step.tokens[rows]
             live = live & self._bring(drafts.counts > number) & (tokens >= 0)
             read = live if number or step.read is None else live & self._bring(step.read)
             self.step(tokens.clamp(min=0), lambda _, rows=rows: features(rows), read)  # type: ignore[misc]
-            current[_READ] += live
-            wanted = self.exit_ids[self._forced.clamp(min=0)]
-            self._raised.append((rows, wanted, (live & (self._forced >= 0)) * BOOST))
+            current[READ] += live
+            behind[rows] = torch.where(live, self._forced, behind[rows])
             after.append(current.clone())
         after += [current] * (self._depth - len(after))
         following = torch.stack(after)
-        following[:, _BASE], following[:, _READ] = first, current[_READ]
+        following[:, BASE], following[:, READ] = first, current[READ]
         self._kept.index_copy_(2, index, torch.where(held, kept, following))
+        self._wanted = behind
         return 0
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced."""
-        if self._raised:
-            rows, wanted, boost = (torch.cat(parts) for parts in zip(*self._raised, strict=True))
-            logits.index_put_((rows, wanted), boost.to(logits.dtype), accumulate=True)
+        if self._wanted is not None:
+            self.raise_logits(logits, self._wanted)
 
     def exits(self) -> Tensor:
         """Exits decided in rows that were accepted; those of the last step are known in the next."""
@@ -128,12 +133,12 @@ class DraftedSessions(DeviceSessions):
 
         A request whose position is none of those kept is lost, and left alone; `held` ones stay as they are.
         """
-        chosen = first - kept[0, _BASE]
-        known = (chosen >= 0) & (chosen <= kept[0, _READ])
-        at = chosen.clamp(0, self._depth - 1).long().expand(1, _WIDTH, -1)
+        chosen = first - kept[0, BASE]
+        known = (chosen >= 0) & (chosen <= kept[0, READ])
+        at = chosen.clamp(min=0).minimum(kept[0, READ]).long().expand(1, _WIDTH, -1)
         current = kept.gather(0, at).squeeze(0)
         touched = torch.ones_like(known) if held is None else ~held
-        self.counters += (current[_COUNTS] * (known & touched)).sum(dim=1)
+        self.counters += (current[COUNTS] * (known & touched)).sum(dim=1)
         lost = touched & ~known & (current[STATE] != DEAD)
         self.counters[_LOST] += lost.sum()
         current[STATE].masked_fill_(lost, DEAD)

@@ -1,4 +1,7 @@
-"""Sessions on a GPU in one launch per step; the array form beside them serves where Triton does not."""
+"""Sessions on a GPU in one launch per step; the array form beside them serves where Triton does not.
+
+With drafts it is one launch too: a program is a request, and walks its rows.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,6 @@ from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Features
 
 logger = logging.getLogger("vllm.lynxstop")
 
-_READ, _BOTH, _FORCE = 0, 1, 2
-"""Modes of the kernel."""
 _TILE = 4096
 """Numbers of a weight matrix that a program multiplies at once."""
 _FAILED = COUNTERS.index("kernel_failures")
@@ -37,19 +38,21 @@ class FusedSessions:
     """Sessions in one launch per step; see `lynxstop.engines.vllm.session_batch.SessionBatch`.
 
     The step is launched when its logits may be changed, in `force`, so that reading, deciding and forcing
-    are one kernel; or before, where somebody asks what it showed. When the kernel cannot be launched, which
-    is counted and logged once, `arrays` goes on from the same states.
+    are one kernel; or before, where somebody asks what it showed or decided, and forcing is a second one.
+    When a kernel cannot be launched, which is counted and logged once, `arrays` goes on from the same states.
 
     Parameters
     ----------
     arrays : DeviceSessions
-        The array form; its states are the states.
+        The array form, with or without drafts; its states are the states.
     """
 
     def __init__(self, arrays: DeviceSessions) -> None:
         self.arrays = arrays
         self.counters = arrays.counters
         self._launch: _Launch | None = _Launch(arrays)
+        self._last: _Launch | None = None
+        """What read the last step; None when `arrays` did."""
         self._waiting: tuple[BatchStep, Features] | None = None
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
@@ -83,19 +86,29 @@ class FusedSessions:
         """Read the step, score, decide, and raise the logits of wanted tokens."""
         self._run(logits)
 
+    def exits(self) -> Tensor:
+        """Exits decided so far in the requests of the last step; see `SessionBatch.exits`."""
+        self._run(None)
+        return self.arrays.exits() if self._last is None else self._last.exits
+
+    def inside(self) -> Tensor:
+        """Rows of the last step in which a thinking block is open that may still be stopped."""
+        self._run(None)
+        return self.arrays.inside() if self._last is None else self.arrays.open_in(self._last.kept())
+
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose score was wanted; waits for the device."""
         self._run(None)
-        if self._launch is None:
+        if self._last is None:
             return self.arrays.candidates()
-        return np.flatnonzero(self._launch.shows[: self._launch.requests.shape[1]].cpu().numpy() & CANDIDATE)
+        return np.flatnonzero(self._last.shows.cpu().numpy() & CANDIDATE)
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
         self._run(None)
-        if self._launch is None:
+        if self._last is None:
             return self.arrays.shown()
-        rows = self.arrays.states.index_select(1, self._launch.requests[0].long())
+        rows = self._last.kept()
         return rows[PENDING].view(torch.float32), rows[SEEN]
 
     def _run(self, logits: Tensor | None) -> None:
@@ -106,8 +119,10 @@ class FusedSessions:
         if self._launch is not None:
             try:
                 if waiting is not None:
-                    self._launch.prepare(*waiting)
-                self._launch(logits, _READ if logits is None else _FORCE if waiting is None else _BOTH)
+                    self._launch.read(*waiting, logits)
+                    self._last = self._launch
+                elif logits is not None:
+                    self._launch.force(logits)
                 return
             except Exception as error:
                 logger.error("lynxstop: the fused kernel failed; small kernels serve.", exc_info=error)
@@ -115,12 +130,25 @@ class FusedSessions:
                 self._launch = None
         if waiting is not None:
             self.arrays.observe(*waiting, logits=torch.empty(0))
-        if logits is not None:
+            self._last = None
+        if logits is None:
+            return
+        if self._last is None:
             self.arrays.force(logits)
+        else:
+            self.arrays.raise_logits(logits, self._last.wanted)
 
 
 class _Launch:
-    """What the kernel is given, step after step."""
+    """What the kernels are given, step after step.
+
+    Attributes
+    ----------
+    shows, wanted : Tensor
+        Of each row of the last step: the flags of its token, and the exit token that is forced behind it.
+    exits : Tensor
+        See `SessionBatch.exits`.
+    """
 
     def __init__(self, arrays: DeviceSessions) -> None:
         self._arrays, policy, device = arrays, arrays.policy, arrays.device
@@ -129,9 +157,9 @@ class _Launch:
         self._sizes = tuple(len(bias) for bias in self._biases)
         self._half = max(self._sizes)
         units = min(8, _power(self._half))
-        width = arrays.probe.width // len(arrays.probe.layers)
+        self._width = width = arrays.probe.width // len(arrays.probe.layers)
         self._constants = {
-            "GUARDED": policy.guarded or policy.tilt != 0, "WIDTH": width,
+            "GUARDED": policy.guarded or policy.tilt != 0,
             "SIZES": self._sizes, "HALF": self._half, "UNITS": units,
             "BLOCK": min(_TILE // units, 1024, _power(max(width, self._half))),
         }  # fmt: skip
@@ -139,49 +167,69 @@ class _Launch:
         self._guards = (float(policy.tilt), policy.cooldown, policy.min_tokens, policy.stride, most)
         self._described: NDArray[np.int32] | None = None
         self._scratch = torch.zeros(0, 0, device=device)
-        self.requests = self.shows = torch.zeros(0, 0, dtype=torch.int32, device=device)
-        """Of the last step: what `lynxstop.engines.vllm.fused_kernel.REQUEST` names, and flags of tokens."""
+        self._requests = self.shows = self.wanted = self.exits = torch.empty(
+            0, 0, dtype=torch.int32, device=device
+        )
 
-    def prepare(self, step: BatchStep, features: Features) -> None:
-        """Take up a step; free of copies to the device while nothing changes in the batch."""
-        self._arrays.unstage()
-        self._describe(step)
-        self._tokens = step.tokens
-        self._tapped, self._placed = 0, step.places is not None
-        self._places = step.tokens if step.places is None else step.places
-        self._states: tuple[Tensor, ...]
-        if isinstance(features, RowFeatures):
-            self._states = tuple(one.contiguous() for one in features.states())
-            self._tapped = sum(one is not features.last for one in features.states())
-        else:
-            self._states = (features(None),)
-            self._constants["WIDTH"] = self._arrays.probe.width
+    def kept(self) -> Tensor:
+        """States of the requests of the last step, without drafts: int32, shape (fields, requests)."""
+        return self._arrays.states.index_select(1, self._requests[0].long())
 
-    def __call__(self, logits: Tensor | None, mode: int) -> None:
-        """Launch the kernel: one program per request."""
+    def read(self, step: BatchStep, features: Features, logits: Tensor | None) -> None:
+        """Read a step and decide, one program per request; raise logits if they are given.
+
+        Nothing is copied to the device while nothing changes in the batch.
+        """
         from lynxstop.engines.vllm.fused_kernel import fused_step
 
-        arrays, states, many = self._arrays, self._arrays.states, self.requests.shape[1]
+        arrays, drafts = self._arrays, step.drafts
+        arrays.unstage()
+        self._describe(step)
+        if isinstance(features, RowFeatures):
+            states = tuple(one.contiguous() for one in features.states())
+            tapped, width = sum(one is not features.last for one in features.states()), self._width
+        else:
+            states, tapped, width = (features(None),), 0, arrays.probe.width
+        kept, many = arrays.states, self._requests.shape[1]
         into = self._scratch if logits is None else logits
         fused_step[(many,)](
-            states, self.requests, self._tokens, self._places, self._states, into,
+            kept, self._requests, step.tokens, step.tokens if step.places is None else step.places,
+            step.tokens if drafts is None else drafts.positions, states, into,
             arrays.classes, arrays.table, arrays.exit_ids, self._weights, self._biases, self._scratch,
-            arrays.counters, self.shows, states.stride(0), into.stride(0), many,
-            int(self._placed), len(arrays.classes) - 1, arrays.columns, *self._guards, mode,
-            **self._constants, TAPPED=self._tapped, num_warps=4, enable_fp_fusion=False,
+            arrays.counters, self.shows, self.wanted, self.exits,
+            kept.stride(-2), 0 if drafts is None else kept.stride(0), into.stride(0), many,
+            int(step.places is not None), len(arrays.classes) - 1, arrays.columns, *self._guards,
+            int(logits is not None), DRAFTED=drafts is not None, WIDTH=width, TAPPED=tapped,
+            **self._constants, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
+    def force(self, logits: Tensor) -> None:
+        """Raise the logits that the last step wants raised."""
+        from lynxstop.engines.vllm.fused_kernel import fused_force
+
+        fused_force[(len(self.wanted),)](
+            self.wanted, logits, self._arrays.exit_ids, logits.stride(0), num_warps=1, enable_fp_fusion=False
+        )
+
     def _describe(self, step: BatchStep) -> None:
-        many = len(step.slots)
-        reads = np.ones(many, dtype=np.bool_) if step.read is None else step.read
-        described = np.stack([step.slots, reads]).astype(np.int32)
+        """Describe the requests of a step as `fused_step` takes it."""
+        many, rows, drafts = len(step.slots), len(step.tokens), step.drafts
+        described = np.zeros((5, many), dtype=np.int32)
+        described[0], described[1] = step.slots, True if step.read is None else step.read
+        described[2], described[3] = np.arange(many), 1
+        if drafts is not None:
+            described[2:] = drafts.starts, drafts.counts, drafts.partial
         if self._described is not None and np.array_equal(described, self._described):
             return
         self._described = described
-        self.requests = torch.from_numpy(described).to(self._arrays.device, non_blocking=True)
+        device = self._arrays.device
+        self._requests = torch.from_numpy(described).to(device, non_blocking=True)
+        if len(self.shows) != rows:
+            self.shows, self.wanted = torch.empty(2, rows, dtype=torch.int32, device=device)
+        if self.exits.shape[1] != many:
+            self.exits = torch.empty(2, many, dtype=torch.int32, device=device)
         if many > len(self._scratch):
-            self._scratch = torch.zeros(many, 2 * self._half, device=self._arrays.device)
-            self.shows = torch.zeros(many, dtype=torch.int32, device=self._arrays.device)
+            self._scratch = torch.empty(many, 2 * self._half, device=device)
 
 
 def _power(number: int) -> int:
