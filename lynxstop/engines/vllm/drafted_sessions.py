@@ -102,7 +102,7 @@ class DraftedSessions(DeviceSessions):
         self._bind(current[:_FIELDS])
         self._counting = current[COUNTS]
         after, live = [current.clone()], ~held
-        behind = torch.full(step.tokens.shape, -1, dtype=torch.int32, device=self.device)
+        wanted = torch.full(step.tokens.shape, -1, dtype=torch.int32, device=self.device)
         for number in range(int(drafts.counts.max())):
             rows = self._bring(drafts.starts + np.minimum(number, drafts.counts - 1))
             tokens = step.tokens[rows]
@@ -110,13 +110,13 @@ class DraftedSessions(DeviceSessions):
             read = live if number or step.read is None else live & self._bring(step.read)
             self.step(tokens.clamp(min=0), lambda _, rows=rows: features(rows), read)  # type: ignore[misc]
             current[READ] += live
-            behind[rows] = torch.where(live, self._forced, behind[rows])
+            wanted[rows] = torch.where(live, self._forced, wanted[rows])
             after.append(current.clone())
         after += [current] * (self._depth - len(after))
         following = torch.stack(after)
         following[:, BASE], following[:, READ] = first, current[READ]
         self._kept.index_copy_(2, index, torch.where(held, kept, following))
-        self._wanted = behind
+        self._wanted = wanted
         return 0
 
     def force(self, logits: Tensor) -> None:

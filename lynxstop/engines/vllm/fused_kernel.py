@@ -186,7 +186,7 @@ def fused_step(
     scratch : float32, shape (many, 2 * HALF)
         `HALF` is the size of the largest layer of the probe.
     shows, wanted : int32, shape (rows,)
-        Get the flags of each token, and the exit token that is forced behind it (-1: none).
+        Get the flags of each token, and the exit token that is forced after it (-1: none).
     exits : int32, shape (2, many)
         Gets what `SessionBatch.exits` gives.
     """
@@ -278,11 +278,11 @@ def fused_step(
             if DRAFTED:
                 tl.store(here + (_COUNTED + lane) * field_stride, counts, mask=lane < _COUNTERS)
         rows += live.to(tl.int32)
-        behind = tl.where(live, forced, -1)
-        tl.store(wanted + row, behind)
+        following_token = tl.where(live, forced, -1)
+        tl.store(wanted + row, following_token)
         tl.store(shows + row, flags)
         if forces != 0:
-            _raise(logits + row * logits_stride, behind, exit_ids)
+            _raise(logits + row * logits_stride, following_token, exit_ids)
     if DRAFTED:
         tl.store(kept + slot + _ROWS * field_stride, rows, mask=held == 0)
     else:
@@ -293,6 +293,6 @@ def fused_step(
 
 @triton.jit(do_not_specialize=("logits", "logits_stride"), do_not_specialize_on_alignment=("logits",))
 def fused_force(wanted, logits, exit_ids, logits_stride):
-    """Raise the logit of the token that `fused_step` wants behind a row."""
+    """Raise the logit of the token that `fused_step` wants after a row."""
     row = tl.program_id(0).to(tl.int64)
     _raise(logits + row * logits_stride, tl.load(wanted + row), exit_ids)

@@ -145,7 +145,7 @@ class _Launch:
     Attributes
     ----------
     shows, wanted : Tensor
-        Of each row of the last step: the flags of its token, and the exit token that is forced behind it.
+        Of each row of the last step: the flags of its token, and the exit token that is forced after it.
     exits : Tensor
         See `SessionBatch.exits`.
     """
