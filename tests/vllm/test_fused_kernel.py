@@ -25,6 +25,7 @@ from lynxstop.engines.vllm.session_batch import BatchStep, Drafts  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, PROBE, RISK, VOCABULARY  # noqa: E402
 
 
+@pytest.mark.timeout(1200)
 def test_the_kernel_in_the_interpreter() -> None:
     # given Triton's interpreter, which a process has to ask for from the start
     file = Path(__file__).parent / "test_fused_sessions.py"
