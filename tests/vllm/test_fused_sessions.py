@@ -111,7 +111,7 @@ class Stream:
         return BatchStep(slots, torch.tensor(tokens), None, read, lambda _: []), features
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(policy=policies, seed=st.integers(0, 2**32 - 1))
 def test_the_kernel_equals_the_array_form(policy: StopPolicy, seed: int) -> None:
     # given: the same requests, levels, budgets and modes in both forms
@@ -306,7 +306,7 @@ def compare_with_drafts(policy: StopPolicy, seed: int, change: Callable[[int], N
     return fused.counters
 
 
-@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(policy=policies, seed=st.integers(0, 2**32 - 1))
 def test_the_kernel_equals_the_array_form_with_drafts(policy: StopPolicy, seed: int) -> None:
     assert compare_with_drafts(policy, seed)[COUNTERS.index("kernel_failures")] == 0
