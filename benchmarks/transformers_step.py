@@ -53,7 +53,7 @@ class NoSession:
 class Unwatched(TransformersEngine):
     """The same engine without sessions."""
 
-    def _session(self, request: Request) -> Any:
+    def _session(self, request: Request, sampling: Sampling) -> Any:
         return NoSession()
 
 
