@@ -87,7 +87,7 @@ def main(size: str = "400", seed: str = "0") -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     mutation_operators.remove((libcst.BaseString, operator_string))
     isolation.PytestRunner = QuickestFirst
-    # Limits of processor time find endless loops; with limits by the clock, a busy machine would kill mutants.
+    # Processor time finds endless loops; by the clock, a busy machine would seem to be one.
     isolation.register_timeout = lambda pid, timeout_s: None
     shutil.rmtree("mutants", ignore_errors=True)
     mutmut.copy_src_dir()
