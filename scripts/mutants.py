@@ -46,6 +46,11 @@ MEMORY = 4 << 30
 class QuickestFirst(PytestRunner):
     """Runs quick tests first, as mutmut's other runner does: they kill most mutants."""
 
+    def run_stats(self, *, tests):
+        """Run the tests without a mutant, in a process of their own, and show how they end."""
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        return super().run_stats(tests=tests)
+
     def run_tests(self, *, mutant_name, tests):
         """Run tests; return the exit status of pytest."""
         order = sorted(tests, key=lambda test: state().duration_by_test[test])
