@@ -1,6 +1,7 @@
 """One request from its prompt to its end."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.exits import Mode, Reason
+from lynxstop.core.points import ALL, BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.rule import eligible_mask
 from lynxstop.core.session import Phase, Session
@@ -68,6 +70,19 @@ def test_a_token_that_confirms_one_cue_may_complete_the_next(words):
     assert [(event.index, event.seen_at, event.score) for event in session.events] == [
         (0, 1, 0.1), (1, 2, 0.2), (3, 3, 0.3),
     ]  # fmt: skip
+
+
+def test_ends_of_sentences_and_every_third_token_are_points_of_their_kind(words):
+    watch = replace(words.watch, boundaries=frozenset(words.ids(",", " hmm.")))
+    ids = words.ids(" a", ",", " hmm.", " wait", ",", " a", " a")
+    for points in (CUE | BOUNDARY | INTERVAL, BOUNDARY, INTERVAL, CUE | INTERVAL):
+        every = 3 if points & INTERVAL else 0
+        session = Session(watch, policy(words, points=points, every=every), words.ids("<think>"))
+        _, asked = run(session, ids)
+        kinds = {(1, 1): BOUNDARY, (2, 2): ALL, (3, 4): CUE, (4, 4): BOUNDARY, (5, 5): INTERVAL}
+        expected = [(*place, kind & points) for place, kind in kinds.items() if kind & points]
+        assert [(event.index, event.seen_at, event.kind) for event in session.events] == expected
+        assert asked == [index for index, _, _ in expected]
 
 
 def test_without_a_risk_nothing_exits(words):
