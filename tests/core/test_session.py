@@ -85,6 +85,51 @@ def test_ends_of_sentences_and_every_third_token_are_points_of_their_kind(words)
         assert asked == [index for index, _, _ in expected]
 
 
+class Diary:
+    """A rule that writes down what it is told; its score is twice the logit."""
+
+    statistics = hidden = True
+
+    def __init__(self):
+        self.told = []
+
+    def start(self):
+        return self
+
+    def step(self, token, statistics):
+        self.told.append(("step", token, statistics))
+
+    def steps(self, tokens, statistics):
+        raise AssertionError
+
+    def cue(self, ago):
+        self.told.append(("cue", ago))
+
+    def snapshot(self, logit):
+        return logit
+
+    def score(self, seen):
+        self.told.append(("score", seen))
+        return 2 * seen
+
+
+def test_a_rule_reads_thinking_tokens_alone_and_scores_eligible_points_alone(words):
+    rule, shown = Diary(), []
+    session = Session(words.watch, policy(words, rule=rule, min_tokens=2), [], risk=0.05)
+    for place, token in enumerate(words.ids("<think>", " hmm.", " wait", ",", " a", "</think>", " a")):
+        logit = 0.25 if session.read(token) else None
+        shown.append((session.was_thinking, session.idle))
+        session.decide(logit, place)
+    cue, wait, comma, plain = words.ids(" hmm.", " wait", ",", " a")
+    assert rule.told == [
+        ("step", cue, 1), ("cue", 0), ("step", wait, 2),
+        ("step", comma, 3), ("score", 0.25), ("cue", 1), ("step", plain, 4),
+    ]  # fmt: skip
+    assert [event.score for event in session.events] == [pytest.approx(math.nan, nan_ok=True), 0.5]
+    outside, point, between = (False, False), (True, False), (True, True)
+    assert shown == [outside, point, point, point, between, outside, outside]
+
+
 def test_without_a_risk_nothing_exits(words):
     session = Session(words.watch, policy(words), words.ids("<think>"))
     run(session, words.ids(" wait", ",", " hmm."), [99.0, math.inf])
