@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= 2
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help env demo test test-slow foreign coverage doctest nightly check docs bench soak bench-vllm bench-proxy reasoner bundle clean
+.PHONY: help env demo test test-slow foreign coverage mutants doctest nightly check docs bench soak bench-vllm bench-proxy reasoner bundle clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,10 @@ coverage: env-dev  ## Branch coverage of all tests that fit in minutes
 	$(RUN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup
 	$(RUN)/coverage combine --quiet
 	$(RUN)/coverage report
+
+mutants: env-dev  ## Change the core, calibration and rules in SAMPLE (400, or all) places; see what no test notices
+	test -d build/mutmut || $(RUN)/python -m pip install --quiet --target build/mutmut mutmut==3.8.1
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/build/mutmut $(RUN)/python scripts/mutants.py $(or $(SAMPLE),400) $(or $(SEED),0)
 
 nightly:  ## The fast tests with the lowest and with the newest dependencies, each in a new environment
 	scripts/bounds lowest $(PYTHON)
@@ -84,4 +88,4 @@ bundle: env  ## Collect, train and calibrate the shipped bundle again, and ship 
 	$(RUN)/python scripts/ship_bundle.py out/rebuild
 
 clean:  ## Remove everything that is built
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis

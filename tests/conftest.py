@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Time limits per example say more about the machine's load than about the code.
-settings.register_profile("lynxstop", deadline=None)
+settings.register_profile("lynxstop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lynxstop")
 
 TESTS = Path(__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,11 @@ def test_what_departs_is_named(given_settings: dict[str, Any], expected: tuple[s
 def test_what_a_request_does_not_say_is_the_servers_default() -> None:
     assert CERTIFIED.departures(Conditions.read({}, CERTIFIED)) == ()
     assert CERTIFIED.departures(Conditions.read({}, Conditions(1.0))) == ("temperature",)
+
+
+def test_tokens_are_drawn_alike_whatever_the_limit() -> None:
+    assert CERTIFIED.draws_like(replace(CERTIFIED, max_tokens=1, altered=("min_p",)))
+    assert not CERTIFIED.draws_like(replace(CERTIFIED, top_p=0.5))
 
 
 def test_greedy_requests_do_not_differ_by_what_sampling_keeps() -> None:

@@ -1,6 +1,7 @@
 """One request from its prompt to its end."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.core.exits import Mode, Reason
+from lynxstop.core.points import ALL, BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.rule import eligible_mask
 from lynxstop.core.session import Phase, Session
@@ -68,6 +70,64 @@ def test_a_token_that_confirms_one_cue_may_complete_the_next(words):
     assert [(event.index, event.seen_at, event.score) for event in session.events] == [
         (0, 1, 0.1), (1, 2, 0.2), (3, 3, 0.3),
     ]  # fmt: skip
+
+
+def test_ends_of_sentences_and_every_third_token_are_points_of_their_kind(words):
+    watch = replace(words.watch, boundaries=frozenset(words.ids(",", " hmm.")))
+    ids = words.ids(" a", ",", " hmm.", " wait", ",", " a", " a")
+    for points in (CUE | BOUNDARY | INTERVAL, BOUNDARY, INTERVAL, CUE | INTERVAL):
+        every = 3 if points & INTERVAL else 0
+        session = Session(watch, policy(words, points=points, every=every), words.ids("<think>"))
+        _, asked = run(session, ids)
+        kinds = {(1, 1): BOUNDARY, (2, 2): ALL, (3, 4): CUE, (4, 4): BOUNDARY, (5, 5): INTERVAL}
+        expected = [(*place, kind & points) for place, kind in kinds.items() if kind & points]
+        assert [(event.index, event.seen_at, event.kind) for event in session.events] == expected
+        assert asked == [index for index, _, _ in expected]
+
+
+class Diary:
+    """A rule that writes down what it is told; its score is twice the logit."""
+
+    statistics = hidden = True
+
+    def __init__(self):
+        self.told = []
+
+    def start(self):
+        return self
+
+    def step(self, token, statistics):
+        self.told.append(("step", token, statistics))
+
+    def steps(self, tokens, statistics):
+        raise AssertionError
+
+    def cue(self, ago):
+        self.told.append(("cue", ago))
+
+    def snapshot(self, logit):
+        return logit
+
+    def score(self, seen):
+        self.told.append(("score", seen))
+        return 2 * seen
+
+
+def test_a_rule_reads_thinking_tokens_alone_and_scores_eligible_points_alone(words):
+    rule, shown = Diary(), []
+    session = Session(words.watch, policy(words, rule=rule, min_tokens=2), [], risk=0.05)
+    for place, token in enumerate(words.ids("<think>", " hmm.", " wait", ",", " a", "</think>", " a")):
+        logit = 0.25 if session.read(token) else None
+        shown.append((session.was_thinking, session.idle))
+        session.decide(logit, place)
+    cue, wait, comma, plain = words.ids(" hmm.", " wait", ",", " a")
+    assert rule.told == [
+        ("step", cue, 1), ("cue", 0), ("step", wait, 2),
+        ("step", comma, 3), ("score", 0.25), ("cue", 1), ("step", plain, 4),
+    ]  # fmt: skip
+    assert [event.score for event in session.events] == [pytest.approx(math.nan, nan_ok=True), 0.5]
+    outside, point, between = (False, False), (True, False), (True, True)
+    assert shown == [outside, point, point, point, between, outside, outside]
 
 
 def test_without_a_risk_nothing_exits(words):
