@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.calibration.bounds import binomial_p
-from lynxstop.calibration.case import fixed_sequence
+from lynxstop.calibration.case import conclude, fixed_sequence
 from lynxstop.calibration.grid import start_index
 from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
@@ -87,6 +87,14 @@ def test_fixed_sequence_returns_the_last_accepted():
     assert fixed_sequence(np.array([0.01, 0.02]), 0.05) == 1
 
 
+def test_a_sequence_keeps_both_ends_of_runs_in_which_nothing_changes():
+    losses = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 2.0])
+    thresholds = np.arange(7, 0, -1, dtype=np.float32)
+    sequence = conclude(thresholds, losses, 10, losses, 4, lambda losses, n: losses / n).sequence
+    assert sequence.thresholds.tolist() == [7.0, 5.0, 4.0, 3.0, 2.0]
+    assert sequence.losses.tolist() == [0.0, 0.0, 1.0, 1.0, 2.0]
+
+
 def test_ltt_walks_the_training_grid(simulated):
     # given thresholds fixed on training traces
     train, table = simulated(200, 1, start="t"), simulated(600, 2)
@@ -149,6 +157,14 @@ def test_split_is_the_conformal_quantile(simulated):
     np.maximum.at(worst, table.owners[table.losses > 0], table.scores[table.losses > 0])
     for risk in (0.05, 0.1, 0.2):
         assert threshold(table, risk, method="split") == conformal_quantile(worst, risk)
+
+
+@pytest.mark.parametrize("method", ["crc", "split"])
+def test_the_bound_of_risk_control_is_the_corrected_risk(simulated, method):
+    options = CalibrationOptions(risks=(0.1,), method=method)
+    certificate = calibrate(simulated(300), options).certificates[0]
+    assert certificate.bound == pytest.approx((certificate.losses + 1) / 301)
+    assert certificate.bound <= 0.1
 
 
 @pytest.mark.parametrize(
