@@ -90,9 +90,9 @@ BENCHMARKS = (
     Benchmark(
         "A decoding step of vLLM",
         "vllm_step",
-        "Ratio of the time with lynxstop to that without, measured in shuffled rounds.",
-        "--batch 1 16 64",
-        "--batch 1 --rounds 4",
+        "Ratio of the processor time with lynxstop to that without, measured in shuffled rounds.",
+        "--clock cpu --batch 1 16 64",
+        "--clock cpu --batch 1 --rounds 4",
     ),
 )
 
