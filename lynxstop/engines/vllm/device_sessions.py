@@ -239,6 +239,8 @@ class DeviceSessions:
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
         active = self._forced >= 0
+        if self._none(active):
+            return
         if read is not None:
             active = active & read
         obeyed = tokens == self.exit_ids[self._forced.clamp(min=0)]
@@ -249,11 +251,11 @@ class DeviceSessions:
 
     def _decide(self, features: Features, read: Tensor | None) -> None:
         candidate = (self._flags & CANDIDATE) != 0
-        scores = self._score(features)
+        scores = self._pending if self._none(candidate) else self._score(features)
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         now, before, pending, current = whole, settled, self._pending, scores
-        if self._counted:
+        if self._counted and not self._none(whole | settled):
             pending = self._tilted(pending)
             before = self._admit(settled, self._seen - 1)
             current = self._tilted(current)
@@ -262,22 +264,28 @@ class DeviceSessions:
         hit = earlier | (now & (current > self._threshold))
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
         stop = hit | spent
-        force = stop & (self._stops != 0)
-        if self.reports_exits and (self.device.type != "cpu" or bool(stop.any())):
-            kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
-            self._exit.copy_(torch.where(stop, kind, self._exit))
-            score = torch.where(earlier, pending, current)
-            self._exit_score.copy_(torch.where(hit, score, self._exit_score))
-        self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
-        self._forced.masked_fill_(force, 0)
-        self._state.masked_fill_(force, DEAD)
-        self._threshold.masked_fill_(stop, torch.inf)
-        self._budget.masked_fill_(stop, ENDLESS)
+        if not self._none(stop):
+            if self.reports_exits:
+                kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
+                self._exit.copy_(torch.where(stop, kind, self._exit))
+                score = torch.where(earlier, pending, current)
+                self._exit_score.copy_(torch.where(hit, score, self._exit_score))
+            force = stop & (self._stops != 0)
+            self._forced.masked_fill_(force, 0)
+            self._state.masked_fill_(force, DEAD)
+            self._threshold.masked_fill_(stop, torch.inf)
+            self._budget.masked_fill_(stop, ENDLESS)
+        if scores is not self._pending:
+            self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         lost = candidate & torch.isnan(scores)
         counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
         counts[-1] *= self._seen
         counts[1] += counts[0]
         self._tally(0, counts[1:])
+
+    def _none(self, rows: Tensor) -> bool:
+        """Whether a mask has no row. False on a device, which would have to be waited for to know."""
+        return self.device.type == "cpu" and not bool(rows.any())
 
     def _tally(self, first: int, counts: Tensor) -> None:
         """Add what the rows counted to the counters from `first` on; shape (counters, rows)."""
