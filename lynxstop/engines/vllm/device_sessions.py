@@ -213,6 +213,8 @@ class DeviceSessions:
 
     def raise_logits(self, logits: Tensor, forced: Tensor) -> None:
         """Raise the logit of the exit token that is forced in each row (-1: none); shape (rows,)."""
+        if self._none(forced >= 0):
+            return
         wanted = self.exit_ids[forced.clamp(min=0)].unsqueeze(1)
         logits.scatter_(1, wanted, logits.gather(1, wanted) + (forced >= 0).unsqueeze(1) * BOOST)
 
@@ -250,19 +252,22 @@ class DeviceSessions:
         self._tally(_REFUSED, (active & ~obeyed).unsqueeze(0))
 
     def _decide(self, features: Features, read: Tensor | None) -> None:
+        spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget)
+        if self._none(((self._flags & (CANDIDATE | WHOLE | SETTLED)) != 0) | spent):
+            return
         candidate = (self._flags & CANDIDATE) != 0
-        scores = self._pending if self._none(candidate) else self._score(features)
+        scores = self._score(features)
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         now, before, pending, current = whole, settled, self._pending, scores
-        if self._counted and not self._none(whole | settled):
+        if self._counted:
             pending = self._tilted(pending)
             before = self._admit(settled, self._seen - 1)
             current = self._tilted(current)
             now = self._admit(whole, self._seen)
         earlier = before & (pending > self._threshold)
         hit = earlier | (now & (current > self._threshold))
-        spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget) & ~hit
+        spent &= ~hit
         stop = hit | spent
         if not self._none(stop):
             if self.reports_exits:
@@ -275,8 +280,7 @@ class DeviceSessions:
             self._state.masked_fill_(force, DEAD)
             self._threshold.masked_fill_(stop, torch.inf)
             self._budget.masked_fill_(stop, ENDLESS)
-        if scores is not self._pending:
-            self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
+        self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         lost = candidate & torch.isnan(scores)
         counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
         counts[-1] *= self._seen
