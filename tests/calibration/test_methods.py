@@ -164,6 +164,7 @@ def test_the_bound_of_risk_control_is_the_corrected_risk(simulated, method):
     options = CalibrationOptions(risks=(0.1,), method=method)
     certificate = calibrate(simulated(300), options).certificates[0]
     assert certificate.bound == pytest.approx((certificate.losses + 1) / 301)
+    assert certificate.bound is not None
     assert certificate.bound <= 0.1
 
 
