@@ -3,7 +3,8 @@
     python benchmarks/bench.py [--quick] [--runs 3] [--only NAME ...] [--json build/bench.json] [--page PAGE]
 
 With --quick every benchmark runs small, to see that all of them work: its figures say little, and are written
-to build/ unless a page is named. One benchmark runs at a time.
+to build/ unless a page is named. One benchmark runs at a time. With --only, what else the JSON file holds
+stays on the page.
 """
 
 from __future__ import annotations
@@ -117,6 +118,13 @@ def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
     return Result(one.title, one.about, command, tables, seconds)
 
 
+def earlier(path: Path) -> dict[str, Result]:
+    """Read the results of an earlier call, by title; none when there was no call."""
+    if not path.is_file():
+        return {}
+    return {one["title"]: Result(**one) for one in json.loads(path.read_text())["results"]}
+
+
 def versions() -> str:
     """Versions of what is measured."""
     commit = subprocess.run(
@@ -144,14 +152,15 @@ def main() -> None:
         for one in BENCHMARKS
         if one.script not in options.skip and (options.only is None or one.script in options.only)
     ]
-    load, results = os.getloadavg()[0], []
+    load, found = os.getloadavg()[0], earlier(options.json) if options.only else {}
     for one in chosen:
         print(one.script, end=" ", flush=True)
-        results.append(run(one, quick=options.quick, runs=runs))
-        print(results[-1].failed or f"{sum(results[-1].seconds):.0f} s", flush=True)
-    words = " ".join(["make bench" if not options.quick else "make bench QUICK=1", *sys.argv[1:]][:1])
+        found[one.title] = measured = run(one, quick=options.quick, runs=runs)
+        print(measured.failed or f"{sum(measured.seconds):.0f} s", flush=True)
+    results = [found[one.title] for one in BENCHMARKS if one.title in found]
     about = [
-        f"Command: `{words}`, {datetime.now(UTC):%Y-%m-%d}.",
+        f"Command: `{shlex.join(['python', 'benchmarks/bench.py', *sys.argv[1:]])}`, "
+        f"{datetime.now(UTC):%Y-%m-%d}.",
         f"Machine: {machine()}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after.",
         f"{versions()}.",
     ]

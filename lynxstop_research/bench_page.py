@@ -110,7 +110,7 @@ def page(results: Sequence[Result], about: Sequence[str]) -> str:
     """
     lines = [
         "# Benchmarks",
-        "This page is written by `make bench`, and by nothing else. A figure is the median of the runs named "
+        "This page is written by `make bench`. A figure is the median of the runs named "
         "beside its command, with the lowest and the highest in brackets; figures without brackets were the "
         "same in all runs, or there was one. A cell with an interval of its own is that of the median run.",
         "",
