@@ -164,6 +164,8 @@ def main() -> None:
         f"Machine: {machine()}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after.",
         f"{versions()}.",
     ]
+    if len(results) > len(chosen):
+        about.append("The results that this command does not name stand from an earlier call.")
     if options.quick:
         about.append("A quick run, to see that every benchmark works: its figures say little.")
     target = options.page or (
