@@ -213,10 +213,11 @@ class DeviceSessions:
 
     def raise_logits(self, logits: Tensor, forced: Tensor) -> None:
         """Raise the logit of the exit token that is forced in each row (-1: none); shape (rows,)."""
-        if self._none(forced >= 0):
+        active = forced >= 0
+        if self._none(active):
             return
         wanted = self.exit_ids[forced.clamp(min=0)].unsqueeze(1)
-        logits.scatter_(1, wanted, logits.gather(1, wanted) + (forced >= 0).unsqueeze(1) * BOOST)
+        logits.scatter_(1, wanted, logits.gather(1, wanted) + active.unsqueeze(1) * BOOST)
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose token completes a cue; waits for the device."""
