@@ -34,12 +34,11 @@ def recalibrate(
 
     journal = journal_at(state)
     loaded, traffic = Bundle.load(bundle), audits.read_audits(journal)
+    levels = audits.audited_levels(loaded, traffic, risks)
     chosen = replace(
-        options,
-        risks=audits.audited_levels(loaded, traffic, risks),
-        method=options.method or audits.METHOD,
+        options, risks=sorted({level.risk for level in levels}), method=options.method or audits.METHOD
     )
-    made, too_few = audits.calibrate_from_audits(loaded, traffic, chosen)
+    made, too_few = audits.calibrate_from_audits(loaded, traffic, levels, chosen)
     old = measured(loaded)
     for one in made:
         if require:
@@ -53,9 +52,9 @@ def recalibrate(
         return
     for one in made:
         show(one, old)
-    for risk, more in too_few.items():
+    for name, more in too_few.items():
         _output.console.print(
-            f"The level {risk:g} stays as it was: its audits are too few, it takes "
+            f"The level {name} stays as it was: its audits are too few, it takes "
             f"{audits.said_too_few(more)}.",
             style="yellow",
         )
@@ -80,12 +79,14 @@ def replaced(old: Sequence[Measured] | None) -> dict[str, object]:
 
 def compare(old: Sequence[Measured], result: Calibration) -> None:
     """Print the replaced certificates beside the new ones."""
-    new = {one.risk: one for one in result.pooled}
+    # Replaced levels name their sampling only where that is not the bundle's own.
+    named = {level.at for level in old}
+    new = {(one.at if one.at in named else None, one.risk): one for one in result.pooled}
     shown = _output.table(
         "before, and now", "risk", "requests", "", "observed loss", "", "limit", "", "saved", ""
     )
     for level in old:
-        if level.at is None and (made := new.get(level.risk)) is not None:
+        if (made := new.get((level.at, level.risk))) is not None:
             observed = made.observed / made.problems
             pairs = [
                 (str(level.problems), str(made.problems)),
@@ -93,7 +94,8 @@ def compare(old: Sequence[Measured], result: Calibration) -> None:
                 (_share(level.bound), _share(made.bound)),
                 (_share(level.saved), _share(made.saved)),
             ]
-            shown.add_row(f"{level.risk:g}", *(text for pair in pairs for text in pair))
+            at = "" if level.at is None else f" at {level.at}"
+            shown.add_row(f"{level.risk:g}{at}", *(text for pair in pairs for text in pair))
     if shown.row_count:
         _output.console.print(shown)
 

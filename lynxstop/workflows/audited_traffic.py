@@ -28,6 +28,7 @@ from lynxstop.monitor.journal import Journal
 from lynxstop.monitor.levels import open_monitors
 from lynxstop.monitor.monitor import LevelKey
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
+from lynxstop.workflows.calibrate_samplings import sampled_as
 
 LOSS = "disagree"
 METHOD = "anytime"
@@ -109,13 +110,15 @@ def read_audits(journal: Journal) -> AuditedTraffic:
     return AuditedTraffic(levels, len(prompts) - len(set(prompts)), sum(one.calibrated for one in ended))
 
 
-def audited_levels(bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[float] = ()) -> list[float]:
-    """Return which levels can be certified again: those asked for, or all that have audits.
+def audited_levels(
+    bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[float] = ()
+) -> list[CertifiedLevel]:
+    """Return which levels can be certified again: all that have audits, or those of them at these risks.
 
     Raises
     ------
     ConfigError
-        When one is asked for that has none: audits at other thresholds say nothing about it.
+        When none was served at a risk that is asked for: audits at other thresholds say nothing about it.
     DataError
         When there is none, or the audits are of several models.
     """
@@ -124,45 +127,49 @@ def audited_levels(bundle: Bundle, traffic: AuditedTraffic, risks: Sequence[floa
             f"The audits are of several models: {', '.join(sorted(models))}.",
             hint="Audit each model into a folder of its own, or reset the models of other bundles.",
         )
-    if any(level.served.whose is not None for level in bundle.policy.levels):
+    if any(level.group is not None for level in bundle.policy.levels):
         raise ConfigError(
-            "The bundle has levels of groups or of further samplings, which are certified together.",
-            hint="Record traffic in shadow mode, and use --from-shadow, with --by for groups.",
+            "The bundle has levels of groups, which are certified together.",
+            hint="Record traffic in shadow mode, and use --from-shadow with --by.",
         )
-    served = {level.risk for level in bundle.policy.pooled if math.isfinite(level.threshold)}
-    found = sorted({key.risk for key in traffic.levels} & served)
+    audited = {(key.group, key.risk) for key in traffic.levels}
+    served = [level for level in bundle.policy.levels if math.isfinite(level.threshold)]
+    found = [level for level in served if (level.served.whose, level.risk) in audited]
     if not found:
         raise DataError(
             "There are no audits of a level of this bundle since the last reset.",
             hint="Give the folder that [monitor] state of its proxy names, after requests were audited.",
         )
-    if other := sorted(set(risks) - set(found)):
+    known = sorted({level.risk for level in found})
+    if other := sorted(set(risks) - set(known)):
         raise ConfigError(
             f"No audited request was served at {', '.join(f'{risk:g}' for risk in other)}: "
-            f"audits at {', '.join(f'{risk:g}' for risk in found)} are of exits at other thresholds.",
+            f"audits at {', '.join(f'{risk:g}' for risk in known)} are of exits at other thresholds.",
             hint="Leave --risk out, or certify traffic that was recorded in shadow mode: --from-shadow.",
         )
-    return sorted(risks) or found
+    return [level for level in found if not risks or level.risk in risks]
 
 
 def calibrate_from_audits(
-    bundle: Bundle, traffic: AuditedTraffic, options: CalibrationOptions
-) -> tuple[list[Calibration], dict[float, int | None]]:
+    bundle: Bundle, traffic: AuditedTraffic, levels: Sequence[CertifiedLevel], options: CalibrationOptions
+) -> tuple[list[Calibration], dict[str, int | None]]:
     """Certify levels of a bundle again, each at its served threshold; nothing is written.
 
     Parameters
     ----------
     bundle : Bundle
     traffic : AuditedTraffic
+    levels : sequence of CertifiedLevel
+        As `audited_levels` gives them.
     options : CalibrationOptions
-        Its levels are those of `audited_levels`; they share the error.
+        Its levels are those risks, which share the error.
 
     Returns
     -------
     calibrations : list of Calibration
-        One per level, ascending; a level that its audits refute never exits.
-    too_few : dict from risk to int or None
-        Levels whose audits are too few to say either, and how many more it takes.
+        One per level, in their order; a level that its audits refute never exits.
+    too_few : dict from str to int or None
+        Levels whose audits are too few to say either, by `name_of`, and how many more it takes.
 
     Raises
     ------
@@ -177,24 +184,30 @@ def calibrate_from_audits(
         raise ConfigError(
             f"Audits measure the loss {LOSS!r} of all requests.", hint="Leave out --loss and --by."
         )
-    done, too_few = [], {}
-    levels = {level.risk: level for level in bundle.policy.pooled}
-    for risk in sorted(options.risks):
-        [audits] = (found for key, found in traffic.levels.items() if key.risk == risk)
-        made = _certified(bundle, levels[risk], audits, options)
+    done: list[Calibration] = []
+    too_few: dict[str, int | None] = {}
+    of_level = {(key.group, key.risk): audits for key, audits in traffic.levels.items()}
+    for level in levels:
+        audits = of_level[level.served.whose, level.risk]
+        made = _certified(bundle, level, audits, options)
         [certificate] = made.certificates
         idle = not audits.lost and not any(entry.exited for entry in audits.ended)
         if certificate.refused and (idle or certificate.missing is not None):
-            too_few[risk] = certificate.missing
+            too_few[name_of(level.served.whose, level.risk)] = certificate.missing
         else:
             done.append(made)
     if not done:
-        said = ", ".join(f"{risk:g} takes {said_too_few(more)}" for risk, more in too_few.items())
+        said = ", ".join(f"{name} takes {said_too_few(more)}" for name, more in too_few.items())
         raise CalibrationError(
             f"The audits are too few to certify a level: {said}.",
             hint="Wait, or raise [monitor] audit. The bundle stays as it is.",
         )
     return done, too_few
+
+
+def name_of(whose: str | None, risk: float) -> str:
+    """Name a level by its risk, and by its sampling where that is not the bundle's own."""
+    return f"{risk:g}" if whose is None else f"{risk:g} at {whose}"
 
 
 def said_too_few(more: int | None) -> str:
@@ -205,7 +218,9 @@ def said_too_few(more: int | None) -> str:
 def _certified(
     bundle: Bundle, level: CertifiedLevel, audits: LevelAudits, options: CalibrationOptions
 ) -> Calibration:
-    policy, training = bundle.policy, bundle.training_scores()
+    samplings = {one.sampling for one in bundle.policy.levels}
+    policy = sampled_as(bundle, level.sampling or bundle.policy.sampling).policy
+    training = bundle.training_scores()
     table = _table(level, audits)
     content = json.dumps([table.digest(), level.risk]).encode()
     found = calibrate(
@@ -220,6 +235,8 @@ def _certified(
             THRESHOLDS: level.sha256,
         },
         train_problems=training.problems,
+        # Each sampling that the bundle is certified at has its share of the error.
+        elsewhere=len(samplings) - 1,
         fingerprint=served_as(policy),
     )
     return replace(found, certificates=tuple(one for one in found.certificates if one.risk == level.risk))
@@ -257,15 +274,15 @@ def _table(level: CertifiedLevel, audits: LevelAudits) -> TraceTable:
 def changed(journal: Journal) -> dict[str, str]:
     """Say of which levels the risk rose lately: a certificate on all audits is about an older mix, too."""
     findings = open_monitors(journal, None).findings
-    return {f"{key.risk:g}": found.reason for key, found in findings.items() if found.changed}
+    return {name_of(key.group, key.risk): found.reason for key, found in findings.items() if found.changed}
 
 
-def summary(traffic: AuditedTraffic, too_few: dict[float, int | None]) -> dict[str, Any]:
+def summary(traffic: AuditedTraffic, too_few: dict[str, int | None]) -> dict[str, Any]:
     """Return what to tell beside the certificates, as plain JSON."""
     return {
-        "audits": {f"{key.risk:g}": audits.count for key, audits in traffic.levels.items()},
+        "audits": {name_of(key.group, key.risk): audits.count for key, audits in traffic.levels.items()},
         "lost": sum(audits.lost for audits in traffic.levels.values()),
         "repeated_prompts": traffic.repeats,
         "calibration_prompts": traffic.calibrated,
-        "too_few": {f"{risk:g}": more for risk, more in too_few.items()},
+        "too_few": too_few,
     }

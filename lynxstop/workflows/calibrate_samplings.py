@@ -64,7 +64,7 @@ def calibrate_samplings(
             f"None of the recordings has the bundle's own sampling: {own.conditions.label}.",
             hint="Requests that name no sampling are served at it: give a recording of it as well.",
         )
-    pairs = [(_at(bundle, one), data) for one, data in zip(samplings, recordings, strict=True)]
+    pairs = [(sampled_as(bundle, one), data) for one, data in zip(samplings, recordings, strict=True)]
     pairs.sort(key=lambda pair: not pair[0].policy.sampling.conditions.draws_like(own.conditions))
     parts = [_parts(one, data, options, split) for one, data in pairs]
     return tuple(
@@ -73,8 +73,8 @@ def calibrate_samplings(
     )
 
 
-def _at(bundle: Bundle, sampling: ServedSampling) -> Bundle:
-    """The bundle as if it were of this sampling; its own stays as it is, so that all of it is compared."""
+def sampled_as(bundle: Bundle, sampling: ServedSampling) -> Bundle:
+    """Return the bundle as if it were of this sampling; its own stays as it is, so that all is compared."""
     if sampling.conditions.draws_like(bundle.policy.sampling.conditions):
         return bundle
     return replace(bundle, policy=bundle.policy.model_copy(update={"sampling": sampling}))

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.cli import app
 from lynxstop.errors import CalibrationError, ConfigError, DataError
@@ -14,7 +16,9 @@ from lynxstop.monitor.entries import Audit, Begun, Reset
 from lynxstop.monitor.journal import FileJournal
 from lynxstop.monitor.levels import JOURNAL
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
+from lynxstop.workflows.calibrate_samplings import calibrate_samplings
 from lynxstop.workflows.verify_bundle import verify_path
+from tests.support.tiny_bundle import recorded
 
 
 @pytest.fixture
@@ -153,6 +157,59 @@ def test_what_was_lost_is_a_loss_and_a_reset_starts_anew(served, audit, tmp_path
     [row] = call(served, state)["levels"]
 
     assert (row["n"], row["k"]) == (153, 3)
+
+
+def test_each_sampling_is_tested_on_its_own_audits(bundle, data, simulated, tmp_path):
+    # given a bundle that is certified at its own sampling and at temperature 1.3
+    hot = recorded(simulated(500, 3, start="h"))
+    hot = replace(hot, meta=SimpleNamespace(**{**vars(hot.meta), "temperature": 1.3}))
+    own, further = calibrate_samplings(bundle, [data, hot], CalibrationOptions(risks=[0.2]))
+    served = install(bundle, own, None, [further])
+    [mine, far] = served.policy.levels
+    assert (mine.served.whose, far.served.whose) == (None, "temperature 1.3")
+    # when requests of both were audited, and those at 1.3 often lost
+    audits = []
+    for level, losses in ((mine, [0.0] * 190 + [1.0] * 10), (far, [1.0, 0.0] * 100)):
+        one = Audit("m", level.served.whose, 0.2, exited=True, loss=0.0, threshold=level.threshold)
+        audits += [replace(one, loss=loss, exit_score=level.threshold + 1.0) for loss in losses]
+    state = journal(tmp_path / "state", *audits)
+    found = call(served, state)
+    # then each has its own verdict, names its sampling, and the bundle still verifies
+    assert [(row["n"], row["k"], row["refused"]) for row in found["levels"]] == [
+        (200, 10, False),
+        (200, 0, True),
+    ]
+    assert found["audits"] == {"0.2": 200, "0.2 at temperature 1.3": 200}
+    [kept, gone] = Bundle.load(served.path).policy.levels
+    assert (kept.threshold, gone.threshold) == (mine.threshold, float("inf"))
+    assert gone.sampling == far.sampling
+    assert [Certificate.load(served.path / one.certificate).at for one in (kept, gone)] == [
+        "temperature 0.8",
+        "temperature 1.3",
+    ]
+    assert verify_path(served.path).holds
+
+
+def test_old_and_new_stand_side_by_side_at_every_sampling(bundle, data, simulated, tmp_path):
+    hot = recorded(simulated(500, 3, start="h"))
+    hot = replace(hot, meta=SimpleNamespace(**{**vars(hot.meta), "temperature": 1.3}))
+    own, further = calibrate_samplings(bundle, [data, hot], CalibrationOptions(risks=[0.2]))
+    far = install(bundle, own, None, [further]).policy.levels[1]
+    one = Audit("m", far.served.whose, 0.2, exited=True, loss=0.0, threshold=far.threshold)
+    state = journal(tmp_path / "state", *[replace(one, exit_score=far.threshold + 1.0)] * 150)
+    words = ["calibrate", str(bundle.path), "--from-audit", str(state)]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "before, and now" in result.output
+    assert "0.2 at temperature 1.3" in result.output
+
+
+def test_levels_of_groups_are_left_to_shadow_traffic(bundle, simulated, tmp_path):
+    grouped = recorded(simulated(500, 3, groups=True))
+    served = install(bundle, calibrate_bundle(bundle, grouped, CalibrationOptions(risks=[0.2], by="family")))
+    error = failing(served, journal(tmp_path / "state", Audit("m", None, 0.2, exited=False, loss=0.0)))
+    assert isinstance(error, ConfigError)
+    assert "--by" in str(error.hint)
 
 
 def test_repeated_prompts_and_those_of_calibration_are_counted(served, audit, tmp_path):
