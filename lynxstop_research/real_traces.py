@@ -19,7 +19,7 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.errors import DataError
 from lynxstop.extras import need
-from lynxstop.remote.tokens import StreamToken, TokenPair, Top, statistics_of_top_k
+from lynxstop.remote.tokens import StreamToken, Top, statistics_of_top_k
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.outcomes import Outcomes, summarize
 from lynxstop.replay.points import score_points, training_of
@@ -144,7 +144,7 @@ def letter_shares(row: Mapping[str, Any]) -> NDArray[np.float64]:
 def _point(row: Mapping[str, Any]) -> Point:
     logprobs = [float(row[f"logprob_{letter}"]) for letter in LETTERS]
     seen = StreamToken(b"", top=Top(tuple(LETTERS), logprobs))
-    (statistics,) = statistics_of_top_k([TokenPair(seen, seen)], frozenset())
+    (statistics,) = statistics_of_top_k([(seen, seen)], frozenset())
     probability = float(np.exp(max(logprobs)))
     position = int(row["prefix_token_count"])
     trial = Trial(

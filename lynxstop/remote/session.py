@@ -19,7 +19,7 @@ from lynxstop.core.statistics import Statistics
 from lynxstop.core.stream import CLOSE, OPEN
 from lynxstop.core.watch import WatchState
 from lynxstop.remote.stream_config import StreamConfig
-from lynxstop.remote.tokens import CLOSED, NONE, OPENED, StreamToken, TokenPair, statistics_of_top_k
+from lynxstop.remote.tokens import CLOSED, NONE, OPENED, StreamToken, statistics_of_top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class StreamSession:
         if ahead is None:
             return False
         token = StreamToken(text, math.nan, NONE, id, entry)
-        pair = TokenPair(self.tokens[-1], token)
+        pair = self.tokens[-1], token
         self.tokens.append(token)
         self.thinking.append(True)
         self._ahead = ahead
@@ -204,7 +204,7 @@ class StreamSession:
         """Decide on the last token, given the following one; True when the stream is to be truncated."""
         self._judged = True
         self._following = following
-        forced = self.session.decide(math.nan, TokenPair(self.tokens[-1], following))
+        forced = self.session.decide(math.nan, (self.tokens[-1], following))
         if self.truncation is None and (taken := self.session.exit) is not None:
             self.truncation = self.truncation_of(taken)
         return forced is not None
@@ -272,7 +272,7 @@ class StreamSession:
         tokens = self.tokens
         if self._judged and self._following is not None:
             tokens = [*tokens, self._following]
-        return statistics_of_top_k([TokenPair(*pair) for pair in pairwise(tokens)], self.config.exits)
+        return statistics_of_top_k(list(pairwise(tokens)), self.config.exits)
 
     def text(self, truncation: TruncationPoint) -> bytes:
         """Return the text that stays."""

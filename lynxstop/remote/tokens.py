@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -106,7 +104,6 @@ class StreamToken:
         return self.text, known, tuple(map(tuple, self.top)), self.id
 
 
-_LOGPROB = attrgetter("logprob")
 _ENTRIES = msgspec.json.Decoder(list[_Entry])
 
 
@@ -150,11 +147,8 @@ def beginnings(text: str) -> frozenset[str]:
     return frozenset(text[:end] for end in range(1, len(text) + 1))
 
 
-class TokenPair(NamedTuple):
-    """A token and the one after it, whose top-k distribution gives the statistics."""
-
-    token: StreamToken
-    following: StreamToken
+TokenPair = tuple[StreamToken, StreamToken]
+"""A token and the one after it, whose top-k distribution gives the statistics."""
 
 
 def statistics_of_top_k(pairs: Sequence[TokenPair], exits: frozenset[str]) -> list[Statistics]:
@@ -199,8 +193,7 @@ def _read_tops(tops: Sequence[Sequence[_Likely]], exits: frozenset[str], found: 
     size = len(tops[0])
     if size < 2:
         return
-    logprobs = np.fromiter(map(_LOGPROB, chain.from_iterable(tops)), np.float64, len(tops) * size)
-    logprobs = logprobs.reshape(-1, size)
+    logprobs = np.array([one.logprob for top in tops for one in top]).reshape(-1, size)
     shares = np.exp(logprobs)
     rest = 1.0 - shares.sum(axis=1)
     rest[rest <= 0.0] = 1.0

@@ -1,7 +1,7 @@
 """Events come out whole, in order and byte for byte, wherever the stream was cut."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lynxstop.errors import UpstreamError
@@ -42,6 +42,35 @@ def test_events_are_the_same_at_any_cuts(
     assert b"".join(found) + splitter.rest == stream
     found += splitter.feed(b"\x00")
     assert found == frames
+
+
+QUICK = [b"data: x\n\n", b'data: {"a": 1}\n\n']
+SLOW = [
+    b"\n", b"\r", b": ping\n\n", b"data:c\n\n", b"data: a\ndata: b\n\n", b"data: a\rdata: b\n\n",
+    b"data: a\r\n\r\n", b"event: error\ndata: x\n\n", b"data: \n\n", b"data\n\n",
+]  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(
+    events=st.lists(st.one_of(*map(st.just, QUICK * 6), st.sampled_from(SLOW)), max_size=12),
+    data=st.data(),
+)
+def test_data_are_those_of_the_whole_events_at_any_cuts(events: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(events)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
+    quick, slow = EventSplitter(), EventSplitter()
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        expected = [event_data(event) for event in slow.feed(stream[start:end])]
+        assert quick.data(stream[start:end]) == [one for one in expected if one is not None]
+        assert quick.rest == slow.rest
+
+
+def test_the_rest_after_whole_events_is_limited_too() -> None:
+    splitter = EventSplitter(limit=100)
+    assert splitter.data(b"data: a\n\ndata: b\n\ndata: c") == [b"a", b"b"]
+    with pytest.raises(UpstreamError, match="event_bytes"):
+        splitter.data(b"c\n\ndata: d\n\ndata: " + b"x" * 100)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n"])

@@ -18,7 +18,7 @@ from lynxstop.remote.delta import Delta
 from lynxstop.remote.fast_path import BATCH
 from lynxstop.remote.follow import follow
 from lynxstop.remote.session import StreamSession, TruncationPoint
-from lynxstop.remote.tokens import StreamToken, TokenPair, Top, beginnings, statistics_of_top_k
+from lynxstop.remote.tokens import StreamToken, Top, beginnings, statistics_of_top_k
 
 EXITS = beginnings("\n</think>\n\nThe answer is ")
 TEXTS = [
@@ -62,7 +62,7 @@ def test_it_decides_as_the_core_does_with_what_it_knows_one_token_later(
     stopped = None
     for place, token in enumerate(tokens[:-1]):
         core.read(config.watch.vocabulary.number(token.text))
-        [known] = statistics_of_top_k([TokenPair(token, tokens[place + 1])], EXITS)
+        [known] = statistics_of_top_k([(token, tokens[place + 1])], EXITS)
         if core.decide(math.nan, known) is not None:
             stopped = place
             break
@@ -137,7 +137,7 @@ def test_a_loop_cuts_after_the_token_that_completes_it(make_config):
 
 def test_decisions_see_what_is_recorded():
     following = StreamToken(b"a", top=Top(["a", "b"], [-0.1, -2.5]))
-    [known] = statistics_of_top_k([TokenPair(StreamToken(b"a", -0.3), following)], EXITS)
+    [known] = statistics_of_top_k([(StreamToken(b"a", -0.3), following)], EXITS)
     assert known == Statistics(*map(float, np.array(known, np.float32)))
 
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.errors import ConfigError
-from lynxstop.remote.tokens import StreamToken, TokenPair, Top, beginnings, statistics_of_top_k
+from lynxstop.remote.tokens import StreamToken, Top, beginnings, statistics_of_top_k
 
 
 def alone(top, logprob, exits):
-    [known] = statistics_of_top_k([TokenPair(StreamToken(b"a", logprob), StreamToken(b"b", top=top))], exits)
+    [known] = statistics_of_top_k([(StreamToken(b"a", logprob), StreamToken(b"b", top=top))], exits)
     return known
 
 
@@ -79,7 +79,7 @@ def test_what_is_known_after_a_token_does_not_depend_on_the_others(rows):
         StreamToken(b"a", -float(place), Top([f"t{rank}" for rank in range(len(row))], row))
         for place, row in enumerate(rows)
     ]
-    seen = [TokenPair(*pair) for pair in pairwise(tokens)]
+    seen = list(pairwise(tokens))
     each = [statistics_of_top_k([pair], exits)[0] for pair in seen]
     assert np.array_equal(np.array(statistics_of_top_k(seen, exits)), np.array(each), equal_nan=True)
 
@@ -101,7 +101,7 @@ def test_entries_are_parsed_when_they_are_asked_for_and_tell_what_the_list_tells
 def test_entries_that_cannot_be_read_are_refused(raw):
     good = StreamToken(b"a", entry=entry("a", [("a", -0.25)]))
     with pytest.raises(ConfigError):
-        statistics_of_top_k([TokenPair(good, StreamToken(b"b", entry=raw))], frozenset())
+        statistics_of_top_k([(good, StreamToken(b"b", entry=raw))], frozenset())
 
 
 def test_what_is_forgotten_is_gone():

@@ -27,7 +27,7 @@ from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import chat_stream
 from lynxstop.remote.stream_config import StreamConfig
-from lynxstop.remote.tokens import CLOSED, StreamToken, TokenPair, statistics_of_top_k
+from lynxstop.remote.tokens import CLOSED, StreamToken, statistics_of_top_k
 
 CONCURRENT = 16
 """Default number of requests at a time."""
@@ -276,11 +276,7 @@ class OpenAIEngine:
         self, row: int, place: int, trace: _Trace, event: CueEvent, sampling: Sampling
     ) -> tuple[int, int, Answer]:
         tokens, finish = await self._continue(trace, trace.session.truncation_at(event), sampling)
-        first = (
-            statistics_of_top_k([TokenPair(tokens[0], tokens[0])], frozenset())[0].entropy
-            if tokens
-            else math.nan
-        )
+        first = statistics_of_top_k([(tokens[0], tokens[0])], frozenset())[0].entropy if tokens else math.nan
         number = self._config.watch.vocabulary.number
         answer = Answer(
             tuple(number(token.text) for token in tokens),

@@ -81,8 +81,7 @@ class _BatchedScorer:
         if not pairs:
             return
         self._numbers, self._pairs = [], []
-        for number, known in zip(numbers, statistics_of_top_k(pairs, self._exits), strict=True):
-            self._scorer.step(number, known)
+        self._scorer.steps(numbers, statistics_of_top_k(pairs, self._exits))
         if not self._keep:
             for token, _ in pairs:
                 token.forget()

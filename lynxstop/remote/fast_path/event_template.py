@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import orjson
 
@@ -25,24 +24,9 @@ _FIELDS = frozenset({*REASONING_FIELDS, "content"})
 _Match = Callable[[bytes, int, int], re.Match[bytes] | None]
 
 
-class MatchedEvent(NamedTuple):
-    """An event with a single token, taken apart.
-
-    Parameters
-    ----------
-    line : bytes
-        The event as the client gets it.
-    text : bytes
-    id : int or None
-        Of the token, in the server's vocabulary.
-    entry : bytes
-        The token's log-probabilities, as `lynxstop.remote.tokens.StreamToken` takes them.
-    """
-
-    line: bytes
-    text: bytes
-    id: int | None
-    entry: bytes
+MatchedEvent = tuple[bytes, bytes, int | None, bytes]
+"""An event with a single token, taken apart: the event as the client gets it, the text, the token's id in the
+server's vocabulary, and its log-probabilities, as `lynxstop.remote.tokens.StreamToken` takes them."""
 
 
 class EventTemplate:
@@ -108,7 +92,7 @@ class EventTemplate:
         if not text or entry.count(EACH) != 1:
             return None
         known = number or own
-        return MatchedEvent(self._before + written + self._after, text, int(known) if known else None, entry)
+        return self._before + written + self._after, text, int(known) if known else None, entry
 
 
 @lru_cache(256)

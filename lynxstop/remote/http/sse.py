@@ -23,6 +23,7 @@ EVENT_BYTES = 16 * 2**20
 # may be half of a CRLF, so the last line end of an event is not a CR with nothing after it.
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _DATA = b"data: "
+_BETWEEN = b"\n\n" + _DATA
 _FAILED = (b"event: error", b"event:error")
 _LINES = re.compile(rb"\r\n|\n|\r")
 
@@ -78,11 +79,7 @@ class EventSplitter:
         # The search holds on to the buffer while it lives: a new one is made.
         self._buffer = buffer = bytearray(memoryview(buffer)[start:]) if start else buffer
         self._seen = len(buffer)
-        if len(buffer) > self._limit:
-            raise UpstreamError(
-                f"The server sent an event of more than {self._limit} bytes.",
-                hint="Raise limits.event_bytes if events of this size are meant.",
-            )
+        self._limited()
         return events
 
     def data(self, chunk: bytes) -> list[bytes]:
@@ -93,15 +90,28 @@ class EventSplitter:
         UpstreamError
             When an event grows past the limit.
         """
-        # Most often, a chunk is one event of one line; else it is several of them.
-        if not self._buffer and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            if chunk.find(b"\n") == len(chunk) - 2 and chunk.startswith(_DATA):
-                return [chunk[len(_DATA) : -2]]
-            lines = chunk.split(b"\n")
-            found = [line[len(_DATA) :] for line in lines[:-1:2] if line.startswith(_DATA)]
-            if len(found) == len(lines) // 2 and not any(lines[1::2]):
-                return found
+        # Most often, a chunk is one event of one line; else it is several of them, the last perhaps a part.
+        if b"\r" not in chunk:
+            buffer = self._buffer
+            if not buffer and chunk.startswith(_DATA) and chunk.find(b"\n") == len(chunk) - 2:
+                if chunk.endswith(b"\n\n"):
+                    return [chunk[len(_DATA) : -2]]
+            elif (end := chunk.rfind(b"\n\n")) >= 0 and b"\r" not in buffer:
+                whole = bytes(buffer) + chunk[:end] if buffer else chunk[:end]
+                found = whole[len(_DATA) :].split(_BETWEEN)
+                if whole.startswith(_DATA) and whole.count(b"\n") == 2 * len(found) - 2:
+                    self._buffer = bytearray(memoryview(chunk)[end + 2 :])
+                    self._seen = len(self._buffer)
+                    self._limited()
+                    return found
         return [data for event in self.feed(chunk) if (data := event_data(event)) is not None]
+
+    def _limited(self) -> None:
+        if len(self._buffer) > self._limit:
+            raise UpstreamError(
+                f"The server sent an event of more than {self._limit} bytes.",
+                hint="Raise limits.event_bytes if events of this size are meant.",
+            )
 
 
 def event_data(event: bytes) -> bytes | None:
