@@ -2,7 +2,7 @@
 
 A tree is a list of an operation and its operands, plain JSON: ``["add", a, b]``; the leaves are ``["number",
 "1.5"]``, ``["constant", "pi"]`` and ``["symbol", "x"]``. Notation that people read in two ways is refused:
-``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``.
+``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``, ``\\frac{dy}{dx}``.
 """
 
 from __future__ import annotations
@@ -139,6 +139,13 @@ def _tokens(text: str) -> list[str]:
     return found
 
 
+def _leads(tree: Tree, name: str) -> bool:
+    """Whether a product begins with this symbol, or a power of it, as a derivative does."""
+    while tree[0] in ("multiply", "power"):
+        tree = tree[1]
+    return bool(tree == ["symbol", name])
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self._rest = _tokens(text)[::-1]
@@ -266,7 +273,10 @@ class _Reader:
             return ["constant", _CONSTANTS[token]]
         match token:
             case r"\frac":
-                return ["divide", self._argument(), self._argument()]
+                above, below = self._argument(), self._argument()
+                if _leads(above, "d") and below[0] == "multiply" and _leads(below, "d"):
+                    raise Unreadable
+                return ["divide", above, below]
             case r"\binom":
                 return ["binomial", self._argument(), self._argument()]
             case r"\sqrt":

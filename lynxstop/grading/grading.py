@@ -22,7 +22,7 @@ from lynxstop.grading.intervals import read_region, same_region
 from lynxstop.grading.kinds import same_kind
 from lynxstop.grading.normalise import named_variable, normalise
 from lynxstop.grading.simple import Choice, read_choice, read_truth
-from lynxstop.grading.structure import Parts, maybe_one_number, read_parts
+from lynxstop.grading.structure import Parts, maybe_one_number, read_parts, ungrouped
 from lynxstop.grading.verify_math import SHARED
 
 Status = Literal["parsed", "unparsed", "timeout"]
@@ -127,6 +127,15 @@ def _compare(left: str, right: str) -> bool | None:
     ):
         if verdict is not None:
             return verdict[0]
+    as_written = _compare_written(left, right)
+    grouped = ungrouped(left), ungrouped(right)
+    if as_written is None or grouped == (left, right):
+        return as_written
+    return as_written if _agree(*grouped) == as_written else None
+
+
+def _compare_written(left: str, right: str) -> bool | None:
+    """Compare answers whose commas separate parts."""
     regions = read_region(left), read_region(right)
     if regions[0] is not None and regions[1] is not None:
         return same_region(regions[0], regions[1])

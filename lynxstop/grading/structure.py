@@ -9,6 +9,8 @@ from lynxstop.grading.exact import is_european
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\D*")
 _WORDS = re.compile(r"\s+(?:and|or)\s+")
+_ZEROS = re.compile(r"(?<=\d),\s?(?=0\d\d(?!\d))")
+_GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class Parts(NamedTuple):
@@ -57,6 +59,12 @@ def _signs(text: str) -> tuple[str, ...]:
 def maybe_one_number(text: str) -> bool:
     """Say whether the commas of a list such as "1,234" can also be thousands separators."""
     return _THOUSANDS.fullmatch(text) is not None
+
+
+def ungrouped(text: str) -> str:
+    """Leave out the commas within parts that can be thousands separators: "(1,000)", and "1,000, 2,000"."""
+    spaced = ", " in text and text[:1] not in "([{\\"
+    return (_GROUPS if spaced else _ZEROS).sub("", text)
 
 
 def _inside(text: str) -> str | None:

@@ -589,4 +589,22 @@ PAIRS = [
     (r"\approx 5.0", "5.0", "not equal"),
     ("at least 3", "3", "not equal"),
     (r"5 \pm 0.1", "5", "not equal"),
+    # commas that may separate thousands, within parts
+    ("(1,000)", "(1,0)", "not equal"),
+    ("(1,000)", "(2,000)", "different"),
+    ("(1,000,2)", "(1,0,2)", "not equal"),
+    ("(10,050)", "(10,50)", "not equal"),
+    ("[1,000]", "[1,0]", "not equal"),
+    (r"\{1,000\}", r"\{1,0\}", "not equal"),
+    ("1,000, 2,000", "1,0,2,0", "not equal"),
+    ("1,000, 2,000", "1000, 2000", "not different"),
+    ("1,000 and 2,000", "1000, 2000", "not different"),
+    ("1,000, 2,000", "2,000, 1,000", "equal"),
+    ("(3,125)", "(3, 125)", "equal"),
+    ("(3,125)", r"(3,\frac{250}{2})", "equal"),
+    # derivatives are no fractions
+    (r"\frac{d}{dx}x^2", "2x", "not different"),
+    (r"\frac{dy}{dx}", r"\frac{y}{x}", "not equal"),
+    (r"\frac{d^2y}{dx^2}", r"\frac{dy}{x^2}", "not equal"),
+    (r"\frac{d}{2x}", r"\frac{d}{x+x}", "equal"),
 ]
