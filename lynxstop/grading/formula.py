@@ -273,10 +273,7 @@ class _Reader:
             return ["constant", _CONSTANTS[token]]
         match token:
             case r"\frac":
-                above, below = self._argument(), self._argument()
-                if _leads(above, "d") and below[0] == "multiply" and _leads(below, "d"):
-                    raise Unreadable
-                return ["divide", above, below]
+                return self._fraction()
             case r"\binom":
                 return ["binomial", self._argument(), self._argument()]
             case r"\sqrt":
@@ -299,6 +296,12 @@ class _Reader:
         elif token in ("f", "g", "h", "F", "G", "P", "C") and self._next() == "(":
             raise Unreadable
         return ["symbol", name]
+
+    def _fraction(self) -> Tree:
+        above, below = self._argument(), self._argument()
+        if _leads(above, "d") and below[0] == "multiply" and _leads(below, "d"):
+            raise Unreadable
+        return ["divide", above, below]
 
     def _subscript(self) -> str:
         token = self._take()
