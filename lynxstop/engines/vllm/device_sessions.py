@@ -172,6 +172,9 @@ class DeviceSessions:
         self._threshold = rows[THRESHOLD].view(torch.float32)
         self._pending = rows[PENDING].view(torch.float32)
         self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(torch.float32)
+        # Whether a row may be forced, or have a budget: a device would have to be waited for to know.
+        self._forcing = True
+        self._limited = self.device.type != "cpu" or bool((self._budget < ENDLESS).any())
 
     def settle(self, slots: list[int], lengths: Tensor) -> None:
         """Do nothing: every step counts what it did."""
@@ -209,7 +212,8 @@ class DeviceSessions:
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
         vocabulary)."""
-        self.raise_logits(logits, self._forced)
+        if self._forcing:
+            self.raise_logits(logits, self._forced)
 
     def raise_logits(self, logits: Tensor, forced: Tensor) -> None:
         """Raise the logit of the exit token that is forced in each row (-1: none); shape (rows,)."""
@@ -241,8 +245,11 @@ class DeviceSessions:
 
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
+        if not self._forcing:
+            return
         active = self._forced >= 0
         if self._none(active):
+            self._forcing = False
             return
         if read is not None:
             active = active & read
@@ -253,8 +260,11 @@ class DeviceSessions:
         self._tally(_REFUSED, (active & ~obeyed).unsqueeze(0))
 
     def _decide(self, features: Features, read: Tensor | None) -> None:
+        events = self._flags & (CANDIDATE | WHOLE | SETTLED)
+        if not self._limited and self._none(events):
+            return
         spent = ((self._flags & THINKING) != 0) & (self._seen >= self._budget)
-        if self._none(((self._flags & (CANDIDATE | WHOLE | SETTLED)) != 0) | spent):
+        if self._none((events != 0) | spent):
             return
         candidate = (self._flags & CANDIDATE) != 0
         scores = self._score(features)
@@ -278,6 +288,7 @@ class DeviceSessions:
                 self._exit_score.copy_(torch.where(hit, score, self._exit_score))
             force = stop & (self._stops != 0)
             self._forced.masked_fill_(force, 0)
+            self._forcing = True
             self._state.masked_fill_(force, DEAD)
             self._threshold.masked_fill_(stop, torch.inf)
             self._budget.masked_fill_(stop, ENDLESS)
