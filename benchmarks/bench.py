@@ -89,6 +89,13 @@ BENCHMARKS = (
         "--streams 4 --events 20 --requests 50 --many 8",
     ),
     Benchmark(
+        "Silence at saturation",
+        "saturation",
+        "Longest time without an event in a stream while a real vLLM is saturated: p50, p90, longest.",
+        "",
+        "--clients 3 --at-once 1",
+    ),
+    Benchmark(
         "A decoding step of vLLM",
         "vllm_step",
         "Ratio of the processor time with lynxstop to that without, measured in shuffled rounds.",
