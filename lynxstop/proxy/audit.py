@@ -20,6 +20,7 @@ from lynxstop.grading.grading import Grader, agrees
 from lynxstop.monitor.arms import Arm
 from lynxstop.monitor.entries import Audit, Begun
 from lynxstop.monitor.monitor import LevelKey
+from lynxstop.proxy.arrival_order import Turn
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import MonitorConfig
 from lynxstop.proxy.full_answer import Answered
@@ -50,6 +51,24 @@ class Limits:
 
     answer: int
     after_exit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a request was drawn for at its arrival.
+
+    Parameters
+    ----------
+    arm : Arm
+    key : LevelKey
+        Of the level that it is served at.
+    turn : Turn or None
+        Its place among the audited ones; None in the other arms.
+    """
+
+    arm: Arm
+    key: LevelKey
+    turn: Turn | None
 
 
 class Audited(Protocol):
@@ -131,44 +150,51 @@ class Auditor:
         self._places = asyncio.Semaphore(config.concurrent)
         self._waiting = 0
 
-    def take(self, heard: Audited, arm: Arm, key: LevelKey, seconds: float) -> None:
+    def enter(self, arm: Arm, key: LevelKey) -> Draw:
+        """Take up a request that arrives; `take` or `leave` follows."""
+        return Draw(arm, key, self._live.enter(key) if arm is Arm.AUDIT else None)
+
+    def leave(self, draw: Draw) -> None:
+        """Let go of a request that turned out not to be one under its certificate."""
+        if draw.turn is not None:
+            self._live.start(self._live.end(draw.turn, None))
+
+    def take(self, heard: Audited, draw: Draw, seconds: float) -> None:
         """Audit a request that has ended, in the background.
 
         Parameters
         ----------
         heard : Audited
-        arm : Arm
-            As drawn at its arrival.
-        key : LevelKey
-            Of the level it was served at.
+        draw : Draw
         seconds : float
             How long it took.
         """
-        done = heard.done
+        done, arm = heard.done, draw.arm
         if done:
             self._metrics.arm_requests.labels(str(arm)).inc()
             self._metrics.arm_tokens.labels(str(arm)).inc(heard.thought)
             self._metrics.arm_seconds.labels(str(arm)).inc(seconds)
         work = None
         if arm is Arm.HOLDOUT and done and heard.watched:
-            work = self._repeat(heard, key)
+            work = self._repeat(heard, draw.key)
         elif arm is Arm.AUDIT and heard.exited:
-            work = self._exited(heard, key)
+            work = self._exited(heard, draw)
         elif arm is Arm.AUDIT and done:
-            work = self._kept("no_exit", self._entry(heard, key, exited=False, loss=0.0))
+            work = self._kept("no_exit", self._entry(heard, draw.key, exited=False, loss=0.0), draw.turn)
         elif arm is Arm.AUDIT:
             # The client left, or the server failed, before any exit: no promise is about that.
             self._metrics.audits.labels("abandoned").inc()
+            self.leave(draw)
         if work is not None:
             self._live.start(work)
 
-    async def _exited(self, heard: Audited, key: LevelKey) -> None:
+    async def _exited(self, heard: Audited, draw: Draw) -> None:
         name = secrets.token_hex(8)
-        await self._live.keep(Begun(name, *key))
+        await self._live.keep(Begun(name, *draw.key))
         found = await self._bounded(self._compare(heard))
         loss = float(found.outcome != "agree")
-        entry = self._entry(heard, key, exited=True, loss=loss, id=name, tokens=found.tokens)
-        await self._kept(found.outcome, entry)
+        entry = self._entry(heard, draw.key, exited=True, loss=loss, id=name, tokens=found.tokens)
+        await self._kept(found.outcome, entry, draw.turn)
 
     async def _repeat(self, heard: Audited, key: LevelKey) -> None:
         found = await self._bounded(self._again(heard))
@@ -214,10 +240,10 @@ class Auditor:
         outcome = await asyncio.to_thread(compare, self._grader, one.text, other.text)
         return Compared(outcome, one.tokens + other.tokens)
 
-    async def _kept(self, outcome: str, entry: Audit) -> None:
+    async def _kept(self, outcome: str, entry: Audit, turn: Turn | None = None) -> None:
         self._metrics.audits.labels(outcome).inc()
         self._metrics.tokens.inc(entry.tokens)
-        await self._live.keep(entry)
+        await (self._live.keep(entry) if turn is None else self._live.end(turn, entry))
 
     def _entry(self, heard: Audited, key: LevelKey, *, exited: bool, loss: float, **more: Any) -> Audit:
         first, cues = heard.inputs

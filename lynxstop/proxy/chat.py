@@ -14,7 +14,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.accounting import TAIL, count_chat, counted, note_all
 from lynxstop.proxy.answers import Answers, length_of
-from lynxstop.proxy.audit import Auditor
+from lynxstop.proxy.audit import Auditor, Draw
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.choices import Choices, splits
@@ -289,14 +289,15 @@ class ChatHandler(Answers):
     async def _watch(self, request: ChatRequest) -> None:
         chats = [await self._chat(request, body) for body in request.samples()]
         options, heard = request.options, self._heard(request, chats)
+        draw = None if heard is None else self._drawn(request)
         race = Race(chats) if options.race > 1 else None
         source = race or (Choices(chats) if len(chats) > 1 else heard or chats[0])
         try:
             with self._running.entered(request.incoming, options.mode, options.risk, chats):
                 await self._answer(request, source)
         finally:
-            if heard is not None:
-                self._end(request, heard)
+            if heard is not None and draw is not None and self._auditor is not None:
+                self._auditor.take(heard, draw, time.monotonic() - request.incoming.arrived)
             counted = chats if race is None else [chats[race.winner or 0]]
             request.known["exited"] = any(one.tried for one in chats)
             for chat in counted:
@@ -321,13 +322,12 @@ class ChatHandler(Answers):
             return None
         return Heard(chats[0], keep=request.arm is not Arm.SERVE)
 
-    def _end(self, request: ChatRequest, heard: Heard) -> None:
-        """Let an answer be audited, if it was drawn for that."""
-        if self._auditor is not None and self._live is not None:
-            model = str(request.body.get("model"))[:_NAME]
-            key = self._live.key(model, request.options)
-            seconds = time.monotonic() - request.incoming.arrived
-            self._auditor.take(heard, request.arm, key, seconds)
+    def _drawn(self, request: ChatRequest) -> Draw | None:
+        """Take up a request that counts for its arm."""
+        if self._auditor is None or self._live is None:
+            return None
+        model = str(request.body.get("model"))[:_NAME]
+        return self._auditor.enter(request.arm, self._live.key(model, request.options))
 
     def _report(self, chat: Chat, options: RequestOptions) -> Json:
         level = self._services.level(options)

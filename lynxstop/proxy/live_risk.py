@@ -17,6 +17,7 @@ from lynxstop.monitor.arms import Arm, ArmShares
 from lynxstop.monitor.entries import Audit, Begun
 from lynxstop.monitor.levels import LevelMonitors
 from lynxstop.monitor.monitor import Finding, LevelKey
+from lynxstop.proxy.arrival_order import ArrivalOrder, Turn
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import logger
@@ -76,6 +77,7 @@ class LiveRisk:
             key, own.audit if watched else 0.0, own.holdout if watched else 0.0, config.policy.canary
         )
         self._config, self._policy, self._metrics, self._monitors = own, policy, metrics, monitors
+        self._order = ArrivalOrder(own.seconds)
         self._unkept: list[Audit | Begun] = []
         self._given_up: set[str] = set()
         self._trouble = ""
@@ -135,11 +137,18 @@ class LiveRisk:
             await asyncio.to_thread(self._write, entries)
             self._publish()
 
+    def enter(self, key: LevelKey) -> Turn:
+        """Give a request that is audited its turn, at its arrival."""
+        return self._order.enter(key)
+
+    async def end(self, turn: Turn, outcome: Audit | None) -> None:
+        """Keep the outcome of an audited request when its turn has come; None when it does not count."""
+        self._order.end(turn, outcome)
+        await self.keep(*self._order.released())
+
     async def refresh(self) -> None:
         """Read what other processes have written."""
-        async with self._lock:
-            await asyncio.to_thread(self._write, ())
-            self._publish()
+        await self.keep(*self._order.released())
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work beside the requests."""
@@ -153,6 +162,7 @@ class LiveRisk:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._monitors is not None:
+            await self.keep(*self._order.released(everything=True))
             await asyncio.to_thread(self._save, True)
 
     def _off(self, options: RequestOptions, arm: Arm, cause: str) -> Treatment:

@@ -132,6 +132,9 @@ class VllmMiddleware:
                 treated.options.mode,
             )
         exchange = Exchange(self._setup, asked, body, name, treated, case)
+        if case is not None and self._monitoring.auditor is not None and live is not None:
+            key = live.key(str(body.get("model")), treated.options)
+            exchange.draw = self._monitoring.auditor.enter(treated.arm, key)
         return exchange.content, exchange
 
     def _options(self, body: Json, xargs: Json) -> RequestOptions | None:
@@ -155,11 +158,13 @@ class VllmMiddleware:
         """Let a request that has ended be audited, if it was drawn for that."""
         try:
             case = exchange.closed()
-            auditor, live = self._monitoring.auditor, self._monitoring.live
-            if case is None or auditor is None or live is None or case.told.get("departures"):
+            auditor, draw = self._monitoring.auditor, exchange.draw
+            if case is None or auditor is None or draw is None:
                 return
-            key = live.key(str(exchange.body.get("model")), exchange.treated.options)
-            auditor.take(case, exchange.treated.arm, key, time.monotonic() - exchange.arrived)
+            if case.told.get("departures"):
+                auditor.leave(draw)
+            else:
+                auditor.take(case, draw, time.monotonic() - exchange.arrived)
         except Exception as error:
             self._log(error)
 

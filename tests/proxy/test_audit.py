@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,19 @@ KEY = LevelKey("toy", None, 0.05)
 BAD = Audit("toy", None, 0.05, exited=True, loss=1.0)
 
 
-def ask(proxy: Proxied, number: int = 7, path: str = CHAT, **more: Any) -> httpx.Response:
+def ask(
+    proxy: Proxied,
+    number: int = 7,
+    path: str = CHAT,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> httpx.Response:
     body = {
         "model": "toy",
         "messages": [{"role": "user", "content": f"What is {number} + 5 * 2 - 3?"}],
         **more,
     }
-    answer = httpx.post(proxy.url + path, json=body, timeout=30)
+    answer = httpx.post(proxy.url + path, json=body, headers=headers, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -131,6 +138,23 @@ def test_a_request_that_never_exits_is_no_loss_and_costs_nothing(mock: Any, tmp_
         assert proxy.count("lynxstop_audit_tokens_total") == 0
     found = finding(tmp_path)
     assert (found.audits, found.exits, found.lost) == (1, 0, 0.0)
+
+
+def test_outcomes_count_in_the_order_of_arrival(mock: Any, tmp_path: Path) -> None:
+    slow, quick = {"x-mock": "first_delay=2"}, {"x-mock": "delay=0"}
+    with watching(mock[0], math.inf, sections=section(tmp_path)) as proxy, ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, proxy, 7, headers=slow)
+        eventually(lambda: proxy.count("lynxstop_requests_active") == 1)
+        ask(proxy, 8, headers=quick)
+        eventually(lambda: counted(proxy, 1))
+        # The second is known, and waits for the first, which may be a loss.
+        assert list(FileJournal(tmp_path / JOURNAL).read(0)) == []
+        first.result()
+        eventually(lambda: len(list(FileJournal(tmp_path / JOURNAL).read(0))) == 2)
+        ask(proxy, 7)
+        eventually(lambda: len(list(FileJournal(tmp_path / JOURNAL).read(0))) == 3)
+    entries = [entry for entry, _ in FileJournal(tmp_path / JOURNAL).read(0) if isinstance(entry, Audit)]
+    assert entries[0].prompt == entries[2].prompt != entries[1].prompt
 
 
 def test_what_is_not_promised_is_not_audited(mock: Any, tmp_path: Path) -> None:
