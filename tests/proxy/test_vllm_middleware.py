@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -271,6 +272,49 @@ def test_a_failing_auditor_harms_nobody_and_is_no_good_news(
     assert [answer.json()["lynxstop"]["exit"] for answer in serve(middleware, 2)] == ["score"] * 2
     assert counts(registry) == {"failed": 2}
     assert open_state(tmp_path / "audits").findings[KEY].lost == 2
+
+
+def test_outcomes_count_in_the_order_of_arrival(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a first request that is answered after a second one, and one that turns out to be uncertified
+    middleware, server, _ = made(monitor=audits(tmp_path))
+    say, numbers, gate = server._say, itertools.count(), asyncio.Event()
+
+    async def late(send: Any, kind: bytes, *parts: bytes) -> None:
+        if next(numbers) == 0:
+            await gate.wait()
+        await say(send, kind, *parts)
+
+    monkeypatch.setattr(server, "_say", late)
+    journal = FileJournal(tmp_path / "audits" / JOURNAL)
+
+    def known() -> list[Audit]:
+        return [entry for entry, _ in journal.read(0) if isinstance(entry, Audit)]
+
+    async def run() -> None:
+        async with client(middleware) as ask:
+            first = asyncio.create_task(ask(messages=[{"role": "user", "content": "1"}]))
+            await asyncio.sleep(0.05)
+            await ask(messages=[{"role": "user", "content": "2"}])
+            await asyncio.sleep(0.5)
+            assert known() == []
+            server.told["departures"] = ["temperature"]
+            await ask()
+            server.told["departures"] = []
+            gate.set()
+            await first
+            await asyncio.sleep(0.1)
+            await ask(messages=[{"role": "user", "content": "1"}])
+            async with asyncio.timeout(20):
+                while len(known()) < 3:
+                    await asyncio.sleep(0.05)
+        await middleware._monitoring.live.drain()
+
+    asyncio.run(run())
+    prompts = [entry.prompt for entry in known()]
+    assert len(prompts) == 3
+    assert prompts[0] == prompts[2] != prompts[1]
 
 
 def test_a_client_that_leaves_after_the_exit_is_audited_all_the_same(made: Any, tmp_path: Path) -> None:
