@@ -227,10 +227,13 @@ def _certify_shadow(
     bundle: Path, folder: Path, options: CalibrationOptions
 ) -> tuple[Bundle, Sequence[Calibration]]:
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.cli.shadow import left_out
     from lynxstop.workflows.shadow_traffic import calibrate_from_shadow, read_shadow
 
     loaded = Bundle.load(bundle)
     traffic = read_shadow(folder, by=options.by, subgroups=options.subgroups)
+    if said := left_out(traffic.left_out):
+        _output.console.print(said, style="yellow")
     return loaded, (calibrate_from_shadow(loaded, traffic, options),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,3 +82,16 @@ def _show(content: dict[str, Any]) -> None:
         f"{content['forced_answers']} answers were forced, {content['unknown']} of which could not be judged "
         f"and count as different. They cost {content['forced_tokens']} generated tokens{share}."
     )
+    if said := left_out(content["left_out"]):
+        _output.console.print(said, style="yellow")
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """Say which requests are not in the table; empty when all are."""
+    reasons = {
+        "unfinished": "did not come to their end",
+        "unread": "had tokens that could not be read",
+        "failed": "could not be recorded",
+    }
+    parts = [f"{count} {reasons.get(why, why)}" for why, count in sorted(counts.items())]
+    return f"Not in the table, and in no promise on it: {', '.join(parts)}." if parts else ""

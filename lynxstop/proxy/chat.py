@@ -290,6 +290,7 @@ class ChatHandler(Answers):
         chats = [await self._chat(request, body) for body in request.samples()]
         options, heard = request.options, self._heard(request, chats)
         draw = None if heard is None else self._drawn(request)
+        recorder = self._recorder(request, chats)
         race = Race(chats) if options.race > 1 else None
         source = race or (Choices(chats) if len(chats) > 1 else heard or chats[0])
         try:
@@ -302,18 +303,34 @@ class ChatHandler(Answers):
             request.known["exited"] = any(one.tried for one in chats)
             for chat in counted:
                 self._count(request.incoming, chat)
+            if recorder is not None:
+                self._record(recorder, chats[0])
             note_all(request.incoming, counted)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
             if "service" in request.known and any(one.misread for one in chats):
                 model = str(request.body.get("model"))
                 self._by_chat.withdraw(request.service, model, request.known["need"])
-        kept = len(chats) == 1 and options.mode is Mode.SHADOW and (chat := chats[0]).blind is None
-        kept = kept and request.options.certified and "service" not in request.known
+
+    def _recorder(self, request: ChatRequest, chats: Sequence[Chat]) -> ShadowRecorder | None:
+        """Return what a request in shadow mode is to be recorded by; None when it is not."""
+        options = request.options
+        if self._shadow is None or len(chats) != 1 or options.mode is not Mode.SHADOW:
+            return None
+        level = self._services.level(options)
         # The recorded table is of the bundle's own sampling.
-        level = self._services.level(request.options)
-        kept = kept and (level is None or level.sampling is None)
-        if self._shadow is not None and kept and "messages" in chat.client_request.body:
-            self._shadow.take(chat)
+        kept = options.certified and (level is None or level.sampling is None)
+        kept = kept and "service" not in request.known and "messages" in chats[0].client_request.body
+        return self._shadow if kept and self._shadow.enter() else None
+
+    @staticmethod
+    def _record(recorder: ShadowRecorder, chat: Chat) -> None:
+        """Record a request that has ended, if all of it is known."""
+        if chat.blind is not None:
+            recorder.leave("unread")
+        elif chat.final_report:
+            recorder.take(chat)
+        else:
+            recorder.leave("unfinished")
 
     def _heard(self, request: ChatRequest, chats: Sequence[Chat]) -> Heard | None:
         """Listen to a chat that counts for its arm: one alone, under its certificate."""

@@ -27,7 +27,7 @@ import numpy as np
 from lynxstop.errors import ConfigError, LynxstopError
 from lynxstop.proxy.full_answer import exit_answer
 from lynxstop.proxy.logs import logger
-from lynxstop.recordings.shadow_files import PROMPTS, SALT, SERVED, TABLE
+from lynxstop.recordings.shadow_files import LEFT_OUT, PROMPTS, SALT, SERVED, TABLE
 from lynxstop.remote.chat import Chat
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ COLUMNS = (
 AT_ONCE = 2
 """Requests whose exits are forced at a time."""
 
-WAITING = 64
-"""Requests that wait for that; more are not recorded."""
+WAITING = 256
+"""Requests under way and waiting for that; those that arrive beyond are not recorded."""
 
 
 class ShadowRecorder:
@@ -58,14 +58,14 @@ class ShadowRecorder:
     Parameters
     ----------
     folder : Path
-        Holds `scores.csv`, the salt of its ids and what the bundle is served as; with `redact=False` also
-        `prompts.jsonl`.
+        Holds `scores.csv`, the salt of its ids, what the bundle is served as, and why requests were left out;
+        with `redact=False` also `prompts.jsonl`.
     redact : bool
         Keep no prompts; ids are keyed digests of them.
     answer_tokens : int
         Limit of a forced answer.
     on_done : callable
-        Called with "recorded", "dropped" or "failed" for every request.
+        Called with "recorded", "dropped", "unfinished", "unread" or "failed" for every request.
     served : mapping, optional
         What the bundle is served as, by which `calibrate` knows that these are its scores.
     grader : callable, optional
@@ -103,13 +103,31 @@ class ShadowRecorder:
         self._grader = grader
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held = 0
+
+    def enter(self) -> bool:
+        """Say whether a request that arrives will be recorded; if so, `take` or `leave` follows.
+
+        It is decided at the arrival, so that it does not depend on how long a request thinks.
+        """
+        if self._held >= WAITING:
+            self._on_done("dropped")
+            return False
+        self._held += 1
+        return True
 
     def take(self, chat: Chat) -> None:
         """Record a finished request in the background."""
-        if len(self._tasks) >= WAITING:
-            self._on_done("dropped")
-            return
         self._begin(self._record(chat))
+
+    def leave(self, why: str) -> None:
+        """Note why a request is not recorded after all.
+
+        It is "unfinished" when its client left, or its server failed; "unread" when its tokens could not be
+        read to the end.
+        """
+        self._left_out(why)
+        self._held -= 1
 
     async def drain(self) -> None:
         """Wait for what is being recorded."""
@@ -132,7 +150,14 @@ class ShadowRecorder:
             self._on_done("recorded")
         except Exception as error:  # a request was served well; only its record is lost
             logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
-            self._on_done("failed")
+            self._left_out("failed")
+        finally:
+            self._held -= 1
+
+    def _left_out(self, why: str) -> None:
+        self._on_done(why)
+        with suppress(OSError):
+            _append(self._folder / LEFT_OUT, f"{why}\n".encode())
 
     async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
         from lynxstop.grading.grading import grade as as_mathematics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.first_exit import exit_steps, first_exits
 from lynxstop.errors import DataError, FingerprintError
 from lynxstop.monitor.interval import confidence_sequence
-from lynxstop.recordings.shadow_files import SERVED, TABLE
+from lynxstop.recordings.shadow_files import LEFT_OUT, SERVED, TABLE
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
 
 
@@ -38,12 +39,15 @@ class ShadowTraffic:
     models : tuple of str
     forced_tokens : int
         What the forced answers made the server generate.
+    left_out : dict from str to int
+        How many requests are not in the table, by reason: see `lynxstop.proxy.shadow`.
     """
 
     folder: Path
     table: TraceTable
     models: tuple[str, ...]
     forced_tokens: int
+    left_out: dict[str, int]
 
 
 def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str] = ()) -> ShadowTraffic:
@@ -70,7 +74,15 @@ def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str]
     rows = list(csv.DictReader(content.splitlines()))
     models = tuple(sorted({row.get("model") or "" for row in rows}))
     table = read_table(path, by=by, subgroups=subgroups)
-    return ShadowTraffic(folder, table, models, sum(int(row.get("answer_tokens") or 0) for row in rows))
+    forced = sum(int(row.get("answer_tokens") or 0) for row in rows)
+    return ShadowTraffic(folder, table, models, forced, _left_out(folder))
+
+
+def _left_out(folder: Path) -> dict[str, int]:
+    try:
+        return dict(Counter((folder / LEFT_OUT).read_text(encoding="utf-8").split()))
+    except (OSError, UnicodeDecodeError):
+        return {}
 
 
 def shadow_report(traffic: ShadowTraffic, thresholds: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def shadow_report(traffic: ShadowTraffic, thresholds: Sequence[tuple[float, floa
     thinking = 0 if table.full_tokens is None else int(table.full_tokens.sum())
     return {
         "requests": table.traces,
+        "left_out": traffic.left_out,
         "prompts": len(np.unique(table.problem_ids)),
         "models": list(traffic.models),
         "forced_answers": len(table.scores),

@@ -238,7 +238,11 @@ def test_from_traffic_to_a_certificate_in_three_commands(mock: str, made: Path, 
     assert (found["requests"], found["prompts"], found["models"]) == (200, 200, ["toy"])
     assert 0 < level["saved"] < level["exits"] < 1
     assert found["forced_tokens"] >= found["forced_answers"] > 200
-    # and certified, repeats being requests of their own
+    assert found["left_out"] == {}
+    # and certified, repeats being requests of their own, while one more was left out
+    add(shadow / "left_out.txt", "unfinished\n")
+    told = CliRunner().invoke(app, ["shadow", "report", str(shadow), "--bundle", str(bundle)])
+    assert "in no promise on it: 1 did not come to" in " ".join(told.output.split())
     result = run("calibrate", bundle, "--from-shadow", shadow, "--risk", RISK)
     # then the bundle that serves has the new certificate, beside the one it replaces
     [new], [old] = result["levels"], result["replaced"]
@@ -258,7 +262,8 @@ def test_from_traffic_to_a_certificate_in_three_commands(mock: str, made: Path, 
 
 
 def add(path: Path, text: str) -> None:
-    path.write_text(path.read_text() + text)
+    with path.open("a") as file:
+        file.write(text)
 
 
 def test_shadow_traffic_of_another_bundle_is_refused(made: Path, tmp_path: Path) -> None:

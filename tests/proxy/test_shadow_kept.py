@@ -11,6 +11,7 @@ import httpx
 import orjson
 import pytest
 
+from lynxstop.proxy.shadow import ShadowRecorder
 from tests.support.canned import CHAT, Odd, chat
 from tests.support.servers import eventually, serving
 from tests.support.watching import watching
@@ -20,16 +21,16 @@ BARE = {"id": "c00001", "choices": [{"index": 0, "delta": {"reasoning": " and"}}
 
 
 @pytest.mark.parametrize(
-    ("more", "event", "count"),
+    ("more", "event", "outcome"),
     [
-        ({"lynxstop": {"mode": "shadow"}}, None, 1),
-        ({"lynxstop": {"mode": "shadow"}}, BARE, 0),
-        ({"lynxstop": {"mode": "shadow", "race": 2}}, None, 0),
-        ({}, None, 0),
-        ({"lynxstop": {"mode": "shadow", "risk": "off"}}, None, 0),
+        ({"lynxstop": {"mode": "shadow"}}, None, ["recorded"]),
+        ({"lynxstop": {"mode": "shadow"}}, BARE, ["unread"]),
+        ({"lynxstop": {"mode": "shadow", "race": 2}}, None, []),
+        ({}, None, []),
+        ({"lynxstop": {"mode": "shadow", "risk": "off"}}, None, []),
     ],
 )
-def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, count: int) -> None:
+def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, outcome: list[str]) -> None:
     events = chat("00001")
     if event is not None:
         events.insert(2, event)
@@ -43,9 +44,39 @@ def test_what_is_recorded(tmp_path: Path, more: dict[str, Any], event: Any, coun
             assert httpx.post(proxy.url + CHAT, json={**BODY, **more}, timeout=30).status_code == 200
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
         # What is to be recorded has been taken by now, and every outcome is reported.
-        eventually(lambda: len(outcomes) >= 2 * count)
+        eventually(lambda: len(outcomes) >= 2 * len(outcome))
         time.sleep(0.2)
-    assert len(outcomes) == 2 * count
+    assert outcomes == outcome * 2
+
+
+def test_whether_a_request_is_recorded_is_decided_at_its_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given room for two
+    monkeypatch.setattr("lynxstop.proxy.shadow.WAITING", 2)
+    outcomes: list[str] = []
+    recorder = ShadowRecorder(tmp_path, redact=True, answer_tokens=4, on_done=outcomes.append)
+    assert [recorder.enter() for _ in range(3)] == [True, True, False]
+    # when the first does not come to its end, another one has room; what was left out is told
+    recorder.leave("unfinished")
+    assert recorder.enter()
+    assert outcomes == ["dropped", "unfinished"]
+    assert (tmp_path / "left_out.txt").read_text() == "unfinished\n"
+
+
+def test_a_request_that_does_not_come_to_its_end_is_told_as_left_out(tmp_path: Path) -> None:
+    outcomes: list[str] = []
+    options = {"redact": True, "answer_tokens": 4, "on_done": outcomes.append}
+    events = map(orjson.dumps, chat("00001")[:3])
+    body = {**BODY, "stream": True, "lynxstop": {"mode": "shadow"}}
+    with (
+        serving(Odd(*events)) as url,
+        watching(url, math.inf, record=(tmp_path, options)) as proxy,
+    ):
+        httpx.post(proxy.url + CHAT, json=body, timeout=30)
+        eventually(lambda: outcomes)
+    assert outcomes == ["unfinished"]
+    assert (tmp_path / "left_out.txt").read_text() == "unfinished\n"
 
 
 def test_cues_that_may_not_stop_give_no_row_of_their_own(tmp_path: Path) -> None:
