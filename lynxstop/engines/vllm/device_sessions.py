@@ -267,17 +267,13 @@ class DeviceSessions:
         if self._none((events != 0) | spent):
             return
         candidate = (self._flags & CANDIDATE) != 0
-        scores = self._score(features)
+        unscored = self._none(candidate)
+        scores = self._pending if unscored else self._score(features)
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
-        now, before, pending, current = whole, settled, self._pending, scores
-        if self._counted:
-            pending = self._tilted(pending)
-            before = self._admit(settled, self._seen - 1)
-            current = self._tilted(current)
-            now = self._admit(whole, self._seen)
-        earlier = before & (pending > self._threshold)
-        hit = earlier | (now & (current > self._threshold))
+        earlier, pending = self._exceeds(settled, self._pending, self._seen - 1)
+        now, current = self._exceeds(whole, scores, self._seen)
+        hit = earlier | now
         spent &= ~hit
         stop = hit | spent
         if not self._none(stop):
@@ -292,12 +288,22 @@ class DeviceSessions:
             self._state.masked_fill_(force, DEAD)
             self._threshold.masked_fill_(stop, torch.inf)
             self._budget.masked_fill_(stop, ENDLESS)
-        self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
+        if not unscored:
+            self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
         lost = candidate & torch.isnan(scores)
         counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
         counts[-1] *= self._seen
         counts[1] += counts[0]
         self._tally(0, counts[1:])
+
+    def _exceeds(self, cues: Tensor, scores: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Say which cues exit, and return their scores as they are compared; all of shape (rows,)."""
+        if self._none(cues):
+            return cues, scores
+        if self._counted:
+            scores = self._tilted(scores)
+            cues = self._admit(cues, positions)
+        return cues & (scores > self._threshold), scores
 
     def _none(self, rows: Tensor) -> bool:
         """Whether a mask has no row. False on a device, which would have to be waited for to know."""
