@@ -68,7 +68,7 @@ class Draw:
 
     arm: Arm
     key: LevelKey
-    turn: Turn | None
+    turn: Turn[Audit] | None
 
 
 class Audited(Protocol):
@@ -240,7 +240,7 @@ class Auditor:
         outcome = await asyncio.to_thread(compare, self._grader, one.text, other.text)
         return Compared(outcome, one.tokens + other.tokens)
 
-    async def _kept(self, outcome: str, entry: Audit, turn: Turn | None = None) -> None:
+    async def _kept(self, outcome: str, entry: Audit, turn: Turn[Audit] | None = None) -> None:
         self._metrics.audits.labels(outcome).inc()
         self._metrics.tokens.inc(entry.tokens)
         await (self._live.keep(entry) if turn is None else self._live.end(turn, entry))

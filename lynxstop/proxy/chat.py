@@ -14,6 +14,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.accounting import TAIL, count_chat, counted, note_all
 from lynxstop.proxy.answers import Answers, length_of
+from lynxstop.proxy.arrival_order import Turn
 from lynxstop.proxy.audit import Auditor, Draw
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
@@ -28,7 +29,7 @@ from lynxstop.proxy.request_options import KEY, RequestOptions, for_plugin, read
 from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import Sample
 from lynxstop.proxy.service import Service, Services
-from lynxstop.proxy.shadow import ShadowRecorder
+from lynxstop.proxy.shadow import ShadowRecord, ShadowRecorder
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
@@ -290,7 +291,7 @@ class ChatHandler(Answers):
         chats = [await self._chat(request, body) for body in request.samples()]
         options, heard = request.options, self._heard(request, chats)
         draw = None if heard is None else self._drawn(request)
-        recorder = self._recorder(request, chats)
+        turn = self._recorded(request, chats)
         race = Race(chats) if options.race > 1 else None
         source = race or (Choices(chats) if len(chats) > 1 else heard or chats[0])
         try:
@@ -303,16 +304,16 @@ class ChatHandler(Answers):
             request.known["exited"] = any(one.tried for one in chats)
             for chat in counted:
                 self._count(request.incoming, chat)
-            if recorder is not None:
-                self._record(recorder, chats[0])
+            if turn is not None and self._shadow is not None:
+                self._shadow.take(chats[0], turn)
             note_all(request.incoming, counted)
             self._metrics.upstream_tokens.inc(sum(chat.upstream_tokens for chat in chats))
             if "service" in request.known and any(one.misread for one in chats):
                 model = str(request.body.get("model"))
                 self._by_chat.withdraw(request.service, model, request.known["need"])
 
-    def _recorder(self, request: ChatRequest, chats: Sequence[Chat]) -> ShadowRecorder | None:
-        """Return what a request in shadow mode is to be recorded by; None when it is not."""
+    def _recorded(self, request: ChatRequest, chats: Sequence[Chat]) -> Turn[ShadowRecord] | None:
+        """Give a request in shadow mode its turn to be recorded; None when it is not."""
         options = request.options
         if self._shadow is None or len(chats) != 1 or options.mode is not Mode.SHADOW:
             return None
@@ -320,17 +321,7 @@ class ChatHandler(Answers):
         # The recorded table is of the bundle's own sampling.
         kept = options.certified and (level is None or level.sampling is None)
         kept = kept and "service" not in request.known and "messages" in chats[0].client_request.body
-        return self._shadow if kept and self._shadow.enter() else None
-
-    @staticmethod
-    def _record(recorder: ShadowRecorder, chat: Chat) -> None:
-        """Record a request that has ended, if all of it is known."""
-        if chat.blind is not None:
-            recorder.leave("unread")
-        elif chat.final_report:
-            recorder.take(chat)
-        else:
-            recorder.leave("unfinished")
+        return self._shadow.enter() if kept else None
 
     def _heard(self, request: ChatRequest, chats: Sequence[Chat]) -> Heard | None:
         """Listen to a chat that counts for its arm: one alone, under its certificate."""

@@ -77,7 +77,7 @@ class LiveRisk:
             key, own.audit if watched else 0.0, own.holdout if watched else 0.0, config.policy.canary
         )
         self._config, self._policy, self._metrics, self._monitors = own, policy, metrics, monitors
-        self._order = ArrivalOrder(own.seconds)
+        self._order = ArrivalOrder[Audit](own.seconds)
         self._unkept: list[Audit | Begun] = []
         self._given_up: set[str] = set()
         self._trouble = ""
@@ -137,11 +137,11 @@ class LiveRisk:
             await asyncio.to_thread(self._write, entries)
             self._publish()
 
-    def enter(self, key: LevelKey) -> Turn:
+    def enter(self, key: LevelKey) -> Turn[Audit]:
         """Give a request that is audited its turn, at its arrival."""
         return self._order.enter(key)
 
-    async def end(self, turn: Turn, outcome: Audit | None) -> None:
+    async def end(self, turn: Turn[Audit], outcome: Audit | None) -> None:
         """Keep the outcome of an audited request when its turn has come; None when it does not count."""
         self._order.end(turn, outcome)
         await self.keep(*self._order.released())

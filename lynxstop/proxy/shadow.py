@@ -17,14 +17,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lynxstop.errors import ConfigError, LynxstopError
+from lynxstop.proxy.arrival_order import ArrivalOrder, Turn
 from lynxstop.proxy.full_answer import exit_answer
 from lynxstop.proxy.logs import logger
 from lynxstop.recordings.shadow_files import LEFT_OUT, PROMPTS, SALT, SERVED, TABLE
@@ -48,8 +49,18 @@ COLUMNS = (
 AT_ONCE = 2
 """Requests whose exits are forced at a time."""
 
+SECONDS = 3600.0
+"""So long the rows of later requests wait for those of an earlier one."""
+
 WAITING = 256
 """Requests under way and waiting for that; those that arrive beyond are not recorded."""
+
+
+class ShadowRecord(NamedTuple):
+    """A request's rows of the table, and its messages."""
+
+    rows: list[tuple[Any, ...]]
+    messages: Any
 
 
 class ShadowRecorder:
@@ -104,60 +115,75 @@ class ShadowRecorder:
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._held = 0
+        self._order = ArrivalOrder[ShadowRecord](SECONDS)
 
-    def enter(self) -> bool:
-        """Say whether a request that arrives will be recorded; if so, `take` or `leave` follows.
+    def enter(self) -> Turn[ShadowRecord] | None:
+        """Give a request that arrives its turn, if it will be recorded; then `take` follows.
 
         It is decided at the arrival, so that it does not depend on how long a request thinks.
         """
         if self._held >= WAITING:
             self._on_done("dropped")
-            return False
+            return None
         self._held += 1
-        return True
+        return self._order.enter()
 
-    def take(self, chat: Chat) -> None:
-        """Record a finished request in the background."""
-        self._begin(self._record(chat))
+    def take(self, chat: Chat, turn: Turn[ShadowRecord]) -> None:
+        """Record a request that has ended, in the background, if all of it is known."""
+        if chat.blind is not None:
+            self.leave(turn, "unread")
+        elif chat.final_report:
+            self._begin(self._record(chat, turn))
+        else:
+            self.leave(turn, "unfinished")
 
-    def leave(self, why: str) -> None:
+    def leave(self, turn: Turn[ShadowRecord], why: str) -> None:
         """Note why a request is not recorded after all.
 
         It is "unfinished" when its client left, or its server failed; "unread" when its tokens could not be
         read to the end.
         """
-        self._left_out(why)
-        self._held -= 1
+        self._on_done(why)
+        with suppress(OSError):
+            _append(self._folder / LEFT_OUT, f"{why}\n".encode())
+        self._end(turn, None)
 
     async def drain(self) -> None:
         """Wait for what is being recorded."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._write(self._order.released(everything=True))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _record(self, chat: Chat) -> None:
+    async def _record(self, chat: Chat, turn: Turn[ShadowRecord]) -> None:
         try:
             async with self._limit:
                 rows = await self._rows(chat)
-            _append(self._folder / TABLE, _lines(rows))
-            if not self._redact:
-                prompt = {"id": rows[0][1], "messages": chat.client_request.body["messages"]}
-                _append(self._folder / PROMPTS, json.dumps(prompt, ensure_ascii=False).encode() + b"\n")
-            self._on_done("recorded")
+            self._end(turn, ShadowRecord(rows, chat.client_request.body["messages"]))
         except Exception as error:  # a request was served well; only its record is lost
             logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
-            self._left_out("failed")
-        finally:
-            self._held -= 1
+            self.leave(turn, "failed")
 
-    def _left_out(self, why: str) -> None:
-        self._on_done(why)
-        with suppress(OSError):
-            _append(self._folder / LEFT_OUT, f"{why}\n".encode())
+    def _end(self, turn: Turn[ShadowRecord], found: ShadowRecord | None) -> None:
+        self._held -= 1
+        self._order.end(turn, found)
+        self._write(self._order.released())
+
+    def _write(self, records: Sequence[ShadowRecord]) -> None:
+        for rows, messages in records:
+            try:
+                _append(self._folder / TABLE, _lines(rows))
+                if not self._redact:
+                    prompt = {"id": rows[0][1], "messages": messages}
+                    _append(self._folder / PROMPTS, json.dumps(prompt, ensure_ascii=False).encode() + b"\n")
+                self._on_done("recorded")
+            except OSError as error:
+                logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
+                self._on_done("failed")
 
     async def _rows(self, chat: Chat) -> list[tuple[Any, ...]]:
         from lynxstop.grading.grading import grade as as_mathematics

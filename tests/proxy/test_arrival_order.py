@@ -25,7 +25,7 @@ def outcome(key: LevelKey, number: int) -> Audit:
 
 @given(levels=st.lists(st.integers(0, 1), max_size=12), data=st.data())
 def test_each_level_is_in_order_and_nothing_is_lost(levels: list[int], data: st.DataObject) -> None:
-    order = ArrivalOrder(10.0, lambda: 0.0)
+    order = ArrivalOrder[Audit](10.0, lambda: 0.0)
     given_on: list[Audit] = []
     turns = [order.enter(KEYS[level]) for level in levels]
     counts = [data.draw(st.booleans()) for _ in levels]
@@ -38,7 +38,7 @@ def test_each_level_is_in_order_and_nothing_is_lost(levels: list[int], data: st.
 
 
 def test_outcomes_wait_for_earlier_requests_of_their_level_alone() -> None:
-    order = ArrivalOrder(10.0, lambda: 0.0)
+    order = ArrivalOrder[Audit](10.0, lambda: 0.0)
     first, second, other = order.enter(KEYS[0]), order.enter(KEYS[0]), order.enter(KEYS[1])
     order.end(second, outcome(KEYS[0], 2))
     order.end(other, outcome(KEYS[1], 3))
@@ -49,7 +49,7 @@ def test_outcomes_wait_for_earlier_requests_of_their_level_alone() -> None:
 
 def test_a_request_that_stays_open_hides_nothing_for_long() -> None:
     now = 0.0
-    order = ArrivalOrder(10.0, lambda: now)
+    order = ArrivalOrder[Audit](10.0, lambda: now)
     slow = order.enter(KEYS[0])
     order.end(order.enter(KEYS[0]), outcome(KEYS[0], 2))
     now = 9.0
@@ -62,7 +62,7 @@ def test_a_request_that_stays_open_hides_nothing_for_long() -> None:
 
 
 def test_at_the_end_all_that_is_known_is_given_on() -> None:
-    order = ArrivalOrder(10.0, lambda: 0.0)
+    order = ArrivalOrder[Audit](10.0, lambda: 0.0)
     order.enter(KEYS[0])
     order.end(order.enter(KEYS[0]), outcome(KEYS[0], 2))
     assert [one.cues for one in order.released(everything=True)] == [2]
@@ -91,7 +91,7 @@ def test_slow_losses_raise_no_false_warning(ordered: bool) -> None:
         lost = (durations > 3.0).astype(float)
         inputs = ExchangeabilityTest.from_reference(random.exponential(size=500))
         change = ChangeDetector(0.0498, 10_000)
-        order = ArrivalOrder(1e9, lambda: 0.0)
+        order = ArrivalOrder[Audit](1e9, lambda: 0.0)
         turns = [order.enter(KEYS[0]) for _ in durations]
         known: list[int] = []
         for number in completed(durations, 128):

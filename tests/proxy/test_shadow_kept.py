@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -56,12 +58,46 @@ def test_whether_a_request_is_recorded_is_decided_at_its_arrival(
     monkeypatch.setattr("lynxstop.proxy.shadow.WAITING", 2)
     outcomes: list[str] = []
     recorder = ShadowRecorder(tmp_path, redact=True, answer_tokens=4, on_done=outcomes.append)
-    assert [recorder.enter() for _ in range(3)] == [True, True, False]
+    first, second, third = (recorder.enter() for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is None
     # when the first does not come to its end, another one has room; what was left out is told
-    recorder.leave("unfinished")
-    assert recorder.enter()
+    recorder.leave(first, "unfinished")
+    assert recorder.enter() is not None
     assert outcomes == ["dropped", "unfinished"]
     assert (tmp_path / "left_out.txt").read_text() == "unfinished\n"
+
+
+def test_rows_are_in_the_order_of_arrival(tmp_path: Path) -> None:
+    # given a slow request, and a quick one after it
+    options = {"redact": True, "answer_tokens": 4, "on_done": print}
+    slow = {**BODY, "messages": [{"role": "user", "content": "slow"}]}
+
+    async def run() -> None:
+        recorder = ShadowRecorder(tmp_path, **options)  # type: ignore[arg-type]
+        turns = [recorder.enter(), recorder.enter()]
+
+        async def rows(chat: Any) -> list[tuple[Any, ...]]:
+            await asyncio.sleep(0.2 if chat.client_request.body is slow else 0.0)
+            return [(chat.client_request.body["messages"][0]["content"], *[""] * 8)]
+
+        recorder._rows = rows  # type: ignore[method-assign]
+        for body, turn in zip((slow, BODY), turns, strict=True):
+            assert turn is not None
+            recorder.take(
+                SimpleNamespace(
+                    client_request=SimpleNamespace(body=body), blind=None, final_report={"exit": None}
+                ),
+                turn,
+            )  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1
+        await recorder.drain()
+
+    asyncio.run(run())
+    lines = (tmp_path / "scores.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["slow", "?"]
 
 
 def test_a_request_that_does_not_come_to_its_end_is_told_as_left_out(tmp_path: Path) -> None:
