@@ -85,12 +85,9 @@ def test_rows_are_in_the_order_of_arrival(tmp_path: Path) -> None:
         recorder._rows = rows  # type: ignore[method-assign]
         for body, turn in zip((slow, BODY), turns, strict=True):
             assert turn is not None
-            recorder.take(
-                SimpleNamespace(
-                    client_request=SimpleNamespace(body=body), blind=None, final_report={"exit": None}
-                ),
-                turn,
-            )  # type: ignore[arg-type]
+            asked = SimpleNamespace(body=body)
+            one: Any = SimpleNamespace(client_request=asked, blind=None, final_report={"exit": None})
+            recorder.take(one, turn)
         await asyncio.sleep(0.1)
         assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1
         await recorder.drain()
