@@ -36,6 +36,8 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
             shown = "" if name == "tested" else f": it says {said!r}, the evidence gives {is_now!r}"
             found.append(f"{name} differs{shown}.")
     found += _unused(certificate)
+    if certificate.settings.by is not None and table.groups is None:
+        found.append("settings.by names a column of groups, and the evidence has none.")
     if certificate.created > datetime.now(UTC) + _CLOCKS:
         found.append(f"It is dated {certificate.created:%Y-%m-%d}, which is to come.")
     if certificate.expires is not None and certificate.expires <= certificate.created:
@@ -71,6 +73,8 @@ def _unused(certificate: Certificate) -> list[str]:
         found.append("settings.tests is no multiple of its levels.")
     if settings.start is not None and not method_named(certificate.method).selective:
         found.append("settings.start is given, and its method starts nowhere.")
+    if settings.tried > 1 and method_named(certificate.method).promise != "confidence":
+        found.append("settings.tried is given, and its method has no confidence to share.")
     if settings.importance_limit is not None and settings.importance is None:
         found.append("settings.importance_limit is given without weights.")
     if settings.apart and settings.by is None and not settings.by_sampling:

@@ -20,10 +20,13 @@ from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import read_table
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.first_exit import exit_steps, first_exits
-from lynxstop.errors import DataError, FingerprintError
+from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.monitor.interval import confidence_sequence
 from lynxstop.recordings.shadow_files import SERVED, TABLE
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
+
+LOSS = "disagree"
+"""What the proxy writes into the table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +129,16 @@ def calibrate_from_shadow(bundle: Bundle, traffic: ShadowTraffic, options: Calib
 
     Raises
     ------
+    ConfigError
+        On another loss than shadow traffic measures.
     FingerprintError
         When the traffic was recorded with another bundle, or otherwise than it is served.
     DataError
         When the traffic is of several models.
     """
     policy = bundle.policy
+    if options.loss != LOSS:
+        raise ConfigError(f"Shadow traffic measures the loss {LOSS!r}.", hint="Leave out --loss.")
     if _served(traffic.folder) != json.loads(json.dumps(served_as(policy))):
         raise FingerprintError(
             f"{traffic.folder} was not recorded with the bundle {bundle.path}, as it is served now.",

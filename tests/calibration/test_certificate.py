@@ -111,6 +111,23 @@ def test_changed_evidence_is_found(made, simulated):
     assert "digest differs" in differences(certificate, simulated(300, 1))[0]
 
 
+@pytest.mark.parametrize(("name", "value"), [("tried", 2), ("by", "topic")])
+def test_settings_that_the_evidence_does_not_confirm_are_found(simulated, name, value):
+    table = simulated(300)
+    content = plain(calibrate(table, CalibrationOptions(risks=[0.2], method="crc")).certificates[0])
+    content["settings"][name] = value
+    assert f"settings.{name}" in differences(Certificate.model_validate(content), table)[0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("levels", []), ("levels", [0.0]), ("importance", [])], ids=str)
+def test_settings_that_cannot_be_are_refused(simulated, name, value):
+    table = simulated(300)
+    content = plain(calibrate(table, CalibrationOptions(risks=[0.2])).certificates[0])
+    content["settings"][name] = value
+    with pytest.raises((ValidationError, DataError)):
+        differences(Certificate.model_validate(content), table)
+
+
 def test_dates(simulated):
     table = simulated(200)
     now, day = datetime.now(UTC), timedelta(days=1)
