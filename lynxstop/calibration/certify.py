@@ -106,6 +106,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
             repeated=again or 0,
             at=claim.at,
             apart=_apart(claim),
+            expires=claim.expires,
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,

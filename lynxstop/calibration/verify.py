@@ -12,6 +12,7 @@ from lynxstop.artifacts.strict import Strict
 from lynxstop.calibration.certificate import Certificate, Claim
 from lynxstop.calibration.certify import case_for, certify
 from lynxstop.calibration.methods import method_named
+from lynxstop.calibration.promise import until
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError
 
@@ -29,6 +30,9 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
         return ["The evidence is not the one the certificate was computed from: its digest differs."]
     claim = Claim(**{name: getattr(certificate, name) for name in Claim.model_fields})
     again = certify(case_for(table, claim), claim, table)
+    if certificate.promise + until(certificate.expires) == again.promise:
+        # Sentences once did not say when they end.
+        again = again.model_copy(update={"promise": certificate.promise})
     found = []
     for name in Certificate.model_fields:
         said, is_now = getattr(certificate, name), getattr(again, name)

@@ -128,6 +128,20 @@ def test_settings_that_cannot_be_are_refused(simulated, name, value):
         differences(Certificate.model_validate(content), table)
 
 
+def test_the_sentence_says_when_it_ends_and_is_held_to_it(simulated):
+    table, end = simulated(300), datetime(2100, 5, 6, 7, 8, 9, tzinfo=UTC)
+    made = calibrate(table, CalibrationOptions(risks=[0.2], expires=end)).certificates[0]
+    assert made.promise.endswith(" Valid until 2100-05-06T07:08+00:00.")
+    content = plain(made)
+    assert differences(Certificate.model_validate(content), table) == []
+    for other in (None, "2100-05-07T07:08:09Z"):
+        changed = Certificate.model_validate(content | {"expires": other})
+        assert "promise differs" in differences(changed, table)[0]
+    # and certificates of before this was said still hold
+    older = content | {"promise": made.promise.removesuffix(" Valid until 2100-05-06T07:08+00:00.")}
+    assert differences(Certificate.model_validate(older), table) == []
+
+
 def test_dates(simulated):
     table = simulated(200)
     now, day = datetime.now(UTC), timedelta(days=1)
