@@ -70,10 +70,14 @@ def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str]
             f"The last line of {path} is torn: is the proxy still writing, or was it killed?",
             hint="Remove all rows of that request from the file, or wait.",
         )
-    rows = list(csv.DictReader(content.splitlines()))
-    models = tuple(sorted({row.get("model") or "" for row in rows}))
     table = read_table(path, by=by, subgroups=subgroups)
-    return ShadowTraffic(folder, table, models, sum(int(row.get("answer_tokens") or 0) for row in rows))
+    try:
+        rows = list(csv.DictReader(content.splitlines()))
+        forced = sum(int(row.get("answer_tokens") or 0) for row in rows)
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}.", hint="Remove the rows of that request.") from error
+    models = tuple(sorted({row.get("model") or "" for row in rows}))
+    return ShadowTraffic(folder, table, models, forced)
 
 
 def shadow_report(traffic: ShadowTraffic, thresholds: Sequence[tuple[float, float]]) -> dict[str, Any]:
