@@ -116,7 +116,10 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
         try:
             schema = parquet.read_schema(path)
         except (OSError, arrow.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as evidence: {_reason(error)}.") from error
+            raise DataError(
+                f"{path} cannot be read as evidence: {_reason(error)}.",
+                hint="Get it again from where it was made, beside its certificate.",
+            ) from error
         if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
             found = [name for name in schema.names if name.startswith(_SUBGROUP)]
             return read_table(path, by="group" if "group" in schema.names else None, subgroups=found)

@@ -226,7 +226,7 @@ def test_only_what_was_measured_is_promised(served, audit, simulated, tmp_path):
 def test_damaged_shadow_traffic_is_one_clear_error(tmp_path):
     head = "trace_id,problem_id,cue,score,loss,tokens,full_tokens,model,answer_tokens"
     (tmp_path / TABLE).write_text(f"{head}\nt,p,0,1.0,0,5,9,m,many\n")
-    with pytest.raises(DataError, match="is damaged.*'many'"):
+    with pytest.raises(DataError, match=r"is damaged.*'many'"):
         read_shadow(tmp_path)
 
 
