@@ -27,7 +27,7 @@ def expired(expires: datetime | None, *, grace: timedelta = NO_GRACE, now: datet
     now : datetime, optional
         With a time zone; the present by default.
     """
-    return expires is not None and (now or datetime.now(UTC)) > expires + grace
+    return expires is not None and (now or datetime.now(UTC)) - expires > grace
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ def known_files(names: list[str]) -> list[str]:
     return sorted(found)
 
 
+def own_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that belong to a bundle, sorted."""
+    return known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
+
+
 def push(
     bundle: Bundle,
     repo_id: str,
@@ -76,8 +81,9 @@ def push(
     bundle.check()
     library = need("huggingface_hub", "hub")
     folder = bundle.path
-    ours = known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
-    contents: dict[str, Any] = {name: str(folder / name) for name in ours} | {"README.md": card.encode()}
+    contents: dict[str, Any] = {name: str(folder / name) for name in own_files(folder)} | {
+        "README.md": card.encode()
+    }
     if SUMS in contents:
         contents[SUMS] = _sums(folder, contents).encode()
     with _asking(repo_id), warnings.catch_warnings():

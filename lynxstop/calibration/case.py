@@ -157,10 +157,10 @@ def fixed_sequence(statistic: Floats, limit: float) -> int:
     """Index of the last accepted threshold, -1 when the first one fails.
 
     Thresholds are accepted in order while the statistic is at most `limit`; the walk ends at the first that
-    is not, and nothing after it is looked at. For p-values of a sequence that was fixed beforehand, the
-    probability of accepting any threshold of too high a risk is at most `limit`.
+    is not, NaN included, and nothing after it is looked at. For p-values of a sequence that was fixed
+    beforehand, the probability of accepting any threshold of too high a risk is at most `limit`.
     """
-    failed = statistic > limit
+    failed = ~(statistic <= limit)
     return int(np.argmax(failed)) - 1 if failed.any() else len(statistic) - 1
 
 

@@ -113,6 +113,8 @@ class Settings(Strict):
                 raise ValueError("the grid holds other numbers than thresholds of float32")
             if not (np.isfinite(as_scores).all() and (np.diff(as_scores) < 0).all()):
                 raise ValueError("the grid does not fall strictly, so it is no sequence that was fixed")
+        if self.levels is not None and not (self.levels and all(0.0 < level < 1.0 for level in self.levels)):
+            raise ValueError("the levels do not lie between 0 and 1")
         if self.levels is not None and len(set(self.levels)) != len(self.levels):
             raise ValueError("the levels are not distinct")
         if self.start is not None and not 0 <= self.start < len(self.grid or ()):

@@ -19,7 +19,7 @@ from lynxstop.calibration.subgroups import observed as observed_subgroups
 from lynxstop.calibration.sweep import Curve
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import Units, as_units
-from lynxstop.calibration.weighted import ESS_FLOOR, effective_size, highest_weight
+from lynxstop.calibration.weighted import ESS_FLOOR, check_weights, effective_size, highest_weight
 from lynxstop.errors import CalibrationError
 
 
@@ -44,7 +44,7 @@ def case_for(table: TraceTable, claim: Claim) -> Case:
     _check_losses(method, units, losses)
     importance = None
     if settings.importance is not None:
-        everyone = np.asarray(settings.importance, dtype=np.float64)
+        everyone = check_weights(np.asarray(settings.importance, dtype=np.float64), table)
         importance = everyone[np.searchsorted(table.trace_ids, units.table.trace_ids)]
     return Case(
         units=units,
@@ -106,6 +106,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
             repeated=again or 0,
             at=claim.at,
             apart=_apart(claim),
+            expires=claim.expires,
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,

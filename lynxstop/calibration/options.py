@@ -13,6 +13,10 @@ from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.units import Samples, Unit
 from lynxstop.errors import ConfigError
 
+LEAST_RISK = 1e-9
+"""Level below which more problems are needed than anybody can collect."""
+MOST_TRIED = 1_000_000
+"""Attempts above which nothing is left of the error to share."""
 Together = Literal["levels", "all", "none"]
 
 
@@ -84,8 +88,11 @@ class CalibrationOptions:
             raise ConfigError(f"Promises hold together by 'levels', 'all' or 'none', not {self.together!r}.")
         if not 0.0 <= self.unknown_loss <= 1.0:
             raise ConfigError(f"The loss of an unknown answer lies in [0, 1], not at {self.unknown_loss!r}.")
-        if self.tried < 1:
-            raise ConfigError("At least this one was tried.", hint="Count it in: --tried is 1 or more.")
+        if not 1 <= self.tried <= MOST_TRIED:
+            raise ConfigError(
+                f"Between 1 and {MOST_TRIED:,} may have been tried: this one was.",
+                hint="Count it in: --tried.",
+            )
         if self.tried > 1 and self.certifier.promise != "confidence":
             raise ConfigError(
                 f"The method {self.certifier.name!r} has no confidence to share among those tried.",
@@ -120,6 +127,11 @@ class CalibrationOptions:
             if not 0.0 < risk < 1.0:
                 raise ConfigError(
                     f"A risk level lies strictly between 0 and 1, not at {risk!r}.", hint="Give 0.05 or 5%."
+                )
+            if risk < LEAST_RISK:
+                raise ConfigError(
+                    f"No data certify a risk of {risk!r}: {LEAST_RISK:g} is the least.",
+                    hint="Give 0.05 or 5%.",
                 )
         if not 0.0 < self.confidence < 1.0:
             raise ConfigError(

@@ -79,6 +79,7 @@ def sentence(
     repeated: int = 0,
     at: str | None = None,
     apart: str | None = None,
+    expires: datetime | None = None,
 ) -> str:
     """Say what a certificate promises.
 
@@ -106,6 +107,8 @@ def sentence(
         How the requests are sampled, where several samplings were certified.
     apart : str, optional
         Whose promises were made beside this one that do not hold together with it.
+    expires : datetime, optional
+        When it ends.
     """
     whose = (f" of group {group!r}" if group else "") + (f" at {at}" if at else "")
     drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
@@ -149,7 +152,12 @@ def sentence(
     if weighing is not None:
         seen += f", which is {_percent(weighing.share)} by weight"
     tokens = f"; {_percent(saved)} of thinking tokens saved" if saved is not None else ""
-    return f"{basis} {how}, {what}. {seen}{tokens}.{charged}"
+    return f"{basis} {how}, {what}. {seen}{tokens}.{charged}{until(expires)}"
+
+
+def until(expires: datetime | None) -> str:
+    """Say when a promise ends, as its last sentence; empty when it does not."""
+    return "" if expires is None else f" Valid until {expires.isoformat(timespec='minutes')}."
 
 
 _REPEATED = {0: "", 1: " 1 problem id repeats the prompt of another and counts as the same."}

@@ -1,9 +1,9 @@
 """Score tables of any system: CSV or Parquet in, evidence out.
 
 One row per cue: trace_id, problem_id, cue (ordinal in the trace), score, loss (empty = could not be judged),
-and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace), prompt (the text of
-a trace's prompt, or its digest in prompt_sha256) and a column to group by. A trace without cues is one row
-with an empty cue.
+and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace), prompt (a trace's
+prompt, as a text or as chat messages, or its digest in prompt_sha256) and a column to group by. A trace
+without cues is one row with an empty cue, score and loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lynxstop.calibration.subgroups import labels_of
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.extras import need
-from lynxstop.recordings.prompts import prompt_digest
+from lynxstop.recordings.prompts import prompt_digest, read_prompt
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
 _KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
@@ -60,7 +60,10 @@ def read_table(
     try:
         table = _load(path, by, loss, subgroups)
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as a score table: {_reason(error)}.") from error
+        raise DataError(
+            f"{path} cannot be read as a score table: {_reason(error)}.",
+            hint="Save it as Parquet, or as CSV in UTF-8 with commas and one line of column names.",
+        ) from error
     return _assemble(table, path, by, subgroups)
 
 
@@ -113,7 +116,10 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
         try:
             schema = parquet.read_schema(path)
         except (OSError, arrow.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as evidence: {_reason(error)}.") from error
+            raise DataError(
+                f"{path} cannot be read as evidence: {_reason(error)}.",
+                hint="Get it again from where it was made, beside its certificate.",
+            ) from error
         if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
             found = [name for name in schema.names if name.startswith(_SUBGROUP)]
             return read_table(path, by="group" if "group" in schema.names else None, subgroups=found)
@@ -143,10 +149,16 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
         names = np.array(read.column("trace_id").cast(arrow.string()).to_pylist(), dtype=np.str_)
         values = read.column("weight").cast(arrow.float64()).to_numpy()
     except (OSError, KeyError, UnicodeDecodeError, arrow.ArrowException) as error:
-        raise DataError(f"{path} is no table of trace_id and weight: {_reason(error)}.") from error
+        raise DataError(
+            f"{path} is no table of trace_id and weight: {_reason(error)}.",
+            hint="Give a CSV or Parquet file with these two columns, and one row per trace.",
+        ) from error
     order = np.argsort(names)
     if not np.array_equal(names[order], trace_ids):
-        raise DataError(f"{path} does not give every trace exactly one weight.")
+        raise DataError(
+            f"{path} does not give every trace exactly one weight.",
+            hint="Its trace_ids are those of the traces, each once.",
+        )
     weights: NDArray[np.float64] = values[order]
     return weights
 
@@ -154,7 +166,9 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
 def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) -> Any:
     arrow = need("pyarrow", "calibrate")
     table = _open(path, by)
-    table = _with_digests(table)
+    _check_spelling(table.column_names, path)
+    _check_columns(by, subgroups)
+    table = _with_digests(table, path)
     own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, _PROMPT, "prompt", by}]
     if loss not in {*own, *LOSSES, "loss"}:
         raise ConfigError(
@@ -178,17 +192,46 @@ def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) 
     return arrow.table(columns)
 
 
-def _with_digests(table: Any) -> Any:
-    """Digest the texts of a column `prompt`, where there are texts and no digests."""
+def _with_digests(table: Any, path: Path) -> Any:
+    """Digest the prompts of a column `prompt`, texts or chat messages, where there is no digest."""
     arrow = need("pyarrow", "calibrate")
-    if _PROMPT in table.column_names or "prompt" not in table.column_names:
+    if "prompt" not in table.column_names:
         return table
-    texts = table.column("prompt")
-    if not (arrow.types.is_string(texts.type) or arrow.types.is_large_string(texts.type)):
-        return table
-    known = {text: prompt_digest(text) for text in set(texts.to_pylist()) if text}
-    digests = [known.get(text) for text in texts.to_pylist()]
-    return table.append_column(_PROMPT, arrow.array(digests, arrow.string()))
+    column = table.column("prompt")
+    if arrow.types.is_nested(column.type):
+        found = [
+            "" if given is None else prompt_digest(read_prompt(given, str(path)))
+            for given in column.to_pylist()
+        ]
+    else:
+        texts = _cast(column, "string", "prompt", path).to_pylist()
+        known = {text: prompt_digest(text) for text in set(texts) if text}
+        found = [known.get(text, "") for text in texts]
+    if _PROMPT in table.column_names:
+        own = _cast(table.column(_PROMPT), "string", _PROMPT, path).to_pylist()
+        found = [digest or other for digest, other in zip(own, found, strict=True)]
+        table = table.drop_columns([_PROMPT])
+    return table.append_column(_PROMPT, arrow.array(found, arrow.string()))
+
+
+def _check_columns(by: str | None, subgroups: Sequence[str]) -> None:
+    for name in (*([by] if by else []), *subgroups):
+        if name in _NUMBERS:
+            raise ConfigError(
+                f"No groups can be made of the column {name!r}: a request does not say it.",
+                hint="Name a column that is known before a request is answered.",
+            )
+
+
+def _check_spelling(names: list[str], path: Path) -> None:
+    """Refuse a column that would not be read because of a capital letter or white space."""
+    for name in names:
+        plain = name.strip().casefold()
+        if name != plain and plain in {*_NUMBERS, *_REQUIRED, _PROMPT, "prompt"}:
+            raise DataError(
+                f"The column {name!r} of {path} is spelt differently from {plain!r}, and would not be read.",
+                hint="Rename the column.",
+            )
 
 
 def _check_names(names: list[str], path: Path) -> None:
@@ -209,12 +252,19 @@ def _cast(column: Any, kind: str, name: str, path: Path) -> Any:
             hint="Write one row per cue, with plain numbers and texts.",
         )
     try:
+        if kind == "string" and arrow.types.is_floating(column.type):
+            column = _without_nan(column)
         return column.combine_chunks().cast(getattr(arrow, kind)())
     except (UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(
             f"The column {name!r} of {path} cannot be read as {_KINDS[kind]}: {_reason(error)}.",
             hint="Write one row per cue, with plain numbers and texts.",
         ) from error
+
+
+def _without_nan(column: Any) -> Any:
+    compute = need("pyarrow.compute", "calibrate")
+    return compute.if_else(compute.is_nan(column), None, column)
 
 
 def _reason(error: Exception) -> str:
@@ -229,7 +279,8 @@ def _open(path: Path, by: str | None) -> Any:
         return parquet.read_table(path)
     if path.suffix == ".csv":
         csv = need("pyarrow.csv", "calibrate")
-        strings = dict.fromkeys(["trace_id", "problem_id", *([by] if by else [])], arrow.string())
+        texts = ["trace_id", "problem_id", "prompt", _PROMPT, *([by] if by else [])]
+        strings = dict.fromkeys(texts, arrow.string())
         read = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=strings))
         _check_names(read.column_names, path)
         return read
@@ -250,7 +301,13 @@ def _assemble(table: Any, path: Path, by: str | None, subgroups: Sequence[str]) 
             hint="Give each trace its own id, and each of its cues one row.",
         )
     events = ~np.isnan(cue)
-    scores = _numbers(table, "score")[order][events]
+    scores, losses = _numbers(table, "score")[order], _numbers(table, "loss")[order]
+    if (idle := ~events & (~np.isnan(scores) | (losses > 0))).any():
+        raise DataError(
+            f"A row of trace {str(names[owner[idle][0]])!r} in {path} has a score or a loss, and no cue.",
+            hint="Number the cues of a trace, also a single one: 0. A trace without cues has none of them.",
+        )
+    scores, losses = scores[events], losses[events]
     if np.isnan(scores).any():
         where = names[owner[events][np.isnan(scores)][0]]
         raise DataError(
@@ -290,7 +347,7 @@ def _assemble(table: Any, path: Path, by: str | None, subgroups: Sequence[str]) 
         problem_ids=problems[_per_trace(problem[order], owner, first, "problem_id", path)],
         lengths=np.bincount(owner, weights=events, minlength=len(names)).astype(np.int64),
         scores=scores,
-        losses=_numbers(table, "loss")[order][events],
+        losses=losses,
         tokens=tokens,
         full_tokens=full,
         groups=groups,
@@ -307,7 +364,7 @@ def _codes(
     if blank is not None:
         column = column.fill_null(blank)
     if column.null_count:
-        raise DataError(f"A row of {path} has no {name}.")
+        raise DataError(f"A row of {path} has no {name}.", hint="Fill it in every row.")
     encoded = column.combine_chunks().dictionary_encode()
     values = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
     order = np.argsort(values)

@@ -12,6 +12,7 @@ from lynxstop.artifacts.strict import Strict
 from lynxstop.calibration.certificate import Certificate, Claim
 from lynxstop.calibration.certify import case_for, certify
 from lynxstop.calibration.methods import method_named
+from lynxstop.calibration.promise import until
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError
 
@@ -29,6 +30,9 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
         return ["The evidence is not the one the certificate was computed from: its digest differs."]
     claim = Claim(**{name: getattr(certificate, name) for name in Claim.model_fields})
     again = certify(case_for(table, claim), claim, table)
+    if certificate.promise + until(certificate.expires) == again.promise:
+        # Sentences once did not say when they end.
+        again = again.model_copy(update={"promise": certificate.promise})
     found = []
     for name in Certificate.model_fields:
         said, is_now = getattr(certificate, name), getattr(again, name)
@@ -36,6 +40,8 @@ def differences(certificate: Certificate, table: TraceTable) -> list[str]:
             shown = "" if name == "tested" else f": it says {said!r}, the evidence gives {is_now!r}"
             found.append(f"{name} differs{shown}.")
     found += _unused(certificate)
+    if certificate.settings.by is not None and table.groups is None:
+        found.append("settings.by names a column of groups, and the evidence has none.")
     if certificate.created > datetime.now(UTC) + _CLOCKS:
         found.append(f"It is dated {certificate.created:%Y-%m-%d}, which is to come.")
     if certificate.expires is not None and certificate.expires <= certificate.created:
@@ -71,6 +77,8 @@ def _unused(certificate: Certificate) -> list[str]:
         found.append("settings.tests is no multiple of its levels.")
     if settings.start is not None and not method_named(certificate.method).selective:
         found.append("settings.start is given, and its method starts nowhere.")
+    if settings.tried > 1 and method_named(certificate.method).promise != "confidence":
+        found.append("settings.tried is given, and its method has no confidence to share.")
     if settings.importance_limit is not None and settings.importance is None:
         found.append("settings.importance_limit is given without weights.")
     if settings.apart and settings.by is None and not settings.by_sampling:

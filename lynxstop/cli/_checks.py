@@ -40,6 +40,19 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
         ) from None
 
 
+def check_file(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written; make nothing.
+
+    Raises
+    ------
+    ConfigError
+        When it is a folder, or its folder cannot be written to or made.
+    """
+    check_folder(path.parent, option)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder.", hint=f"Name a file in it with {option}.")
+
+
 def check_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be written to, or made; make nothing.
 

@@ -98,7 +98,9 @@ def calibrate(
         Path | None, typer.Option(help="Table of trace_id and weight, for the method weighted.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws one sample per problem, and problems by size.")] = 0,
-    expires: Annotated[int | None, typer.Option(min=1, help="Days until the certificates expire.")] = None,
+    expires: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until the certificates expire.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificates of a score table.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     default_risk: Annotated[
@@ -133,13 +135,14 @@ def calibrate(
     from lynxstop.calibration.options import CalibrationOptions
     from lynxstop.workflows import calibrate_bundle as bundles
 
+    _check_places(out, report)
     options = CalibrationOptions(
         risks=risk or [0.05],
         confidence=confidence,
         loss=loss,
         method=method,
         by=by,
-        subgroups=tuple(subgroup or ()),
+        subgroups=tuple(dict.fromkeys(subgroup or ())),
         unit=cast("Unit", unit),
         samples=cast("Samples | None", samples),
         together=cast("Together", together),
@@ -158,10 +161,11 @@ def calibrate(
         _check_alone("--from-shadow", bundle, data, scores, train, weights, split, out)
         loaded, made = _certify_shadow(cast("Path", bundle), from_shadow, options)
     elif scores is not None:
-        if bundle or data or split:
+        if bundle or data or split or default_risk is not None:
             raise ConfigError(
                 "A score table stands for itself.",
-                hint="Leave out BUNDLE, DATA and --split. Shadow traffic of a bundle goes to --from-shadow.",
+                hint="Leave out BUNDLE, DATA, --split and --default-risk. Shadow traffic of a bundle goes to "
+                "--from-shadow.",
             )
         loaded, made = None, _certify_table(scores, train, weights, options)
     elif bundle is None or not data:
@@ -185,6 +189,15 @@ def calibrate(
 
         atomic.write_text(report, page)
     _tell(made, old, {"written": str(bundle or out) if bundle or out else None, "tried": before}, json)
+
+
+def _check_places(out: Path | None, report: Path | None) -> None:
+    from lynxstop.cli._checks import check_file, check_folder
+
+    if out is not None:
+        check_folder(out, "--out")
+    if report is not None:
+        check_file(report, "--report")
 
 
 def _tell(

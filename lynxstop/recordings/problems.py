@@ -70,6 +70,7 @@ def load_problems(path: str | Path, columns: Mapping[str, str] | None = None) ->
     repeated = 0
     try:
         for place, record in _records(path):
+            _check_characters(record, f"{path}, line {place}")
             problem, named = _problem(record, chosen, f"{path}, line {place}")
             first, same = seen.setdefault(problem.id, (place, problem))
             if first == place:
@@ -87,6 +88,8 @@ def load_problems(path: str | Path, columns: Mapping[str, str] | None = None) ->
             repeated += 1
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text.", hint="Convert it to UTF-8.") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deep.", hint="Write one problem a line.") from error
     if not seen:
         raise DataError(f"{path} holds no problems.", hint="Give a file with one problem a line.")
     if repeated:
@@ -129,6 +132,17 @@ def digest_problems(problems: Iterable[Problem]) -> str:
         fields += [problem.tools] if problem.tools else []
         digest.update(json.dumps(fields, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _check_characters(record: Any, place: str) -> None:
+    """Refuse what JSON can spell and UTF-8 cannot."""
+    try:
+        json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: {error.object[error.start]!r} is half a character, and no text.",
+            hint="Write the file again, as UTF-8.",
+        ) from error
 
 
 def _problem(record: Any, chosen: Mapping[str, str], place: str) -> tuple[Problem, bool]:

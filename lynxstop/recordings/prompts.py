@@ -100,8 +100,8 @@ def content_id(prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> str:
 def prompt_digest(prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return what equal prompts share, however they are called and spelt: 128 bits of a SHA-256, in hex.
 
-    Compared are the turns in the compatibility form of Unicode (NFKC), without letter case, and with every
-    run of white space as one space.
+    Compared are the turns in the compatibility form of Unicode (NFKC), without letter case and characters
+    that show nothing, and with every run of white space as one space.
 
     Examples
     --------
@@ -114,6 +114,8 @@ def prompt_digest(prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> st
 
 
 def normal_text(text: str) -> str:
-    """Return a text in the compatibility form of Unicode, without letter case, white space as one space."""
+    """Return a text in NFKC, without letter case and format characters, white space as one space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
+    if not folded.isascii():
+        folded = "".join(one for one in folded if unicodedata.category(one) != "Cf")
     return " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -180,9 +180,9 @@ def calibrate_from_audits(
     CalibrationError
         When no level has enough audits.
     """
-    if options.loss != LOSS or options.by is not None:
+    if options.loss != LOSS or options.by is not None or options.unit != "request":
         raise ConfigError(
-            f"Audits measure the loss {LOSS!r} of all requests.", hint="Leave out --loss and --by."
+            f"Audits measure the loss {LOSS!r} of all requests.", hint="Leave out --loss, --by and --unit."
         )
     done: list[Calibration] = []
     too_few: dict[str, int | None] = {}

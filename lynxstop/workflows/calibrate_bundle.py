@@ -17,7 +17,7 @@ from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy, Se
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
-from lynxstop.artifacts.hub import known_files
+from lynxstop.artifacts.hub import own_files
 from lynxstop.artifacts.served import SHARED, served_as
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_upper
@@ -208,8 +208,7 @@ def _level(certificate: Certificate, name: str, text: str, policy: Policy) -> Ce
 
 def write_bundle_sums(folder: Path) -> None:
     """Write the digests of a bundle's files into it, after all of them."""
-    names = known_files([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
-    write_sums(folder, [name for name in names if name != SUMS])
+    write_sums(folder, [name for name in own_files(folder) if name != SUMS])
 
 
 def measured(bundle: Bundle) -> list[Measured]:

@@ -15,7 +15,7 @@ from lynxstop.calibration.certificate import share
 from lynxstop.calibration.plan import chance, likely_losses, smallest_size, strictest
 from lynxstop.errors import DataError
 from lynxstop.recordings.problems import Problem
-from lynxstop.recordings.prompts import content_id
+from lynxstop.recordings.prompts import content_id, prompt_digest
 from lynxstop.recordings.storage import Recording
 
 SHARES = {"train": 0.40, "calibration": 0.45, "test": 0.15}
@@ -25,18 +25,19 @@ LEAST_TRAINING = 20
 
 
 def split_problems(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
-    """Part problems by their prompts, each prompt once.
+    """Part problems by their prompts, each prompt once, however it is spelt.
 
-    The part of a prompt depends on its text alone, so that it stays where it is when problems are added, and
-    no prompt is in two parts under two ids.
+    The part of a prompt depends on its text alone, so that it stays where it is when problems are added
+    after it, and no prompt is in two parts under two ids or spellings.
     """
     parts: dict[str, list[Problem]] = {name: [] for name in SHARES}
     seen = set()
     for problem in problems:
-        digest = content_id(problem.prompt, problem.tools)
-        if digest not in seen:
+        same = prompt_digest(problem.prompt, problem.tools)
+        if same not in seen:
+            digest = content_id(problem.prompt, problem.tools)
             parts[_part(int(digest, 16) / 16 ** len(digest))].append(problem)
-            seen.add(digest)
+            seen.add(same)
     return parts
 
 

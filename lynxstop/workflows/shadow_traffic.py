@@ -21,10 +21,13 @@ from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.tables import read_table
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.first_exit import exit_steps, first_exits
-from lynxstop.errors import DataError, FingerprintError
+from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.monitor.interval import confidence_sequence
 from lynxstop.recordings.shadow_files import LEFT_OUT, SERVED, TABLE
 from lynxstop.workflows.calibrate_bundle import THRESHOLDS
+
+LOSS = "disagree"
+"""What the proxy writes into the table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +74,13 @@ def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str]
             f"The last line of {path} is torn: is the proxy still writing, or was it killed?",
             hint="Remove all rows of that request from the file, or wait.",
         )
-    rows = list(csv.DictReader(content.splitlines()))
-    models = tuple(sorted({row.get("model") or "" for row in rows}))
     table = read_table(path, by=by, subgroups=subgroups)
-    forced = sum(int(row.get("answer_tokens") or 0) for row in rows)
+    try:
+        rows = list(csv.DictReader(content.splitlines()))
+        forced = sum(int(row.get("answer_tokens") or 0) for row in rows)
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}.", hint="Remove the rows of that request.") from error
+    models = tuple(sorted({row.get("model") or "" for row in rows}))
     return ShadowTraffic(folder, table, models, forced, _left_out(folder))
 
 
@@ -139,12 +145,16 @@ def calibrate_from_shadow(bundle: Bundle, traffic: ShadowTraffic, options: Calib
 
     Raises
     ------
+    ConfigError
+        On another loss than shadow traffic measures.
     FingerprintError
         When the traffic was recorded with another bundle, or otherwise than it is served.
     DataError
         When the traffic is of several models.
     """
     policy = bundle.policy
+    if options.loss != LOSS:
+        raise ConfigError(f"Shadow traffic measures the loss {LOSS!r}.", hint="Leave out --loss.")
     if _served(traffic.folder) != json.loads(json.dumps(served_as(policy))):
         raise FingerprintError(
             f"{traffic.folder} was not recorded with the bundle {bundle.path}, as it is served now.",

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lynxstop.artifacts.bundle import SCORES, Bundle
+from lynxstop.artifacts.hub import own_files
 from lynxstop.artifacts.policy_file import NAME
-from lynxstop.artifacts.sums import sums_differ
+from lynxstop.artifacts.sums import SUMS, read_sums, sums_differ
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.grid import quantile_grid
 from lynxstop.calibration.methods import method_named
@@ -102,6 +103,9 @@ def _about_bundle(bundle: Bundle, certificates: list[Path]) -> list[str]:
         for path in certificates
         if path.resolve() not in named
     ]
+    if digests := read_sums(bundle.path):
+        unnamed = set(own_files(bundle.path)) - {SUMS, *digests}
+        found += [f"{name} is not named in {SUMS}." for name in sorted(unnamed)]
     card = bundle.path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     for level in bundle.policy.levels:

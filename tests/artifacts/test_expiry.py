@@ -25,6 +25,7 @@ DAY = timedelta(days=1)
         (NOW - DAY, 0 * DAY, True),
         (NOW - DAY, 2 * DAY, False),
         (NOW - 3 * DAY, 2 * DAY, True),
+        (datetime(9999, 12, 31, tzinfo=UTC), 30 * DAY, False),
     ],
 )
 def test_a_date_has_passed_after_its_grace(expires: datetime | None, grace: timedelta, gone: bool) -> None:

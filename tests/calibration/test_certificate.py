@@ -111,6 +111,37 @@ def test_changed_evidence_is_found(made, simulated):
     assert "digest differs" in differences(certificate, simulated(300, 1))[0]
 
 
+@pytest.mark.parametrize(("name", "value"), [("tried", 2), ("by", "topic")])
+def test_settings_that_the_evidence_does_not_confirm_are_found(simulated, name, value):
+    table = simulated(300)
+    content = plain(calibrate(table, CalibrationOptions(risks=[0.2], method="crc")).certificates[0])
+    content["settings"][name] = value
+    assert f"settings.{name}" in differences(Certificate.model_validate(content), table)[0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("levels", []), ("levels", [0.0]), ("importance", [])], ids=str)
+def test_settings_that_cannot_be_are_refused(simulated, name, value):
+    table = simulated(300)
+    content = plain(calibrate(table, CalibrationOptions(risks=[0.2])).certificates[0])
+    content["settings"][name] = value
+    with pytest.raises((ValidationError, DataError)):
+        differences(Certificate.model_validate(content), table)
+
+
+def test_the_sentence_says_when_it_ends_and_is_held_to_it(simulated):
+    table, end = simulated(300), datetime(2100, 5, 6, 7, 8, 9, tzinfo=UTC)
+    made = calibrate(table, CalibrationOptions(risks=[0.2], expires=end)).certificates[0]
+    assert made.promise.endswith(" Valid until 2100-05-06T07:08+00:00.")
+    content = plain(made)
+    assert differences(Certificate.model_validate(content), table) == []
+    for other in (None, "2100-05-07T07:08:09Z"):
+        changed = Certificate.model_validate(content | {"expires": other})
+        assert "promise differs" in differences(changed, table)[0]
+    # and certificates of before this was said still hold
+    older = content | {"promise": made.promise.removesuffix(" Valid until 2100-05-06T07:08+00:00.")}
+    assert differences(Certificate.model_validate(older), table) == []
+
+
 def test_dates(simulated):
     table = simulated(200)
     now, day = datetime.now(UTC), timedelta(days=1)

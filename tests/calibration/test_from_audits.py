@@ -15,8 +15,10 @@ from lynxstop.errors import CalibrationError, ConfigError, DataError
 from lynxstop.monitor.entries import Audit, Begun, Reset
 from lynxstop.monitor.journal import FileJournal
 from lynxstop.monitor.levels import JOURNAL
+from lynxstop.recordings.shadow_files import TABLE
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.calibrate_samplings import calibrate_samplings
+from lynxstop.workflows.shadow_traffic import ShadowTraffic, calibrate_from_shadow, read_shadow
 from lynxstop.workflows.verify_bundle import verify_path
 from tests.support.tiny_bundle import recorded
 
@@ -210,6 +212,22 @@ def test_levels_of_groups_are_left_to_shadow_traffic(bundle, simulated, tmp_path
     error = failing(served, journal(tmp_path / "state", Audit("m", None, 0.2, exited=False, loss=0.0)))
     assert isinstance(error, ConfigError)
     assert "--by" in str(error.hint)
+
+
+def test_only_what_was_measured_is_promised(served, audit, simulated, tmp_path):
+    state = journal(tmp_path / "state", *audit(0.2, [0.0] * 100))
+    for words in (("--loss", "wrong"), ("--unit", "problem"), ("--by", "family")):
+        assert isinstance(failing(served, state, *words), ConfigError), words
+    traffic = ShadowTraffic(tmp_path, simulated(200, start="q"), ("m",), 0)
+    with pytest.raises(ConfigError, match="measures the loss 'disagree'"):
+        calibrate_from_shadow(served, traffic, CalibrationOptions(risks=[0.2], loss="wrong"))
+
+
+def test_damaged_shadow_traffic_is_one_clear_error(tmp_path):
+    head = "trace_id,problem_id,cue,score,loss,tokens,full_tokens,model,answer_tokens"
+    (tmp_path / TABLE).write_text(f"{head}\nt,p,0,1.0,0,5,9,m,many\n")
+    with pytest.raises(DataError, match=r"is damaged.*'many'"):
+        read_shadow(tmp_path)
 
 
 def test_repeated_prompts_and_those_of_calibration_are_counted(served, audit, tmp_path):

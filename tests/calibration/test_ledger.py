@@ -39,6 +39,13 @@ def test_looks_at_growing_data_count_once_with_the_method_for_them(simulated, tm
         assert looks == expected
 
 
+def test_an_attempt_by_a_method_of_a_later_version_counts(simulated, tmp_path):
+    path, table = tmp_path / NAME, simulated(50)
+    record(path, attempt(table, ASKED))
+    path.write_text(path.read_text().replace('"ltt"', '"later"'))
+    assert record(path, attempt(table, ASKED)) == 2
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"attempts": [1]}', "[" * 100_000], ids=range(5))
 def test_a_damaged_ledger_is_not_taken_for_an_empty_one(simulated, tmp_path, content):
     (tmp_path / NAME).write_text(content)

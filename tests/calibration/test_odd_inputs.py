@@ -10,13 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from lynxstop.calibration.case import fixed_sequence
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import as_units
 from lynxstop.calibration.weighted import estimate_weights
 from lynxstop.cli import app
-from lynxstop.errors import CalibrationError, DataError
+from lynxstop.errors import CalibrationError, ConfigError, DataError
+from lynxstop.workflows.verify_bundle import verify_path
 
 HEAD = ("trace_id", "problem_id", "cue", "score", "loss")
 
@@ -193,6 +195,117 @@ def test_a_column_that_is_there_twice_is_an_error(tmp_path, suffix):
     good = write(tmp_path / "good.csv", [("t", "p", 0, 1, 0)])
     failed = command("--scores", good, "--method", "weighted", "--weights", weights)
     assert "several columns 'weight'" in str(failed.exception)
+
+
+PROMPTS = {
+    "numbers": [7] * 150 + list(range(100, 250)),
+    "days": pa.array([0] * 150 + list(range(1, 151)), pa.date32()),
+    "categories": pa.array(["same"] * 150 + [f"q{i}" for i in range(150)]).dictionary_encode(),
+    "bytes": [b"same"] * 150 + [f"q{i}".encode() for i in range(150)],
+    "messages": [[{"role": "user", "content": "same"}]] * 150
+    + [[{"role": "user", "content": f"q{i}"}] for i in range(150)],
+    "hidden": ["sa\u200bme" * (i % 2) or "\ufeffsame" for i in range(150)] + [f"q{i}" for i in range(150)],
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_repeated_prompts_are_found_in_a_column_of_any_type(tmp_path, kind, suffix):
+    # given 300 requests, half of which are one prompt
+    plain = [(f"t{i}", f"p{i}", 0, 2.0, int(i % 40 == 0)) for i in range(300)]
+    path = tmp_path / f"table.{suffix}"
+    if suffix == "csv":
+        prompts = pa.array(PROMPTS[kind]).to_pylist()
+        texts = [one.decode() if isinstance(one, bytes) else one for one in prompts]
+        write(path, [(*row, text) for row, text in zip(plain, texts, strict=True)], (*HEAD, "prompt"))
+    else:
+        columns = [*map(pa.array, map(list, zip(*plain, strict=True))), pa.array(PROMPTS[kind])]
+        pq.write_table(pa.table(columns, names=[*HEAD, "prompt"]), path)
+    made = level("--scores", path, "--risk", 0.1)
+    assert (made["repeated"], made["refused"]) == (149, True)
+
+
+def test_a_prompt_stands_in_for_a_digest_that_is_empty(tmp_path):
+    rows = [(f"t{i}", f"p{i}", 0, 2.0, 0, "q" if i < 9 else f"q{i}", "" if i % 2 else "d") for i in range(20)]
+    path = write(tmp_path / "table.csv", rows, (*HEAD, "prompt", "prompt_sha256"))
+    # then the ten of one digest are one problem, and so are the four of one text without a digest
+    assert level("--scores", path)["repeated"] == 9 + 3
+
+
+def test_prompts_that_are_no_prompts_are_refused(tmp_path):
+    columns = [pa.array(["t"]), pa.array(["p"]), pa.array([0]), pa.array([1.0]), pa.array([0])]
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table([*columns, pa.array([{"text": "q"}])], names=[*HEAD, "prompt"]), path)
+    assert "the prompt must be" in str(command("--scores", path).exception)
+
+
+@pytest.mark.parametrize("name", ["Prompt", "prompt ", "Full_Tokens", "PROMPT_SHA256"])
+def test_a_column_that_would_not_be_read_for_its_spelling_is_an_error(tmp_path, name):
+    failed = command("--scores", write(tmp_path / "table.csv", [("t", "p", 0, 1, 0, 1)], (*HEAD, name)))
+    assert "is spelt differently" in str(failed.exception)
+
+
+@pytest.mark.parametrize("row", [("t", "p", "", 2.0, 1), ("t", "p", "", 2.0, ""), ("t", "p", "", "", 1)])
+def test_a_point_without_its_cue_is_no_trace_without_cues(tmp_path, row):
+    rows = [(f"t{i}", f"p{i}", 0, 1, 0) for i in range(100)]
+    failed = command("--scores", write(tmp_path / "table.csv", [*rows, row]))
+    assert "has a score or a loss, and no cue" in str(failed.exception)
+    for loss in ("", 0):
+        path = write(tmp_path / "table.csv", [*rows, ("t", "p", "", "", loss)])
+        assert level("--scores", path)["problems"] == 101
+
+
+def test_a_group_that_is_nan_is_missing(tmp_path):
+    columns = [pa.array(list("ab")), pa.array(list("ab")), pa.array([0, 0]), pa.array([1.0, 2.0])]
+    path = tmp_path / "table.parquet"
+    columns += [pa.array([0, 0]), pa.array([1.0, float("nan")])]
+    pq.write_table(pa.table(columns, names=[*HEAD, "route"]), path)
+    assert "has no route" in str(command("--scores", path, "--by", "route").exception)
+
+
+@pytest.mark.parametrize("option", ["--by", "--subgroup"])
+@pytest.mark.parametrize("name", ["loss", "score", "cue"])
+def test_what_is_not_known_beforehand_makes_no_groups(tmp_path, option, name):
+    path = write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, i % 2) for i in range(99)])
+    failed = command("--scores", path, option, name)
+    assert isinstance(failed.exception, ConfigError)
+    assert f"No groups can be made of the column {name!r}" in str(failed.exception)
+
+
+def test_a_subgroup_that_is_named_twice_counts_once(tmp_path):
+    rows = [(f"t{i}", f"p{i}", 0, 1, 0, "ab"[i % 2]) for i in range(200)]
+    path = write(tmp_path / "table.csv", rows, (*HEAD, "route"))
+    out = tmp_path / "out"
+    level("--scores", path, "--subgroup", "route", "--subgroup", "route", "--out", out)
+    assert verify_path(out).holds
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--risk", "1e-320"),
+        ("--risk", "1e-10"),
+        ("--tried", str(10**400)),
+        ("--expires", str(10**9)),
+        ("--default-risk", "0.05"),
+        ("--out", "table.csv"),
+        ("--report", "."),
+        ("--report", "table.csv/report.html"),
+    ],
+    ids=lambda words: " ".join(words)[:20],
+)
+def test_impossible_options_are_one_clear_error(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "table.csv", [(f"t{i}", f"p{i}", 0, 1, 0) for i in range(200)])
+    failed = command("--scores", "table.csv", *words)
+    assert isinstance(failed.exception, ConfigError | SystemExit), failed.exception
+    assert failed.exit_code in (1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_no_threshold_is_accepted_at_a_limit_that_is_no_number():
+    assert fixed_sequence(np.array([0.0, 0.0]), float("nan")) == -1
+    assert fixed_sequence(np.array([0.0, np.nan, 0.0]), 0.05) == 0
 
 
 def test_a_misspelt_loss_is_an_error(tmp_path):

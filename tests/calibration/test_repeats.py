@@ -36,6 +36,7 @@ def table(prompts, problems=None, bad=()):
     [
         ("Compute 2+3.", "  compute\t2+3.\n", True),
         ("ﬁnd x² in Straße", "FIND X2 IN STRASSE", True),
+        ("Compute 2+3.", "\ufeffCom\u00adpute\u200b 2+3.\u200e", True),
         ("Compute 2+3.", "Compute 2+4.", False),
         ("a b", "ab", False),
         (

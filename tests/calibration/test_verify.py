@@ -181,6 +181,14 @@ def test_thresholds_that_training_did_not_fix_are_found(made):
     assert any("not fixed on the bundle" in line for line in found.certificates[0].differences)
 
 
+def test_a_file_that_the_sums_do_not_name_is_found(made):
+    sums = made / SUMS
+    lines = sums.read_text().splitlines(keepends=True)
+    for place, line in enumerate(lines):
+        sums.write_text("".join(lines[:place] + lines[place + 1 :]))
+        assert verify_path(made).differences == (f"{line.split()[1]} is not named in {SUMS}.",)
+
+
 def test_a_certificate_that_no_level_names_is_found(made):
     first = sorted((made / "certificates").glob("risk-*.json"))[0]
     shutil.copy(first, first.with_name("risk-0.05-all-00000000.json"))

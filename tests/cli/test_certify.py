@@ -201,6 +201,13 @@ def test_a_prompt_stays_in_its_part_when_problems_are_added() -> None:
     assert sum(map(len, after.values())) == 2000
 
 
+def test_spellings_of_one_prompt_are_in_one_part() -> None:
+    problems = [Problem(f"{n}{i}", f"{n} is  {i}?") for i in range(100) for n in ("What", "what", "WHAT ")]
+    parts = split_problems(problems)
+    assert {problem.id[:4] for part in parts.values() for problem in part} == {"What"}
+    assert sum(map(len, parts.values())) == 100
+
+
 def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
     assert outlook(200, (0.05, 0.1), 0.95).risks == (0.05, 0.1)
     assert floor(0.05, (0.05, 0.1), 0.95) > smallest_size(0, 0.05, 0.05)

@@ -69,6 +69,22 @@ def test_a_broken_line_is_named(tmp_path, line, complaint):
     assert "p.jsonl, line 3" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"prompt": "a"}\n{"prompt": "b \\ud83d"}', "line 2.*half a character"),
+        ('{"prompt": "a", "topic": "\\ud83d"}', "half a character"),
+        ("[" * 100_000, "nested"),
+        ('{"prompt":' + "[" * 100_000, "nested"),
+    ],
+    ids=range(4),
+)
+def test_json_that_is_no_text_is_refused(tmp_path, content, complaint):
+    (tmp_path / "p.jsonl").write_text(content)
+    with pytest.raises(DataError, match=complaint):
+        load_problems(tmp_path / "p.jsonl")
+
+
 @pytest.mark.parametrize("content", ["id,prompt\na\n", "id,prompt\na,b,c\n", 'id,prompt\na,b\nc,"d\n'])
 def test_a_ragged_csv_is_refused(tmp_path, content):
     (tmp_path / "p.csv").write_text(content)
