@@ -4,12 +4,14 @@ Asks held-out problems of the shipped reasoner at the certified sampling, once w
 once at a certified risk, through a proxy in this process. Tokens are those that vLLM generated, by its own
 counters; what continuations were given again as their prompts is shown beside.
 
-    python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner] [--form] [--json]
+    python benchmarks/proxy_savings.py URL BUNDLE [--risk 0.05] [-n 300] [--model reasoner]
+                                       [--form | --tools] [--json]
 
-`--form` asks for the answer as JSON by a schema, which no certificate is about: exits are made without one.
-A grammar that lets the model write blanks lets this one, which has not learned to write JSON, write nothing
-else: start vLLM with --structured-outputs-config
-'{"backend": "xgrammar", "disable_any_whitespace": true}'.
+`--form` asks for the answer as JSON by a schema, and `--tools` offers a function, which this model never
+calls: no certificate is about these, and exits are made without one. A grammar that lets the model write
+blanks lets this one, which has not learned to write JSON, write nothing else: for `--form` start vLLM with
+--structured-outputs-config '{"backend": "xgrammar", "disable_any_whitespace": true}', and for `--tools` with
+--enable-auto-tool-choice --tool-call-parser hermes.
 """
 
 from __future__ import annotations
@@ -31,18 +33,14 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.problems import Problem
 
-FORM = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "answer",
-        "schema": {
-            "type": "object",
-            "properties": {"answer": {"type": "integer", "minimum": -99999, "maximum": 99999}},
-            "required": ["answer"],
-            "additionalProperties": False,
-        },
-    },
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "integer", "minimum": -99999, "maximum": 99999}},
+    "required": ["answer"],
+    "additionalProperties": False,
 }
+FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "look_up", "parameters": SCHEMA}}]}
 
 
 async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
@@ -60,8 +58,11 @@ async def counters(client: httpx.AsyncClient, url: str) -> dict[str, float]:
     return found
 
 
-def boxed(content: str) -> str:
-    """Return the answer of a form as the grader reads it; empty when the token limit cut the form."""
+def said(message: dict[str, Any], body: dict[str, Any]) -> str:
+    """Return an answer as the grader reads it; empty when the token limit cut the form."""
+    content = str(message["content"] or "")
+    if "response_format" not in body:
+        return content
     try:
         return f"\\boxed{{{json.loads(content)['answer']}}}"
     except json.JSONDecodeError:
@@ -88,9 +89,7 @@ async def run(
     answers = await asyncio.gather(*(one(problem) for problem in problems))
     await asyncio.sleep(2)
     after = await counters(client, url)
-    contents = [answer["choices"][0]["message"]["content"] or "" for answer in answers]
-    if "response_format" in body:
-        contents = [boxed(content) for content in contents]
+    contents = [said(answer["choices"][0]["message"], body) for answer in answers]
     right = [
         grade(content, problem.answer).right is True
         for content, problem in zip(contents, problems, strict=True)
@@ -112,8 +111,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     body = {"model": arguments.model, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
     body |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1}
     policy: dict[str, Any] = {"bundle": arguments.bundle}
-    if arguments.form:
-        body["response_format"] = FORM
+    if arguments.form or arguments.tools:
+        body |= FORM if arguments.form else TOOLS
         policy["uncertified"] = "stop"
     config = ProxyConfig.model_validate({"upstream": {"url": arguments.url}, "policy": policy})
     listener = socket.create_server(("127.0.0.1", 0))
@@ -142,7 +141,9 @@ def main() -> None:
     parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--model", default="reasoner")
-    parser.add_argument("--form", action="store_true", help="answers as JSON")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--form", action="store_true", help="answers as JSON")
+    how.add_argument("--tools", action="store_true", help="requests that offer a function")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = asyncio.run(measure(arguments))
