@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import orjson
-
 from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.choices import joined
@@ -16,6 +14,7 @@ from lynxstop.proxy.request_options import KEY
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.service import Services
 from lynxstop.remote.events import ClientEvent, as_json
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import Headers, for_answer
 from lynxstop.remote.report import as_headers
 
@@ -78,7 +77,7 @@ class Answers:
                 if source.usage is not None and source.usage.get(name) is not None:
                     request.incoming.notes[name] = int(source.usage[name])
         answer = self._document(request, found, source)
-        content = orjson.dumps(answer)
+        content = encoded(answer)
         headers = [*self._passed_on(request), (b"content-type", b"application/json"), length_of(content)]
         headers += as_headers(answer.get(KEY) or {})
         await reply.start(200, headers)

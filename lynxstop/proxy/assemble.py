@@ -6,11 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from lynxstop.remote.delta import REASONING_FIELDS
+from lynxstop.remote.event_rewriter import entries_of
 
 Json = dict[str, Any]
 
 _TEXTS = ("text", "summary", "data")
 """Keys of a part whose texts come in pieces."""
+
+_PIECES = ("arguments", "data", "transcript")
+"""The same of an object, such as a call of a function, or audio."""
 
 _OF_THE_STREAM = ("delta", "index", "finish_reason", "logprobs", "stop_reason")
 
@@ -34,8 +38,7 @@ def assemble(events: Iterable[Json], empty: str | None = None) -> Json:
         answer.update({name: value for name, value in event.items() if name != "choices"})
         for part in event.get("choices") or ():
             _say(message, part.get("delta") or {})
-            if part.get("logprobs"):
-                entries += part["logprobs"].get("content") or ()
+            entries += entries_of(part)
             for name in ("finish_reason", "stop_reason"):
                 if part.get(name) is not None:
                     choice[name] = part[name]
@@ -50,14 +53,29 @@ def assemble(events: Iterable[Json], empty: str | None = None) -> Json:
 def _say(message: Json, delta: Json) -> None:
     """Add what one event says to a message."""
     for name, value in delta.items():
-        if isinstance(value, str) and isinstance(message.get(name), str) and name != "role":
-            message[name] += value
-        elif name == "tool_calls" and value:
+        if name == "tool_calls" and isinstance(value, list) and value:
             _call(message.setdefault(name, []), value)
-        elif isinstance(value, list) and isinstance(message.get(name), list):
-            _extend(message[name], value)
+        elif name == "role":
+            message[name] = value or message.get(name)
         elif value is not None:
-            message[name] = value
+            message[name] = _joined(message.get(name), value)
+
+
+def _joined(known: Any, more: Any) -> Any:
+    """Join two pieces of a value: texts, lists, objects of texts, or a text and a list of parts."""
+    if isinstance(known, str) and isinstance(more, str):
+        return known + more
+    if isinstance(known, list) and isinstance(more, str | list):
+        _extend(known, [{"type": "text", "text": more}] if more and isinstance(more, str) else more)
+        return known
+    if isinstance(known, str) and known and isinstance(more, list):
+        return [{"type": "text", "text": known}, *more]
+    if isinstance(known, dict) and isinstance(more, dict):
+        pieces = {
+            name: _joined(known[name], more[name]) for name in _PIECES if name in known and name in more
+        }
+        return {**known, **more, **pieces}
+    return more
 
 
 def _extend(known: list[Any], more: Iterable[Any]) -> None:
@@ -81,11 +99,19 @@ def _same_part(last: Any, part: Any) -> bool:
 
 
 def _call(calls: list[Json], parts: Iterable[Json]) -> None:
-    """Add parts of tool calls: names come whole, arguments in pieces."""
+    """Add parts of tool calls: names and ids come whole, arguments in pieces."""
     for part in parts:
-        known = next((call for call in calls if call["index"] == part.get("index", 0)), None)
-        if known is None:
-            calls.append({"index": 0, **part, "function": dict(part.get("function") or {})})
+        if not isinstance(part, dict):
             continue
-        said = part.get("function") or {}
-        known["function"]["arguments"] = known["function"].get("arguments", "") + said.get("arguments", "")
+        place = part.get("index", 0)
+        known = next((call for call in reversed(calls) if call["index"] == place), None)
+        said = dict(part.get("function") or {})
+        if known is None or (part.get("id") and known.get("id") not in (None, part["id"])):
+            calls.append({"index": 0, **part, "function": said})
+            continue
+        function = known["function"]
+        before, more = function.get("arguments"), said.get("arguments")
+        known |= {name: value for name, value in part.items() if value is not None and name != "function"}
+        function |= {name: value for name, value in said.items() if value is not None}
+        if before is not None:
+            function["arguments"] = before if more is None else _joined(before, more)

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.race import seeded
@@ -15,6 +13,7 @@ from lynxstop.proxy.request_options import RequestOptions
 from lynxstop.proxy.service import Service
 from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.http.encoded import encoded
 
 Json = dict[str, Any]
 
@@ -25,10 +24,7 @@ class Frames:
     def write(self, events: Sequence[ClientEvent]) -> bytes:
         """Write events that go out together."""
         return b"".join(
-            [
-                b"data: %b\n\n" % (event if isinstance(event, bytes) else orjson.dumps(event))
-                for event in events
-            ]
+            [b"data: %b\n\n" % (event if isinstance(event, bytes) else encoded(event)) for event in events]
         )
 
     def end(self) -> bytes:

@@ -127,7 +127,7 @@ def summed(usages: Sequence[Mapping[str, Any]]) -> Json | None:
     details: Json = {}
     for usage in usages:
         for name, count in (usage.get("completion_tokens_details") or {}).items():
-            details[name] = details.get(name, 0) + count if isinstance(count, int) else count
+            details[name] = (details.get(name) or 0) + count if isinstance(count, int) else count
     return {**found, "completion_tokens_details": details} if details else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +127,11 @@ class _Form(Frames):
         kept = {name: value for name, value in choice.items() if name not in ("delta", "logprobs")}
         given = choice.get("logprobs")
         place = choice.get("index", 0)
-        logprobs = None if self._top is None or not given else self._logprobs(given, self._top, place)
+        logprobs = None
+        if self._top is not None and given:
+            # What is not in its form goes out without log-probabilities.
+            with suppress(AttributeError, LookupError, TypeError, ValueError):
+                logprobs = self._logprobs(given, self._top, place)
         self._said[place] = self._said.get(place, 0) + len(text)
         return {**kept, "text": text, "logprobs": logprobs}
 

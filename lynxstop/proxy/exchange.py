@@ -183,7 +183,7 @@ class Incoming:
                 status=415,
                 hint="Use gzip, deflate or none.",
             )
-        current = unpacker(coding)
+        current = unpacker(coding, self.body)
         try:
             unpacked: bytes = current.decompress(self.body, limit + 1)
         except zlib.error:

@@ -39,6 +39,11 @@ def tools_of(body: Mapping[str, Any]) -> Json | None:
     return found
 
 
+def given(block: Mapping[str, Any]) -> Json:
+    """Return the keys that are set: SDKs write null into those that are not."""
+    return {name: value for name, value in block.items() if value is not None}
+
+
 def uses_tools(content: Any) -> bool:
     """Whether a turn has calls or results among its blocks."""
     return isinstance(content, list) and any(
@@ -63,7 +68,7 @@ def turns_of(role: str, content: Sequence[Any]) -> list[Json] | None:
             thoughts.append(str(block.get("thinking") or ""))
         elif role == "assistant" and kind == "tool_use" and isinstance(block.get("name"), str):
             calls.append(_call(block))
-        elif role == "user" and kind == "tool_result" and not set(block) - _RESULT:
+        elif role == "user" and kind == "tool_result" and not set(given(block)) - _RESULT:
             said = _plain(block.get("content"))
             if said is None:
                 return None
@@ -93,12 +98,14 @@ def opened_block(part: Mapping[str, Any]) -> Json:
 
 def arguments_of(part: Mapping[str, Any]) -> str:
     """Return what a piece of a call adds to its arguments."""
-    return (part.get("function") or {}).get("arguments") or ""
+    said = (part.get("function") or {}).get("arguments") or ""
+    return said if isinstance(said, str) else json.dumps(said)
 
 
-def begins(part: Mapping[str, Any]) -> bool:
-    """Whether a piece is the first of its call."""
-    return bool(part.get("id") or (part.get("function") or {}).get("name"))
+def begins(part: Mapping[str, Any], id: str) -> bool:
+    """Whether a piece is the first of its call, and not one more of the call with an id."""
+    named = part.get("id")
+    return named != id if named else bool((part.get("function") or {}).get("name"))
 
 
 def parsed(arguments: str) -> Any:
@@ -111,11 +118,12 @@ def parsed(arguments: str) -> Any:
 
 def pieces(delta: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Give the pieces of calls in an event's `delta`."""
-    return (part for part in delta.get("tool_calls") or () if isinstance(part, Mapping))
+    found = delta.get("tool_calls")
+    return (part for part in (found if isinstance(found, list) else ()) if isinstance(part, Mapping))
 
 
 def _tool(tool: Any) -> Json | None:
-    if not isinstance(tool, dict) or set(tool) - _TOOL or tool.get("type") not in (None, "custom"):
+    if not isinstance(tool, dict) or set(given(tool)) - _TOOL or tool.get("type") not in (None, "custom"):
         return None
     if not isinstance(tool.get("name"), str) or not isinstance(tool.get("input_schema"), dict):
         return None

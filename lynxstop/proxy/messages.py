@@ -11,6 +11,7 @@ from lynxstop.proxy.failures import MESSAGES, by_status
 from lynxstop.proxy.message_tools import (
     arguments_of,
     begins,
+    given,
     opened_block,
     parsed,
     pieces,
@@ -112,7 +113,7 @@ def _options(body: Mapping[str, Any]) -> Json | str:
     thinking, config = body.get("thinking") or {}, body.get("output_config") or {}
     if not isinstance(thinking, dict) or not isinstance(config, dict):
         return "malformed"
-    config, chat = _set(config), {}
+    config, chat = given(config), {}
     if thinking.get("type", "enabled") not in ("enabled", "adaptive"):
         return "thinking_hidden"
     if config.keys() - {"effort"}:
@@ -181,7 +182,8 @@ class MessageWriter:
     def calls(self, delta: Json) -> Iterator[Json]:
         """Write the pieces of calls: a block for each call, its arguments as they come."""
         for part in pieces(delta):
-            if begins(part) or not self._blocks or self._blocks[-1]["type"] != "tool_use":
+            block = self._blocks[-1] if self._blocks else {}
+            if block.get("type") != "tool_use" or begins(part, block["id"]):
                 yield from self._close()
                 self._blocks.append(opened_block(part))
                 self._arguments = ""
@@ -229,7 +231,7 @@ class MessageWriter:
         block = self._blocks[-1]
         if block["type"] == "thinking":
             # Clients want one, and nothing here checks it: a digest of what it stands for.
-            block["signature"] = hashlib.sha256(block["thinking"].encode()).hexdigest()
+            block["signature"] = hashlib.sha256(block["thinking"].encode(errors="surrogatepass")).hexdigest()
             yield self._delta({"type": "signature_delta", "signature": block["signature"]})
         elif block["type"] == "tool_use":
             block["input"] = parsed(self._arguments)
@@ -244,11 +246,6 @@ def _messages(role: str, content: Any) -> list[Json] | None:
     return None if text is None else [{"role": role, "content": text}]
 
 
-def _set(block: Mapping[str, Any]) -> Json:
-    """Return the keys that are set: SDKs write null into those that are not."""
-    return {name: value for name, value in block.items() if value is not None}
-
-
 def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
     """Return a content that is nothing but text; None, when it is something else."""
     if isinstance(content, str):
@@ -256,6 +253,6 @@ def _text(content: Any, dropped: tuple[str, ...]) -> str | None:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         return None
     kept = [block for block in content if block.get("type") not in dropped]
-    if any(block.get("type") != "text" or _set(block).keys() - _TEXT for block in kept):
+    if any(block.get("type") != "text" or given(block).keys() - _TEXT for block in kept):
         return None
     return "\n".join(str(block.get("text") or "") for block in kept)

@@ -120,6 +120,7 @@ def _given(incoming: Incoming, body: Mapping[str, Any]) -> dict[str, Any]:
         }
     if not isinstance(given, dict):
         raise RequestError('The key "lynxstop" is an object, such as {"risk": 0.05}.', code="bad_lynxstop")
+    given = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(given) - set(_NAMES)):
         raise RequestError(
             f'The key "lynxstop" has no {str(unknown[0])[:40]!r}.',

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lynxstop.proxy.message_tools import given
+
 Json = dict[str, Any]
 
 CALL, OUTPUT, REASONING = "function_call", "function_call_output", "reasoning"
@@ -24,7 +26,7 @@ def tools_of(body: Mapping[str, Any]) -> Json | None:
     if not isinstance(tools, list) or not all(_is_function(tool) for tool in tools):
         return None
     made = [
-        {"type": "function", "function": {name: tool[name] for name in tool if name != "type"}}
+        {"type": "function", "function": {name: tool[name] for name in given(tool) if name != "type"}}
         for tool in tools
     ]
     found: Json = {"tools": made}
@@ -58,7 +60,7 @@ def add_turn(messages: list[Json], item: Mapping[str, Any], thought: str) -> boo
                 return False
             said = "\n".join(map(str, parts))
         called = {call["id"] for message in messages for call in message.get("tool_calls", ())}
-        if not isinstance(said, str) or item.get("call_id") not in called:
+        if not isinstance(said, str) or str(item.get("call_id")) not in called:
             return False
         messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": said})
         return True
@@ -89,4 +91,4 @@ def opened_call(part: Mapping[str, Any], id: str) -> Json:
 
 def _is_function(tool: Any) -> bool:
     named = isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("name"), str)
-    return named and not set(tool) - _TOOL
+    return named and not set(given(tool)) - _TOOL

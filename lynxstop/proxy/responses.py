@@ -191,7 +191,8 @@ class ResponseWriter:
     def calls(self, delta: Json) -> Iterator[Json]:
         """Write the pieces of calls: an item for each call, its arguments as they come."""
         for part in pieces(delta):
-            if begins(part) or not self._items or self._items[-1]["type"] != CALL:
+            last = self._items[-1] if self._items else {}
+            if last.get("type") != CALL or begins(part, last["call_id"]):
                 yield from self._close("completed")
                 place = len(self._items)
                 self._items.append(opened_call(part, f"fc_{place}_{self._response['id']}"))
@@ -270,11 +271,13 @@ class ResponseWriter:
 
 def _message(item: Any) -> Json | None:
     """Return an item as a chat's message; None, when it is something else."""
-    if not isinstance(item, dict) or item.get("type", _MESSAGE) != _MESSAGE or item.get("role") not in _ROLES:
+    if not isinstance(item, dict) or (item.get("type") or _MESSAGE) != _MESSAGE:
+        return None
+    if not isinstance(item.get("role"), str) or item["role"] not in _ROLES:
         return None
     content = item.get("content")
     if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") in _TEXTS]
+        parts = [part for part in content if isinstance(part, dict) and str(part.get("type")) in _TEXTS]
         if len(parts) != len(content) or any(part.get("annotations") for part in parts):
             return None
         content = "\n".join(str(part.get("text", "")) for part in parts)

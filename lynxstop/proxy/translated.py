@@ -20,6 +20,7 @@ from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.connection import RefusedError
+from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import find, for_call
 from lynxstop.remote.thinking_splitter import DEFAULT, ThinkingSplitter
 
@@ -173,7 +174,7 @@ class _Writing(Frames):
             delimiters, opened=stream_config is not None and stream_config.opened
         )
         self._begun = False
-        self._choice: Json = {}
+        self._choice: Json = {"finish_reason": None}
         self._report: Json | None = None
         self._said = False
 
@@ -191,7 +192,7 @@ class _Writing(Frames):
             opening = getattr(self._source, "opening", None)
             yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
         self._report = event.get("lynxstop", self._report)
-        for choice in event.get("choices") or ():
+        for choice in (event.get("choices") or ())[:1]:
             for part in self._splitter.read(choice.get("delta") or {}):
                 yield from self.writer.text(part.text, thinking=part.thinking)
             if (choice.get("delta") or {}).get("tool_calls"):
@@ -202,7 +203,7 @@ class _Writing(Frames):
                 self._choice = choice
 
     def _end(self) -> Iterator[Json]:
-        if not self._choice:
+        if not self._begun:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
         for part in self._splitter.end():
             yield from self.writer.text(part.text, thinking=part.thinking)
@@ -210,4 +211,4 @@ class _Writing(Frames):
 
 
 def _frame(event: Json) -> bytes:
-    return b"event: " + str(event["type"]).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+    return b"event: " + str(event["type"]).encode() + b"\ndata: " + encoded(event) + b"\n\n"

@@ -26,7 +26,7 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     "malformed": lambda body: (
         not isinstance(body.get("messages"), list)
         or not all(isinstance(body.get(name), dict | None) for name in ("stream_options", "response_format"))
-        or not all(isinstance(body.get(name), int | None) for name in _NUMBERS)
+        or not all(isinstance(body.get(name), int | None) for name in ("stream", *_NUMBERS))
     ),
     "several_choices": lambda body: body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
     # A grammar starts after the thinking; forced tokens would break it.

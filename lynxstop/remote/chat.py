@@ -164,6 +164,8 @@ class Chat:
         if self._truncation is None:
             shown += self._held.release()
         else:
+            if (last := self.rewriter.unfinished()) is not None:
+                shown.append(last)
             if shown:
                 yield shown
             async with aclosing(continued(self, self._truncation)) as answer:
@@ -232,7 +234,8 @@ class Chat:
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
         """Read an event of the server's first stream; append what the client may get by now to `shown`."""
         event: ClientEvent
-        matched = None if self._template is None else self._template.match(data)
+        fast = self._template is not None and self.rewriter.finish is None
+        matched = self._template.match(data) if self._template is not None and fast else None
         if matched is not None:
             line, text, number, entry = matched
             thinking = self._template is not None and self._template.thinking

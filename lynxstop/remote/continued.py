@@ -87,11 +87,7 @@ def _answered(chat: Chat, call: Call, event: Json, delta: Delta) -> ClientEvent 
         return chat.rewriter.relayed(event)
     if not (delta.content or delta.finish):
         return None
-    one = chat.rewriter.said(delta.content, thinking=False, delta=delta, event=event)
-    if delta.finish:
-        chat.rewriter.finish = one
-        return None
-    return one
+    return chat.rewriter.in_order(chat.rewriter.said(delta.content, thinking=False, delta=delta, event=event))
 
 
 def _merge(chat: Chat, truncation: TruncationPoint, forced: int, usage: Json, answered: int) -> None:

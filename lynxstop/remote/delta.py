@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,19 +41,18 @@ class Delta(NamedTuple):
     opaque: bool = False
 
     def checked(self) -> Delta:
-        """Return itself.
+        """Return itself, without a usage whose counts are none."""
+        return self if self.usage is None or _counts(self.usage) else self._replace(usage=None)
 
-        Raises
-        ------
-        TypeError
-            When the usage has counts that are none.
-        """
-        if self.usage is not None:
-            for name in ("prompt_tokens", "completion_tokens"):
-                count = self.usage.get(name)
-                if count is not None and (not isinstance(count, int | float) or count < 0):
-                    raise TypeError
-        return self
+
+def _counts(usage: Any) -> bool:
+    if not isinstance(usage, Mapping):
+        return False
+    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    details = usage.get("completion_tokens_details")
+    return (not details or isinstance(details, Mapping)) and all(
+        count is None or (isinstance(count, int | float) and 0 <= count < math.inf) for count in counts
+    )
 
 
 def reasoning_field(said: Mapping[str, Any]) -> str | None:

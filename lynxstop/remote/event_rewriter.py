@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json, reasoning_field
 from lynxstop.remote.dialects.base import Dialect
-from lynxstop.remote.events import ClientEvent
+from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
 
@@ -37,11 +37,13 @@ class EventRewriter:
         self.base: Json = {}
         self.field: str | None = None
         self.finish: Json | None = None
+        self._reason: str | None = None
 
     def learn(self, event: Json, delta: Delta) -> None:
         """Learn the common keys and the field for thinking from an event."""
-        if not self.base and event.get("id"):
-            self.base = {name: event[name] for name in _NAMES if name in event}
+        for name in _NAMES:
+            if name in event and not self.base.get(name):
+                self.base[name] = event[name]
         if delta.thinking and self.field is None:
             self.field = reasoning_field(event["choices"][0]["delta"])
 
@@ -56,10 +58,10 @@ class EventRewriter:
     def shown(self, event: ClientEvent) -> ClientEvent | None:
         """Return an event of the server as the client gets it.
 
-        None when only the proxy asked for it, and for the one with the finish reason: see `finish`.
+        None when only the proxy asked for it, and for the one with the finish reason: see `in_order`.
         """
         if isinstance(event, bytes):
-            return event
+            return event if self.finish is None else self.in_order(as_json(event))
         choices = event.get("choices")
         if not choices and "error" not in event:
             return None
@@ -69,14 +71,36 @@ class EventRewriter:
             if wanted is None:
                 if "logprobs" in choice:
                     choice["logprobs"] = None
-            elif choice.get("logprobs"):
-                for entry in choice["logprobs"].get("content") or ():
-                    entry["top_logprobs"] = entry.get("top_logprobs", [])[:wanted]
+            else:
+                for entry in entries_of(choice):
+                    entry["top_logprobs"] = (entry.get("top_logprobs") or [])[:wanted]
         if event.get("usage") and choices:
             event["usage"] = None
-        if choices and choices[0].get("finish_reason"):
+        return self.in_order(event) if choices else event
+
+    def in_order(self, event: Json) -> Json | None:
+        """Return an event that goes out now; the one with the finish reason waits in `finish` for the end.
+
+        If another follows it after all, that one waits in its place, and has the reason.
+        """
+        [choice, *_] = event["choices"]
+        if self.finish is None:
+            if not choice.get("finish_reason"):
+                return event
             self.finish = event
             return None
+        before = self.unfinished()
+        self.finish = event
+        if before is not None and not choice.get("finish_reason"):
+            choice["finish_reason"] = self._reason
+        return before if before is not None and _says(before) else None
+
+    def unfinished(self) -> Json | None:
+        """Return the event that waits, its reason taken away, as one that is not the last; None for none."""
+        event, self.finish = self.finish, None
+        if event is not None:
+            self._reason = event["choices"][0].get("finish_reason")
+            event["choices"][0]["finish_reason"] = None
         return event
 
     def forced(self, text: str, *, thinking: bool) -> Json:
@@ -94,12 +118,9 @@ class EventRewriter:
             if not any(said.values()) and not choice.get("finish_reason"):
                 return None
         given = self.shown(event)
-        if given is None:
-            if self.finish is event:
-                self.finish = {**event, **self.base}
-            return None
-        assert isinstance(given, dict)
-        return {**given, **self.base}
+        if self.finish is event:
+            self.finish = {**event, **self.base}
+        return None if given is None else {**as_json(given), **self.base}
 
     def said(
         self,
@@ -131,6 +152,18 @@ class EventRewriter:
                 "content": [_entry(token, self._client_request.logprobs) for token in delta.tokens]
             }
         return {**self.base, "choices": [said]}
+
+
+def entries_of(choice: Json) -> list[Json]:
+    """Return the log-probabilities of a choice in the form of chats, as far as they have it."""
+    logprobs = choice.get("logprobs")
+    found = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _says(event: Json) -> bool:
+    said = event["choices"][0].get("delta")
+    return isinstance(said, dict) and any(value for name, value in said.items() if name != "role")
 
 
 def _entry(token: StreamToken, top: int) -> Json:

@@ -53,7 +53,7 @@ class Reading:
         self._ended = False
 
     def event(self, data: bytes) -> tuple[Json, Delta] | None:
-        """Read an event; None for the final `[DONE]`.
+        """Read an event; None for the final `[DONE]`, and for one without content.
 
         Raises
         ------
@@ -62,20 +62,19 @@ class Reading:
         UpstreamError
             When it is not a JSON object, or has an unknown form.
         """
-        if data == DONE:
-            self._ended = True
+        data = data.strip()
+        if not data or data == DONE:
+            self._ended = self._ended or bool(data)
             return None
         event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
+        if (said := error_in(event)) is not None:
+            raise StreamedError(said)
         if not isinstance(event, dict):
             raise _nonsense()
-        if (event.get("error") or "choices" not in event) and (said := error_in(event)) is not None:
-            raise StreamedError(said)
         try:
             delta = self._read(event).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
             raise _nonsense() from None
-        if not isinstance(delta.content, str):
-            raise _nonsense()
         if delta.finish:
             self._ended = True
         if self._prompt is not None:

@@ -25,7 +25,7 @@ def follow(session: StreamSession, delta: Delta) -> TruncationPoint | None:
     """
     if delta.thinking and not session.inside and (truncation := session.mark(opens=True)):
         return truncation
-    left = len(delta.thinking.encode())
+    left = len(delta.thinking.encode(errors="surrogatepass"))
     closing = session.config.closing
     for token in delta.tokens:
         closes = delta.content and left <= 0 and session.inside and session.opened_by_field

@@ -66,7 +66,8 @@ class HeldFrames:
                     tail = tokens[truncation.index].text[: truncation.kept]
                     whole, text = [*whole, StreamToken(tail, 0.0)], text + tail
                 said = text.decode(errors="replace")
-                event = self._rewriter.said(said, thinking=True, delta=Delta(tokens=whole)) if said else None
+                own = self._rewriter.said(said, thinking=True, delta=Delta(tokens=whole))
+                event = self._rewriter.in_order(own) if said else None
             if event:
                 shown.append(event)
         self._frames.clear()

@@ -11,6 +11,9 @@ from lynxstop.errors import UpstreamError
 
 Json = dict[str, Any]
 
+_MESSAGES = ("message", "msg", "error_msg", "faultstring")
+_CODES = ("code", "statusCode", "status_code", "error_code")
+
 
 class StreamedError(UpstreamError):
     """The server ended its stream with an error.
@@ -37,20 +40,41 @@ def error_in(document: Any) -> Json | None:
     dict or None
         `message`, and of `type`, `param` and `code` what the server gave; further keys are kept.
     """
+    if isinstance(document, list) and len(document) == 1:
+        document = document[0]
     if not isinstance(document, Mapping):
         return None
-    inner = document.get("error")
+    inner = _inner(document)
     if isinstance(inner, Mapping):
         return _with_message(inner)
-    if inner:
+    if inner and (isinstance(inner, str) or _words(document) is None):
         kind = document.get("error_type") or document.get("type")
         return {"message": str(inner), **({"type": kind} if isinstance(kind, str) else {})}
-    if isinstance(document.get("message"), str) and _is_error(document):
+    if _words(document) is not None and (inner or _is_error(document)):
         return _with_message({name: value for name, value in document.items() if name != "object"})
     if "detail" in document and not document.keys() - {"detail", "title", "status", "type"}:
         detail = document["detail"]
         return {"message": detail if isinstance(detail, str) else orjson.dumps(detail).decode()}
     return None
+
+
+def _inner(document: Mapping[str, Any]) -> Any:
+    """Return what a document, or its choice, has under `error`, or as the first of its `errors`."""
+    found, several = document.get("error"), document.get("errors")
+    if not found and isinstance(several, list) and several:
+        found = several[0]
+    choices = document.get("choices")
+    if not found and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        found = choices[0].get("error")
+    # Some gateways wrap the error that they got.
+    while isinstance(found, Mapping) and isinstance(found.get("error"), Mapping):
+        found = found["error"]
+    return found or None
+
+
+def _words(document: Mapping[str, Any]) -> str | None:
+    """Return the message of a document, by the keys under which servers have it."""
+    return next((document[name] for name in _MESSAGES if isinstance(document.get(name), str)), None)
 
 
 def error_in_body(body: bytes) -> Json | None:
@@ -65,7 +89,7 @@ def http_status(code: Any) -> int | None:
     """Return a code as the status of an answer; None when it is none of an error."""
     try:
         status = int(code)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return status if 400 <= status <= 599 else None
 
@@ -87,12 +111,17 @@ def shown(said: Mapping[str, Any], status: int, kind: str) -> Json:
 
 def _is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document with a message is an error itself, and no news such as "queued"."""
-    named = (document.get("object"), document.get("type"))
-    return any("error" in str(name).lower() for name in named) or bool(http_status(document.get("code")))
+    named = (document.get("object"), document.get("type"), document.get("status"))
+    if any("error" in str(name).lower() for name in named) or "error_msg" in document:
+        return True
+    return any(http_status(document.get(name)) for name in _CODES) or (
+        "msg" in document and document.get("code") not in (None, 0, 200)
+    )
 
 
 def _with_message(error: Mapping[str, Any]) -> Json:
-    message = error.get("message")
-    if not isinstance(message, str):
+    message = _words(error)
+    if message is None:
         message = str(error.get("detail") or error.get("code") or "The server gave no message.")
-    return {**error, "message": message}
+    code = next((error[name] for name in _CODES if error.get(name) is not None), None)
+    return {**error, "message": message, **({} if code is None else {"code": code})}

@@ -10,6 +10,9 @@ from lynxstop.remote.delta import reasoning_field
 
 DEFAULT = FAMILIES["think"]
 
+_TEXTS = ("text", "thinking", "summary", "content")
+"""Keys under which a part has its text."""
+
 
 class TextPiece(NamedTuple):
     """A piece of text; never empty."""
@@ -40,14 +43,20 @@ class ThinkingSplitter:
     def read(self, delta: Mapping[str, Any]) -> list[TextPiece]:
         """Return the pieces of text of an event's `delta`."""
         found = []
-        if (field := reasoning_field(delta)) is not None:
+        if thinking := _text(delta.get(reasoning_field(delta) or "reasoning_details")):
             self._state, self._held = "answer", ""
-            found.append(TextPiece(True, delta[field]))
-        if content := delta.get("content"):
-            if self._state == "answer":
-                found.append(TextPiece(False, content))
+            found.append(TextPiece(True, thinking))
+        content = delta.get("content")
+        for part in content if isinstance(content, list) else [content]:
+            if not (text := _text(part)):
+                continue
+            if isinstance(part, Mapping) and part.get("type") == "thinking":
+                self._state = "answer"
+                found.append(TextPiece(True, text))
+            elif self._state == "answer":
+                found.append(TextPiece(False, text))
             else:
-                self._held += content
+                self._held += text
                 found += self._settle(self._held)
         return found
 
@@ -77,6 +86,15 @@ class ThinkingSplitter:
         held = max(_overlap(text, mark) for mark in self._delimiters.close)
         self._held = text[len(text) - held :]
         return [TextPiece(True, text[: len(text) - held])] if len(text) > held else []
+
+
+def _text(said: Any) -> str:
+    """Return the text of a part, or of several, as servers nest them."""
+    if isinstance(said, list):
+        return "".join(map(_text, said))
+    if isinstance(said, Mapping):
+        return _text(next((said[name] for name in _TEXTS if said.get(name)), None))
+    return said if isinstance(said, str) else ""
 
 
 def split_at_close(text: str, close: Sequence[str]) -> tuple[str, str] | None:

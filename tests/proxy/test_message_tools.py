@@ -134,3 +134,12 @@ def test_calls_in_pieces_are_blocks_one_after_the_other() -> None:
     assert [block.get("input") for block in writer.whole()["content"]] == [None, {"x": 1}, {}]
     assert writer.whole()["stop_reason"] == "tool_use"
     assert json.dumps(writer.whole())
+
+
+def test_keys_of_null_in_tools_and_results_are_absent() -> None:
+    tool = {"name": "f", "input_schema": {}}
+    nulls = {"description": None, "defer_loading": None}
+    assert tools_of({"tools": [tool]}) is not None
+    assert tools_of({"tools": [{**tool, **nulls}]}) == tools_of({"tools": [tool]})
+    result = {"type": "tool_result", "tool_use_id": "x", "content": "r"}
+    assert turns_of("user", [{**result, "title": None}]) == turns_of("user", [result]) != []

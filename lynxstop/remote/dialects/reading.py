@@ -6,16 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json, reasoning_field
 from lynxstop.remote.fast_path import RawLogprobs
 from lynxstop.remote.tokens import StreamToken, Top
+
+_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, UpstreamError)
 
 
 def listed(choice: Mapping[str, Any]) -> RawLogprobs | Sequence[Mapping[str, Any]] | None:
     """Return the list of log-probabilities of a choice in the form of chats, if it has one."""
     logprobs = choice.get("logprobs")
-    if not logprobs or isinstance(logprobs, RawLogprobs):
-        return logprobs or None
+    if isinstance(logprobs, RawLogprobs):
+        return logprobs
+    if not isinstance(logprobs, Mapping):
+        return None
     found: Sequence[Mapping[str, Any]] | None = logprobs.get("content")
     return found
 
@@ -37,9 +42,19 @@ def entry_tokens(
     ids: Sequence[int] | None = None,
     text: str = "",
 ) -> list[StreamToken]:
-    """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list."""
-    if not content:
+    """Tokens of a list of log-probabilities; `ids` count if there is one for each, else those in the list.
+
+    None where one of them cannot be read.
+    """
+    try:
+        return _of_entries(content, ids, text) if content else []
+    except _UNREADABLE:
         return []
+
+
+def _of_entries(
+    content: RawLogprobs | Sequence[Mapping[str, Any]], ids: Sequence[int] | None, text: str
+) -> list[StreamToken]:
     if isinstance(content, RawLogprobs):
         if (only := content.only(text, ids)) is not None:
             return [only]
@@ -48,7 +63,7 @@ def entry_tokens(
     return [
         StreamToken(
             _bytes(entry),
-            _number(entry["logprob"]),
+            math.nan if entry["logprob"] is None else _number(entry["logprob"]),
             _top(entry.get("top_logprobs")),
             entry.get("id") if number is None else number,
         )
@@ -57,7 +72,14 @@ def entry_tokens(
 
 
 def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
-    """Tokens of a choice in the form of OpenAI's completions."""
+    """Tokens of a choice in the form of OpenAI's completions; none where one of them cannot be read."""
+    try:
+        return _of_columns(choice)
+    except _UNREADABLE:
+        return []
+
+
+def _of_columns(choice: Mapping[str, Any]) -> list[StreamToken]:
     logprobs = choice.get("logprobs")
     if not logprobs or not logprobs.get("tokens"):
         return []
@@ -68,8 +90,8 @@ def completion_tokens(choice: Mapping[str, Any]) -> list[StreamToken]:
     return [
         StreamToken(
             text.encode(),
-            math.nan if logprob is None else logprob,
-            Top(list(top), list(top.values())) if top else Top(),
+            math.nan if logprob is None else _number(logprob),
+            Top(list(top), list(map(_number, top.values()))) if top else Top(),
             ids[place] if len(ids) == len(texts) else None,
         )
         for place, (text, logprob, top) in enumerate(zip(texts, own, tops, strict=True))
@@ -84,17 +106,17 @@ def read_chat(event: Json) -> Delta:
     choice = choices[0]
     delta = choice.get("delta") or {}
     field = reasoning_field(delta)
-    thinking = "" if field is None else str(delta[field])
-    content, finish = delta.get("content") or "", choice.get("finish_reason")
-    if isinstance(content, list):
+    thinking = "" if field is None else delta[field]
+    content, finish, usage = delta.get("content") or "", finish_of(choice), usage_of(event)
+    if not isinstance(content, str) or not isinstance(thinking, str):
         # Parts, as some servers write them: they are passed on, and not watched.
-        return Delta(finish=finish, usage=event.get("usage"), opaque=True)
+        return Delta(finish=finish, usage=usage, opaque=True)
     return Delta(
         thinking,
         content,
         said(chat_tokens(choice, content or thinking), content or thinking, finish),
         finish,
-        event.get("usage"),
+        usage,
         event.get("prompt_token_ids"),
         bool(delta.get("tool_calls") or delta.get("function_call") or delta.get("refusal"))
         or len(choices) > 1,
@@ -107,13 +129,29 @@ def read_completion(event: Json) -> Delta:
     if not choices:
         return Delta(usage=event.get("usage"), opaque="error" in event)
     choice = choices[0]
-    content, finish = choice.get("text") or "", choice.get("finish_reason")
+    content, finish = choice.get("text") or "", finish_of(choice)
+    if not isinstance(content, str):
+        return Delta(finish=finish, usage=usage_of(event), opaque=True)
     return Delta(
         content=content,
         tokens=said(completion_tokens(choice), content, finish),
         finish=finish,
-        usage=event.get("usage"),
+        usage=usage_of(event),
     )
+
+
+def finish_of(choice: Json) -> str | None:
+    """Return why a choice ended; the word "null", which some servers write for none, is taken out."""
+    if choice.get("finish_reason") == "null":
+        choice["finish_reason"] = None
+    found: str | None = choice.get("finish_reason")
+    return found
+
+
+def usage_of(event: Json) -> Json | None:
+    """Return the usage of an event, or of its choice, where some servers write it."""
+    found: Json | None = event.get("usage") or event["choices"][0].get("usage")
+    return found
 
 
 def read_as_answer(event: Json) -> Delta:
@@ -136,7 +174,7 @@ def said(tokens: Sequence[StreamToken], text: str, finish: str | None) -> Sequen
     """
     if finish != "stop":
         return tokens
-    end = text.encode()
+    end = text.encode(errors="replace")
     for count in range(len(tokens) if end else 0, 0, -1):
         if b"".join(token.text for token in tokens[:count]).endswith(end):
             return tokens[:count]
@@ -150,8 +188,8 @@ def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
 
 
 def _number(value: Any) -> Any:
-    """Return a log-probability, or None; raise TypeError for what is neither."""
-    if value is None or isinstance(value, float | int):
+    """Return a log-probability; raise TypeError for what is none."""
+    if isinstance(value, float | int) and math.isfinite(value):
         return value
     raise TypeError
 

@@ -6,6 +6,7 @@ the server wrote them, and parsed later together with those of other tokens.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ class RawLogprobs(NamedTuple):
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON that a server sent.
+    """Parse JSON that a server sent, also with NaN, Infinity or half of a surrogate pair, as Python does.
 
     Raises
     ------
@@ -81,6 +82,10 @@ def parse_json(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError):
         raise UpstreamError(
             "The server streamed an event that is no JSON object.", code="upstream_nonsense"
         ) from None

@@ -23,9 +23,18 @@ def coding_of(value: str | bytes | None) -> str:
     return (text or "").strip().lower() or "identity"
 
 
-def unpacker(coding: str) -> Any:
-    """Make what unpacks a body of a coding in `PACKED`; see `zlib.decompressobj`."""
-    return zlib.decompressobj(wbits=15 if coding == "deflate" else 31)
+def unpacker(coding: str, begins: bytes = b"\x78") -> Any:
+    """Make what unpacks a body of a coding in `PACKED`; see `zlib.decompressobj`.
+
+    Parameters
+    ----------
+    coding : str
+    begins : bytes
+        How the body begins: some servers leave out the two bytes of zlib's header with "deflate".
+    """
+    if coding == "deflate":
+        return zlib.decompressobj(wbits=15 if begins[:1] == b"\x78" else -15)
+    return zlib.decompressobj(wbits=31)
 
 
 async def unpacked(chunks: AsyncIterable[bytes], coding: str) -> AsyncIterator[bytes]:
@@ -36,12 +45,12 @@ async def unpacked(chunks: AsyncIterable[bytes], coding: str) -> AsyncIterator[b
     UpstreamError
         When the body is not in this coding.
     """
-    current = unpacker(coding)
+    current: Any = None
     async for chunk in chunks:
         rest = chunk
         while rest:
-            if current.eof:
-                current = unpacker(coding)
+            if current is None or current.eof:
+                current = unpacker(coding, rest)
             try:
                 plain = current.decompress(rest, AT_ONCE)
             except zlib.error:
@@ -65,7 +74,7 @@ def plain(body: bytes, coding: str) -> bytes:
     """
     if coding not in PACKED:
         return body
-    current = unpacker(coding)
+    current = unpacker(coding, body)
     try:
         found: bytes = current.decompress(body, _WHOLE)
     except zlib.error:

@@ -17,6 +17,7 @@ from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, e
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
 from lynxstop.remote.server_error import error_in_body
 
+_ANSWERED = range(200, 300)
 _DOCUMENT_BYTES = 64 * 2**20
 _WORDS = 500
 """Longest part of a server's own message in ours."""
@@ -90,7 +91,7 @@ class Connection:
         method = "GET" if body is None else "POST"
         async with self._upstream.stream(method, path, self._headers, content, query=self._query) as response:
             found = await _whole(response)
-            if response.status != 200:
+            if response.status not in _ANSWERED:
                 raise RefusedError(response.status, response.headers, found)
         try:
             return orjson.loads(_readable(response.headers, found))
@@ -107,7 +108,7 @@ class Connection:
         """
         async with self._upstream.stream("GET", path, self._headers) as response:
             found = await _whole(response)
-            return _readable(response.headers, found) if response.status == 200 else b""
+            return _readable(response.headers, found) if response.status in _ANSWERED else b""
 
     @asynccontextmanager
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Bursts]:
@@ -128,12 +129,12 @@ class Connection:
         content = encoded(body)
         async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
             coding = coding_of(find(response.headers, b"content-encoding"))
-            if response.status != 200 or coding not in ("identity", *PACKED):
+            if response.status not in _ANSWERED or coding not in ("identity", *PACKED):
                 raise RefusedError(response.status, response.headers, await _whole(response))
             chunks = response.stream if coding == "identity" else unpacked(response.stream, coding)
             form = form_of(find(response.headers, b"content-type") or b"")
-            if form is None:
-                form, chunks = await recognised(chunks, self._event_bytes)
+            if form is not Form.LINES:
+                form, chunks = await recognised(chunks, self._event_bytes, form)
             if form is Form.DOCUMENT:
                 found = await _joined(chunks)
                 response.finished = True
@@ -164,7 +165,7 @@ class Connection:
             response.finished = True
         except Exception:
             # After the last event, a lost connection loses nothing.
-            if found[-1] != DONE:
+            if found[-1].strip() != DONE:
                 raise
         # What follows the last empty line is an event too, if it is one.
         if splitter.rest.strip() and (data := event_data(splitter.rest.rstrip() + b"\n\n")) is not None:

@@ -1,4 +1,4 @@
-"""Bodies as JSON, also those that are nested more deeply than the fast writer goes."""
+"""Bodies as JSON, also what the fast writer does not take: deep nesting, halves of surrogate pairs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def encoded(body: Mapping[str, Any]) -> bytes:
         # Its reader takes 1,024 levels, its writer 254.
         pass
     try:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(body, separators=(",", ":")).encode()
     except RecursionError:
         raise RequestError("The request's body is nested too deeply.", hint="Send a flatter one.") from None

@@ -24,7 +24,7 @@ EVENT_BYTES = 16 * 2**20
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _DATA = b"data: "
 _BETWEEN = b"\n\n" + _DATA
-_FAILED = (b"event: error", b"event:error")
+_PLAIN = (b"", b"message")
 _LINES = re.compile(rb"\r\n|\n|\r")
 
 
@@ -117,21 +117,28 @@ class EventSplitter:
 def event_data(event: bytes) -> bytes | None:
     """Return the joined data lines of an event, or None when it has none: a comment or a ping.
 
-    Data of an `event: error` are under the key `error`, whatever the server put there.
+    Data of an `event: error` are under the key `error`, whatever the server put there. An event of another
+    name whose data are no object is a ping too.
     """
     if event.startswith(_DATA) and _alone(event):
         return event[len(_DATA) : -2]
-    found, failed = None, False
+    found, name = None, b""
     for line in _LINES.split(event.removeprefix(MARK)):
         if line.startswith(b"data:"):
             value = line[6:] if line.startswith(b"data: ") else line[5:]
         elif line == b"data":
             value = b""
         else:
-            failed = failed or line in _FAILED
+            name = line[6:].strip() if line.startswith(b"event:") else name
             continue
         found = value if found is None else found + b"\n" + value
-    return _as_error(found) if failed and found is not None else found
+    return found if found is None or name in _PLAIN else _named(name, found)
+
+
+def _named(name: bytes, data: bytes) -> bytes | None:
+    if name == b"error":
+        return _as_error(data)
+    return data if data.lstrip().startswith(b"{") or data.strip() == DONE else None
 
 
 def _as_error(data: bytes) -> bytes:
