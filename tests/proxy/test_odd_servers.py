@@ -125,7 +125,7 @@ UNREADABLE = {
 def test_log_probabilities_that_cannot_be_read_stop_nothing_and_lose_nothing(
     name: str, logprobs: bool
 ) -> None:
-    more = {"logprobs": True, "top_logprobs": 1} if logprobs else {}
+    more: Json = {"logprobs": True, "top_logprobs": 1} if logprobs else {}
     answer, _ = ask(Server(UNREADABLE[name]), -math.inf, **more)
     said = message_of(answer)
     assert (said["reasoning"], said["content"]) == (THOUGHT.format(), "1}.")
@@ -179,7 +179,7 @@ def test_a_character_split_into_halves_of_a_pair_arrives_whole() -> None:
         return events
 
     for path, place in ((CHAT, "choices"), (MESSAGES, "content"), (RESPONSES, "output")):
-        more = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
+        more: Json = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
         answer, _ = ask(Server(halves), path=path, **more)
         assert "🙂" in json.dumps(answer.json()[place], ensure_ascii=False).encode(
             "utf-16", "surrogatepass"
@@ -188,7 +188,7 @@ def test_a_character_split_into_halves_of_a_pair_arrives_whole() -> None:
 
 @pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
 def test_an_answer_without_a_reason_to_finish_has_ended_all_the_same(path: str) -> None:
-    more = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
+    more: Json = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
     answer, _ = ask(Server(lambda events: [*events[:-2], events[-1]]), path=path, **more)
     assert answer.status_code == 200
     assert answer.json().get("stop_reason", answer.json().get("status")) in ("end_turn", "completed")
