@@ -23,8 +23,8 @@ SECRETS = (KEY, OTHER, THEIRS, "zebra")
 ASK: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
 
 # Valid JSON, and not what a chat's events are.
-GARBLED = [
-    {"choices": [5]},
+NONSENSE = {"choices": [5]}
+UNREADABLE = [
     {"choices": [{"index": 0, "delta": {"content": {"zebra": 1}}}]},
     {
         "choices": [
@@ -73,7 +73,22 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("event", GARBLED)
+@pytest.mark.parametrize("event", UNREADABLE)
+def test_events_that_are_passed_on_unread_are_not_repeated_elsewhere(
+    written: io.StringIO, event: dict[str, Any], stream: bool
+) -> None:
+    with serving(Garbling(event)) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json={**ASK, "stream": stream}, timeout=30)
+        eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
+        shown = httpx.get(proxy.url + "/metrics").text
+    assert answer.status_code == 200
+    assert '"finish_reason":"stop"' in answer.text
+    for secret in SECRETS:
+        assert secret not in written.getvalue() + shown
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("event", [NONSENSE])
 def test_events_that_make_no_sense_are_reported_and_not_repeated(
     written: io.StringIO, event: dict[str, Any], stream: bool
 ) -> None:
