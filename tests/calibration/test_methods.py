@@ -14,6 +14,7 @@ from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
+from lynxstop.calibration.select import calibrate_best
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
 from tests.support.strategies import tables
@@ -125,6 +126,28 @@ def test_smallest_sample_that_can_certify():
         few.require()
     enough = calibrate(clean(59), CalibrationOptions(risks=[0.05])).certificates[0]
     assert (enough.threshold < 0, enough.exits) == (True, 59)
+
+
+def test_lynx_exits_only_where_the_set_is_exactly_right():
+    # given right cues with scores from 1 to 20, and wrong ones far below them
+    table = TraceTable.from_arrays(
+        problem_ids=[f"p{i:02d}" for i in range(40)],
+        lengths=np.ones(40, int),
+        scores=np.array([*range(1, 21), *[-50.0] * 20], np.float32),
+        losses=np.repeat([0.0, 1.0], 20),
+    )
+    # then the floor of the right ones decides: at 10%, two of 21 places may lie below it
+    assert threshold(table, 0.1, method="lynx") == np.nextafter(np.float32(2), np.float32(-np.inf))
+
+
+def test_choosing_by_a_split_keeps_the_options(simulated):
+    tables = {"good": simulated(600, 1), "bad": simulated(600, 1)}
+    tables["bad"] = replace(tables["bad"], losses=np.ones_like(tables["bad"].losses))
+    asked = CalibrationOptions(risks=[0.1, 0.2], confidence=0.9)
+    best, made = calibrate_best(tables, asked, by="split")
+    assert best == "good"
+    assert [(one.risk, one.confidence) for one in made.certificates] == [(0.1, 0.9), (0.2, 0.9)]
+    assert made.certificates[0].problems == 300
 
 
 def test_levels_share_the_error(simulated):
@@ -240,6 +263,7 @@ def test_selective_starts_where_exits_are_expected(simulated):
     assert certificate.settings.start > 0
     assert certificate.n == certificate.exits >= 30
     assert "that are stopped early" in certificate.promise
+    assert f"Observed {certificate.losses:g}/{certificate.exits:g}" in certificate.promise
 
 
 def test_a_selective_sequence_starts_at_three_times_the_exits_that_no_loss_needs():
@@ -309,6 +333,7 @@ def test_weights_are_estimated_from_prompts():
         ({"risks": []}, ConfigError),
         ({"risks": [0.1, 0.1]}, ConfigError),
         ({"confidence": 1.0}, ConfigError),
+        ({"confidence": 0.0}, ConfigError),
         ({"confidence": float("nan")}, ConfigError),
         ({"method": "magic"}, ConfigError),
         ({"method": "holm"}, ConfigError),
