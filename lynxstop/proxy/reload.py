@@ -102,7 +102,11 @@ class Reloading:
                     hint=getattr(error, "hint", None),
                 ) from None
             # Its servers are examined before it serves.
-            checks = await made.checked()
+            try:
+                checks = await made.checked()
+            except BaseException:
+                await made.end()
+                raise
             old, self.app = self.app, made
             made.metrics.forget_backends([one.name for one in made.backends.all])
             made.metrics.reloads.labels("done").inc()
@@ -141,9 +145,9 @@ class Reloading:
         await old.settle()
         async with self._free:
             await self._free.wait_for(lambda: not self._under_way[old])
-        del self._under_way[old]
         await old.settle()
         await old.end()
+        del self._under_way[old]
 
     async def _begin(self) -> None:
         await self.app.begin()
@@ -157,7 +161,9 @@ class Reloading:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.app.end()
+        # Those that were not retired yet have connections, too.
+        for app in {*self._under_way, self.app}:
+            await app.end()
         self.app.metrics.close()
 
 

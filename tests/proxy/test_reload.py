@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock, patch
 
 import httpx
 import pytest
 
+from lynxstop.proxy.reload import Reloading
 from lynxstop.proxy.serve import reloading
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
@@ -245,8 +247,6 @@ def test_an_old_proxy_ends_after_its_last_request() -> None:
             ended.append("ended")
 
     async def check() -> None:
-        from lynxstop.proxy.reload import Reloading
-
         old: Any = Old()
         made = Reloading(old, lambda: old)
         request = asyncio.create_task(made({"type": "http"}, None, None))  # type: ignore[arg-type]
@@ -261,3 +261,48 @@ def test_an_old_proxy_ends_after_its_last_request() -> None:
 
     free = asyncio.Event()
     asyncio.run(check())
+
+
+def test_a_shutdown_ends_what_was_replaced_and_what_was_to_replace_it() -> None:
+    ended: list[str] = []
+
+    class One:
+        metrics: Any = MagicMock()
+        config = None
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def __call__(self, *_: Any) -> None:
+            await asyncio.Event().wait()
+
+        async def begin(self) -> None:
+            pass
+
+        async def checked(self) -> None:
+            await asyncio.Event().wait()
+
+        async def settle(self) -> None:
+            await asyncio.Event().wait()
+
+        async def end(self) -> None:
+            ended.append(self.name)
+
+    async def check() -> None:
+        old, new, next_one = (cast("Any", One(name)) for name in ("old", "new", "next"))
+        made = Reloading(old, lambda: next_one)
+        request = asyncio.create_task(made({"type": "http"}, None, None))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        # given an app that is being retired, and one whose servers are being examined
+        made.app = new
+        made._start(made._retire(old))
+        with patch("lynxstop.proxy.reload.require_same"):
+            made._on_signal()
+            await asyncio.sleep(0.1)
+            # when the server ends
+            await made._end()
+        request.cancel()
+
+    asyncio.run(check())
+    # then all of them are ended, and their connections closed
+    assert sorted(ended) == ["new", "next", "old"]
