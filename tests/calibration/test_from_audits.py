@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.options import CalibrationOptions
-from lynxstop.cli import app
+from lynxstop.cli import _output, app
 from lynxstop.errors import CalibrationError, ConfigError, DataError
 from lynxstop.monitor.entries import Audit, Begun, Reset
 from lynxstop.monitor.journal import FileJournal
@@ -192,7 +192,8 @@ def test_each_sampling_is_tested_on_its_own_audits(bundle, data, simulated, tmp_
     assert verify_path(served.path).holds
 
 
-def test_old_and_new_stand_side_by_side_at_every_sampling(bundle, data, simulated, tmp_path):
+def test_old_and_new_stand_side_by_side_at_every_sampling(bundle, data, simulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(_output.console, "width", 200)
     hot = recorded(simulated(500, 3, start="h"))
     hot = replace(hot, meta=SimpleNamespace(**{**vars(hot.meta), "temperature": 1.3}))
     own, further = calibrate_samplings(bundle, [data, hot], CalibrationOptions(risks=[0.2]))
@@ -200,7 +201,7 @@ def test_old_and_new_stand_side_by_side_at_every_sampling(bundle, data, simulate
     one = Audit("m", far.served.whose, 0.2, exited=True, loss=0.0, threshold=far.threshold)
     state = journal(tmp_path / "state", *[replace(one, exit_score=far.threshold + 1.0)] * 150)
     words = ["calibrate", str(bundle.path), "--from-audit", str(state)]
-    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "before, and now" in result.output
     assert "0.2 at temperature 1.3" in result.output
