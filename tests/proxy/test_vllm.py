@@ -304,13 +304,18 @@ def test_the_server_stops_generating(stock: str, proxy: Proxied) -> None:
             float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total{")
         )
 
+    # A short thought may have come to its end before a slow machine hears of the exit.
+    full = {
+        question: ask(proxy.url, question, lynxstop={"risk": "off"}).usage.completion_tokens
+        for question in QUESTIONS
+    }
+    longest = max(full, key=full.__getitem__)
     before = generated()
-    early = ask(proxy.url, QUESTIONS[0], lynxstop={"risk": max(level.risk for level in levels())})
+    early = ask(proxy.url, longest, lynxstop={"risk": max(level.risk for level in levels())})
     assert early.model_extra["lynxstop"]["stopped"]
     time.sleep(1)
-    # The exit text is prefilled, not generated; a few tokens after the truncation were on their way.
-    forced = len(Bundle.load(shipped.STREAM_BUNDLE).policy.exit_text.split())
-    assert generated() - before <= early.usage.completion_tokens + forced + 10
+    # The exit text is prefilled, not generated; tokens after the truncation were on their way.
+    assert generated() - before <= min(early.usage.completion_tokens + 50, 0.8 * full[longest])
 
 
 def levels() -> Any:
