@@ -131,13 +131,13 @@ class ShadowRecorder:
     def take(self, chat: Chat, turn: Turn[ShadowRecord]) -> None:
         """Record a request that has ended, in the background, if all of it is known."""
         if chat.blind is not None:
-            self.leave(turn, "unread")
+            self._leave(turn, "unread")
         elif chat.final_report:
             self._begin(self._record(chat, turn))
         else:
-            self.leave(turn, "unfinished")
+            self._leave(turn, "unfinished")
 
-    def leave(self, turn: Turn[ShadowRecord], why: str) -> None:
+    def _leave(self, turn: Turn[ShadowRecord], why: str) -> None:
         """Note why a request is not recorded after all.
 
         It is "unfinished" when its client left, or its server failed; "unread" when its tokens could not be
@@ -166,7 +166,7 @@ class ShadowRecorder:
             self._end(turn, ShadowRecord(rows, chat.client_request.body["messages"]))
         except Exception as error:  # a request was served well; only its record is lost
             logger.warning("not_recorded", extra={"fields": {"error": type(error).__name__}})
-            self.leave(turn, "failed")
+            self._leave(turn, "failed")
 
     def _end(self, turn: Turn[ShadowRecord], found: ShadowRecord | None) -> None:
         self._held -= 1
