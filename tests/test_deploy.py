@@ -212,7 +212,7 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     unit.read(DEPLOY / "lynxstop.service")
     assert set(unit.sections()) == {"Unit", "Service", "Install"}
     first, *words = shlex.split(unit["Service"]["ExecStart"])
-    assert parsed([Path(first).name, *words])["config"] == Path("/etc/lynxstop/lynxstop.toml")
+    assert Path(parsed([Path(first).name, *words])["config"]) == Path("/etc/lynxstop/lynxstop.toml")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
 

@@ -123,8 +123,9 @@ def _decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     depth = getattr(config, "num_hidden_layers", None)
-    get_decoder = getattr(model, "get_decoder", None)
-    root: nn.Module = model if get_decoder is None else get_decoder()
+    # Some versions of transformers find no decoder in a model that is one.
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    root: nn.Module = model if found is None else found
     owners = [
         owner
         for owner in root.modules()
