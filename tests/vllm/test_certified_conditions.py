@@ -138,8 +138,15 @@ def test_what_no_exit_goes_together_with_thinks_whatever_the_operator_says(uncer
     # when requests ask for what an exit would break, or do not
     held = reader.read(None, served=CERTIFIED, asked={"min_tokens": 200})
     own = reader.read({"lynxstop_budget": 5}, served=CERTIFIED, asked={"stop": ["</th"]})
+    off = reader.read(
+        {"lynxstop_risk": "off", "lynxstop_budget": 5}, served=CERTIFIED, asked={"min_tokens": 200}
+    )
+    outside = reader.read({"lynxstop_budget": 5}, served=Conditions(0.1), asked={"min_tokens": 200})
     free = reader.read(None, served=CERTIFIED, asked={"min_tokens": 0, "stop": ["Q:"]})
-    # then the former think to the end, a budget of their own included
+    # then the former think to the end, a budget of their own included, at whatever level
+    assert (off.watched, off.budget, off.departures) == (False, None, ("min_tokens",))
+    assert (outside.watched, outside.budget) == (False, None)
+    assert outside.departures == ("temperature", "min_tokens")
     assert (held.watched, held.departures) == (False, ("min_tokens",))
     assert (own.watched, own.budget, own.departures) == (False, None, ("stop",))
     assert free == RequestOptions(True, 2.0)
@@ -155,6 +162,14 @@ def test_a_budget_of_its_own_holds_at_every_level(args: dict[str, Any], budget: 
 def test_a_budget_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="lynxstop_budget"):
         read(CERTIFIED, {"lynxstop_budget": wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong", [10**400, [0.05], "nan", True], ids=["huge", "list", "not a number", "bool"]
+)
+def test_a_risk_that_makes_no_sense_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"[Rr]isk"):
+        read(CERTIFIED, {"lynxstop_risk": wrong})
 
 
 @pytest.mark.parametrize(

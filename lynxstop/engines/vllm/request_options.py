@@ -192,14 +192,19 @@ class RequestOptionsReader:
             if level.sampling is not None:
                 options = replace(options, threshold=level.threshold)
             options = self._compare(options, served, level)
-        no_exit = None if asked is None else why_no_exit(asked, self._exit_text, self._policy.exit_ids)
-        if no_exit is not None and options.watched and not self._by_recipe:
-            options = _thinking(options, (*options.departures, no_exit))
-        elif "lynxstop_budget" in given:
+        if "lynxstop_budget" in given:
             options = _limited(options, given["lynxstop_budget"], mode)
+        if options.watched and (no_exit := self._no_exit(asked)) is not None:
+            options = _thinking(options, (*options.departures, no_exit))
         if "lynxstop_report" in given:
             options = replace(options, report=_tag(given["lynxstop_report"]))
         return replace(options, structured=structured) if structured and options.watched else options
+
+    def _no_exit(self, asked: Mapping[str, Any] | None) -> str | None:
+        """Name the setting of a request that no exit goes together with; a recipe's budget is part of it."""
+        if asked is None or self._by_recipe:
+            return None
+        return why_no_exit(asked, self._exit_text, self._policy.exit_ids)
 
     def _compare(self, options: RequestOptions, served: Conditions, level: Level) -> RequestOptions:
         """Do what the operator chose where a request lies outside the certified conditions."""
