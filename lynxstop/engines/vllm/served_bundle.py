@@ -154,6 +154,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         default_risk = certified = None
     setup.require_cut_after()
+    if settings.close_open_thinking:
+        require_one_close(setup)
     if settings.loop_guard is not None:
         setup = replace(setup, policy=replace(setup.policy, loop_guard=settings.loop_guard))
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
@@ -237,6 +239,22 @@ def closing(setup: Setup) -> int:
         if not thinking.inside(state):
             return count
     raise AssertionError("the setup checks that an exit leaves the block")
+
+
+def require_one_close(setup: Setup) -> None:
+    """Refuse to close open thinking where that takes more than one token.
+
+    Raises
+    ------
+    ConfigError
+    """
+    thinking, last = setup.watch.thinking, setup.policy.exit_ids[closing(setup) - 1]
+    if thinking.inside(thinking.step(thinking.opened, last)):
+        raise ConfigError(
+            f"close_open_thinking needs one token that ends the thinking; this tokenizer writes "
+            f"{setup.delimiters.close[0]} in several.",
+            hint="Leave close_open_thinking out.",
+        )
 
 
 def model_folder(model: Any) -> Path:
