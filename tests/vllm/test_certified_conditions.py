@@ -15,6 +15,7 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.request_options import RequestOptions, RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import ConfigError
+from tests.support.byte_vocabulary import byte_tokenizer
 
 CERTIFIED = Conditions(0.9, 1.0, 0, 512)
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.1, 1.0), Level(0.1, 0.5, "easy")))
@@ -134,7 +135,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 def test_what_no_exit_goes_together_with_thinks_whatever_the_operator_says(uncertified: Uncertified) -> None:
     # given a server whose exits write a text
     settings = PluginSettings(uncertified=uncertified)
-    reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED), "\n</think>")
+    reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED), ("\n</think>",))
     # when requests ask for what an exit would break, or do not
     held = reader.read(None, served=CERTIFIED, asked={"min_tokens": 200})
     own = reader.read({"lynxstop_budget": 5}, served=CERTIFIED, asked={"stop": ["</th"]})
@@ -150,6 +151,20 @@ def test_what_no_exit_goes_together_with_thinks_whatever_the_operator_says(uncer
     assert (held.watched, held.departures) == (False, ("min_tokens",))
     assert (own.watched, own.budget, own.departures) == (False, None, ("stop",))
     assert free == RequestOptions(True, 2.0)
+
+
+def test_a_stop_string_is_compared_with_the_exit_as_requests_see_it() -> None:
+    # given an exit whose closing token is special, so that vLLM leaves it out of the text
+    pytest.importorskip("torch")
+    from lynxstop.engines.vllm.served_bundle import exit_texts
+
+    tokenizer = byte_tokenizer([])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    texts = exit_texts(tokenizer, tokenizer.encode("\n</think>\nIt is", add_special_tokens=False))
+    reader = RequestOptionsReader(PluginSettings(), POLICY, 0.05, Certified(CERTIFIED), texts)
+    # when requests have stop strings, then those that either form completes keep their thinking
+    for stop, cause in (("\n\nIt", ("stop",)), ("</think>", ("stop",)), ("\nIt is 4", ())):
+        assert reader.read(None, served=CERTIFIED, asked={"stop": [stop]}).departures == cause, stop
 
 
 @pytest.mark.parametrize(("args", "budget"), [({}, 5), ({"lynxstop_risk": "off"}, 5)])

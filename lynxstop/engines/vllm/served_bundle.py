@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    written = tokenizer.decode(setup.policy.exit_ids, skip_special_tokens=False)
+    written = exit_texts(tokenizer, setup.policy.exit_ids)
     options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
     return ServedBundle(
@@ -183,6 +184,11 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         depth,
         _end_ids(model, tokenizer),
     )
+
+
+def exit_texts(tokenizer: Any, exit_ids: Sequence[int]) -> tuple[str, ...]:
+    """Return what an exit writes, as requests see it: with special tokens, and without."""
+    return tuple(tokenizer.decode(exit_ids, skip_special_tokens=skip) for skip in (False, True))
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
