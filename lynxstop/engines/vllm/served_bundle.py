@@ -17,6 +17,7 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
@@ -147,7 +148,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
                 "Inside vLLM hidden states are recorded at decision points, and none are named.",
                 hint="Name layers in the recipe's [probe] section.",
             )
-        layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
+        layers = layer_numbers(recipe.probe.layers, depth)
         name, probe, setup = (
             "a recipe",
             _silent(layers, width),
