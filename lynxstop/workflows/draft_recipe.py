@@ -92,6 +92,7 @@ def draft_recipe(folder: Path) -> Draft:
         "the cue words are those of LYNX; `lynxstop cues` finds the model's own in recorded traces."
     )
     _exit(draft, tokenizer, delimiters)
+    _switch(draft, tokenizer, delimiters)
     _layers(draft, depth)
     _sampling(draft, generation, config, tokenizer)
     setup_from_recipe(draft.recipe, tokenizer)
@@ -224,6 +225,22 @@ def _between(tokenizer: Any, close: str) -> str | None:
         return None
     between, said, _ = text.partition(_THOUGHT)[2].partition(_SAID)
     return between if said and close in between else None
+
+
+def _switch(draft: Draft, tokenizer: Any, delimiters: Delimiters) -> None:
+    """Say so where the chat template, as it is by default, keeps the model from thinking."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _SAID}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception:  # templates raise what they like, and there may be none
+        return
+    begun = text.rpartition(_SAID)[2]
+    if max(map(begun.rfind, delimiters.close)) > max(map(begun.rfind, delimiters.open)):
+        draft.unknown.append(
+            "by default the chat template closes the thinking before the model begins, and a variable such "
+            "as enable_thinking opens it. Prompts are written with its defaults: change them in the template."
+        )
 
 
 def _layers(draft: Draft, depth: int | None) -> None:

@@ -111,6 +111,18 @@ def test_odd_values_are_passed_over_and_told(
     assert draft.recipe.source.depth == (28 if config.get("num_hidden_layers") == 28 else None)
 
 
+@pytest.mark.parametrize(
+    ("begun", "off"),
+    [("</think>", True), ("<think>\n\n</think>\n\n", True), ("<think>\n", False), ("", False)],
+)
+def test_a_template_that_keeps_the_model_from_thinking_is_told(tmp_path: Path, begun: str, off: bool) -> None:
+    # given a template that begins the answer in some way, unless it is asked otherwise
+    asked = "{% if add_generation_prompt and not enable_thinking %}" + begun + "{% endif %}"
+    path = folder(tmp_path / "switch", ["<think>", "</think>"], TEMPLATE + asked)
+    # when its recipe is drafted, then it is said where nothing will be thought
+    assert any("before the model begins" in line for line in draft_recipe(path).unknown) is off
+
+
 @pytest.mark.parametrize("form", ["file", "list"])
 def test_code_of_the_model_is_not_run_and_its_template_is_read(tmp_path: Path, form: str) -> None:
     # given a tokenizer with a class of its own, and its template in either form that transformers writes
