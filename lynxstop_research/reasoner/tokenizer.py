@@ -70,6 +70,8 @@ def save(folder: Path) -> PreTrainedTokenizerFast:
     entries = json.loads(config.read_text())
     # The name that every version of transformers knows.
     entries["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # Else older versions name token types too, which the model does not take.
+    entries["model_input_names"] = ["input_ids", "attention_mask"]
     config.write_text(json.dumps(entries, indent=2) + "\n")
     return tokenizer
 
