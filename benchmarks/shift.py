@@ -104,8 +104,8 @@ def conditions(made: Recordings, risk: float) -> Iterator[Shift]:
 
 def render(lines: list[Shift]) -> str:
     """A Markdown table."""
-    head = ("certified on", "served on", "risk (95% interval)", "saved", "oracle", "alarm after audits")
-    head += ("change after audits", "warning after requests", "calibrated again: risk", "saved")
+    head = ["certified on", "served on", "risk (95% interval)", "saved", "oracle", "alarm after audits"]
+    head += ["change after audits", "warning after requests", "calibrated again: risk", "saved"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in lines:
         risk, saved = _served(one.served)
