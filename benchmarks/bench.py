@@ -3,8 +3,8 @@
     python benchmarks/bench.py [--quick] [--runs 3] [--only NAME ...] [--json build/bench.json] [--page PAGE]
 
 With --quick every benchmark runs small, to see that all of them work: its figures say little, and are written
-to build/ unless a page is named. One benchmark runs at a time. With --only, what else the JSON file holds
-stays on the page.
+to build/ unless a page is named. One benchmark runs at a time. With --only and --skip, the sections of the
+others stay on the page as they are.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
     """Run a benchmark several times."""
     arguments = one.quick if quick else one.full
     command = f"python benchmarks/{one.script}.py {arguments}".rstrip()
-    tables, seconds = [], []
+    tables, seconds, load = [], [], os.getloadavg()[0]
     for _ in range(runs):
         begun = time.monotonic()
         words = [sys.executable, *shlex.split(command)[1:]]
@@ -120,25 +120,22 @@ def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             failed = f"it ended with status {done.returncode}: {last}"
-            return Result(one.title, one.about, command, (), seconds, failed)
+            return Result(one.title, one.about, command, (), seconds, how(load), failed)
         tables.append(tables_of(done.stdout))
-    return Result(one.title, one.about, command, tables, seconds)
+    return Result(one.title, one.about, command, tables, seconds, how(load))
 
 
-def earlier(path: Path) -> dict[str, Result]:
-    """Read the results of an earlier call, by title; none when there was no call."""
-    if not path.is_file():
-        return {}
-    return {one["title"]: Result(**one) for one in json.loads(path.read_text())["results"]}
-
-
-def versions() -> str:
-    """Versions of what is measured."""
+def how(load: float) -> str:
+    """Date, machine, load before and after, and versions of what was measured."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     names = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "transformers"))
-    return f"lynxstop at {commit or 'no commit'}, Python {platform.python_version()}, {names}"
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}; {machine()}, load {load:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after; lynxstop at {commit or 'no commit'}, "
+        f"Python {platform.python_version()}, {names}."
+    )
 
 
 def main() -> None:
@@ -148,8 +145,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--runs", type=int, help="of each benchmark; 3 by default, 2 with --quick")
-    parser.add_argument("--only", nargs="+", help="names of scripts, without .py")
-    parser.add_argument("--skip", nargs="+", default=[], help="names of scripts, without .py")
+    names = [one.script for one in BENCHMARKS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="scripts, without .py")
+    parser.add_argument("--skip", nargs="+", choices=names, metavar="NAME", default=[], help="the same")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json")
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
@@ -159,31 +157,19 @@ def main() -> None:
         for one in BENCHMARKS
         if one.script not in options.skip and (options.only is None or one.script in options.only)
     ]
-    load, found = os.getloadavg()[0], earlier(options.json) if options.only else {}
+    results = []
     for one in chosen:
         print(one.script, end=" ", flush=True)
-        found[one.title] = measured = run(one, quick=options.quick, runs=runs)
-        print(measured.failed or f"{sum(measured.seconds):.0f} s", flush=True)
-    results = [found[one.title] for one in BENCHMARKS if one.title in found]
-    about = [
-        f"Command: `{shlex.join(['python', 'benchmarks/bench.py', *sys.argv[1:]])}`, "
-        f"{datetime.now(UTC):%Y-%m-%d}.",
-        f"Machine: {machine()}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after.",
-        f"{versions()}.",
-    ]
-    if len(results) > len(chosen):
-        about.append("The results that this command does not name stand from an earlier call.")
-    if options.quick:
-        about.append("A quick run, to see that every benchmark works: its figures say little.")
+        results.append(run(one, quick=options.quick, runs=runs))
+        print(results[-1].failed or f"{sum(results[-1].seconds):.0f} s", flush=True)
     target = options.page or (
         ROOT / "build" / "benchmarks.md" if options.quick else ROOT / "docs" / "benchmarks.md"
     )
+    partial = len(chosen) < len(BENCHMARKS) and target.is_file()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(
-        json.dumps({"about": about, "results": [asdict(one) for one in results]}, indent=1)
-    )
-    target.write_text(page(results, about))
+    options.json.write_text(json.dumps({"results": [asdict(one) for one in results]}, indent=1))
+    target.write_text(page(results, target.read_text() if partial else ""))
     print(f"{target} and {options.json} are written.")
     sys.exit(any(one.failed for one in results))
 

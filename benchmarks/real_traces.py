@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from lynxstop_research.real_traces import Found, at_cuts, ending, oracle, read_letters, study
+from lynxstop_research.real_traces import (
+    Found,
+    GenerousBudget,
+    at_cuts,
+    ending,
+    oracle,
+    read_letters,
+    study,
+)
 
 FILE = "gemma4-12b-gpqa-diamond.parquet"
 
@@ -22,14 +30,14 @@ def measure(path: Path, splits: int, certify_on: int) -> dict[str, Any]:
     """All figures as plain data."""
     table = read_letters(path)
     found = study(table, splits=splits, certify_on=certify_on)
-    fixed = {(one.loss, one.level): one for one in found if one.rule == "budget"}
+    fixed = {(one.loss, one.level): one for one in found if one.rule == GenerousBudget.name}
     return {
         "problems": len(table.trace_ids),
         "certified_on": certify_on,
         "splits": splits,
         "tokens": float(table.full_tokens.mean()),
         "full_right": float(table.full_right.mean()),
-        "oracle": oracle(table),
+        "oracle": {loss: oracle(table, loss) for loss in dict.fromkeys(one.loss for one in found)},
         "ending": ending(path)._asdict(),
         "cuts": at_cuts(table),
         "rows": [row(one, fixed[one.loss, one.level]) for one in found],
@@ -56,8 +64,7 @@ def render(found: dict[str, Any]) -> str:
     lines = [
         f"{found['problems']} problems, {found['tokens']:,.0f} thinking tokens each; the letter after all of "
         f"them is right in {found['full_right']:.1%}.",
-        f"{found['splits']} re-splits, {found['certified_on']} problems to certify on; "
-        f"the oracle saves {found['oracle']:.1%}.",
+        f"{found['splits']} re-splits, {found['certified_on']} problems to certify on.",
     ]
     for loss in dict.fromkeys(one["loss"] for one in found["rows"]):
         rows = [one for one in found["rows"] if one["loss"] == loss]
@@ -65,8 +72,11 @@ def render(found: dict[str, Any]) -> str:
         listed = ", ".join(f"{level:.0%}" for level in levels)
         lines += [
             "",
+            f"The oracle of `{loss}`, which exits at the first cut without that loss, saves "
+            f"{found['oracle'][loss]:.1%}.",
+            "",
             f"| `{loss}` certified at | {' | '.join(f'{level:.0%}' for level in levels)} "
-            f"| above {listed} on the rest | more than `budget` at {listed} |",
+            f"| above {listed} on the rest | more than `{GenerousBudget.name}` at {listed} |",
             "|---|" + "---|" * (len(levels) + 2),
         ]
         for rule in dict.fromkeys(one["rule"] for one in rows):
@@ -76,18 +86,26 @@ def render(found: dict[str, Any]) -> str:
         f"| {cut['cut']:.0f}% | {cut['disagree']:.1%} | {cut['harm']:.1%} | {cut['right']:.1%} |"
         for cut in found["cuts"]
     ]
-    redrawn = found["ending"]["redrawn"]
-    lines += ["", f"Two draws from the letters at the end of the same trace differ in {redrawn:.1%}."]
+    ending = found["ending"]
+    lines += [
+        "",
+        f"After a whole trace the letters have a median probability of {ending['mass']:.1%} together. Two "
+        f"draws from the letters after the same trace differ in {ending['redrawn']:.1%}.",
+    ]
     return "\n".join(lines)
 
 
 def _line(rule: str, cells: list[dict[str, Any]]) -> str:
-    saved = [
-        f"{one['saved']:.1%} ({one['saved_range'][0]:.1%} to {one['saved_range'][1]:.1%})" for one in cells
-    ]
+    saved = [_saved(one) for one in cells]
     above = ", ".join(str(one["above"]) for one in cells)
-    ahead = "" if rule == "budget" else ", ".join(str(one["ahead"]) for one in cells)
+    ahead = "" if rule.startswith("budget") else ", ".join(str(one["ahead"]) for one in cells)
     return f"| `{rule}` | {' | '.join(saved)} | {above} | {ahead} |"
+
+
+def _saved(one: dict[str, Any]) -> str:
+    low, high = one["saved_range"]
+    refused = f"; refused {one['refused']:.0%}" if one["refused"] else ""
+    return f"{one['saved']:.1%} ({low:.1%} to {high:.1%}{refused})"
 
 
 def main() -> None:

@@ -104,15 +104,16 @@ def conditions(made: Recordings, risk: float) -> Iterator[Shift]:
 
 def render(lines: list[Shift]) -> str:
     """A Markdown table."""
-    head = ("certified on", "served on", "risk (95% interval)", "saved", "oracle", "alarm after audits")
-    head += ("warning after requests", "calibrated again: risk", "saved")
+    head = ["certified on", "served on", "risk (95% interval)", "saved", "oracle", "alarm after audits"]
+    head += ["change after audits", "warning after requests", "calibrated again: risk", "saved"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in lines:
         risk, saved = _served(one.served)
         again, kept = _served(one.repaired) if one.repaired else ("refused", "")
         source = one.source if one.certified else f"{one.source} (refused)"
-        cells = (source, one.target, risk, saved, f"{one.oracle:.1%}", _delay(one.alarm), _delay(one.warning))
-        rows.append(f"| {' | '.join((*cells, again, kept))} |")
+        noticed = (_delay(delay) for delay in (one.alarm, one.change, one.warning))
+        cells = (source, one.target, risk, saved, f"{one.oracle:.1%}", *noticed, again, kept)
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -24,6 +24,8 @@ class Result:
         One sequence per run.
     seconds : sequence of float
         Wall-clock of each run.
+    how : str
+        Date, machine, load and versions.
     failed : str
         Why there are no figures; empty when there are.
     """
@@ -33,6 +35,7 @@ class Result:
     command: str
     tables: Sequence[Sequence[Table]]
     seconds: Sequence[float]
+    how: str
     failed: str = ""
 
 
@@ -68,7 +71,8 @@ def merge(runs: Sequence[str]) -> str:
     """Merge the same cell of several runs.
 
     A single number becomes the median with the range in brackets. A cell of several numbers has an interval
-    of its own, or counts: it is that of the run whose first number is the median.
+    of its own, or counts: it is that of the run whose first number is the median. Of an even number of runs
+    the lower one of the two in the middle counts as the median.
     """
     if len(set(runs)) == 1:
         return runs[0]
@@ -77,7 +81,7 @@ def merge(runs: Sequence[str]) -> str:
     values = [
         [float(number.replace(",", "").replace("−", "-")) for number in NUMBER.findall(c)] for c in runs
     ]
-    middle = runs[values.index(sorted(values)[len(values) // 2])]
+    middle = runs[values.index(sorted(values)[(len(values) - 1) // 2])]
     if len(values[0]) > 1:
         return middle
     firsts = [own[0] for own in values]
@@ -99,29 +103,39 @@ def merged(runs: Sequence[Sequence[Table]]) -> list[Table]:
     ]
 
 
-def page(results: Sequence[Result], about: Sequence[str]) -> str:
+def page(results: Sequence[Result], before: str = "") -> str:
     """Write docs/benchmarks.md.
 
     Parameters
     ----------
     results : sequence of Result
-    about : sequence of str
-        Lines on command, date and machine.
+    before : str
+        An earlier page: its sections stay where none of the results has their title.
     """
-    lines = [
-        "# Benchmarks",
-        "This page is written by `make bench`. A figure is the median of the runs named "
-        "beside its command, with the lowest and the highest in brackets; figures without brackets were the "
-        "same in all runs, or there was one. A cell with an interval of its own is that of the median run.",
-        "",
-        *(f"- {line}" for line in about),
-    ]
-    for result in results:
-        lines += ["", f"## {result.title}", result.about, ""]
-        lines.append(f"`{result.command}`, {_runs(result)}")
-        if result.failed:
-            lines += ["", f"No figures: {result.failed}"]
-            continue
+    sections = dict(_sections(before)) | {one.title: _section(one) for one in results}
+    return "\n".join([_HEAD, *sections.values()])
+
+
+_HEAD = (
+    "# Benchmarks\n"
+    "This page is written by `make bench`. A figure is the median of the runs named beside its command (of "
+    "two, the lower one), with the lowest and the highest in brackets; figures without brackets were the "
+    "same in all runs, or there was one. A cell with an interval of its own is that of the median run. Each "
+    "section says when and where it was measured.\n"
+)
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    parts = text.split("\n## ")[1:]
+    return [(part.partition("\n")[0], f"## {part.rstrip()}\n") for part in parts]
+
+
+def _section(result: Result) -> str:
+    lines = [f"## {result.title}", result.about, ""]
+    lines.append(f"`{result.command}`, {_runs(result)} {result.how}")
+    if result.failed:
+        lines += ["", f"No figures: {result.failed}"]
+    else:
         for table in merged(result.tables):
             lines += ["", *_markdown(table)]
     return "\n".join(lines) + "\n"

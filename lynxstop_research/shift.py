@@ -79,8 +79,9 @@ class Shift:
     ----------
     served : Served
         Under the certificate of the source.
-    alarm, warning : Delay
-        Audits until the monitor's alarm, requests until the label-free warning.
+    alarm, change, warning : Delay
+        Audits until the monitor's alarm, audits until its change detector, which warns unless it is told to
+        raise the alarm too, and requests until the label-free warning.
     repaired : Served or None
         Under a certificate made on calibration traces of the target; None when that is refused.
     oracle : float
@@ -91,6 +92,7 @@ class Shift:
     certified: bool
     served: Served
     alarm: Delay
+    change: Delay
     warning: Delay
     repaired: Served | None
     oracle: float
@@ -151,16 +153,26 @@ def delay(start: Callable[[], Callable[[int], bool]], requests: int, seed: int =
 
 
 def alarm(losses: NDArray[np.float64], risk: float) -> Callable[[], Callable[[int], bool]]:
-    """Monitors of audited losses, as lynxstop's monitor combines them: the risk test, or the detector."""
+    """Tests of audited losses that raise the monitor's alarm."""
 
     def start() -> Callable[[int], bool]:
-        test, detector = RiskTest(risk), ChangeDetector(risk)
+        test = RiskTest(risk)
 
         def notice(request: int) -> bool:
             test.add(losses[request])
-            return detector.add(losses[request]) or test.alarm
+            return test.alarm
 
         return notice
+
+    return start
+
+
+def change(losses: NDArray[np.float64], risk: float) -> Callable[[], Callable[[int], bool]]:
+    """Detectors of a recent rise of the audited risk."""
+
+    def start() -> Callable[[int], bool]:
+        detector = ChangeDetector(risk)
+        return lambda request: detector.add(losses[request])
 
     return start
 
@@ -205,13 +217,14 @@ def shift(
         Traces of the target, scored by the source's probe.
     """
     again = certified(calibration, risk)
-    number = len(test.table.trace_ids)
+    number, losses = len(test.table.trace_ids), losses_at(test, threshold)
     return Shift(
         source,
         target,
         bool(np.isfinite(threshold)),
         served(test, threshold),
-        delay(alarm(losses_at(test, threshold), risk), number),
+        delay(alarm(losses, risk), number),
+        delay(change(losses, risk), number),
         delay(warning(reference.first, test.first), number),
         served(test, again) if np.isfinite(again) else None,
         summarize(test.table.at(test.scores, np.inf)).oracle_saved,

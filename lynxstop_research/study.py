@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from rich.console import Console
 
 from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.plain import plain
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
+from lynxstop.collect.sources import folder_of
 from lynxstop.errors import DataError, LynxstopError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.report import as_json
 from lynxstop.recordings.problems import Problem, digest_problems
+from lynxstop.recordings.prompts import prompt_digest
 from lynxstop.recordings.storage import Recording
 from lynxstop.rules.plain import Budget
 from lynxstop.rules.table import all_rules
@@ -34,7 +38,7 @@ from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop_research import study_flips
 from lynxstop_research.shift import Scored, scored, shift
 from lynxstop_research.study_speed import equal_budget, speed
-from lynxstop_research.suites import load_suite
+from lynxstop_research.suites import check_suite, load_suite, title_of
 
 RISKS = (0.01, 0.02, 0.05, 0.10)
 Rows = list[dict[str, Any]]
@@ -85,8 +89,8 @@ class Study:
 
     Attributes
     ----------
-    model, source : str
-        The model, and where its problems are from.
+    model, suite, source : str
+        The model, what its problems are called, and where they are from.
     problems : int
     options : StudyOptions
     made : CertifiedModel or None
@@ -99,6 +103,7 @@ class Study:
     """
 
     model: str
+    suite: str
     source: str
     problems: int
     options: StudyOptions
@@ -131,7 +136,7 @@ def study(
     """Study a model on a suite; what is done is not done again.
 
     A part that cannot be had is left out, and the study says why: random weights certify nothing, and still
-    have a speed.
+    have a speed. What was certified before is never left out: an error there ends the study.
 
     Parameters
     ----------
@@ -153,35 +158,72 @@ def study(
     Raises
     ------
     DataError
-        When the problems cannot be read.
+        When the problems, or a file of those that the certificate is carried to, cannot be read.
     ModelError
-        When the model cannot be loaded.
+        When there is no such model.
     """
     options, folder = options or StudyOptions(), Path(out)
+    for name in options.transfers:
+        check_suite(name)
     problems, source, grader = load_suite(suite)
-    problems = problems[:limit]
+    problems, identity = problems[:limit], _identity(model, options.collect.engine)
     collect = options.collect if grader is None else replace(options.collect, grader=grader)
     options = replace(options, collect=collect)
-    found = Study(model, source, len(problems), options)
+    found = Study(model, title_of(suite), source, len(problems), options)
     wanted = CertifyOptions(options.risks, options.confidence, options.loss, collect)
     try:
         found.made = certify(
             model, problems, folder, recipe=recipe, options=wanted, tell=tell, console=console, **certifying
         )
     except DataError as error:
+        if any((folder / "bundle" / "certificates").glob("*.json")):
+            raise
         found.failed["certificates"] = str(error)
         tell(f"No certificate: {error}")
-    work = _Work(found, folder, problems, recipe, tell, console)
-    parts: list[tuple[str, Callable[[], Rows]]] = [("speed", work.speed), ("flips", work.flips)]
+    work = _Work(found, folder, problems, identity, recipe, tell, console)
+    parts: list[tuple[str, Rows, Callable[[], Rows]]] = [
+        ("speed", found.speed, work.speed),
+        ("flips", found.flips, work.flips),
+    ]
     if found.made is not None:
-        parts = [("rules", work.rules), ("transfers", work.transfers), *parts]
-    for name, make in parts:
+        carried = [
+            (f"transfer to {name}", found.transfers, partial(work.transfer, name))
+            for name in dict.fromkeys(options.transfers)
+        ]
+        parts = [("rules", found.rules, work.rules), *carried, *parts]
+    for title, rows, make in parts:
         try:
-            setattr(found, name, work.kept(name, make))
+            rows += work.kept(title, make)
         except LynxstopError as error:
-            found.failed[name] = str(error)
-            tell(f"{name.capitalize()} left out: {error}")
+            found.failed[title] = str(error)
+            tell(f"Left out: {title}. {error}")
     return found
+
+
+def _identity(model: str, engine: str) -> Any:
+    """What tells this model from another; of a server only the name is known."""
+    return model if engine == "openai" else fingerprint(folder_of(model)).model_dump()
+
+
+def shuffled(problems: Sequence[Problem]) -> list[Problem]:
+    """Return problems by the digest of their prompts, each prompt once.
+
+    A file may be sorted, by year or difficulty: its first half is no sample of the second.
+    """
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        first.setdefault(prompt_digest(problem.prompt, problem.tools), problem)
+    return [problem for _, problem in sorted(first.items())]
+
+
+def _rows(path: Path, key: str) -> Rows | None:
+    """Read what an earlier call kept; None when there is nothing, or it is damaged or of another study."""
+    try:
+        known = json.loads(path.read_text())
+        rows: Rows | None = known["rows"] if known["key"] == key else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return rows
 
 
 class _Work:
@@ -192,12 +234,13 @@ class _Work:
         found: Study,
         folder: Path,
         problems: list[Problem],
+        identity: Any,
         recipe: Recipe | None,
         tell: Callable[[str], None],
         console: Console | None,
     ) -> None:
         self._found, self._folder, self._tell, self._console = found, folder, tell, console
-        self._options, self._problems = found.options, problems
+        self._options, self._problems, self._identity = found.options, problems, identity
         self._unseen = split_problems(problems)["test"] or problems
         self._bundle: Bundle | None = None if found.made is None else found.made.bundle
         written = folder / "recipe.toml"
@@ -209,6 +252,8 @@ class _Work:
         levels = None if policy is None else [(one.risk, one.threshold) for one in policy.pooled]
         probe = None if policy is None else (policy.probe_sha256, policy.rule and policy.rule.model_dump())
         asked = [
+            name,
+            self._identity,
             asdict(self._options),
             levels,
             probe,
@@ -216,12 +261,13 @@ class _Work:
             self._recipe.model_dump(mode="json"),
         ]
         text = json.dumps(asked, sort_keys=True, default=str)
-        key, path = hashlib.sha256(text.encode()).hexdigest(), self._folder / "parts" / f"{name}.json"
-        if path.is_file() and (known := json.loads(path.read_text()))["key"] == key:
-            rows: Rows = known["rows"]
+        key = hashlib.sha256(text.encode()).hexdigest()
+        file = name if name.isalpha() else f"transfer-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        path = self._folder / "parts" / f"{file}.json"
+        if (rows := _rows(path, key)) is not None:
             return rows
         self._tell(f"Measuring: {name}.")
-        rows = json.loads(json.dumps(plain(make())))
+        rows = list(json.loads(json.dumps(plain(make()))))
         atomic.write_text(path, json.dumps({"key": key, "rows": rows}, indent=1) + "\n")
         return rows
 
@@ -254,36 +300,36 @@ class _Work:
             for risk in made.outlook.risks
         ]
 
-    def transfers(self) -> Rows:
-        """Serve every level elsewhere, watch it, and calibrate again there."""
+    def transfer(self, name: str) -> Rows:
+        """Serve every level on another suite, watch it, and calibrate again there."""
         bundle = self._bundle
         assert bundle is not None
         levels = [level for level in bundle.policy.pooled if level.threshold < np.inf]
         if not levels:
             raise DataError("No level exits, so there is nothing to carry over.")
+        problems, source, grader = load_suite(name)
+        problems = shuffled(problems)[: self._options.transfer_problems]
+        if len(problems) < 2:
+            raise DataError(f"{name} has too few problems.")
+        half = len(problems) // 2
+        place = self._folder / "transfer" / f"{Path(name).stem}-{digest_problems(problems)[:8]}"
+        parts = {"calibration": problems[:half], "test": problems[half:]}
+        here = {part: self._recorded(place / part, some, grader=grader) for part, some in parts.items()}
+        for data in here.values():
+            check_unseen(bundle, data)
         reference = self._scored(Recording.open(self._folder / "recorded" / "calibration"))
+        traces = {part: self._scored(data) for part, data in here.items()}
         rows = []
-        for name in self._options.transfers:
-            problems, source, grader = load_suite(name)
-            problems = problems[: self._options.transfer_problems]
-            if len(problems) < 2:
-                raise DataError(f"{name} has too few problems.")
-            half, place = len(problems) // 2, self._folder / "transfer" / Path(name).stem
-            parts = {"calibration": problems[:half], "test": problems[half:]}
-            here = {part: self._recorded(place / part, some, grader=grader) for part, some in parts.items()}
-            for data in here.values():
-                check_unseen(bundle, data)
-            traces = {part: self._scored(data) for part, data in here.items()}
-            for level in levels:
-                line = shift(
-                    Path(self._found.source).stem,
-                    Path(name).stem,
-                    threshold=level.threshold,
-                    risk=level.risk,
-                    reference=reference,
-                    **traces,
-                )
-                rows.append(asdict(line) | {"risk": level.risk, "suite": source})
+        for level in levels:
+            line = shift(
+                self._found.suite,
+                title_of(name),
+                threshold=level.threshold,
+                risk=level.risk,
+                reference=reference,
+                **traces,
+            )
+            rows.append(asdict(line) | {"risk": level.risk, "suite": source})
         return rows
 
     def speed(self) -> Rows:
@@ -297,8 +343,8 @@ class _Work:
             spent = [float(traces.table.at(traces.scores, one).gross.sum()) for one in levels]
             budgets = [equal_budget(traces.table, one) for one in spent]
         else:
-            most = self._recipe.guards.budget or self._recipe.sampling.max_tokens
-            budgets = [most // 2, most // 4]
+            longest = int(self._usual().traces(["thinking_tokens"])["thinking_tokens"].to_numpy().max())
+            budgets = [longest // 2, longest // 4]
         budgets = [one for one in dict.fromkeys(budgets) if one > 0]
         rival = self._certified_budget()
         return speed(self._found.model, self._recipe, bundle, chosen, budgets, options, rival)
@@ -328,23 +374,27 @@ class _Work:
 
     def flips(self) -> Rows:
         """Record the same requests with other batch sizes and engines, and compare."""
-        chosen, options = self._unseen[: self._options.compared], self._options
+        options = self._options
         usual = (options.collect.engine, options.collect.batch_size)
         others: list[tuple[str, int | None]] = [
             (usual[0], batch) for batch in options.batches if batch != usual[1]
         ]
         others += [(engine, usual[1]) for engine in options.engines if engine != usual[0]]
 
-        def made(engine: str, batch: int | None) -> Recording:
-            place = self._folder / "flips" / f"{engine}-{batch or 'default'}"
-            return self._recorded(place, chosen, engine=engine, batch_size=batch)
-
-        reference = made(*usual)
+        reference = self._usual()
         return [
             {"engine": engine, "batch": batch, "against": list(usual)}
-            | study_flips.compare(reference, made(engine, batch), self._bundle).row()
+            | study_flips.compare(reference, self._compared(engine, batch), self._bundle).row()
             for engine, batch in others
         ]
+
+    def _usual(self) -> Recording:
+        return self._compared(self._options.collect.engine, self._options.collect.batch_size)
+
+    def _compared(self, engine: str, batch: int | None) -> Recording:
+        place = self._folder / "flips" / f"{engine}-{batch or 'default'}"
+        chosen = self._unseen[: self._options.compared]
+        return self._recorded(place, chosen, engine=engine, batch_size=batch)
 
     def _recorded(self, place: Path, problems: Sequence[Problem], **changed: Any) -> Recording:
         known = {name: value for name, value in changed.items() if value is not None}

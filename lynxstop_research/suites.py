@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from lynxstop.errors import DataError
 from lynxstop.grading.graders import MATH
+from lynxstop.recordings.hub import PREFIX
 from lynxstop.recordings.problems import Problem, load_problems
 
 
@@ -45,3 +47,20 @@ def load_suite(name: str) -> tuple[list[Problem], str, str | None]:
         raise DataError(f"There is no suite {name!r}.", hint=f"Suites: {', '.join(SUITES)}; or name a file.")
     source, grader = SUITES.get(name, (name, None))
     return load_problems(source), source, grader
+
+
+def check_suite(name: str) -> None:
+    """Refuse what cannot be read, before hours are spent; what is on the Hub is asked for when it is needed.
+
+    Raises
+    ------
+    DataError
+        When it is neither a suite nor a file of problems.
+    """
+    if name not in SUITES and not name.startswith(PREFIX):
+        load_suite(name)
+
+
+def title_of(name: str) -> str:
+    """What a suite is called on a page: its name, or that of the file."""
+    return name if name in SUITES or name.startswith(PREFIX) else Path(name).stem

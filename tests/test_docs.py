@@ -189,3 +189,21 @@ def test_every_metric_of_the_proxy_is_described() -> None:
 
     assert defined
     assert {name for name in defined if not re.search(rf"`{name}(_total)?[`{{]", described)} == set()
+
+
+def test_the_readme_has_the_figures_of_the_benchmarks() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    sections = {
+        command: section
+        for section in page.split("\n## ")
+        for command in re.findall(r"^`(.*?)`", section, re.M)
+    }
+    rows = re.findall(
+        r"^\| .* \| (.*) \| `(python benchmarks/[^`]*)` \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert len(rows) > 2
+    for measured, command in rows:
+        missing = (
+            set(re.findall(r"\d[\d.]*", measured)) - set(re.findall(r"\d[\d.]*", sections[command])) - {"95"}
+        )
+        assert not missing, measured

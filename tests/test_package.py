@@ -1,6 +1,7 @@
 """The package as a whole: what it exports, what importing it costs, what it must not contain."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def imports(path: Path) -> set[str]:
 def test_nothing_is_ever_unpickled() -> None:
     for path in ROOT.rglob("*.py"):
         assert not imports(path) & {"pickle", "joblib", "cloudpickle", "dill", "shelve"}, path
+        assert not re.search(r"allow_pickle|torch\.load\(", path.read_text()), path
 
 
 def test_the_core_is_pure() -> None:

@@ -75,6 +75,10 @@ class Outlook:
     strictest: float
     chances: Mapping[float, Mapping[float, float]] = field(default_factory=dict)
 
+    def _with(self, risk: float) -> list[float]:
+        """Levels that share the error when this one is in reach."""
+        return [other for other in (*self.dropped, *self.risks) if other >= risk]
+
     def sentences(self) -> list[str]:
         """What a reader should know."""
         said = [
@@ -87,7 +91,7 @@ class Outlook:
         ]
         said += [
             f"They are too few for a risk of {100 * risk:g}%, which is left out: it takes "
-            f"{floor(risk, (risk,), self.confidence):,} of them without a single loss."
+            f"{floor(risk, self._with(risk), self.confidence):,} of them without a single loss."
             for risk in self.dropped
         ]
         return said

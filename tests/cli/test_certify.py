@@ -1,6 +1,7 @@
 """`lynxstop certify`: one command to a certified bundle, and honest refusals."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -215,6 +216,10 @@ def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
     assert (some.risks, some.dropped) == ((0.1,), (0.05,))
     assert any("left out" in sentence for sentence in some.sentences())
     assert some.chances[0.1][0.01] == pytest.approx(outlook(50, (0.1,), 0.95).chances[0.1][0.01])
+    # What is said to be enough is enough, with the error that the other levels share.
+    (needed,) = re.findall(r"it takes ([\d,]+)", some.sentences()[-1])
+    assert outlook(int(needed), (0.05, 0.1), 0.95).risks == (0.05, 0.1)
+    assert outlook(int(needed) - 1, (0.05, 0.1), 0.95).risks == (0.1,)
     none = outlook(10, (0.05,), 0.95)
     with pytest.raises(DataError, match=r"no risk below 25\.9%"):
         require_enough({"train": [], "calibration": [], "test": []}, none)

@@ -38,6 +38,8 @@ def test_tables_are_found_however_they_are_drawn(text: str, found: object) -> No
     [
         (["3 ms", "1 ms", "2 ms"], "2 ms (1 to 3)"),
         (["+1,200", "+900", "+1,000"], "+1,000 (+900 to +1,200)"),
+        (["4 ms", "3 ms"], "3 ms (3 to 4)"),
+        (["1.2 (1 to 2)", "1.1 (1 to 3)"], "1.1 (1 to 3)"),
         (["same 5", "same 5", "same 5"], "same 5"),
         (["1.02 (1.01 to 1.03)", "1.00 (0.9 to 1.1)", "1.05 (1.0 to 1.1)"], "1.02 (1.01 to 1.03)"),
         (["2", "none"], "2 / none"),
@@ -54,14 +56,24 @@ def test_runs_of_another_form_are_not_mixed() -> None:
     assert merged([first, second]) == first
 
 
-def test_the_page_has_command_runs_and_failures() -> None:
-    runs = [tables_of(MARKDOWN.replace("1.5", value)) for value in ("1", "2", "4")]
-    worked = Result("Core", "Its cost.", "python benchmarks/core.py", runs, (1.0, 2.0, 3.0))
-    failed = Result("Proxy", "Its cost.", "python benchmarks/proxy.py", (), (1.0,), "it ended with status 1")
+def result(title: str, *values: str, how: str = "2026-01-01, idle.", failed: str = "") -> Result:
+    runs = [tables_of(MARKDOWN.replace("1.5", value)) for value in values]
+    return Result(title, "Its cost.", f"python benchmarks/{title}.py", runs, (1.0, 2.0, 3.0), how, failed)
 
-    text = page([worked, failed], ["Command: `make bench`, 2026-01-01."])
+
+def test_the_page_has_command_runs_and_failures() -> None:
+    text = page([result("Core", "1", "2", "4"), result("Proxy", failed="it ended with status 1")])
 
     assert "| core | 2 ms (1 to 4) |" in text
-    assert "`python benchmarks/core.py`, 3 runs, 2 s each." in text
+    assert "`python benchmarks/Core.py`, 3 runs, 2 s each. 2026-01-01, idle." in text
     assert "No figures: it ended with status 1" in text
-    assert "2026-01-01" in text
+
+
+def test_a_section_that_is_not_measured_again_keeps_its_place_and_date() -> None:
+    before = page([result("Core", "1"), result("Proxy", "2"), result("Memory", "3")])
+
+    after = page([result("Proxy", "5", how="2026-02-02, busy.")], before)
+
+    assert after == before.replace("| core | 2 ms |", "| core | 5 ms |").replace(
+        "Proxy.py`, 3 runs, 2 s each. 2026-01-01, idle.", "Proxy.py`, 3 runs, 2 s each. 2026-02-02, busy."
+    )

@@ -63,7 +63,9 @@ def test_cuts_and_the_oracle_by_hand(tmp_path: Path) -> None:
     assert [cut["harm"] for cut in cuts] == [0.5, 0.5, *[0.0] * 7]
     assert [cut["right"] for cut in cuts] == [0.5, 0.5, *[1.0] * 7]
     # The first trace agrees from 30% on, the second never does.
-    assert oracle(read_letters(path)) == pytest.approx(0.35)
+    assert oracle(read_letters(path), "disagree") == pytest.approx(0.35)
+    # Only the first loses a right answer, at its first two cuts.
+    assert oracle(read_letters(path), "harm") == pytest.approx((0.7 + 0.9) / 2)
     shares = np.array([0.8, 0.06, 0.06, 0.06]) / 0.98
     assert ending(path) == pytest.approx((1 - (shares**2).sum(), 0.98))
 
@@ -80,7 +82,10 @@ def test_a_sure_letter_saves_at_the_certified_risk_and_a_budget_saves_less(tmp_p
         assert found[rule].risk.max() <= 0.1
         assert not found[rule].refused.any()
     assert found["budget"].saved.mean() < found["deer"].saved.mean() - 0.2
-    assert found["deer"].saved.mean() <= oracle(table) + 0.05
+    # A budget that is not charged for the wait until the next cut loses as much, and saves at least as much.
+    assert (found["budget, generous"].risk == found["budget"].risk).all()
+    assert found["budget, generous"].saved.mean() > found["budget"].saved.mean()
+    assert found["deer"].saved.mean() <= oracle(table, "disagree") + 0.05
 
 
 def test_letters_without_information_are_refused(tmp_path: Path) -> None:
@@ -121,6 +126,9 @@ def test_the_command_prints_the_tables_and_skips_without_the_recording(tmp_path:
     assert run(tmp_path).startswith("Skipped")
     write(tmp_path / "gemma4-12b-gpqa-diamond.parquet", made_up(90))
     printed = run(tmp_path)
+    assert "The oracle of `harm`, which exits at the first cut without that loss, saves" in printed
+    assert "letters have a median probability of" in printed
+    assert "refused" in printed
     assert "| `letter-probe` |" in printed
     assert "| `harm` certified at |" in printed
     assert "| 90% |" in printed

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lynxstop.replay.exits import ExitTable
-from lynxstop_research.shift import Scored, alarm, certified, delay, losses_at, served, shift, warning
+from lynxstop_research.shift import Scored, alarm, certified, change, delay, losses_at, served, shift, warning
 
 
 def population(right: float, seed: int, problems: int = 400, offset: float = 0.0) -> Scored:
@@ -78,6 +78,15 @@ def test_monitors_start_anew_for_every_order() -> None:
 
     assert [first(0) for _ in range(4)] == [second(0) for _ in range(4)]
     assert not warning(np.zeros(50), np.zeros(5))()(0)
+
+
+def test_only_the_monitors_own_alarm_is_one() -> None:
+    # Four losses after a long good time: a recent rise of the risk, and no reason for an alarm.
+    losses = np.repeat([0.0, 1.0], [1_000, 4])
+    raised, risen = alarm(losses, 0.05)(), change(losses, 0.05)()
+
+    assert not any(raised(request) for request in range(len(losses)))
+    assert [risen(request) for request in range(len(losses))][-1]
 
 
 def test_an_infinite_threshold_loses_nothing() -> None:

@@ -65,6 +65,13 @@ def test_an_odd_body_is_refused_or_passed_on(proxy: Proxied, content: bytes, sta
     assert proxy.count("lynxstop_requests_total", route=CHAT, outcome="failed") == failed
 
 
+def test_a_risk_that_is_not_certified_is_refused_with_those_that_are(proxy: Proxied) -> None:
+    answer = httpx.post(proxy.url + CHAT, json=body(lynxstop={"risk": 0.99}), timeout=60)
+
+    assert answer.status_code == 400
+    assert "certified levels: 0." in answer.json()["error"]["message"]
+
+
 def report(proxy: Proxied, content: str) -> dict[str, Any]:
     """What the proxy says of a request."""
     answer = httpx.post(proxy.url + CHAT, json=body(content), timeout=60)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lynxstop.monitor.arms import Arm, ArmShares
-from lynxstop.monitor.sequential import ChangeDetector, RiskTest
+from lynxstop.monitor.entries import Audit
+from lynxstop.monitor.monitor import LevelKey, Monitor, MonitorOptions
+from lynxstop.monitor.sequential import RiskTest
 
 
 def test_whether_a_request_is_audited_depends_on_its_id_and_a_secret_alone() -> None:
@@ -52,10 +55,32 @@ def test_a_losing_prompt_that_breaks_the_promise_is_found(seed: int) -> None:
     assert count < 1_000
 
 
-def test_a_burst_of_losing_audits_stops_exits_and_no_more() -> None:
-    # This direction is safe: requests think to the end. It is also cheap: four audited losses in a row.
-    detector = ChangeDetector(0.05)
+@pytest.mark.parametrize(("stop", "state"), [(False, "changed"), (True, "alarm")])
+def test_a_late_burst_of_losing_audits_stops_exits_only_where_that_was_asked_for(
+    stop: bool, state: str
+) -> None:
+    monitor = Monitor(LevelKey("m", None, 0.05), MonitorOptions(stop_on_change=stop))
+    good = Audit(model="m", group=None, risk=0.05, exited=True, loss=0.0)
     for _ in range(5_000):
-        assert not detector.add(0.0)
+        monitor.add(good)
+    for _ in range(3):
+        monitor.add(replace(good, loss=1.0))
+    assert monitor.verdict.state == "ok"
+    monitor.add(replace(good, loss=1.0))
 
-    assert [detector.add(1.0) for _ in range(4)] == [False, False, False, True]
+    assert monitor.verdict.state == state
+
+
+@pytest.mark.parametrize(("before", "losses"), [(0, 3), (100, 16), (5_000, 332)])
+def test_the_longer_a_promise_was_kept_the_more_losses_in_a_row_an_alarm_takes(
+    before: int, losses: int
+) -> None:
+    test = RiskTest(0.05)
+    for _ in range(before):
+        test.add(0.0)
+    for _ in range(losses - 1):
+        test.add(1.0)
+    assert not test.alarm
+    test.add(1.0)
+
+    assert test.alarm
