@@ -42,7 +42,7 @@ class RefusedError(UpstreamError):
         self.status, self.headers, self.body = status, headers, body
         self.said = None if status == 200 else error_in_body(_readable(headers, body))
         if status == 200:
-            super().__init__("The server answered with no stream of events.", code="upstream_form")
+            super().__init__("The server did not answer with a stream of events.", code="upstream_form")
             return
         words = f": {self.said['message'][:_WORDS]}" if self.said else "."
         super().__init__(
@@ -85,7 +85,7 @@ class Connection:
         RefusedError
             When the server answers with an error.
         UpstreamError
-            When it cannot be reached, or answers with no JSON.
+            When it cannot be reached, or does not answer with JSON.
         """
         content = None if body is None else encoded(body)
         method = "GET" if body is None else "POST"
@@ -96,7 +96,7 @@ class Connection:
         try:
             return orjson.loads(_readable(response.headers, found))
         except orjson.JSONDecodeError:
-            raise UpstreamError("The server answered with no JSON.", code="upstream_nonsense") from None
+            raise UpstreamError("The server did not answer with JSON.", code="upstream_nonsense") from None
 
     async def text(self, path: str) -> bytes:
         """Ask for a text by GET; empty when the server has none.
