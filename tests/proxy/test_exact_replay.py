@@ -277,7 +277,7 @@ def test_shadow_traffic_of_another_bundle_is_refused(made: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match="another bundle"):
         ShadowRecorder(shadow, **options, served={"fingerprint": "mine"})
     add(shadow / "scores.csv", "a,b,")
-    with pytest.raises(DataError, match="torn"):
+    with pytest.raises(DataError, match="incomplete"):
         read_shadow(shadow)
 
 
