@@ -16,6 +16,7 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.plain import plain
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
 from lynxstop.errors import DataError, LynxstopError
@@ -23,10 +24,13 @@ from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.report import as_json
 from lynxstop.recordings.problems import Problem, digest_problems
 from lynxstop.recordings.storage import Recording
+from lynxstop.rules.plain import Budget
 from lynxstop.rules.table import all_rules
+from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.certify import CertifiedModel, CertifyOptions, certify
 from lynxstop.workflows.certify_plan import split_problems
 from lynxstop.workflows.replay_levels import check_unseen
+from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop_research import study_flips
 from lynxstop_research.shift import Scored, scored, shift
 from lynxstop_research.study_speed import equal_budget, speed
@@ -296,7 +300,31 @@ class _Work:
             most = self._recipe.guards.budget or self._recipe.sampling.max_tokens
             budgets = [most // 2, most // 4]
         budgets = [one for one in dict.fromkeys(budgets) if one > 0]
-        return speed(self._found.model, self._recipe, bundle, chosen, budgets, options)
+        rival = self._certified_budget()
+        return speed(self._found.model, self._recipe, bundle, chosen, budgets, options, rival)
+
+    def _certified_budget(self) -> Bundle | None:
+        """Certify a fixed budget at the same levels on the same problems; None without certificates."""
+        made, recorded, options = self._found.made, self._folder / "recorded", self._options
+        if made is None:
+            return None
+        guards = self._recipe.guards
+        bundle, _ = train_bundle(
+            Recording.open(recorded / "train"),
+            self._folder / "budget",
+            "A fixed budget",
+            rule=Budget.name,
+            min_tokens=guards.min_tokens,
+            cooldown=guards.cooldown,
+            stride=guards.stride,
+            max_points=guards.max_points,
+            seed=options.collect.seed,
+        )
+        wanted = CalibrationOptions(
+            risks=made.outlook.risks, confidence=options.confidence, loss=options.loss
+        )
+        calibration = Recording.open(recorded / "calibration")
+        return install(bundle, calibrate_bundle(bundle, calibration, wanted))
 
     def flips(self) -> Rows:
         """Record the same requests with other batch sizes and engines, and compare."""

@@ -160,9 +160,11 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
     page.text(
         f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; ratios with the range of "
         "the rounds; tokens per request. All "
-        "settings draw the same random numbers. A budget is the one under which the calibration traces think "
-        "as many tokens as at a certified level, or a half and a quarter of the longest where there is none; "
-        "it takes turns with full thinking in an engine of its own, and is compared with that.",
+        "settings draw the same random numbers. A certified budget stops at the first decision point after a "
+        "number of thinking tokens, and has the risk of its level. A budget of a number of tokens is the one "
+        "under which the calibration traces think as many as at a certified level, or a half and a quarter "
+        "of the longest where there is none; its risk is whatever it is. Budgets take turns with full "
+        "thinking in engines of their own, and are compared with that.",
         note=True,
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,20 @@ def speed(
     problems: Sequence[Problem],
     budgets: Sequence[int],
     options: CollectOptions,
+    certified_budget: Bundle | None = None,
 ) -> list[dict[str, Any]]:
     """Run the same requests in every setting, `ROUNDS` times, and measure.
 
-    The settings of the bundle take turns in one engine. Every budget has an engine of its own, in which it
-    takes turns with full thinking, so that each ratio is measured in one process. All draw the same random
-    numbers: texts are the same up to a stop.
+    The levels of a bundle take turns with full thinking in one engine, those of the certified budget in
+    another. Every fixed budget has an engine of its own, in which it takes turns with full thinking, so that
+    each ratio is measured in one process. All draw the same random numbers: texts are the same up to a stop.
+
+    Parameters
+    ----------
+    budgets : sequence of int
+        Thinking tokens after which an exit is forced, whatever the risk.
+    certified_budget : Bundle, optional
+        Of the rule `budget`, certified at the same levels: a budget of equal risk.
 
     Returns
     -------
@@ -78,23 +87,26 @@ def speed(
     """
     if options.engine == "openai":
         raise ConfigError("The speed of a server is not measured from here.", hint="See benchmarks/proxy.py.")
-    levels = [] if bundle is None else [one.risk for one in bundle.policy.pooled if one.threshold < np.inf]
-    served = [_Setting(FULL), *(_Setting(f"certified {100 * risk:g}%", risk) for risk in levels)]
+    opened: list[tuple[Callable[[], Source], list[_Setting]]] = [
+        (partial(_open, model, recipe, bundle, options), _levels("certified", bundle))
+    ]
+    if certified_budget is not None:
+        levels = _levels("budget certified at", certified_budget)
+        opened.append((partial(_open, model, recipe, certified_budget, options), levels))
+    for budget in budgets:
+        guards = recipe.guards.model_copy(update={"budget": budget})
+        short = recipe.model_copy(update={"guards": guards})
+        # In shadow nothing is forced, so that the request thinks to the end.
+        full = _Setting(FULL, mode=Mode.SHADOW)
+        settings = [full, _Setting(f"budget of {budget:,} tokens")]
+        opened.append((partial(_open, model, short, None, options), settings))
     reference: list[Grade] | None = None
     rows: list[dict[str, Any]] = []
-    for budget in (None, *budgets):
-        if budget is None:
-            source, settings = _open(model, recipe, bundle, options), served
-        else:
-            guards = recipe.guards.model_copy(update={"budget": budget})
-            short = recipe.model_copy(update={"guards": guards})
-            source = load_source(options.engine, model, short, options)
-            # In shadow nothing is forced, so that the request thinks to the end.
-            settings = [_Setting(FULL, mode=Mode.SHADOW), _Setting(f"budget of {budget:,} tokens")]
-        with closing(source):
+    for start, settings in opened:
+        with closing(start()) as source:
             texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
             _run(source, texts, recipe, problems, settings, options)
-        for setting in settings if budget is None else settings[1:]:
+        for setting in settings[1:] if rows else settings:
             grades = [
                 options.grade(texts.after_thinking(texts.decode(done.output_ids)), problem.answer)
                 for done, problem in zip(setting.done, problems, strict=True)
@@ -102,6 +114,12 @@ def speed(
             reference = reference or grades
             rows.append(_row(setting, settings[0], grades, reference))
     return rows
+
+
+def _levels(name: str, bundle: Bundle | None) -> list[_Setting]:
+    """Return full thinking, and the levels of a bundle that exit."""
+    levels = [] if bundle is None else [one.risk for one in bundle.policy.pooled if one.threshold < np.inf]
+    return [_Setting(FULL), *(_Setting(f"{name} {100 * risk:g}%", risk) for risk in levels)]
 
 
 def _open(model: str, recipe: Recipe, bundle: Bundle | None, options: CollectOptions) -> Source:

@@ -15,7 +15,9 @@ import typer.main
 import yaml
 
 from lynxstop.cli import app
+from lynxstop.errors import ConfigError
 from lynxstop.proxy import ops
+from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.serve import KEEPALIVE_SECONDS
@@ -138,7 +140,7 @@ def dockerfile() -> dict[str, list[str]]:
     return found
 
 
-def test_the_container_runs_the_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_container_runs_the_proxy() -> None:
     steps = dockerfile()
     entry = parsed(json.loads(steps["ENTRYPOINT"][0]))
     assert str(entry["port"]) == steps["EXPOSE"][0]
@@ -148,8 +150,17 @@ def test_the_container_runs_the_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert extras is not None
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras[1].split(",")) <= set(known)
-    given = dict(word.split("=") for word in steps["ENV"][0].split() if word.startswith("LYNXSTOP_"))
-    assert configured(monkeypatch, tmp_path, **given).policy.bundle == Path("/bundle")
+    # A variable of the image would win over the file of whoever runs it.
+    assert not [word for word in steps["ENV"][0].split() if word.startswith("LYNXSTOP_")]
+
+
+def test_the_image_is_built_from_what_is_packaged_and_nothing_else() -> None:
+    first, *lines = [
+        line for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] != "#"
+    ]
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    kept = {line[1:] for line in lines if line.startswith("!")}
+    assert (first, kept) == ("*", {*packaged["sdist"]["only-include"], "pyproject.toml"})
 
 
 def test_compose_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -159,6 +170,7 @@ def test_compose_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     given = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in own["environment"].items()}
     config = configured(monkeypatch, tmp_path, **given)
     assert config.upstream.url.startswith("http://vllm:")
+    assert [volume.split(":")[-2] for volume in own["volumes"]] == [str(config.policy.bundle)]
     assert config.policy.risk == 0.05
     assert int(own["stop_grace_period"].removesuffix("s")) > config.serve.drain_seconds
     for service in services.values():
@@ -212,9 +224,49 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     unit.read(DEPLOY / "lynxstop.service")
     assert set(unit.sections()) == {"Unit", "Service", "Install"}
     first, *words = shlex.split(unit["Service"]["ExecStart"])
-    assert parsed([Path(first).name, *words])["config"] == Path("/etc/lynxstop/lynxstop.toml")
+    assert Path(parsed([Path(first).name, *words])["config"]) == Path("/etc/lynxstop/lynxstop.toml")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
+    # Recordings and journals are written below a folder that it may write to, relative paths too.
+    assert unit["Service"]["WorkingDirectory"] == f"%S/{unit['Service']['StateDirectory']}"
+
+
+@pytest.mark.parametrize("name", ["lynxstop", "lynxstop-admin", "lynxstop-serve"])
+def test_variables_of_a_service_of_kubernetes_are_no_settings(name: str) -> None:
+    prefix, address = name.upper().replace("-", "_"), "tcp://10.0.0.11:8400"
+    links = {
+        f"{prefix}_SERVICE_HOST": "10.0.0.11",
+        f"{prefix}_SERVICE_PORT": "8400",
+        f"{prefix}_SERVICE_PORT_HTTP": "8400",
+        f"{prefix}_PORT": address,
+        f"{prefix}_PORT_8400_TCP": address,
+        f"{prefix}_PORT_8400_TCP_PROTO": "tcp",
+        f"{prefix}_PORT_8400_TCP_PORT": "8400",
+        f"{prefix}_PORT_8400_TCP_ADDR": "10.0.0.11",
+    }
+    assert load(None, {}, links).config == DEFAULTS
+    assert load(None, {}, {**links, "LYNXSTOP_LIMITS_QUEUE": "3"}).config.limits.queue == 3
+    for wrong in ("LYNXSTOP_POLCY_RISK", "LYNXSTOP_PORTS", f"{prefix}_SERVICE_PORTS"):
+        with pytest.raises(ConfigError, match=wrong):
+            load(None, {}, {**links, wrong: "1"})
+    with pytest.raises(ConfigError, match="LYNXSTOP_SERVE_PORT"):
+        load(None, {}, {"LYNXSTOP_SERVICE_PORT": "8400"})
+    made = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    [pod] = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
+    assert pod["enableServiceLinks"] is False
+
+
+def test_what_alerts_count_is_exported_before_it_happens() -> None:
+    """`increase` and `rate` miss the first of a series, and a comparison with 0 has nothing to compare."""
+    shown = create_app(DEFAULTS).metrics.render().decode()
+    series = [re.split(r"[{ ]", line)[0] + " " + line for line in shown.splitlines() if line[0] != "#"]
+    for rule in RULES:
+        counted = re.findall(r"increase\((\w+)(?:\{([^}]*)\})?", rule["expr"])
+        counted += re.findall(r"rate\((\w+)(?:\{([^}]*)\})?\[\w+\]\)\) == 0", rule["expr"])
+        for name, chosen in counted:
+            found = [line for line in series if line.startswith(f"{name} ") and chosen in line]
+            assert found, f"{rule['alert']}: {name} is not there from the start"
+            assert all(line.endswith(" 0.0") for line in found)
 
 
 def test_nginx_passes_streams_on_as_they_come() -> None:

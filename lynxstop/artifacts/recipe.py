@@ -38,6 +38,12 @@ class Thinking(Strict):
     close: tuple[str, ...] = ()
     special: bool | None = None
 
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Thinking:
+        if bool(self.open) != bool(self.close):
+            raise ValueError("open and close belong together: name both, or neither to have them detected")
+        return self
+
 
 class Cues(Strict):
     """Words that open a new thought, whether any paragraph break counts as one, and a named set to add.

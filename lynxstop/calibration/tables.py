@@ -115,7 +115,7 @@ def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTa
         arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
         try:
             schema = parquet.read_schema(path)
-        except (OSError, arrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
             raise DataError(
                 f"{path} cannot be read as evidence: {_reason(error)}.",
                 hint="Get it again from where it was made, beside its certificate.",

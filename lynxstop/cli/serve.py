@@ -19,6 +19,7 @@ import typer
 from lynxstop.cli._checks import check_folder
 from lynxstop.cli._options import ServedRisk
 from lynxstop.core.conditions import Uncertified
+from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,13 +30,12 @@ PATIENCE = 30.0
 """Seconds between the signal that ends the server and its being killed, besides vLLM's --shutdown-timeout."""
 FRONT = "lynxstop.proxy.vllm_middleware.VllmMiddleware"
 """What vLLM's server puts before its routes; it needs the configuration that `serve` writes."""
-PARSERS = {
-    "<think>": "qwen3",
-    "[THINK]": "mistral",
-    "<seed:think>": "seed_oss",
-    "<|channel|>analysis<|message|>": "openai_gptoss",
+CHOSEN: dict[str, str | None] = {
+    "think": "qwen3",  # reads a block that the prompt opens, and one that the model does
+    "cohere": None,  # needs a package that vLLM does not bring
+    "muse": None,  # is named otherwise in other versions
 }
-"""vLLM's reasoning parsers, by the text that opens a thinking block."""
+"""vLLM's reasoning parser of families where it is not the first that `lynxstop.core.families` names."""
 
 
 def serve(
@@ -196,7 +196,7 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
     defaults = {
         "--dtype": policy.dtype,
         "--override-generation-config": json.dumps(sampling),
-        "--reasoning-parser": PARSERS.get(policy.think_open[0]),
+        "--reasoning-parser": reasoning_parser(policy.think_open[0]),
     }
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     line += ["--additional-config", json.dumps(additional), "--middleware", FRONT]
@@ -204,6 +204,14 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
         if value is not None and _take(rest, flag)[0] is None:
             line += [flag, value]
     return line + rest
+
+
+def reasoning_parser(opening: str) -> str | None:
+    """Return vLLM's parser of a model whose thinking opens with a text; None where none is sure to start."""
+    for row in ROWS:
+        if opening in row.open:
+            return CHOSEN.get(row.name, next(iter(row.parsers), None))
+    return None
 
 
 def run(line: Sequence[str], environment: dict[str, str], patience: float = PATIENCE) -> int:

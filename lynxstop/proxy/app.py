@@ -29,7 +29,9 @@ ROUTES = frozenset(
         "/v1/responses",
     }
 )
-"""Paths that are named in logs and metrics; all others are "other", since a path may hold anything."""
+"""Paths that are named in logs and metrics; all others are `OTHER`, since a path may hold anything."""
+
+OTHER = "other"
 
 _INTERNAL = LynxstopError("The proxy failed on this request.", hint="Its log says why.")
 _INTERNAL.status_code = 500
@@ -86,6 +88,8 @@ class App:
         self._draining = draining
         self.config = config
         self.metrics = metrics
+        for route in (*ROUTES, OTHER):
+            metrics.requests.labels(route, "failed")  # from the start, so that alerts see the first
         self.handlers = dict(backends[0].handlers)
         self.backends = Backends([replace(backends[0], handlers=self.handlers), *backends[1:]])
         self._startup = startup
@@ -118,7 +122,7 @@ class App:
         if own is not None:
             await own(incoming, reply)
             return
-        route = incoming.path if incoming.path in ROUTES else "other"
+        route = incoming.path if incoming.path in ROUTES else OTHER
         with self._tracing.span(incoming, reply, route) if self._tracing else nullcontext():
             await self._run(incoming, reply, route)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from lynxstop.proxy.tool_calls import call_of, function_of
 from lynxstop.remote.delta import REASONING_FIELDS
 from lynxstop.remote.event_rewriter import entries_of
 
@@ -16,7 +17,10 @@ _TEXTS = ("text", "summary", "data")
 _PIECES = ("arguments", "data", "transcript")
 """The same of an object, such as a call of a function, or audio."""
 
-_OF_THE_STREAM = ("delta", "index", "finish_reason", "logprobs", "stop_reason")
+_OF_THE_STREAM = ("delta", "message", "index", "finish_reason", "logprobs", "stop_reason")
+
+_NOTHING = (None, "")
+"""What servers write into the keys of a call in its later pieces."""
 
 
 def assemble(events: Iterable[Json], empty: str | None = None) -> Json:
@@ -103,15 +107,13 @@ def _call(calls: list[Json], parts: Iterable[Json]) -> None:
     for part in parts:
         if not isinstance(part, dict):
             continue
-        place = part.get("index", 0)
-        known = next((call for call in reversed(calls) if call["index"] == place), None)
-        said = dict(part.get("function") or {})
-        if known is None or (part.get("id") and known.get("id") not in (None, part["id"])):
+        known, said = call_of(calls, part), dict(function_of(part))
+        if known is None:
             calls.append({"index": 0, **part, "function": said})
             continue
         function = known["function"]
         before, more = function.get("arguments"), said.get("arguments")
-        known |= {name: value for name, value in part.items() if value is not None and name != "function"}
-        function |= {name: value for name, value in said.items() if value is not None}
+        known |= {name: value for name, value in part.items() if value not in _NOTHING and name != "function"}
+        function |= {name: value for name, value in said.items() if value not in _NOTHING}
         if before is not None:
             function["arguments"] = before if more is None else _joined(before, more)

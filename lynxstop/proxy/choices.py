@@ -51,6 +51,8 @@ class Choices:
         self._reports: list[Json] = [{} for _ in sources]
         self._base: Json = {}
         self._ending: Json | None = None
+        self._held: list[ClientEvent] = []
+        self._begun = False
 
     @property
     def usage(self) -> Json | None:
@@ -75,13 +77,13 @@ class Choices:
         try:
             while coming:
                 arrived, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-                for task in arrived:
+                for task in sorted(arrived, key=lambda one: coming[one]):
                     place, burst = coming.pop(task), task.result()
                     if burst is None:
                         continue
                     coming[asyncio.ensure_future(anext(generators[place], None))] = place
                     events = [self._of(place, as_json(one)) for one in burst]
-                    given: list[ClientEvent] = [event for event in events if event is not None]
+                    given = self._after_the_first(place, [event for event in events if event is not None])
                     if given or not burst:
                         yield given
         finally:
@@ -90,8 +92,16 @@ class Choices:
             await asyncio.gather(*coming, return_exceptions=True)
             for one in generators:
                 await one.aclose()
+        if self._held:
+            yield list(self._held)
         if self._ending is not None:
             yield [self._last(self._ending)]
+
+    def _after_the_first(self, place: int, events: list[ClientEvent]) -> list[ClientEvent]:
+        """Return what may go out: nothing before the first choice, with which OpenAI's client begins."""
+        self._begun = self._begun or (place == 0 and bool(events))
+        given, self._held = (events + self._held, []) if self._begun else ([], self._held + events)
+        return given
 
     def _of(self, place: int, event: Json) -> Json | None:
         """Return an event as one of a choice; None where it waits for those of the other choices."""

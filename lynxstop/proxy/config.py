@@ -243,6 +243,12 @@ class ProxyConfig(Section):
         named = [pattern for one in self.backend for pattern in one.models]
         if twice := sorted({pattern for pattern in named if named.count(pattern) > 1}):
             raise ValueError(f"two backends are for {twice[0]}; put a load balancer in front of its servers")
+        folders = {_folder(one.name): one.name for one in self.backend}
+        if shared := [one.name for one in self.backend if folders[_folder(one.name)] != one.name]:
+            other = folders[_folder(shared[0])]
+            raise ValueError(
+                f"the backends {shared[0]} and {other} would share a folder; name another model first"
+            )
         return self
 
     def parts(self) -> Iterator[tuple[BackendConfig | None, ProxyConfig]]:
@@ -264,7 +270,11 @@ class ProxyConfig(Section):
 
 def _below(folder: Path | None, name: str) -> Path | None:
     """Return a backend's own part of a folder."""
-    return None if folder is None else folder / re.sub(r"[^\w.-]", "_", name)
+    return None if folder is None else folder / _folder(name)
+
+
+def _folder(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lynxstop.errors import RequestError
-from lynxstop.remote.http.coding import PACKED, coding_of, unpacker
+from lynxstop.remote.http.coding import PACKED, READABLE, coding_of, unpacker
 from lynxstop.remote.http.headers import Headers, find
 
 Message = MutableMapping[str, Any]
@@ -74,7 +74,7 @@ class Incoming:
     @property
     def readable(self) -> bool:
         """Whether the body's coding is one that we can unpack."""
-        return self._coding in ("identity", *PACKED)
+        return self._coding in READABLE
 
     @property
     def _coding(self) -> str:

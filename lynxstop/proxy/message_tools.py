@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = dict[str, Any]
@@ -86,40 +86,12 @@ def turns_of(role: str, content: Sequence[Any]) -> list[Json] | None:
     return [message]
 
 
-def opened_block(part: Mapping[str, Any]) -> Json:
-    """Return the block that a call's first piece opens."""
-    return {
-        "type": "tool_use",
-        "id": part.get("id") or "",
-        "name": (part.get("function") or {}).get("name") or "",
-        "input": {},
-    }
-
-
-def arguments_of(part: Mapping[str, Any]) -> str:
-    """Return what a piece of a call adds to its arguments."""
-    said = (part.get("function") or {}).get("arguments") or ""
-    return said if isinstance(said, str) else json.dumps(said)
-
-
-def begins(part: Mapping[str, Any], id: str) -> bool:
-    """Whether a piece is the first of its call, and not one more of the call with an id."""
-    named = part.get("id")
-    return named != id if named else bool((part.get("function") or {}).get("name"))
-
-
 def parsed(arguments: str) -> Any:
     """Return a call's whole arguments; an empty object where they are no JSON, as after a token limit."""
     try:
         return json.loads(arguments or "{}")
     except ValueError:
         return {}
-
-
-def pieces(delta: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Give the pieces of calls in an event's `delta`."""
-    found = delta.get("tool_calls")
-    return (part for part in (found if isinstance(found, list) else ()) if isinstance(part, Mapping))
 
 
 def _tool(tool: Any) -> Json | None:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.failures import MESSAGES, by_status
-from lynxstop.proxy.message_tools import (
-    arguments_of,
-    begins,
-    given,
-    opened_block,
-    parsed,
-    pieces,
-    tools_of,
-    turns_of,
-    uses_tools,
-)
+from lynxstop.proxy.message_tools import given, parsed, tools_of, turns_of, uses_tools
+from lynxstop.proxy.tool_calls import CallPiece, CallReader, whole
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote.http.connection import RefusedError
 
@@ -147,7 +138,10 @@ class MessageWriter:
         self._message: Json = {}
         self._blocks: list[Json] = []
         self._quiet = 0
-        self._arguments = ""
+        self._reader = CallReader()
+        self._calls: dict[int, int] = {}
+        self._arguments: dict[int, str] = {}
+        self._open: list[int] = []
 
     def begin(self, event: Json, prompt_tokens: int) -> Iterator[Json]:
         """Write the head of the message."""
@@ -172,35 +166,43 @@ class MessageWriter:
                 yield {"type": "ping"}
             return
         kind = "thinking" if thinking else "text"
+        for piece in self._reader.end():
+            yield from self._call(piece)
         if not self._blocks or self._blocks[-1]["type"] != kind:
             yield from self._close()
-            self._blocks.append({"type": kind, kind: ""} | ({"signature": ""} if thinking else {}))
-            yield {"type": "content_block_start", "index": self._index, "content_block": {**self._blocks[-1]}}
+            yield self._start({"type": kind, kind: ""} | ({"signature": ""} if thinking else {}))
         self._blocks[-1][kind] += text
-        yield self._delta({"type": f"{kind}_delta", kind: text})
+        yield self._delta(len(self._blocks) - 1, {"type": f"{kind}_delta", kind: text})
 
     def calls(self, delta: Json) -> Iterator[Json]:
         """Write the pieces of calls: a block for each call, its arguments as they come."""
-        for part in pieces(delta):
-            block = self._blocks[-1] if self._blocks else {}
-            if block.get("type") != "tool_use" or begins(part, block["id"]):
-                yield from self._close()
-                self._blocks.append(opened_block(part))
-                self._arguments = ""
-                block = {**self._blocks[-1]}
-                yield {"type": "content_block_start", "index": self._index, "content_block": block}
-            if said := arguments_of(part):
-                self._arguments += said
-                yield self._delta({"type": "input_json_delta", "partial_json": said})
+        for piece in self._reader.read(delta):
+            yield from self._call(piece)
+
+    def _call(self, piece: CallPiece) -> Iterator[Json]:
+        if piece.opens:
+            # One whose arguments are not whole may go on after the next has begun.
+            yield from self._close(unless=lambda place: not whole(self._arguments.get(place, "{}")))
+            self._calls[piece.number] = place = len(self._blocks)
+            self._arguments[place] = ""
+            yield self._start({"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}})
+        place = self._calls[piece.number]
+        if piece.arguments:
+            self._arguments[place] += piece.arguments
+            yield self._delta(place, {"type": "input_json_delta", "partial_json": piece.arguments})
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last block, and tell why the message ended and what it used."""
+        for piece in self._reader.end():
+            yield from self._call(piece)
         if not self._blocks:
             yield from self.text("", thinking=False)
         yield from self._close()
         stop, stopped = choice.get("stop_reason"), {"stop_reason": "end_turn", "stop_sequence": None}
         if choice["finish_reason"] == "length":
             stopped["stop_reason"] = "max_tokens"
+        elif choice["finish_reason"] == "content_filter":
+            stopped["stop_reason"] = "refusal"
         elif self._blocks[-1]["type"] == "tool_use":
             stopped["stop_reason"] = "tool_use"
         elif isinstance(stop, str):
@@ -218,24 +220,28 @@ class MessageWriter:
         """Return the message."""
         return self._message
 
-    @property
-    def _index(self) -> int:
-        return len(self._blocks) - 1
+    def _start(self, block: Json) -> Json:
+        self._open.append(place := len(self._blocks))
+        self._blocks.append(block)
+        return {"type": "content_block_start", "index": place, "content_block": {**block}}
 
-    def _delta(self, delta: Json) -> Json:
-        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+    def _delta(self, place: int, delta: Json) -> Json:
+        return {"type": "content_block_delta", "index": place, "delta": delta}
 
-    def _close(self) -> Iterator[Json]:
-        if not self._blocks:
-            return
-        block = self._blocks[-1]
-        if block["type"] == "thinking":
-            # Clients want one, and nothing here checks it: a digest of what it stands for.
-            block["signature"] = hashlib.sha256(block["thinking"].encode(errors="surrogatepass")).hexdigest()
-            yield self._delta({"type": "signature_delta", "signature": block["signature"]})
-        elif block["type"] == "tool_use":
-            block["input"] = parsed(self._arguments)
-        yield {"type": "content_block_stop", "index": self._index}
+    def _close(self, unless: Callable[[int], bool] = lambda place: False) -> Iterator[Json]:
+        """Close the open blocks, except those that are to stay open."""
+        closing = [place for place in self._open if not unless(place)]
+        self._open = [place for place in self._open if place not in closing]
+        for place in closing:
+            block = self._blocks[place]
+            if block["type"] == "thinking":
+                # Clients want one, and nothing here checks it: a digest of what it stands for.
+                said = block["thinking"].encode(errors="surrogatepass")
+                block["signature"] = hashlib.sha256(said).hexdigest()
+                yield self._delta(place, {"type": "signature_delta", "signature": block["signature"]})
+            elif block["type"] == "tool_use":
+                block["input"] = parsed(self._arguments[place])
+            yield {"type": "content_block_stop", "index": place}
 
 
 def _messages(role: str, content: Any) -> list[Json] | None:

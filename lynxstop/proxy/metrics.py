@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from lynxstop._version import __version__
+from lynxstop.core.exits import Mode, Reason
 
 if TYPE_CHECKING:
     from lynxstop.proxy.audit_metrics import AuditMetrics
@@ -174,6 +176,11 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self.build_info.labels(__version__).set(1)
+        # An alert sees a rise only in what has been exported before: these are shown at 0 from the start.
+        for reason, mode in product(Reason, Mode):
+            self.exits.labels(str(reason), str(mode))
+        for outcome in ("done", "refused"):
+            self.reloads.labels(outcome)
         self._states: dict[str, dict[str, str]] = {}
 
     @cached_property

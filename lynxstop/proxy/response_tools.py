@@ -83,12 +83,6 @@ def thought_of(item: Mapping[str, Any]) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def opened_call(part: Mapping[str, Any], id: str) -> Json:
-    """Return the item that a call's first piece opens."""
-    name = (part.get("function") or {}).get("name") or ""
-    return {"id": id, "type": CALL, "call_id": part.get("id") or "", "name": name, "arguments": ""}
-
-
 def _is_function(tool: Any) -> bool:
     named = isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("name"), str)
     return named and not set(given(tool)) - _TOOL

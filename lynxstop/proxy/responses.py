@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.failures import RESPONSES
-from lynxstop.proxy.message_tools import arguments_of, begins, pieces
-from lynxstop.proxy.response_tools import CALL, OUTPUT, add_turn, opened_call, thought_of, tools_of
+from lynxstop.proxy.response_tools import CALL, OUTPUT, add_turn, thought_of, tools_of
+from lynxstop.proxy.tool_calls import CallPiece, CallReader, whole
 from lynxstop.proxy.translated import TranslatedHandler, Writer
 from lynxstop.remote import server_error
 from lynxstop.remote.http.connection import RefusedError
@@ -57,6 +57,9 @@ _ECHOED = (
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = frozenset({"input_text", "output_text", "text"})
 _REASONING, _MESSAGE = "reasoning", "message"
+
+_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Reasons to finish that leave a response incomplete, and what it calls them."""
 
 
 class ResponsesHandler(TranslatedHandler):
@@ -137,6 +140,7 @@ def _add_turns(messages: list[Json], items: Sequence[Any]) -> bool:
             thought = ""
         elif (message := _message(item)) is not None:
             messages.append(message)
+            thought = thought if message["role"] == "assistant" else ""
         else:
             return False
     return True
@@ -155,6 +159,9 @@ class ResponseWriter:
         self._body = body
         self._response: Json = {}
         self._items: list[Json] = []
+        self._reader = CallReader()
+        self._calls: dict[int, int] = {}
+        self._open: list[int] = []
         self._text = ""
         self._written = 0
 
@@ -182,34 +189,41 @@ class ResponseWriter:
     def text(self, text: str, *, thinking: bool) -> Iterator[Json]:
         """Write a piece of an item; the first opens it, and closes the one before."""
         kind = _REASONING if thinking else _MESSAGE
+        for piece in self._reader.end():
+            yield from self._call(piece)
         if not self._items or self._items[-1]["type"] != kind:
             yield from self._close("completed")
-            yield from self._open(kind)
+            yield from self._begin(kind)
         self._text += text
         yield self._at_part(f"response.{self._kind}.delta", delta=text, **self._logprobs)
 
     def calls(self, delta: Json) -> Iterator[Json]:
         """Write the pieces of calls: an item for each call, its arguments as they come."""
-        for part in pieces(delta):
-            last = self._items[-1] if self._items else {}
-            if last.get("type") != CALL or begins(part, last["call_id"]):
-                yield from self._close("completed")
-                place = len(self._items)
-                self._items.append(opened_call(part, f"fc_{place}_{self._response['id']}"))
-                item = {**self._items[-1], "status": "in_progress"}
-                yield self._event("response.output_item.added", output_index=place, item=item)
-            if said := arguments_of(part):
-                self._items[-1]["arguments"] += said
-                yield self._at_call("delta", delta=said)
+        for piece in self._reader.read(delta):
+            yield from self._call(piece)
+
+    def _call(self, piece: CallPiece) -> Iterator[Json]:
+        if piece.opens:
+            # One whose arguments are not whole may go on after the next has begun.
+            yield from self._close("completed", unless=lambda item: not whole(item.get("arguments", "{}")))
+            self._calls[piece.number] = place = len(self._items)
+            item = {"id": f"fc_{place}_{self._response['id']}", "type": CALL, "call_id": piece.id}
+            yield self._add({**item, "name": piece.name, "arguments": "", "status": "in_progress"})
+        place = self._calls[piece.number]
+        if piece.arguments:
+            self._items[place]["arguments"] += piece.arguments
+            yield self._at_call(place, "delta", delta=piece.arguments)
 
     def end(self, choice: Json, usage: Json, report: Json | None) -> Iterator[Json]:
         """Close the last item, and tell how the response ended and what it used."""
-        cut = choice["finish_reason"] == "length"
+        cut = _CUT.get(str(choice["finish_reason"]))
         status = "incomplete" if cut else "completed"
+        for piece in self._reader.end():
+            yield from self._call(piece)
         if not self._items:
             yield from self.text("", thinking=False)
         yield from self._close(status)
-        details = {"incomplete_details": {"reason": "max_output_tokens"}} if cut else {}
+        details = {"incomplete_details": {"reason": cut}} if cut else {}
         more = {} if report is None else {"lynxstop": report}
         used = _usage(with_exit(usage, report or {}))
         self._response |= {"status": status, "output": self._items, "usage": used, **details, **more}
@@ -219,29 +233,35 @@ class ResponseWriter:
         """Return the response."""
         return self._response
 
-    def _open(self, kind: str) -> Iterator[Json]:
+    def _begin(self, kind: str) -> Iterator[Json]:
         place = len(self._items)
         item: Json = {"id": f"{kind[:2]}_{place}_{self._response['id']}", "type": kind, "content": []}
         own: Json = {"summary": []} if kind == _REASONING else {"role": "assistant"}
         item |= {**own, "status": "in_progress"}
-        self._items.append(item)
         self._text = ""
-        yield self._event("response.output_item.added", output_index=place, item={**item})
+        yield self._add(item)
         yield self._at_part("response.content_part.added", part=self._part)
 
-    def _close(self, status: str) -> Iterator[Json]:
-        if not self._items:
-            return
-        item = self._items[-1]
-        if item["type"] == CALL:
-            yield self._at_call("done", arguments=item["arguments"], name=item["name"])
+    def _add(self, item: Json) -> Json:
+        self._open.append(place := len(self._items))
+        self._items.append(item)
+        return self._event("response.output_item.added", output_index=place, item={**item})
+
+    def _close(self, status: str, unless: Callable[[Json], bool] = lambda item: False) -> Iterator[Json]:
+        """Close the open items, except those that are to stay open."""
+        closing = [place for place in self._open if not unless(self._items[place])]
+        self._open = [place for place in self._open if place not in closing]
+        for place in closing:
+            item = self._items[place]
+            if item["type"] == CALL:
+                yield self._at_call(place, "done", arguments=item["arguments"], name=item["name"])
+            else:
+                # Nothing but calls stays open while another item begins, so this is the last item.
+                yield self._at_part(f"response.{self._kind}.done", text=self._text, **self._logprobs)
+                yield self._at_part("response.content_part.done", part=self._part)
+                item["content"] = [self._part]
             item["status"] = status
-            yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
-            return
-        yield self._at_part(f"response.{self._kind}.done", text=self._text, **self._logprobs)
-        yield self._at_part("response.content_part.done", part=self._part)
-        item |= {"status": status, "content": [self._part]}
-        yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+            yield self._event("response.output_item.done", output_index=place, item=item)
 
     @property
     def _kind(self) -> str:
@@ -260,9 +280,9 @@ class ResponseWriter:
         item = self._items[-1]["id"]
         return self._event(name, item_id=item, output_index=len(self._items) - 1, content_index=0, **more)
 
-    def _at_call(self, step: str, **more: Any) -> Json:
-        place = {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
-        return self._event(f"response.function_call_arguments.{step}", **place, **more)
+    def _at_call(self, place: int, step: str, **more: Any) -> Json:
+        where = {"item_id": self._items[place]["id"], "output_index": place}
+        return self._event(f"response.function_call_arguments.{step}", **where, **more)
 
     def _event(self, kind: str, **more: Any) -> Json:
         number, self._written = self._written, self._written + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ _ELSEWHERE = frozenset(
     for name in ("RECORD", "RECIPE", "LOOP_GUARD", "CLOSE_OPEN_THINKING", "REPORTS", "FUSED_KERNEL")
 )
 """Variables that only the plugin in vLLM has."""
+
+
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://[^/]+:\d+$")
+"""How the variable of a service says where it is."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,9 @@ def load(
         key = ".".join(str(part) for part in first["loc"][:2])
         where = f" ({origins[key]})" if key in origins else ""
         if first["loc"][:1] == (BACKEND,):
-            key = f"{first['loc'][-1]} of [[backend]] number {int(first['loc'][1]) + 1}"
+            # The sections of a backend are ours: in the file all of its keys stand side by side.
+            named = [part for part in first["loc"][2:] if part not in ("upstream", "policy")]
+            key = f"{(named or first['loc'])[0]} of [[backend]] number {int(first['loc'][1]) + 1}"
         raise ConfigError(
             f"{key or 'The configuration'}{where} is wrong: {_said(first)}.",
             hint="`lynxstop config show` lists all keys.",
@@ -199,6 +206,8 @@ def meant(name: str, known: Iterable[str]) -> str:
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     known = dict(keys())
     named = {**SHARED, **{variable(key): key for key in known}}
+    linked = _of_services(environment)
+    environment = {name: text for name, text in environment.items() if name not in linked}
     wrong = [name for name in environment if name.startswith(PREFIX) and name not in named]
     for name in wrong:
         only = name in _ELSEWHERE
@@ -212,6 +221,14 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], s
         if text := environment.get(name):
             found[key] = _parse(text, known[key], name)
     return found, PREFIX
+
+
+def _of_services(environment: Mapping[str, str]) -> set[str]:
+    """Return the variables by which Kubernetes tells containers of a service that is called lynxstop."""
+    ports = [name for name, text in environment.items() if name.endswith("_PORT") and _ADDRESS.match(text)]
+    names = [name.removesuffix("PORT") for name in ports if name.startswith(PREFIX)]
+    told = tuple(f"{name}{what}_" for name in names for what in ("PORT", "SERVICE_HOST", "SERVICE_PORT"))
+    return {name for name in environment if f"{name}_".startswith(told)}
 
 
 def _variable_of(key: str, environment: Mapping[str, str]) -> str:
@@ -237,6 +254,8 @@ def _said(error: Mapping[str, Any]) -> str:
     """Say what is wrong with a value, in the words of the file."""
     forms = {"tuple_type": 'a list is meant, as in ["x"]', "dict_type": "a table is meant, as in {low = 0.1}"}
     text = str(forms.get(error["type"], error["msg"]))
+    if error["loc"][-1:] == ("constrained-float",):
+        text = 'a level between 0 and 1 is meant, or "off"'
     return text.removeprefix("Value error, ").rstrip(".")
 
 

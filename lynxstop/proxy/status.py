@@ -95,7 +95,7 @@ def _one(samples: Iterable[Sample], name: str) -> float:
 def _by(samples: Iterable[Sample], name: str, label: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for sample in samples:
-        if sample.name == name:
+        if sample.name == name and sample.value:
             found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
     return found
 

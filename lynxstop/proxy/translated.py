@@ -15,6 +15,7 @@ from lynxstop.proxy.chat_request import ChatRequest, Frames
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample
+from lynxstop.proxy.tool_calls import pieces
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT, Dialect
@@ -22,7 +23,7 @@ from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.connection import RefusedError
 from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.headers import find, for_call
-from lynxstop.remote.thinking_splitter import DEFAULT, ThinkingSplitter
+from lynxstop.remote.thinking_splitter import DEFAULT, TextPiece, ThinkingSplitter
 
 Json = dict[str, Any]
 
@@ -193,21 +194,25 @@ class _Writing(Frames):
             yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
         self._report = event.get("lynxstop", self._report)
         for choice in (event.get("choices") or ())[:1]:
-            for part in self._splitter.read(choice.get("delta") or {}):
-                yield from self.writer.text(part.text, thinking=part.thinking)
-            if (choice.get("delta") or {}).get("tool_calls"):
-                for part in self._splitter.end():
-                    yield from self.writer.text(part.text, thinking=part.thinking)
-                yield from self.writer.calls(choice["delta"])
+            said = choice.get("delta") or {}
+            yield from self._texts(self._splitter.read(said))
+            if isinstance(refusal := said.get("refusal"), str) and refusal:
+                yield from self._texts([*self._splitter.end(), TextPiece(False, refusal)])
+            if any(pieces(said)):
+                yield from self._texts(self._splitter.end())
+                yield from self.writer.calls(said)
             if choice.get("finish_reason"):
                 self._choice = choice
 
     def _end(self) -> Iterator[Json]:
         if not self._begun:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
-        for part in self._splitter.end():
-            yield from self.writer.text(part.text, thinking=part.thinking)
+        yield from self._texts(self._splitter.end())
         yield from self.writer.end(self._choice, self._source.usage or {}, self._report)
+
+    def _texts(self, parts: Sequence[TextPiece]) -> Iterator[Json]:
+        for part in parts:
+            yield from self.writer.text(part.text, thinking=part.thinking)
 
 
 def _frame(event: Json) -> bytes:

@@ -107,6 +107,8 @@ class VllmMiddleware:
         xargs = body.get("vllm_xargs") or {} if isinstance(body, dict) else None
         if not isinstance(xargs, dict) or (options := self._options(body, xargs)) is None:
             return content, None
+        # A client's own name would leave reports that nobody takes.
+        xargs = {name: value for name, value in xargs.items() if name != "lynxstop_report"}
         name = secrets.token_hex(16)
         live = self._monitoring.live
         treated = Treatment(options) if live is None else live.treat(name, str(body.get("model")), options)

@@ -229,7 +229,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     arrow = need("pyarrow", "calibrate")
     try:
         table = need("pyarrow.parquet", "calibrate").read_table(path)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable Parquet file.") from error
     yield from enumerate(table.to_pylist(), start=1)
 

@@ -94,7 +94,7 @@ def read_table(
             schema = file.schema_arrow
             absent = LATER & (columns.keys() - set(schema.names))
             table = file.read([one for one in wanted or schema.names if one not in absent])
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     if (schema.metadata or {}).get(_KEY) != key.encode():
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
@@ -122,7 +122,7 @@ def digests(store: Store, number: int) -> dict[str, str]:
     try:
         content = store.read(name)
         schema = parquet.read_schema(arrow.BufferReader(content))
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
     return {**_parts(schema), name: hashlib.sha256(content).hexdigest()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ Json = dict[str, Any]
 
 REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
 """Fields in which servers send thinking, in the order in which they are tried."""
+
+_TEXTS = ("text", "content", *REASONING_FIELDS)
 
 
 class Delta(NamedTuple):
@@ -53,6 +56,28 @@ def _counts(usage: Any) -> bool:
     return (not details or isinstance(details, Mapping)) and all(
         count is None or (isinstance(count, int | float) and 0 <= count < math.inf) for count in counts
     )
+
+
+def in_usual_form(event: Json) -> Json:
+    """Write what an event says in the usual form, in place, whatever it is: its choices, and their texts.
+
+    A choice that is no object says nothing. A `delta` that is none is the content, and a number in place of a
+    text is the text of that number.
+    """
+    if not (choices := event.get("choices")):
+        return event
+    event["choices"] = choices = [
+        choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict)
+    ]
+    for choice in choices:
+        said = choice.get("delta")
+        if said and not isinstance(said, dict):
+            choice["delta"] = said = {"content": said}
+        for part in (choice, said or {}):
+            for name in _TEXTS:
+                if type(part.get(name)) in (int, float):
+                    part[name] = json.dumps(part[name])
+    return event
 
 
 def reasoning_field(said: Mapping[str, Any]) -> str | None:

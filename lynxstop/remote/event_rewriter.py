@@ -63,20 +63,20 @@ class EventRewriter:
         if isinstance(event, bytes):
             return event if self.finish is None else self.in_order(as_json(event))
         choices = event.get("choices")
-        if not choices and "error" not in event:
+        if not choices:
             return None
         self._dialect.clean(event, self._client_request.body)
         wanted = self._client_request.logprobs
-        for choice in choices or ():
+        for choice in choices:
             if wanted is None:
                 if "logprobs" in choice:
                     choice["logprobs"] = None
             else:
                 for entry in entries_of(choice):
                     entry["top_logprobs"] = (entry.get("top_logprobs") or [])[:wanted]
-        if event.get("usage") and choices:
+        if event.get("usage"):
             event["usage"] = None
-        return self.in_order(event) if choices else event
+        return self.in_order(event)
 
     def in_order(self, event: Json) -> Json | None:
         """Return an event that goes out now; the one with the finish reason waits in `finish` for the end.

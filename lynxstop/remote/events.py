@@ -8,7 +8,7 @@ from typing import Protocol
 import orjson
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.delta import Delta, Json
+from lynxstop.remote.delta import Delta, Json, in_usual_form
 from lynxstop.remote.fast_path import parse_json, parse_without_logprobs
 from lynxstop.remote.http.sse import DONE, Bursts
 from lynxstop.remote.server_error import StreamedError, error_in
@@ -53,28 +53,37 @@ class Reading:
         self._ended = False
 
     def event(self, data: bytes) -> tuple[Json, Delta] | None:
-        """Read an event; None for the final `[DONE]`, and for one without content.
+        """Read an event; None for the final `[DONE]`, and for one that says nothing, such as `null`.
+
+        After the end of the answer, what is no JSON says nothing either: the rest of a stream that is cut.
 
         Raises
         ------
         StreamedError
             When it is an error.
         UpstreamError
-            When it is not a JSON object, or has an unknown form.
+            When it is not JSON, or has an unknown form.
         """
         data = data.strip()
         if not data or data == DONE:
             self._ended = self._ended or bool(data)
             return None
-        event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
+        try:
+            event = (None if self._whole else parse_without_logprobs(data)) or parse_json(data)
+        except UpstreamError:
+            if self._ended:
+                return None
+            raise
         if (said := error_in(event)) is not None:
             raise StreamedError(said)
         if not isinstance(event, dict):
-            raise _nonsense()
+            return None
         try:
-            delta = self._read(event).checked()
+            delta = self._read(in_usual_form(event)).checked()
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise _nonsense() from None
+            raise UpstreamError(
+                "The server streamed an event of unknown form.", code="upstream_nonsense"
+            ) from None
         if delta.finish:
             self._ended = True
         if self._prompt is not None:
@@ -119,7 +128,3 @@ class Reading:
             for pair in self.burst(burst):
                 yield pair
         self.end()
-
-
-def _nonsense() -> UpstreamError:
-    return UpstreamError("The server streamed an event of unknown form.", code="upstream_nonsense")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.core.families import ROWS
 from lynxstop.core.surface import added_tokens
 from lynxstop.core.thinking import FAMILIES, Delimiters, detect_delimiters, marks_of
-from lynxstop.errors import ModelError
+from lynxstop.errors import ConfigError, ModelError
 from lynxstop.extras import need
 
 ANSWER = "The final answer is \\boxed{"
@@ -76,9 +77,11 @@ def draft_recipe(folder: Path) -> Draft:
     """
     tokenizer = load_tokenizer(folder)
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
-    config = {**config, **config.get("text_config", {})}
+    inner = config.get("text_config")
+    config = {**config, **(inner if isinstance(inner, dict) else {})}
     draft = Draft()
     depth = config.get("num_hidden_layers")
+    depth = depth if isinstance(depth, int) and depth > 0 else None
     source: dict[str, Any] = {"models": [folder.resolve().name]}
     if depth is not None:
         source["depth"] = depth
@@ -89,6 +92,7 @@ def draft_recipe(folder: Path) -> Draft:
         "the cue words are those of LYNX; `lynxstop cues` finds the model's own in recorded traces."
     )
     _exit(draft, tokenizer, delimiters)
+    _switch(draft, tokenizer, delimiters)
     _layers(draft, depth)
     _sampling(draft, generation, config, tokenizer)
     setup_from_recipe(draft.recipe, tokenizer)
@@ -128,7 +132,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     transformers = need("transformers", "transformers")
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        # Code in the folder is neither run nor asked about.
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises almost anything for files that it cannot read
         if (folder / "tokenizer.json").is_file():
             return _bare_tokenizer(folder, transformers)
@@ -149,8 +154,16 @@ def _bare_tokenizer(folder: Path, transformers: Any) -> Any:
         raise ModelError(
             f"{folder / 'tokenizer.json'} is damaged: {_first_line(error)}.", hint="Download it again."
         ) from error
-    made.chat_template = _json(folder / "tokenizer_config.json").get("chat_template")
+    made.chat_template = _template(folder)
     return made
+
+
+def _template(folder: Path) -> Any:
+    """Return a folder's chat template as transformers has it: a text, or texts by name."""
+    with suppress(OSError):
+        return (folder / "chat_template.jinja").read_text()
+    found = _json(folder / "tokenizer_config.json").get("chat_template")
+    return {one["name"]: one["template"] for one in found} if isinstance(found, list) else found
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -214,6 +227,22 @@ def _between(tokenizer: Any, close: str) -> str | None:
     return between if said and close in between else None
 
 
+def _switch(draft: Draft, tokenizer: Any, delimiters: Delimiters) -> None:
+    """Say so where the chat template, as it is by default, keeps the model from thinking."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _SAID}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception:  # templates raise what they like, and there may be none
+        return
+    begun = text.rpartition(_SAID)[2]
+    if max(map(begun.rfind, delimiters.close)) > max(map(begun.rfind, delimiters.open)):
+        draft.unknown.append(
+            "by default the chat template closes the thinking before the model begins, and a variable such "
+            "as enable_thinking opens it. Prompts are written with its defaults: change them in the template."
+        )
+
+
 def _layers(draft: Draft, depth: int | None) -> None:
     if depth is None:
         draft.content["probe"] = {"layers": [-1]}
@@ -235,7 +264,7 @@ def _sampling(draft: Draft, generation: Mapping[str, Any], config: Mapping[str, 
     elif "temperature" in generation or generation.get("do_sample"):
         # What generation_config.json leaves out is as transformers has it.
         usual = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
-        sampling = {name: generation.get(name, value) for name, value in usual.items()}
+        sampling = {name: _sampled(draft, name, generation.get(name), usual[name]) for name in usual}
     else:
         sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
         draft.unknown.append(
@@ -250,6 +279,19 @@ def _sampling(draft: Draft, generation: Mapping[str, Any], config: Mapping[str, 
         draft.unknown.append(f"the context length is not known; {MOST_TOKENS} output tokens are usual.")
     most = MOST_TOKENS if context is None else max(1, min(MOST_TOKENS, context * 3 // 4))
     draft.content["sampling"] = {**sampling, "max_tokens": most, "answer_tokens": min(128, max(1, most // 8))}
+
+
+def _sampled(draft: Draft, name: str, given: Any, usual: float) -> Any:
+    """Return a sampling parameter of generation_config.json, or the usual one where that makes no sense."""
+    if given is None:
+        return usual
+    given = 0 if (name, given) == ("top_k", -1) else given  # as vLLM says that all tokens are kept
+    try:
+        Recipe.read({"sampling": {name: given}})
+    except ConfigError:
+        draft.unknown.append(f"generation_config.json has {name} {given!r}; {usual:g} is taken in its place.")
+        return usual
+    return given
 
 
 def _toml(value: Any) -> str:

@@ -85,6 +85,61 @@ def test_a_tokenizer_file_alone_will_do(tmp_path: Path) -> None:
     assert draft_recipe(tmp_path / "alone").recipe.thinking.special is True
 
 
+@pytest.mark.parametrize(
+    ("config", "generation", "words"),
+    [
+        ({"text_config": None, "num_hidden_layers": 28}, {}, None),
+        ({"text_config": [], "num_hidden_layers": 28}, {}, None),
+        ({"num_hidden_layers": "28"}, {}, "depth is not known"),
+        ({"num_hidden_layers": [14, 14]}, {}, "depth is not known"),
+        ({"num_hidden_layers": 0}, {}, "depth is not known"),
+        ({}, {"do_sample": True, "temperature": None, "top_k": None}, None),
+        ({}, {"do_sample": True, "top_k": -1}, None),
+        ({}, {"do_sample": True, "temperature": 0.7, "top_p": 0}, "has top_p 0; 1 is taken"),
+        ({}, {"do_sample": True, "temperature": "warm"}, "has temperature 'warm'; 1 is taken"),
+    ],
+)
+def test_odd_values_are_passed_over_and_told(
+    tmp_path: Path, config: dict[str, Any], generation: dict[str, Any], words: str | None
+) -> None:
+    # given a model whose files have values that make no sense, or none
+    files = {"config": config | {"model_type": "qwen3"}, "generation_config": generation}
+    draft = draft_recipe(folder(tmp_path / "odd", ["<think>", "</think>"], TEMPLATE, **files))
+    # when its recipe is drafted, then it is one, and says what was not taken from the files
+    assert Recipe.read(draft.content) == draft.recipe
+    assert words is None or any(words in line for line in draft.unknown)
+    assert draft.recipe.source.depth == (28 if config.get("num_hidden_layers") == 28 else None)
+
+
+@pytest.mark.parametrize(
+    ("begun", "off"),
+    [("</think>", True), ("<think>\n\n</think>\n\n", True), ("<think>\n", False), ("", False)],
+)
+def test_a_template_that_keeps_the_model_from_thinking_is_told(tmp_path: Path, begun: str, off: bool) -> None:
+    # given a template that begins the answer in some way, unless it is asked otherwise
+    asked = "{% if add_generation_prompt and not enable_thinking %}" + begun + "{% endif %}"
+    path = folder(tmp_path / "switch", ["<think>", "</think>"], TEMPLATE + asked)
+    # when its recipe is drafted, then it is said where nothing will be thought
+    assert any("before the model begins" in line for line in draft_recipe(path).unknown) is off
+
+
+@pytest.mark.parametrize("form", ["file", "list"])
+def test_code_of_the_model_is_not_run_and_its_template_is_read(tmp_path: Path, form: str) -> None:
+    # given a tokenizer with a class of its own, and its template in either form that transformers writes
+    path = folder(tmp_path / "own", ["<think>", "</think>"], config={"model_type": "unheard-of"})
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    text = TEMPLATE.replace("</think>\n\n", "</think>\n")
+    if form == "file":
+        (path / "chat_template.jinja").write_text(text)
+    else:
+        settings["chat_template"] = [{"name": "default", "template": text}]
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (path / "own.py").write_text("raise AssertionError('this was run')")
+    # when its recipe is drafted, then it is asked nothing, and follows the template
+    assert draft_recipe(path).recipe.exit.text == "\n{close}\nThe final answer is \\boxed{"
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
         draft_recipe(tmp_path / "none")

@@ -27,6 +27,8 @@ def test_sections_override_defaults(tmp_path: Path) -> None:
         ("[sampling]\ntemperature = -1", "sampling.temperature"),
         ("[cues", "is not TOML"),
         ("[probe]\nkind = 'forest'", "probe.kind"),
+        ("[thinking]\nopen = ['<own>']", "name both"),
+        ("[thinking]\nclose = ['</own>']", "name both"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_place(tmp_path: Path, text: str, message: str) -> None:

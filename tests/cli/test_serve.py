@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.cli.serve import FRONT, command, middleware_config
+from lynxstop.cli.serve import CHOSEN, FRONT, command, middleware_config, reasoning_parser
+from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
 
 BUNDLE = Bundle.load(Path(__file__).parents[2] / "probes" / "reasoner")
@@ -77,6 +78,18 @@ def test_the_front_gets_the_flags_and_the_sections_of_the_file(tmp_path: Path) -
     assert (found.monitor.audit, found.monitor.on) == (0.2, True)
     line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
     assert line[line.index("--middleware") + 1] == FRONT
+
+
+def test_the_server_separates_the_thinking_of_every_family() -> None:
+    # given the families, when a server is started for a model of one, then it gets the parser of that family
+    found = {row.name: reasoning_parser(row.open[0]) for row in ROWS}
+    assert (found["think"], found["gpt-oss"], found["mistral"]) == ("qwen3", "openai_gptoss", "mistral")
+    assert (found["gemma4"], found["minimax-m3"], found["kimi-k3"]) == ("gemma4", "minimax_m3", "kimi_k3")
+    assert all(found[row.name] in row.parsers for row in ROWS if row.parsers and row.name not in CHOSEN)
+    # and none where it has none
+    assert reasoning_parser("<own>") is found["kimi"] is None
+    line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
+    assert line[line.index("--reasoning-parser") + 1] == "qwen3"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ ROWS = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

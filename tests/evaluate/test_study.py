@@ -100,3 +100,27 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     monkeypatch.setattr(workflow, "speed", None)
     monkeypatch.setattr(workflow, "record", None)
     assert run() == found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shipped.MODEL / "model.safetensors").exists(), reason="no shipped model")
+def test_speed_is_compared_with_a_budget_of_equal_risk(tmp_path: Path) -> None:
+    words = (
+        "study", shipped.MODEL, "--recipe", shipped.BUNDLE / "recipe.toml", "--limit", 150, "--timed", 8,
+        "--suite", shipped.PROBLEMS / "calibration.jsonl", "--compared", 2, "--concurrency", 16,
+        "--risk", 0.3, "--out", tmp_path / "out", "--json", "--yes",
+    )  # fmt: skip
+
+    done = CliRunner().invoke(app, [str(word) for word in words])
+
+    assert done.exit_code == 0, done.exception
+    rows = {row["setting"]: row for row in json.loads(done.stdout)["speed"]}
+    budget = Bundle.load(tmp_path / "out" / "budget")
+    (level,) = budget.policy.pooled
+    assert budget.policy.rule is not None
+    assert budget.policy.rule.name == "budget"
+    assert level.risk == 0.3
+    assert level.threshold < np.inf
+    full, served = rows["full thinking"], rows["budget certified at 30%"]
+    assert level.threshold <= served["thinking"] < full["thinking"]
+    assert rows["certified 30%"]["thinking"] < full["thinking"]

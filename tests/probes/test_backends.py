@@ -91,7 +91,7 @@ def test_training_gives_the_same_table_and_scores():
     data = data_set()
     first, second = (train(data, penalties=(1e-2, 1.0), backend=name) for name in ("torch", "sklearn"))
     assert [line[:2] for line in first.table] == [line[:2] for line in second.table]
-    np.testing.assert_allclose([c.auc for c in first.table], [c.auc for c in second.table], atol=1e-3)
+    np.testing.assert_allclose([c.auc for c in first.table], [c.auc for c in second.table], atol=2e-3)
     assert first.chosen[:2] == second.chosen[:2]
     np.testing.assert_allclose(first.scores, second.scores, atol=0.01)
     X = data.features(first.chosen.layers)

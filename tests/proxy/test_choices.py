@@ -14,6 +14,7 @@ from lynxstop.errors import UpstreamError
 from lynxstop.proxy.choices import MOST, Choices, splits
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.vllm import Vllm
+from lynxstop.remote.events import as_json
 from tests.support.servers import eventually
 from tests.support.watching import watching
 
@@ -206,6 +207,31 @@ def test_one_choice_that_fails_ends_the_others():
     sources, given = asyncio.run(main())
     assert given == 2
     assert all(source.closed for source in sources)
+
+
+def test_the_first_event_is_of_the_first_choice() -> None:
+    """OpenAI's client fails on a stream that begins with another."""
+
+    class Source:
+        usage, upstream_tokens = None, 0
+
+        def __init__(self, wait: float | None) -> None:
+            self.wait = wait
+
+        async def bursts(self):
+            if self.wait is None:
+                return
+            await asyncio.sleep(self.wait)
+            for _ in range(2):
+                yield [{"id": "a", "choices": [{"index": 0}]}]
+
+    async def places(*waits: float | None) -> list[int]:
+        bursts = Choices([Source(wait) for wait in waits]).bursts()
+        return [as_json(event)["choices"][0]["index"] async for burst in bursts for event in burst]
+
+    assert asyncio.run(places(0.05, 0, 0.02)) == [0, 1, 1, 2, 2, 0]
+    assert asyncio.run(places(0, 0))[0] == 0
+    assert asyncio.run(places(None, 0)) == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 
 from lynxstop.testing.reasoner import held
 from lynxstop.testing.server import MockServer
+from tests.support.canned import Odd
 from tests.support.servers import serving
 from tests.support.watching import watching
 
@@ -105,6 +106,66 @@ def test_log_probabilities_are_those_the_client_asked_for(proxy, top):
         for place, token in zip(found["text_offset"], found["tokens"], strict=True)
     )
     assert "".join(found["tokens"]).endswith(text.partition("{")[2])
+
+
+TEXTS = ("n1.", " (Wait", ",", " no", ".", "</think>", "1}.")
+
+
+def columns(text: str) -> dict[str, Any]:
+    return {
+        "tokens": [text],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{text: -0.5, "?": -2.0}],
+        "text_offset": [0],
+    }
+
+
+def in_completions(change: Callable[[str], Any]) -> Odd:
+    """Stream a completion whose log-probabilities are changed."""
+    choices: list[dict[str, Any]] = [
+        {"index": 0, "text": text, "logprobs": change(text), "token_ids": [place]}
+        for place, text in enumerate(TEXTS)
+    ]
+    events: list[dict[str, Any]] = [{"id": "c1", "choices": [choice]} for choice in choices]
+    events[0]["prompt_token_ids"] = [1, 2]
+    events.append({"id": "c1", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
+    return Odd(*(json.dumps(event).encode() for event in events))
+
+
+ODD_LOGPROBS: dict[str, Callable[[str], Any]] = {
+    "no list": lambda text: "x",
+    "a list": lambda text: [text],
+    "no tokens": lambda text: {**columns(text), "tokens": None},
+    "a token of null": lambda text: {**columns(text), "tokens": [None]},
+    "a token that is a number": lambda text: {**columns(text), "tokens": [5]},
+    "tokens that are a number": lambda text: {**columns(text), "tokens": 5},
+    "a value of text": lambda text: {**columns(text), "token_logprobs": ["-0.5"]},
+    "two values for one token": lambda text: {**columns(text), "token_logprobs": [-0.5, -0.5]},
+    "infinite": lambda text: {**columns(text), "token_logprobs": [-math.inf]},
+    "the likely of null": lambda text: {**columns(text), "top_logprobs": [{text: None}]},
+    "the likely as a list": lambda text: {**columns(text), "top_logprobs": [[text, -0.5]]},
+    "the likely not a number": lambda text: {**columns(text), "top_logprobs": [{text: math.nan}]},
+    "the likely for none": lambda text: {**columns(text), "top_logprobs": 3},
+    "as chats have them, empty": lambda text: {"content": [{}]},
+    "as chats have them, null": lambda text: {"content": None},
+}
+
+
+@pytest.mark.parametrize("top", [None, 0, 2])
+@pytest.mark.parametrize("name", ODD_LOGPROBS)
+def test_odd_log_probabilities_stop_nothing_and_lose_no_text(name: str, top: int | None) -> None:
+    asked = {} if top is None else {"logprobs": top}
+    with serving(in_completions(ODD_LOGPROBS[name])) as url, watching(url) as proxy:
+        whole = ask(proxy.url, **asked)
+        events = stream(proxy.url, **asked)
+        assert proxy.count("lynxstop_requests_total", route="/v1/completions", outcome="failed") == 0
+    assert whole["choices"][0]["text"] == said(events) == "".join(TEXTS)
+    assert whole["lynxstop"]["stopped"] is events[-1]["lynxstop"]["stopped"] is False
+
+
+def test_the_same_log_probabilities_as_they_should_be_stop_it() -> None:
+    with serving(in_completions(columns)) as url, watching(url) as proxy:
+        assert ask(proxy.url)["lynxstop"]["stopped"]
 
 
 @pytest.mark.parametrize(

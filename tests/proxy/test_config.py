@@ -86,6 +86,11 @@ def test_lists_and_tables_in_the_environment() -> None:
         ("[upstream]\nurl = 'localhost:8000'", "upstream.url"),
         ("[serve]\ntls_key = 'k.pem'", "serve"),
         ("[serve", "not TOML"),
+        ("[policy]\nrisk = 'Off'", r'policy.risk .* a level between 0 and 1 is meant, or "off"'),
+        ("[[backend]]\nmodels = ['a']\nrisk = '5%'", r'^risk of \[\[backend\]\] number 1 .*or "off"'),
+        ("[[backend]]\nmodels = [5]", r"^models of \[\[backend\]\] number 1"),
+        ("[upstream]\nurl = 'http://server/v1/chat/completions'", "upstream.url .* without a route"),
+        ("[[backend]]\nmodels = ['a/b']\n[[backend]]\nmodels = ['a_b']", "a/b and a_b would share a folder"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, content: str, named: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import zlib
@@ -148,7 +149,35 @@ HARMLESS = {
         *events[-2:],
     ],
     "no id": lambda events: [{**event, "id": None} for event in events],
+    "null": put(3, b"data: null\n\n"),
+    "an empty list": put(3, b"data: []\n\n"),
+    "a number": put(3, b"data: 5\n\n"),
+    "a choice of null": put(3, {"choices": [None]}),
+    "choices of another kind": put(3, {"choices": "none"}),
+    "null beside a choice": lambda events: [
+        {**event, "choices": [*event["choices"], None] if event["choices"] else []} for event in events
+    ],
+    "a number as text": lambda events: [*events[:6], in_number(events[6]), *events[7:]],
+    "a text in place of a delta": lambda events: [*events[:6], in_text(events[6]), *events[7:]],
+    "a message of null": each(lambda choice: choice.update(message=None)),
+    "a message beside the delta": each(lambda choice: choice.update(message={"content": ""})),
+    "an error of null": lambda events: [{**event, "error": None} for event in events],
+    "an error of null alone": put(0, {"choices": [], "error": None}),
+    "an end that is cut": lambda events: [*events, b"data: [DO"],
+    "an event cut after the end": lambda events: [*events, b'data: {"choices": [], "us'],
+    "no JSON after the end": lambda events: [*events, b"data: [DONE]\n\ndata: bye\n\n"],
 }
+
+
+def in_number(event: Json) -> Json:
+    """Write the first text of the answer as a number."""
+    [choice] = event["choices"]
+    return {**event, "choices": [{**choice, "delta": {"content": int(choice["delta"]["content"])}}]}
+
+
+def in_text(event: Json) -> Json:
+    [choice] = event["choices"]
+    return {**event, "choices": [{**choice, "delta": choice["delta"]["content"]}]}
 
 
 @pytest.mark.parametrize("threshold", [math.inf, -math.inf])
@@ -164,6 +193,52 @@ def test_oddities_that_say_nothing_change_nothing(name: str, threshold: float) -
     assert "".join(part.get("reasoning") or "" for part in parts) == want["reasoning"]
     assert "".join(part.get("content") or "" for part in parts) == want["content"]
     assert streamed.content.endswith(b"data: [DONE]\n\n")
+    # Usage is only for those who ask for it.
+    assert all(event["choices"] and not event.get("usage") for event in events_of(streamed))
+
+
+@pytest.mark.parametrize("name", ["null", "a choice of null", "a number as text", "an error of null alone"])
+def test_oddities_change_nothing_in_other_protocols(name: str) -> None:
+    answer, _ = ask(Server(HARMLESS[name]), path=MESSAGES, thinking={"type": "adaptive"})
+    assert [block.get("thinking") or block["text"] for block in answer.json()["content"]] == [THOUGHT, "1}."]
+
+
+def test_thinking_in_numbers_is_watched() -> None:
+    def numbers(events: list[Json]) -> list[Any]:
+        [choice] = events[1]["choices"]
+        choice["delta"], [one] = {"reasoning": 7}, choice["logprobs"]["content"]
+        one["token"] = "7"
+        return events
+
+    answer, _ = ask(Server(numbers), -math.inf)
+    assert message_of(answer)["reasoning"].startswith("7 (")
+    assert answer.json()["lynxstop"]["stopped"]
+
+
+@pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_refusal_is_text_in_other_protocols(path: str, stream: bool) -> None:
+    refused = {"id": "c1", "choices": [{"index": 0, "delta": {"refusal": "I cannot."}}]}
+    more: Json = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
+    answer, _ = ask(
+        Server(lambda events: [*events[:6], refused, *events[-2:]]), path=path, stream=stream, **more
+    )
+    assert answer.status_code == 200
+    assert b'"text":"I cannot."' in answer.content
+
+
+@pytest.mark.parametrize(("path", "kind"), [(MESSAGES, "tool_use"), (RESPONSES, "function_call")])
+def test_a_call_of_the_older_kind_is_one_in_other_protocols(path: str, kind: str) -> None:
+    own = [
+        {"id": "c1", "choices": [{"index": 0, "delta": {"function_call": said}}]}
+        for said in ({"name": "f", "arguments": ""}, {"arguments": "{}"})
+    ]
+    more: Json = {"input": "?", "messages": None, "max_tokens": None} if path == RESPONSES else {}
+    answer, _ = ask(Server(lambda events: [*events[:6], *own, *events[-2:]]), path=path, **more)
+    [called] = [
+        part for part in answer.json().get("content") or answer.json()["output"] if part["type"] == kind
+    ]
+    assert (called["name"], called.get("input", {})) == ("f", {})
 
 
 def test_a_continuation_with_a_reason_in_every_event_is_whole() -> None:
@@ -307,6 +382,51 @@ def test_deflate_without_its_header_is_unpacked() -> None:
     server = Server(lambda events: events, content_encoding="deflate")
     server.pack = bare
     assert message_of(ask(server, -math.inf)[0])["content"] == EXIT_BEHIND + "1}."
+
+
+class Packing:
+    """Streams in a coding that nobody asked for, one event every 10 ms, until the other side is gone."""
+
+    def __init__(self, coding: str, events: int) -> None:
+        self.coding, self.events = coding.encode(), events
+        self.asked: list[Json] = []
+        self.written = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = json.loads((await receive()).get("body") or b"{}")
+        headers = [(b"content-type", b"application/json")]
+        content = json.dumps({"tokens": EXIT_IDS}).encode()
+        if scope["path"] == CHAT:
+            self.asked.append(body)
+            headers = [(b"content-type", EVENTS), (b"content-encoding", self.coding)]
+            content = b"packed"
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        watched = scope["path"] == CHAT and "return_token_ids" in body
+        gone = asyncio.ensure_future(receive())
+        for _ in range(self.events if watched else 0):
+            await send({"type": "http.response.body", "body": b"packed", "more_body": True})
+            self.written += 1
+            if (await asyncio.wait((gone,), timeout=0.01))[0]:
+                return
+        gone.cancel()
+        await send({"type": "http.response.body", "body": content})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
+def test_an_answer_in_a_coding_that_we_cannot_read_is_generated_once(coding: str, stream: bool) -> None:
+    server = Packing(coding, 500)
+    with serving(server) as url, watching(url) as proxy:
+        body = {**ASKED, "stream": stream}
+        with httpx.stream("POST", proxy.url + CHAT, json=body, timeout=60) as answer:
+            raw = b"".join(answer.iter_raw())
+        assert proxy.count("lynxstop_passthrough_total", cause="refused_200") == 1
+    # The client gets what its own request is answered with; the first was ended as it began.
+    assert (raw, answer.headers["content-encoding"]) == (b"packed", coding)
+    assert server.asked[1:] == [body]
+    assert server.written < 100
 
 
 ERRORS = [

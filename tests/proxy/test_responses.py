@@ -197,3 +197,22 @@ def test_a_call_after_an_exit_is_an_item_and_its_result_goes_back(proxy):
 def test_the_choice_of_a_tool_translates(choice, expected):
     chat: Any = to_chat({**ASK, "tools": [TOOL], "tool_choice": choice})
     assert chat == "tools" if expected is None else chat["tool_choice"] == expected
+
+
+def test_a_thought_of_an_earlier_turn_is_not_that_of_a_later_call() -> None:
+    items = [
+        {"role": "user", "content": "Hello."},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "A greeting."}]},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Look it up."},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": "1"},
+    ]
+    chat = to_chat({"model": "toy", "input": items})
+    assert isinstance(chat, dict)
+    assert [sorted(message) for message in chat["messages"] if "tool_calls" in message] == [
+        ["content", "role", "tool_calls"]
+    ]
+    led = to_chat({"model": "toy", "input": [*items[:4], items[1], *items[4:]]})
+    assert isinstance(led, dict)
+    assert led["messages"][-2]["reasoning"] == "A greeting."

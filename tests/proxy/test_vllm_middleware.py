@@ -218,7 +218,8 @@ def test_reasoning_effort_is_a_level(made: Any, effort: str, xargs: Any, risk: A
 
 def test_requests_that_are_not_ours_pass_as_they_are(made: Any) -> None:
     middleware, server, _ = made()
-    for more in ({"n": 2}, {"vllm_xargs": {"lynxstop_risk": 0.3}}, {"vllm_xargs": "no"}):
+    named = {"n": 2, "vllm_xargs": {"lynxstop_report": "0" * 32}}
+    for more in ({"n": 2}, named, {"vllm_xargs": {"lynxstop_risk": 0.3}}, {"vllm_xargs": "no"}):
         answer = serve(middleware, **more)[0]
         assert (answer.status_code, "lynxstop" in answer.json()) == (200, False)
         assert "lynxstop_report" not in str(server.asked[-1])

@@ -15,6 +15,7 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.request_options import RequestOptions, RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import ConfigError
+from tests.support.byte_vocabulary import byte_tokenizer
 
 CERTIFIED = Conditions(0.9, 1.0, 0, 512)
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.1, 1.0), Level(0.1, 0.5, "easy")))
@@ -134,15 +135,36 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 def test_what_no_exit_goes_together_with_thinks_whatever_the_operator_says(uncertified: Uncertified) -> None:
     # given a server whose exits write a text
     settings = PluginSettings(uncertified=uncertified)
-    reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED), "\n</think>")
+    reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED), ("\n</think>",))
     # when requests ask for what an exit would break, or do not
     held = reader.read(None, served=CERTIFIED, asked={"min_tokens": 200})
     own = reader.read({"lynxstop_budget": 5}, served=CERTIFIED, asked={"stop": ["</th"]})
+    off = reader.read(
+        {"lynxstop_risk": "off", "lynxstop_budget": 5}, served=CERTIFIED, asked={"min_tokens": 200}
+    )
+    outside = reader.read({"lynxstop_budget": 5}, served=Conditions(0.1), asked={"min_tokens": 200})
     free = reader.read(None, served=CERTIFIED, asked={"min_tokens": 0, "stop": ["Q:"]})
-    # then the former think to the end, a budget of their own included
+    # then the former think to the end, a budget of their own included, at whatever level
+    assert (off.watched, off.budget, off.departures) == (False, None, ("min_tokens",))
+    assert (outside.watched, outside.budget) == (False, None)
+    assert outside.departures == ("temperature", "min_tokens")
     assert (held.watched, held.departures) == (False, ("min_tokens",))
     assert (own.watched, own.budget, own.departures) == (False, None, ("stop",))
     assert free == RequestOptions(True, 2.0)
+
+
+def test_a_stop_string_is_compared_with_the_exit_as_requests_see_it() -> None:
+    # given an exit whose closing token is special, so that vLLM leaves it out of the text
+    pytest.importorskip("torch")
+    from lynxstop.engines.vllm.served_bundle import exit_texts
+
+    tokenizer = byte_tokenizer([])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    texts = exit_texts(tokenizer, tokenizer.encode("\n</think>\nIt is", add_special_tokens=False))
+    reader = RequestOptionsReader(PluginSettings(), POLICY, 0.05, Certified(CERTIFIED), texts)
+    # when requests have stop strings, then those that either form completes keep their thinking
+    for stop, cause in (("\n\nIt", ("stop",)), ("</think>", ("stop",)), ("\nIt is 4", ())):
+        assert reader.read(None, served=CERTIFIED, asked={"stop": [stop]}).departures == cause, stop
 
 
 @pytest.mark.parametrize(("args", "budget"), [({}, 5), ({"lynxstop_risk": "off"}, 5)])
@@ -155,6 +177,14 @@ def test_a_budget_of_its_own_holds_at_every_level(args: dict[str, Any], budget: 
 def test_a_budget_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="lynxstop_budget"):
         read(CERTIFIED, {"lynxstop_budget": wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong", [10**400, [0.05], "nan", True], ids=["huge", "list", "not a number", "bool"]
+)
+def test_a_risk_that_makes_no_sense_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"[Rr]isk"):
+        read(CERTIFIED, {"lynxstop_risk": wrong})
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,32 @@ def test_exits_that_the_host_knows_are_brought_to_the_logits() -> None:
     step = BatchStep(np.arange(2), torch.zeros(2, dtype=torch.int64, device=device), None, None, lambda _: [])
     inside, exits = torch.ones(2, dtype=torch.bool, device=device), torch.zeros(2, 2, dtype=torch.int32)
     assert ends.apply(torch.zeros(2, 9, device=device), inside, step, exits).device == device
+
+
+def ended(ends: EndOfText, token: int, read: bool, **forbidden: int) -> tuple[int, int]:
+    """Let a request that thinks, and would end its text, read a token: what comes next, and its exit."""
+    logits = torch.zeros(1, 9)
+    logits[0, END] = 5.0
+    for name in forbidden.values():
+        logits[0, name] = -torch.inf
+    step = BatchStep(np.array([0]), torch.tensor([token]), None, np.array([read]), lambda _: [])
+    exits = ends.apply(logits, torch.tensor([True]), step, torch.zeros(2, 1, dtype=torch.int32))
+    return int(logits.argmax()), int(exits[0, 0])
+
+
+def test_a_text_ends_inside_the_thinking_where_a_grammar_forbids_to_close_it() -> None:
+    # given a request whose grammar counts from its first token, in a prompt that opens a thinking block
+    ends = EndOfText({END}, CLOSE, 1, torch.device("cpu"))
+    assert ended(ends, 7, True) == (CLOSE, 0)
+    # when the closing token is forbidden, then none is written that would kill the request
+    assert ended(ends, 7, True, close=CLOSE) == (END, 0)
+
+
+def test_a_prompt_read_in_pieces_ends_no_thinking() -> None:
+    # given a prompt with an earlier turn's thinking, read in pieces
+    ends = EndOfText({END}, CLOSE, 1, torch.device("cpu"))
+    ended(ends, 7, False)
+    # when a piece ends at the end of that thinking, then no exit is told
+    assert ended(ends, CLOSE, False) == (CLOSE, 0)
+    # and when a generated token closes the thinking, then it is
+    assert ended(ends, CLOSE, True) == (CLOSE, REASONS.index(Reason.END))

@@ -362,3 +362,13 @@ def test_only_the_token_right_after_a_pending_cue_confirms_it(tokens: list[int])
         seen = WATCH.read(state, token)
         assert pending or not seen.confirmed
         state, pending = seen.state, seen.pending
+
+
+def test_a_budget_beyond_all_limits_is_none() -> None:
+    # given a budget that no thinking reaches, when a request thinks, then it goes on
+    both = Both(replace(CUES, budget=10**30))
+    one = both.admit(0, [0])
+    for _ in range(3):
+        both.step([0], [9])
+    assert one is not None
+    assert one.session.exit is None

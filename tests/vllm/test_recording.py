@@ -70,6 +70,17 @@ def test_an_architecture_that_cannot_be_tapped_is_refused_at_start(
         make_llm(model, make_bundle(model, (1, 3)))
 
 
+def test_layers_that_the_model_does_not_have_are_refused_at_start(
+    make_llm: Any, make_model: Any, tmp_path: Path
+) -> None:
+    # given a recipe that counts more layers from the end than there are, when it is to be recorded by
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("[1, -1]", "[-6, -1]"))
+    settings = {"recipe": str(tmp_path / "recipe.toml"), "record": str(tmp_path / "s")}
+    # then no other layer is taken in its place
+    with pytest.raises(ModelError, match="no hidden state -2: the model has 3 layers"):
+        make_llm(make_model("Qwen3"), settings=settings)
+
+
 RECIPE = """
 [cues]
 words = ["wait", "hmm"]

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from lynxstop.artifacts.recipe import Recipe
+from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError
+from tests.support.byte_vocabulary import byte_tokenizer
 
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.2, 0.0)), budget=9)
 
@@ -61,6 +64,23 @@ def test_speculation_on_the_second_runner_is_served_but_not_recorded() -> None:
     check_engine(drafting, PluginSettings(Path("b")))
     with pytest.raises(ConfigError, match="recording under speculative decoding"):
         check_engine(drafting, PluginSettings(Path("b"), record=Path("r")))
+
+
+@pytest.mark.parametrize("marks", [[], ["<think>", "</think>"]])
+def test_open_thinking_is_closed_by_one_token_or_not_at_all(marks: list[str]) -> None:
+    # given a tokenizer that spells the end of thinking out of pieces, or has a token for it
+    pytest.importorskip("torch")
+    from lynxstop.engines.vllm.served_bundle import require_one_close
+
+    thinking = {"open": ["<think>"], "close": ["</think>"], "special": bool(marks)}
+    setup = setup_from_recipe(Recipe.read({"thinking": thinking}), byte_tokenizer(marks))
+    # when an end of text is to become an end of thinking, then that is refused where one token cannot be it
+    if marks:
+        require_one_close(setup)
+    else:
+        with pytest.raises(ConfigError, match="writes </think> in several") as refused:
+            require_one_close(setup)
+        assert refused.value.hint == "Leave close_open_thinking out."
 
 
 def test_settings_come_from_the_configuration_first_and_the_environment_second() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lynxstop.artifacts.certified import Certified
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.adapters import V2Adapter
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
-from tests.vllm.test_sessions import EXIT, make
+from tests.vllm.test_sessions import EXIT, drive, make
 
 SLOTS = 4
 POLICY = StopPolicy(EXIT, (Level(0.05, 0.0),))
@@ -32,10 +35,14 @@ class Metrics:
     def count(self, name: str, amount: int = 1) -> None:
         self.totals[name] += amount
 
+    def count_uncertified(self, causes: Sequence[str]) -> None:
+        for cause in causes:
+            self.totals[cause] = self.totals.get(cause, 0) + 1
 
-def sampling_params() -> SimpleNamespace:
+
+def sampling_params(**asked: Any) -> SimpleNamespace:
     """What an adapter reads of the parameters of a request."""
-    return SimpleNamespace(extra_args=None, structured_outputs=None, temperature=0.0)
+    return SimpleNamespace(**{"extra_args": None, "structured_outputs": None, "temperature": 0.0} | asked)
 
 
 @pytest.fixture
@@ -47,19 +54,21 @@ def adapter() -> V2Adapter:
         prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
     )
     runner = SimpleNamespace(max_num_reqs=SLOTS, req_states=states)
-    served: Any = SimpleNamespace(options=RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05))
+    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(Conditions(0.0)))
+    served: Any = SimpleNamespace(options=reader)
     parts: Any = (make(POLICY, SLOTS), None, Metrics())
     return V2Adapter(runner, served, *parts)
 
 
-def arrive(adapter: V2Adapter, slot: int, name: str, prompt: list[int]) -> bool:
+def arrive(adapter: V2Adapter, slot: int, name: str, prompt: list[int], **asked: Any) -> bool:
     """Let a request come as the runner does it: its slot is taken before the sampler hears of it."""
+    adapted = asked.pop("lora_request", None)
     states = adapter.runner.req_states
-    new = SimpleNamespace(req_id=name, prefill_token_ids=prompt, prompt_len=len(prompt))
+    new = SimpleNamespace(req_id=name, prefill_token_ids=prompt, prompt_len=len(prompt), lora_request=adapted)
     adapter.arriving(SimpleNamespace(scheduled_new_reqs=[new]))
     states.index_to_req_id[slot], states.req_id_to_index[name] = name, slot
     states.prompt_len.np[slot] = states.prefill_len.np[slot] = len(prompt)
-    return adapter.add(slot, sampling_params())
+    return adapter.add(slot, sampling_params(**asked))
 
 
 def test_slots_without_a_request_are_no_error(adapter: V2Adapter, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,3 +94,43 @@ def test_requests_are_watched_in_slots_that_were_profiled(adapter: V2Adapter) ->
     adapter.add(0, sampling_params())
     assert arrive(adapter, 0, "r", [5, 0])
     assert adapter.slots.watched[0]
+
+
+def test_a_request_with_an_adapter_of_its_own_departs(adapter: V2Adapter) -> None:
+    # given a request that changes the model, when it comes, then the certificate does not hold for it
+    assert arrive(adapter, 0, "base", [5, 0])
+    assert not arrive(adapter, 1, "adapted", [5, 0], lora_request=object())
+    assert adapter.slots.options[1].departures == ("lora",)
+    assert adapter.metrics.totals["lora"] == 1
+
+
+def test_a_request_that_cannot_be_read_costs_no_other_its_exit(adapter: V2Adapter) -> None:
+    # given a request in mid-thought, and a slot whose request left in mid-thought
+    assert arrive(adapter, 0, "watched", [5, 0])
+    assert arrive(adapter, 1, "aborted", [5, 0])
+    sessions: Any = adapter.sessions
+    sessions.load(np.array([0, 1]))
+    assert drive(sessions, [10, 10], [0.0, 0.0]) == [None, None]
+    adapter.finishing(SimpleNamespace(finished_req_ids={"aborted"}, preempted_req_ids=None))
+    adapter.runner.req_states.req_id_to_index.pop("aborted")
+    # when a request with arguments that nobody checked takes that slot
+    assert not arrive(adapter, 1, "odd", [5, 0], extra_args={"lynxstop_risk": 0.3})
+    sessions.load(np.array([0, 1]))
+    # then it is left alone, and the other is stopped as ever
+    assert drive(sessions, [4, 4], [9.0, 9.0]) == [None, None]
+    assert drive(sessions, [9, 9], [0.0, 0.0]) == [EXIT[0], None]
+    assert adapter.metrics.totals["errors"] == 1
+
+
+def test_a_request_that_nobody_announced_is_not_taken_for_the_one_before_it(adapter: V2Adapter) -> None:
+    # given a slot whose request left in mid-thought
+    assert arrive(adapter, 0, "aborted", [5, 0])
+    sessions: Any = adapter.sessions
+    sessions.load(np.array([0]))
+    drive(sessions, [10], [0.0])
+    # when an error keeps the next one in it from being taken up
+    adapter.runner.req_states.index_to_req_id[0] = "unknown"
+    assert not adapter.add(0, sampling_params())
+    # then the state of the former decides nothing
+    sessions.load(np.array([0]))
+    assert drive(sessions, [4], [9.0]) == drive(sessions, [9], [0.0]) == [None]

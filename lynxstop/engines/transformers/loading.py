@@ -12,6 +12,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint, require_sam
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
+from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.transformers.engine import DEFAULT_BATCH, TransformersEngine
 from lynxstop.errors import ConfigError, ModelError
 from lynxstop.extras import need
@@ -108,15 +109,10 @@ def load_engine(
         setup.watch,
         setup.policy,
         probe=probe,
-        layers=_layers(named, network.config.get_text_config().num_hidden_layers),
+        layers=layer_numbers(named, network.config.get_text_config().num_hidden_layers),
         batch_size=batch_size or DEFAULT_BATCH,
         close_open_thinking=close_open_thinking,
         certified=certified,
         uncertified=uncertified,
     )
     return LoadedModel(engine=engine, tokenizer=tokenizer, setup=setup, fingerprint=found, dtype=kind)
-
-
-def _layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """Count negative layers from the end: -1 is the state after the final norm."""
-    return tuple(sorted({layer if layer >= 0 else depth + 1 + layer for layer in layers}))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lynxstop.engines.torch.layers import check_layers
 from lynxstop.errors import ModelError
 
 
@@ -40,12 +41,7 @@ class Taps:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ModelError("Layers are given once each, in ascending order.")
-        for layer in self.layers:
-            if not 0 <= layer <= self.depth:
-                raise ModelError(
-                    f"There is no hidden state {layer}: the model has {self.depth} layers.",
-                    hint=f"Choose from 0 (embeddings) to {self.depth} (after the final norm).",
-                )
+        check_layers(self.layers, self.depth)
         for layer in self.layers:
             # The output of a block is the input of the next one; after the last comes the final norm.
             if layer < self.depth:
@@ -123,8 +119,9 @@ def _decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     depth = getattr(config, "num_hidden_layers", None)
-    get_decoder = getattr(model, "get_decoder", None)
-    root: nn.Module = model if get_decoder is None else get_decoder()
+    # Some versions of transformers find no decoder in a model that is one.
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    root: nn.Module = model if found is None else found
     owners = [
         owner
         for owner in root.modules()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,14 +127,18 @@ class RunnerAdapter:
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """Count an error, log the first, and leave the requests of the batch alone."""
+        """Count and log an error, and leave the requests of the batch alone."""
+        self.note(error)
+        self.sessions.drop()
+
+    def note(self, error: Exception) -> None:
+        """Count an error, and log the first."""
         self.metrics.count("errors")
         if not self._logged:
             self._logged = True
             logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
-        self.sessions.drop()
 
-    def options(self, params: Any, new: bool) -> RequestOptions:
+    def options(self, params: Any, new: bool, adapter: Any = None) -> RequestOptions:
         """Return the options of a request; those that cannot be read leave it alone.
 
         Parameters
@@ -141,16 +146,21 @@ class RunnerAdapter:
         params : vllm.SamplingParams
         new : bool
             Whether it comes for the first time, and not back after a preemption.
+        adapter : vllm.LoRARequest, optional
+            What changes the model for this request.
         """
+        served = Conditions.read({name: getattr(params, name, None) for name in SETTINGS})
+        if adapter is not None:
+            served = replace(served, altered=(*served.altered, "lora"))
         try:
             options = self.served.options.read(
                 params.extra_args,
                 structured=params.structured_outputs is not None,
-                served=Conditions.read({name: getattr(params, name, None) for name in SETTINGS}),
+                served=served,
                 asked={name: getattr(params, name, None) for name in no_exit.SETTINGS},
             )
         except ConfigError as error:
-            self.fail(error)
+            self.note(error)
             return UNWATCHED
         if new and options.departures:
             self.metrics.count_uncertified(options.departures)
@@ -168,7 +178,7 @@ class V1Adapter(RunnerAdapter):
 
     def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
         super().__init__(runner, served, *parts)
-        self.rows = BatchRows(self.slots, self.options, self.lost)
+        self.rows = BatchRows(self.slots, self.options, self.lost, runner.requests)
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`."""
@@ -249,7 +259,7 @@ class V2Adapter(RunnerAdapter):
                 return False
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
-            options = self.options(params, outputs == 0)
+            options = self.options(params, outputs == 0, new.lora_request)
             if self._drafted and options.draw is not None:
                 raise ConfigError("Requests with random numbers of their own cannot be drafted.")
             parked = self._parked.pop(name, None)
@@ -258,7 +268,8 @@ class V2Adapter(RunnerAdapter):
                 self.lost()
             return bool(self.slots.watched[slot])
         except Exception as error:
-            self.fail(error)
+            self.note(error)
+            self.slots.enter(slot, [], 0, UNWATCHED, None)
             return False
 
     def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:

@@ -78,7 +78,8 @@ def _hand_over(runner: Any, served: Any) -> None:
     first = hasattr(runner, "input_batch")
     for thing in (runner, runner.input_batch if first else runner.req_states):
         check_fields(thing)
-    if not first and runner.sampler is None:
+    leads, samples = _rank()
+    if not samples:
         logger.info("lynxstop: this pipeline stage does not sample and stays idle.")
         return
     ours = _processors(runner)
@@ -105,14 +106,15 @@ def _hand_over(runner: Any, served: Any) -> None:
     speculation = config.speculative_config
     drafts = None if speculation is None else int(speculation.num_speculative_tokens)
     sessions = make_sessions(served, runner.device, slots, drafts)
-    metrics = PluginMetrics(served_name(config), sessions.counters)
+    metrics = PluginMetrics(served_name(config), sessions.counters, leads=leads)
     recorder = None
-    if served.settings.record is not None:
+    if served.settings.record is not None and leads:
         rows: RowBuffer | RowFiles = RowBuffer()
         if str(served.settings.record) != MEMORY:
             rows = RowFiles(served.settings.record, lost=lambda count: metrics.count("dropped", count))
         recorder = Recorder(rows, served.setup.policy.exit_ids[0])
-    parts = (runner, served, sessions, hidden, metrics, recorder, *_beside(served, slots, runner.device))
+    beside = _beside(served, slots, runner.device, leads)
+    parts = (runner, served, sessions, hidden, metrics, recorder, *beside)
     adapter = V1Adapter(*parts) if first else V2Adapter(*parts, drafted=drafts is not None)
     if isinstance(adapter, V2Adapter):
         _before(runner, "finish_requests", adapter.finishing)
@@ -128,15 +130,23 @@ def _hand_over(runner: Any, served: Any) -> None:
     )
 
 
-def _beside(served: Any, slots: int, device: Any) -> tuple[Any, Any]:
-    """Make what reports exits to the server, in one process; and what ends thinking where a text ends."""
-    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+def _rank() -> tuple[bool, bool]:
+    """Whether this process is the one that tells of its requests, and whether it samples them.
 
+    All ranks of tensor parallelism decide the same, and the last stage of a pipeline decides alone.
+    """
+    from vllm.distributed.parallel_state import get_pp_group, get_tensor_model_parallel_rank
+
+    return get_tensor_model_parallel_rank() == 0, get_pp_group().is_last_rank
+
+
+def _beside(served: Any, slots: int, device: Any, leads: bool) -> tuple[Any, Any]:
+    """Make what reports exits to the server, in one process; and what ends thinking where a text ends."""
     from lynxstop.engines.vllm.end_of_text import EndOfText
     from lynxstop.engines.vllm.exit_reports import ExitReports
 
     settings, reports, ends = served.settings, None, None
-    if settings.reports is not None and get_tensor_model_parallel_rank() == 0:
+    if settings.reports is not None and leads:
         reports = ExitReports(settings.reports)
     if settings.close_open_thinking and served.end_ids:
         ends = EndOfText(served.end_ids, served.setup.policy.exit_ids[served.closed - 1], slots, device)

@@ -69,6 +69,7 @@ CALLEES = (
     Callee("vllm.tokenizers", "cached_tokenizer_from_config", ("model_config",)),
     Callee("vllm.exceptions", "VLLMValidationError"),
     Callee("vllm.distributed.parallel_state", "get_tensor_model_parallel_rank"),
+    Callee("vllm.distributed.parallel_state", "get_pp_group"),
     Callee("vllm.config.model", "ModelConfig.try_get_generation_config"),
     Callee("vllm.platforms", "current_platform"),
     Callee("vllm.entrypoints.openai.api_server", ""),
@@ -88,8 +89,9 @@ FIELDS = (
         _FIRST,
         "GPUModelRunner",
         ("device", "discard_request_mask", "input_batch", "input_ids", "max_num_reqs", "query_start_loc",
-        "vllm_config"),
+        "requests", "vllm_config"),
     ),
+    Fields("vllm.v1.worker.gpu_input_batch", "CachedRequestState", ("lora_request", "output_token_ids")),
     Fields("vllm.v1.worker.gpu_input_batch", "InputBatch", ("logitsprocs",)),
     Fields("vllm.v1.sample.logits_processor.state", "LogitsProcessors", ("all",)),
     Fields(FIRST_PROCESSORS, "BatchUpdate", ("removed", "added", "moved")),
@@ -116,7 +118,12 @@ FIELDS = (
         "SchedulerOutput",
         ("finished_req_ids", "preempted_req_ids", "scheduled_new_reqs"),
     ),
-    Fields("vllm.v1.core.sched.output", "NewRequestData", ("prefill_token_ids", "prompt_len", "req_id")),
+    Fields(
+        "vllm.v1.core.sched.output",
+        "NewRequestData",
+        ("lora_request", "prefill_token_ids", "prompt_len", "req_id"),
+    ),
+    Fields("vllm.distributed.parallel_state", "GroupCoordinator", ("is_last_rank",)),
     # Configuration and requests.
     Fields(
         "vllm.entrypoints.openai.chat_completion.protocol",

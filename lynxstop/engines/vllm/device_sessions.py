@@ -108,7 +108,7 @@ class DeviceSessions:
         state[FORCED] = -1
         state[LENGTH] = self._closed if options.structured else len(self.policy.exit_ids)
         state[STOPS] = options.stops
-        state[BUDGET] = ENDLESS if options.budget is None else options.budget
+        state[BUDGET] = ENDLESS if options.budget is None else min(options.budget, ENDLESS)
         numbers[THRESHOLD] = options.threshold
         numbers[PENDING] = numbers[SCORE] = np.nan
         self._staged[slot] = torch.from_numpy(state)

@@ -15,7 +15,7 @@ class EndOfText:
     """Gives the logit of the tokens that end a text to the one that ends the thinking, where a block is open.
 
     Greedy requests close their thinking exactly where they would have ended their text. No certificate covers
-    that.
+    that. Where a grammar forbids the closing token, the text ends as it would have.
 
     Parameters
     ----------
@@ -47,8 +47,12 @@ class EndOfText:
             `exits`, as `SessionBatch.exits` gives them, with the requests whose thinking was ended here.
         """
         slots = torch.from_numpy(step.slots).to(logits.device, non_blocking=True)
-        done = self._done[slots] | (self._due[slots] & (step.tokens == self._close))
+        closed = self._due[slots] & (step.tokens == self._close)
+        if step.read is not None:
+            closed &= torch.from_numpy(step.read).to(logits.device, non_blocking=True)
+        done = self._done[slots] | closed
         ends, close = logits[:, self._ids], logits[:, self._close]
+        inside = inside & (close > -torch.inf)
         best = ends.max(dim=1).values
         self._done[slots], self._due[slots] = done, inside & (best > close)
         logits[:, self._close] = torch.where(inside, torch.maximum(close, best), close)

@@ -177,8 +177,9 @@ def find_blocks(model: nn.Module, depth: int, dtype: torch.dtype = torch.float32
         When there are none, or of a kind whose states are not known to be right.
     """
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    kinds = {base.__name__ for block in (lists[0] if lists else ()) for base in type(block).__mro__}
-    if not kinds & set(TAPPABLE) or not all(_takes_residual(block) for block in lists[0]):
+    # An encoder of images may have as many layers.
+    lists.sort(key=lambda blocks: not _tappable(blocks))
+    if not lists or not _tappable(lists[0]) or not all(_takes_residual(block) for block in lists[0]):
         found = type(lists[0][0]).__name__ if lists else "none"
         raise ModelError(
             f"Intermediate layers of {type(model).__name__} cannot be tapped (decoder layers: {found}).",
@@ -191,6 +192,10 @@ def find_blocks(model: nn.Module, depth: int, dtype: torch.dtype = torch.float32
             hint=f"Use bfloat16 and no sequence parallel experts, or a probe on the last layer, {depth}.",
         )
     return lists[0]
+
+
+def _tappable(blocks: nn.ModuleList) -> bool:
+    return not set(TAPPABLE).isdisjoint(base.__name__ for block in blocks for base in type(block).__mro__)
 
 
 def _alters_states(block: nn.Module, dtype: torch.dtype) -> bool:

@@ -13,6 +13,7 @@ from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
 from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.row_files import MEMORY
 from lynxstop.errors import ConfigError, LynxstopError, MissingExtraError, ModelError
@@ -109,7 +110,7 @@ def load_engine(
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
-    counted = tuple(sorted({k if k >= 0 else depth + 1 + k for k in layers}))
+    counted = layer_numbers(layers, depth)
     return LoadedVllm(
         engine=VllmEngine(llm, setup, counted, policy),
         tokenizer=tokenizer,

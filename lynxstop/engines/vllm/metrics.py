@@ -32,6 +32,10 @@ _HELP = {
 }
 
 
+_OWN = ("errors", "kernel_failures", "dropped", "disabled")
+"""What happens to a process; everything else happens to requests, which several processes may serve."""
+
+
 class PluginMetrics:
     """Prometheus counters of one model.
 
@@ -41,6 +45,8 @@ class PluginMetrics:
         Value of the label `model_name`, as on vLLM's own metrics.
     counters : Tensor, optional
         The device's counters, fetched every `INTERVAL` seconds while steps are taken.
+    leads : bool
+        Whether this process shows what happens to requests: one rank of those that serve the same ones.
 
     Attributes
     ----------
@@ -50,7 +56,7 @@ class PluginMetrics:
         To be set at every step: something may have been counted.
     """
 
-    def __init__(self, model: str, counters: Tensor | None = None) -> None:
+    def __init__(self, model: str, counters: Tensor | None = None, *, leads: bool = True) -> None:
         from prometheus_client import REGISTRY, Counter
 
         self.totals = dict.fromkeys((*_HELP, "uncertified"), 0)
@@ -65,6 +71,7 @@ class PluginMetrics:
             full, "Requests outside the certified conditions, by what departs.", ["model_name", "cause"]
         )
         self._model = model
+        self._leads = leads
         self._device = counters
         self._fetched = torch.zeros(len(COUNTERS), dtype=torch.int64)
         self._lock = threading.Lock()
@@ -77,12 +84,13 @@ class PluginMetrics:
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter of the host."""
         self.totals[name] += amount
-        self._counters[name].inc(amount)
+        if self._leads or name in _OWN:
+            self._counters[name].inc(amount)
 
     def count_uncertified(self, causes: Sequence[str]) -> None:
         """Count a request outside the certified conditions, once under each of its causes."""
         self.totals["uncertified"] += 1
-        for cause in causes:
+        for cause in causes if self._leads else ():
             self._uncertified.labels(model_name=self._model, cause=cause).inc()
 
     def fetch(self) -> None:

@@ -76,7 +76,7 @@ class QuietTokens:
             return
         self.seen[slot] = session.thinking_tokens
         budget = session.policy.budget
-        self._budget[slot] = _ENDLESS if budget is None or session.exit is not None else budget
+        self._budget[slot] = _ENDLESS if budget is None or session.exit is not None else min(budget, _ENDLESS)
         thinks = session.phase is Phase.THINKING
         self._thinks[slot] = thinks
         # A pending cue makes no difference: only the next token can confirm it, and then that is not quiet.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -118,8 +118,8 @@ class RequestOptionsReader:
         The bundle's own default.
     certified : Certified, optional
         What the levels were certified for; requests are not compared with it where None.
-    exit_text : str
-        What an exit writes.
+    exit_texts : collection of str
+        What an exit writes, with and without special tokens: a request may be shown either.
 
     Raises
     ------
@@ -133,10 +133,10 @@ class RequestOptionsReader:
         policy: StopPolicy,
         default_risk: float | None,
         certified: Certified | None = None,
-        exit_text: str = "",
+        exit_texts: Collection[str] = ("",),
     ) -> None:
         self._policy = policy
-        self._exit_text = exit_text
+        self._exit_texts = exit_texts
         self._certified = certified
         self._thinks = settings.uncertified is Uncertified.THINK
         self._records = settings.record is not None
@@ -192,14 +192,20 @@ class RequestOptionsReader:
             if level.sampling is not None:
                 options = replace(options, threshold=level.threshold)
             options = self._compare(options, served, level)
-        no_exit = None if asked is None else why_no_exit(asked, self._exit_text, self._policy.exit_ids)
-        if no_exit is not None and options.watched and not self._by_recipe:
-            options = _thinking(options, (*options.departures, no_exit))
-        elif "lynxstop_budget" in given:
+        if "lynxstop_budget" in given:
             options = _limited(options, given["lynxstop_budget"], mode)
+        if options.watched and (no_exit := self._no_exit(asked)) is not None:
+            options = _thinking(options, (*options.departures, no_exit))
         if "lynxstop_report" in given:
             options = replace(options, report=_tag(given["lynxstop_report"]))
         return replace(options, structured=structured) if structured and options.watched else options
+
+    def _no_exit(self, asked: Mapping[str, Any] | None) -> str | None:
+        """Name the setting of a request that no exit goes together with; a recipe's budget is part of it."""
+        if asked is None or self._by_recipe:
+            return None
+        causes = (why_no_exit(asked, text, self._policy.exit_ids) for text in self._exit_texts)
+        return next((cause for cause in causes if cause is not None), None)
 
     def _compare(self, options: RequestOptions, served: Conditions, level: Level) -> RequestOptions:
         """Do what the operator chose where a request lies outside the certified conditions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
@@ -146,7 +148,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
                 "Inside vLLM hidden states are recorded at decision points, and none are named.",
                 hint="Name layers in the recipe's [probe] section.",
             )
-        layers = tuple(sorted({k if k >= 0 else depth + 1 + k for k in recipe.probe.layers}))
+        layers = layer_numbers(recipe.probe.layers, depth)
         name, probe, setup = (
             "a recipe",
             _silent(layers, width),
@@ -154,6 +156,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         default_risk = certified = None
     setup.require_cut_after()
+    if settings.close_open_thinking:
+        require_one_close(setup)
     if settings.loop_guard is not None:
         setup = replace(setup, policy=replace(setup.policy, loop_guard=settings.loop_guard))
     if probe.width != width * len(probe.layers) or probe.layers[-1] > depth:
@@ -167,7 +171,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
-    written = tokenizer.decode(setup.policy.exit_ids, skip_special_tokens=False)
+    written = exit_texts(tokenizer, setup.policy.exit_ids)
     options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
     return ServedBundle(
@@ -181,6 +185,11 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         depth,
         _end_ids(model, tokenizer),
     )
+
+
+def exit_texts(tokenizer: Any, exit_ids: Sequence[int]) -> tuple[str, ...]:
+    """Return what an exit writes, as requests see it: with special tokens, and without."""
+    return tuple(tokenizer.decode(exit_ids, skip_special_tokens=skip) for skip in (False, True))
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -237,6 +246,22 @@ def closing(setup: Setup) -> int:
         if not thinking.inside(state):
             return count
     raise AssertionError("the setup checks that an exit leaves the block")
+
+
+def require_one_close(setup: Setup) -> None:
+    """Refuse to close open thinking where that takes more than one token.
+
+    Raises
+    ------
+    ConfigError
+    """
+    thinking, last = setup.watch.thinking, setup.policy.exit_ids[closing(setup) - 1]
+    if thinking.inside(thinking.step(thinking.opened, last)):
+        raise ConfigError(
+            f"close_open_thinking needs one token that ends the thinking; this tokenizer writes "
+            f"{setup.delimiters.close[0]} in several.",
+            hint="Leave close_open_thinking out.",
+        )
 
 
 def model_folder(model: Any) -> Path:

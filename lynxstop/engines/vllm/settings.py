@@ -165,7 +165,7 @@ def parse_risk(value: object) -> float | str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f'A risk is a number or "{OFF}", not {value!r}.') from None
 
 

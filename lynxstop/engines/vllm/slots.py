@@ -127,20 +127,28 @@ class BatchRows:
     ----------
     slots : SlotTable
     options : callable
-        Gives the options of a request from its sampling parameters and whether it is new.
+        Gives the options of a request from its sampling parameters, whether it is new, and its adapter.
     lost : callable
         Called for each request that came back without its state.
+    known : dict
+        The runner's own requests by name, those that are preempted too.
     """
 
     def __init__(
-        self, slots: SlotTable, options: Callable[[Any, bool], RequestOptions], lost: Callable[[], None]
+        self,
+        slots: SlotTable,
+        options: Callable[[Any, bool, Any], RequestOptions],
+        lost: Callable[[], None],
+        known: dict[str, Any],
     ) -> None:
         self._slots = slots
         self._options = options
         self._lost = lost
+        self._known = known
+        self._parked: dict[str, Parked] = {}
         self._free = list(range(slots.idle))[::-1]
         self._of_row = np.full(slots.idle, slots.idle, dtype=np.int64)
-        self._requests: dict[int, tuple[Any, list[int]]] = {}
+        self._requests: dict[int, tuple[str, list[int]]] = {}
         self._view: NDArray[np.int64] | None = None
 
     @property
@@ -161,6 +169,8 @@ class BatchRows:
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`: removed, added, then moved rows."""
         self._view = None
+        for name in self._parked.keys() - self._known.keys():
+            del self._parked[name]
         for row in change.removed:
             self._leave(row)
         for row, params, prompt_ids, output_ids in change.added:
@@ -174,16 +184,23 @@ class BatchRows:
                 self._of_row[other], self._of_row[one] = self._of_row[one], self._slots.idle
 
     def _enter(self, row: int, params: Any, prompt_ids: list[int], output_ids: list[int]) -> None:
-        options = self._options(params, not output_ids)
+        name, request = self._find(output_ids)
+        options = self._options(params, not output_ids, request.lora_request)
         if not options.watched:
             return
         slot = self._free.pop()
         self._of_row[row] = slot
-        self._requests[slot] = (params, output_ids)
-        # The parameters are the one object that stays with a preempted request, on every rank.
-        parked = getattr(params, "_lynxstop_parked", None)
+        self._requests[slot] = (name, output_ids)
+        parked = self._parked.pop(name, None)
         if not self._slots.enter(slot, prompt_ids, len(output_ids), options, parked):
             self._lost()
+
+    def _find(self, output_ids: list[int]) -> tuple[str, Any]:
+        """Find the request that these generated tokens are of; the youngest come last.
+
+        Its parameters do not tell it apart: answers to one request (`n`) may share them.
+        """
+        return next(one for one in reversed(self._known.items()) if one[1].output_token_ids is output_ids)
 
     def _leave(self, row: int) -> None:
         slot = int(self._of_row[row])
@@ -191,5 +208,7 @@ class BatchRows:
             return
         self._of_row[row] = self._slots.idle
         self._free.append(slot)
-        params, output_ids = self._requests.pop(slot)
-        params._lynxstop_parked = self._slots.leave(slot, len(output_ids))
+        name, output_ids = self._requests.pop(slot)
+        parked = self._slots.leave(slot, len(output_ids))
+        if parked is not None and name in self._known:
+            self._parked[name] = parked

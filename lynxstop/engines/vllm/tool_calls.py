@@ -13,7 +13,7 @@ import numpy as np
 
 from lynxstop.core.automaton import TokenAutomaton
 from lynxstop.core.surface import added_tokens, token_surfaces
-from lynxstop.core.thinking import Delimiters, ThinkingAutomaton, compile_thinking
+from lynxstop.core.thinking import Delimiters, ThinkingAutomaton, compile_thinking, marks_of
 from lynxstop.core.watch import Watch
 
 MARKS = (
@@ -22,15 +22,26 @@ MARKS = (
     ("<|tool_call_start|>", "<|tool_call_end|>"),
     ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    ("<tool_calls>", "</tool_calls>"),
+    ("<function_calls>", "</function_calls>"),
+    ("<start_function_call>", "<end_function_call>"),
+    ("<minimax:tool_call>", "</minimax:tool_call>"),
+    ("<seed:tool_call>", "</seed:tool_call>"),
+    ("<longcat_tool_call>", "</longcat_tool_call>"),
+    ("<|tool_call>", "<tool_call|>"),
+    ("<|START_ACTION|>", "<|END_ACTION|>"),
+    ("<|plamo:begin_tool_requests:plamo|>", "<|plamo:end_tool_requests:plamo|>"),
+    ("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
 )
-"""Marks of tool calls, opening and closing; a model uses those that are special tokens of its tokenizer."""
+"""Marks of tool calls, opening and closing, as vLLM's parsers know them; a model uses those whose special
+tokens its tokenizer has."""
 
 
 def guard_tool_calls(watch: Watch, tokenizer: Any) -> Watch:
     """Return a watch that does not see thinking inside tool calls; `watch` itself when the model has no
     marks."""
     known = set(added_tokens(tokenizer).values())
-    marks = [pair for pair in MARKS if set(pair) <= known]
+    marks = [pair for pair in MARKS if {mark for text in pair for mark in marks_of(text, known)} <= known]
     if not marks:
         return watch
     delimiters = Delimiters(tuple(pair[0] for pair in marks), tuple(pair[1] for pair in marks))

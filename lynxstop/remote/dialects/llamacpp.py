@@ -154,7 +154,7 @@ class LlamaCpp(ChatDialect):
         """Read one event: log-probabilities as in a chat, the end of the turn as a token without text."""
         choices = event.get("choices")
         if not choices:
-            return Delta(usage=event.get("usage"), opaque="error" in event)
+            return Delta(usage=event.get("usage"))
         choice = choices[0]
         text = choice.get("text") or ""
         return Delta(

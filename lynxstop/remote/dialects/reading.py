@@ -102,7 +102,7 @@ def read_chat(event: Json) -> Delta:
     """Read an event of OpenAI's chat stream, whatever its field for thinking is called."""
     choices = event.get("choices")
     if not choices:
-        return Delta(usage=event.get("usage"), opaque="error" in event)
+        return Delta(usage=event.get("usage"))
     choice = choices[0]
     delta = choice.get("delta") or {}
     field = reasoning_field(delta)
@@ -127,7 +127,7 @@ def read_completion(event: Json) -> Delta:
     """Read an event of OpenAI's completion stream."""
     choices = event.get("choices")
     if not choices:
-        return Delta(usage=event.get("usage"), opaque="error" in event)
+        return Delta(usage=event.get("usage"))
     choice = choices[0]
     content, finish = choice.get("text") or "", finish_of(choice)
     if not isinstance(content, str):

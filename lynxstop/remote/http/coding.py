@@ -11,6 +11,8 @@ from lynxstop.errors import UpstreamError
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 """Codings that can be unpacked."""
 
+READABLE = PACKED | {"identity"}
+
 _WHOLE = 64 * 2**20
 
 AT_ONCE = 2**20

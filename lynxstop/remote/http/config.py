@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, SecretStr
 
+_ROUTES = ("/completions", "/messages", "/responses", "/models")
+
 
 def _server(url: str) -> str:
     """Check a server's address; a trailing /v1 is dropped, since paths bring it."""
@@ -15,6 +17,8 @@ def _server(url: str) -> str:
         raise ValueError("must be an address like http://127.0.0.1:8000")
     if parts.query or parts.fragment:
         raise ValueError("must not have a query or a fragment")
+    if parts.path.rstrip("/").endswith(_ROUTES):
+        raise ValueError("must be the address of the server, without a route such as /v1/chat/completions")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.http.coding import PACKED, coding_of, plain, unpacked
+from lynxstop.remote.http.coding import READABLE, coding_of, plain, unpacked
 from lynxstop.remote.http.encoded import encoded
 from lynxstop.remote.http.form import Form, form_of, recognised
 from lynxstop.remote.http.headers import Headers, find, for_call, without
@@ -21,6 +21,7 @@ _ANSWERED = range(200, 300)
 _DOCUMENT_BYTES = 64 * 2**20
 _WORDS = 500
 """Longest part of a server's own message in ours."""
+_NAME = 40
 
 
 class RefusedError(UpstreamError):
@@ -42,7 +43,17 @@ class RefusedError(UpstreamError):
         self.status, self.headers, self.body = status, headers, body
         self.said = None if status == 200 else error_in_body(_readable(headers, body))
         if status == 200:
-            super().__init__("The server did not answer with a stream of events.", code="upstream_form")
+            coding = coding_of(find(headers, b"content-encoding"))
+            form = (
+                "with something other than a stream of events"
+                if coding in READABLE
+                else f"in the coding {coding[:_NAME]}"
+            )
+            super().__init__(
+                f"The server answered {form}.",
+                code="upstream_form",
+                hint=None if coding in READABLE else "Switch its compression off; we ask for none.",
+            )
             return
         words = f": {self.said['message'][:_WORDS]}" if self.said else "."
         super().__init__(
@@ -129,8 +140,11 @@ class Connection:
         content = encoded(body)
         async with self._upstream.stream("POST", path, self._headers, content, query=self._query) as response:
             coding = coding_of(find(response.headers, b"content-encoding"))
-            if response.status not in _ANSWERED or coding not in ("identity", *PACKED):
+            if response.status not in _ANSWERED:
                 raise RefusedError(response.status, response.headers, await _whole(response))
+            if coding not in READABLE:
+                # Left unread, so that the server does not generate an answer that nobody can read.
+                raise RefusedError(200, response.headers, b"")
             chunks = response.stream if coding == "identity" else unpacked(response.stream, coding)
             form = form_of(find(response.headers, b"content-type") or b"")
             if form is not Form.LINES:

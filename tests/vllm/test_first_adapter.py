@@ -1,0 +1,111 @@
+"""The adapter of the first runner, on a runner that only holds what the adapter reads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from lynxstop.artifacts.certified import Certified  # noqa: E402
+from lynxstop.core.conditions import Conditions  # noqa: E402
+from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
+from lynxstop.engines.vllm.adapters import V1Adapter  # noqa: E402
+from lynxstop.engines.vllm.request_options import RequestOptionsReader  # noqa: E402
+from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
+from tests.vllm.test_second_adapter import Metrics, sampling_params  # noqa: E402
+from tests.vllm.test_sessions import EXIT, drive, make  # noqa: E402
+
+ROWS = 4
+PROMPT = [5, 0]
+WAIT, SO = 4, 9
+
+
+@pytest.fixture
+def adapter() -> V1Adapter:
+    policy = StopPolicy(EXIT, (Level(0.05, 0.0),))
+    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), policy, 0.05, Certified(Conditions(0.0)))
+    served: Any = SimpleNamespace(options=reader)
+    parts: Any = (make(policy, ROWS), None, Metrics())
+    return V1Adapter(SimpleNamespace(max_num_reqs=ROWS, requests={}), served, *parts)
+
+
+def update(adapter: V1Adapter, removed: list[int], added: dict[int, str], params: Any) -> None:
+    """Change the batch as the runner does it: requests by row."""
+    requests = adapter.runner.requests
+    for name in added.values():
+        requests.setdefault(name, SimpleNamespace(output_token_ids=[], lora_request=None))
+    coming = [(row, params, PROMPT, requests[name].output_token_ids) for row, name in added.items()]
+    adapter.update(SimpleNamespace(removed=removed, added=coming, moved=[]))
+
+
+def step(adapter: V1Adapter, names: list[str], fed: list[int], scores: list[float]) -> list[int | None]:
+    """Sample tokens and read them; return what is forced next."""
+    slots = adapter.rows.of(len(names))
+    adapter.slots.reading(slots, np.zeros(len(names), np.bool_))
+    for name, token in zip(names, fed, strict=True):
+        adapter.runner.requests[name].output_token_ids.append(token)
+    sessions: Any = adapter.sessions
+    sessions.load(slots)
+    return drive(sessions, fed, scores)
+
+
+def test_answers_to_one_request_keep_their_own_state_through_a_preemption(adapter: V1Adapter) -> None:
+    # given two answers to one request, which share its parameters, one of them between a cue and its proof
+    shared = sampling_params()
+    update(adapter, [], {0: "0_r", 1: "1_r"}, shared)
+    assert step(adapter, ["0_r", "1_r"], [WAIT, SO], [9.0, 0.0]) == [None, None]
+    # when both are preempted, and come back
+    update(adapter, [0, 1], {}, shared)
+    update(adapter, [], {0: "0_r", 1: "1_r"}, shared)
+    # then the one is stopped, and not the other
+    assert step(adapter, ["0_r", "1_r"], [SO, SO], [0.0, 0.0]) == [EXIT[0], None]
+    assert adapter.metrics.totals == {"errors": 0, "lost": 0}
+
+
+def test_a_request_that_was_aborted_while_preempted_leaves_nothing(adapter: V1Adapter) -> None:
+    # given a request that was preempted in mid-thought, and aborted
+    update(adapter, [], {0: "r"}, sampling_params())
+    step(adapter, ["r"], [WAIT], [9.0])
+    update(adapter, [0], {}, None)
+    del adapter.runner.requests["r"]
+    # when another comes under its name, then it begins anew
+    update(adapter, [], {0: "r"}, sampling_params())
+    assert step(adapter, ["r"], [SO], [0.0]) == [None]
+    # and nothing is kept of requests that are gone
+    update(adapter, [0], {}, None)
+    del adapter.runner.requests["r"]
+    update(adapter, [], {0: "next"}, sampling_params())
+    assert adapter.rows._parked == {}
+
+
+def test_a_request_with_an_adapter_of_its_own_departs(adapter: V1Adapter) -> None:
+    # given a request that changes the model, when it comes, then the certificate does not hold for it
+    adapter.runner.requests["r"] = SimpleNamespace(output_token_ids=[], lora_request=object())
+    update(adapter, [], {0: "r"}, sampling_params())
+    assert not adapter.rows.any_watched
+    assert adapter.metrics.totals["lora"] == 1
+
+
+def test_arguments_that_nobody_checked_cost_no_other_request_its_exit(adapter: V1Adapter) -> None:
+    # given a request between a cue and its proof
+    update(adapter, [], {0: "r"}, sampling_params())
+    assert step(adapter, ["r"], [WAIT], [9.0]) == [None]
+    # when one comes that cannot be read, then the former is stopped all the same
+    update(adapter, [], {1: "odd"}, sampling_params(extra_args={"lynxstop_risk": 0.3}))
+    assert step(adapter, ["r", "odd"], [SO, SO], [0.0, 0.0]) == [EXIT[0], None]
+    assert adapter.metrics.totals["errors"] == 1
+
+
+@pytest.mark.parametrize("budget", [2**30, 2**31, 10**30])
+def test_a_budget_beyond_all_limits_is_none(adapter: V1Adapter, budget: int) -> None:
+    # given a client that asks for a budget that no thinking reaches
+    update(adapter, [], {0: "r"}, sampling_params(extra_args={"lynxstop_budget": budget}))
+    # when it thinks, then it is watched as ever
+    assert step(adapter, ["r"], [WAIT], [9.0]) == [None]
+    assert step(adapter, ["r"], [SO], [0.0]) == [EXIT[0]]
+    assert adapter.metrics.totals["errors"] == 0
