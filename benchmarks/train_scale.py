@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from lynxstop.probes.rivals import SIGNALS
+from lynxstop.artifacts.card import RIVALS
 from lynxstop.probes.train import train
 from lynxstop.recordings.content import InMemory
 from lynxstop.recordings.schema import Meta
@@ -56,7 +56,7 @@ def recorded(path: Path, layers: int) -> Recording:
     with safe_open(path, framework="numpy") as file:
         truth = file.get_tensor("truth").astype(bool)
         events, width = file.get_slice("features").get_shape()
-    names = list(SIGNALS)
+    names = list(RIVALS)
     rng = np.random.default_rng(1)
     columns = {name: rng.normal(size=events) for name in names if name != "agreement_run"}
     problems = [f"p{i}" for i in range(events // CUES)]

@@ -354,16 +354,13 @@ class _Work:
         made, recorded, options = self._found.made, self._folder / "recorded", self._options
         if made is None:
             return None
-        guards = self._recipe.guards
+        guards = self._recipe.guards.model_dump(exclude={"budget"})
         bundle, _ = train_bundle(
             Recording.open(recorded / "train"),
             self._folder / "budget",
             "A fixed budget",
             rule=Budget.name,
-            min_tokens=guards.min_tokens,
-            cooldown=guards.cooldown,
-            stride=guards.stride,
-            max_points=guards.max_points,
+            guards=guards,
             seed=options.collect.seed,
         )
         wanted = CalibrationOptions(

@@ -72,7 +72,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("certify folder many.jsonl", "is not a model folder (config.json: No such file", "config.json"),
         ("certify {model} many.jsonl --loss harm", "needs gold answers", "--answer-column"),
         ("certify {model} many.jsonl --confidence 95", "between 0 and 1", "Give 95%."),
-        ("certify {model} many.jsonl --confidence high", "is no confidence", "0.95 or 95%"),
+        ("certify {model} many.jsonl --confidence high", "is not a confidence", "0.95 or 95%"),
         ("certify m many.jsonl --base-url 127.0.0.1:9", "'127.0.0.1:9' is not the address", "http://"),
         (
             "certify m many.jsonl --base-url http://127.0.0.1:9",

@@ -33,7 +33,7 @@ from lynxstop.artifacts.policy import CertifiedLevel as CertifiedLevel
 from lynxstop.artifacts.policy import Policy as Policy
 from lynxstop.artifacts.policy import ServedRule as ServedRule
 from lynxstop.artifacts.policy import ServedSampling as ServedSampling
-from lynxstop.artifacts.policy_file import read_object, read_policy, write_policy
+from lynxstop.artifacts.policy_file import MAX_CERTIFICATE, read_object, read_policy, write_policy
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.sums import SUMS
 from lynxstop.errors import BundleError, ConfigError
@@ -41,7 +41,6 @@ from lynxstop.errors import BundleError, ConfigError
 SCORES, TRAINING, WEIGHTS = "scores.safetensors", "training.json", "probe.safetensors"
 MAX_TENSORS = 256 << 20
 """Bytes of a file of tensors: many times what the widest models need."""
-_MAX_CERTIFICATE = 64 << 20
 _MAX_TRAINING = 16 << 20
 _AGAIN = "Copy the whole bundle again, or train and calibrate again."
 
@@ -226,10 +225,10 @@ def _check_certificate(path: Path, level: CertifiedLevel, served: Mapping[str, A
     certificate = (path / level.certificate).resolve()
     if not certificate.is_relative_to(path.resolve()) or not certificate.is_file():
         raise BundleError(f"The certificate of risk level {level.risk:g} is missing from {path}.", hint=again)
-    _require_file(certificate, _MAX_CERTIFICATE)
+    _require_file(certificate, MAX_CERTIFICATE)
     if atomic.sha256(certificate) != level.sha256:
         raise BundleError(f"{certificate} was changed after certification.", hint=again)
-    content = read_object(certificate, _MAX_CERTIFICATE, "a certificate")
+    content = read_object(certificate, MAX_CERTIFICATE, "a certificate")
     certified = upgrade(content, CERTIFICATE, str(certificate), BundleError)
     parts = {name: certified.get(name) or {} for name in ("group", "fingerprint", "digests")}
     if not all(isinstance(part, dict) for part in parts.values()):

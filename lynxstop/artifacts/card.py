@@ -11,7 +11,7 @@ from typing import Any
 from lynxstop.artifacts.front_matter import Measured, front_matter
 from lynxstop.artifacts.policy import Policy
 
-_RIVALS = {
+RIVALS = {
     "entropy": "entropy of the next token at the cue",
     "end_margin": "margin between the top token and the end of thinking",
     "min_logprob": "lowest token log-probability since the last cue",
@@ -20,6 +20,7 @@ _RIVALS = {
     "agreement_run": "run length of equal trial answers",
     "trial_confidence": "trial-answer confidence",
 }
+"""Cheaper signals that a probe has to beat, by name."""
 
 
 def card(
@@ -79,7 +80,7 @@ def card(
         "| signal | AUC |",
         "|---|---|",
         f"| **this {'probe' if training['layers'] else 'rule'}** | **{training['auc']:.3f}** |",
-        *(f"| {_RIVALS[name]} | {auc:.3f} |" for name, auc in training["rivals"].items()),
+        *(f"| {RIVALS[name]} | {auc:.3f} |" for name, auc in training["rivals"].items()),
         "",
         *_search(training["search"]),
         "## Limits",

@@ -8,11 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lynxstop.artifacts.policy import Policy
-from lynxstop.artifacts.policy_file import read_object
+from lynxstop.artifacts.policy_file import MAX_CERTIFICATE, read_object
 from lynxstop.errors import BundleError
 
 NO_GRACE = timedelta(0)
-_MAX_BYTES = 64 << 20
 
 
 def expired(expires: datetime | None, *, grace: timedelta = NO_GRACE, now: datetime | None = None) -> bool:
@@ -73,7 +72,7 @@ def expiry_dates(folder: Path, policy: Policy, grace: timedelta = NO_GRACE) -> E
 
 
 def _expires(path: Path) -> datetime | None:
-    said = read_object(path, _MAX_BYTES, "a certificate").get("expires")
+    said = read_object(path, MAX_CERTIFICATE, "a certificate").get("expires")
     if said is None:
         return None
     try:

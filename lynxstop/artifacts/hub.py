@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,7 +106,6 @@ def pull(
     *,
     revision: str | None = None,
     force: bool = False,
-    check: Callable[[Bundle], None] = Bundle.check,
 ) -> Bundle:
     """Download a bundle beside `folder`, check it, then move it into place.
 
@@ -119,8 +118,6 @@ def pull(
         Branch, tag or commit.
     force : bool
         Replace what is there.
-    check : callable
-        What has to hold besides loading.
 
     Raises
     ------
@@ -148,7 +145,7 @@ def pull(
                 raise BundleError(f"{repo_id} is larger than a bundle can be and is not downloaded.")
             api.snapshot_download(repo_id, revision=about.sha, local_dir=fresh, allow_patterns=wanted)
         shutil.rmtree(fresh / ".cache", ignore_errors=True)
-        check(Bundle.load(fresh))
+        Bundle.load(fresh).check()
         if folder.exists():
             folder.rename(Path(place) / "old")
         fresh.rename(folder)

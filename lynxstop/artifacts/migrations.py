@@ -123,12 +123,13 @@ def upgrade(content: Content, chain: Sequence[Step], what: str, refusal: type[Ly
     Raises
     ------
     LynxstopError
-        When the version is newer than this lynxstop, or none that ever was.
+        When the version is newer than this lynxstop, or never existed.
     """
     version, newest = content.get("schema_version"), len(chain) + 1
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise refusal(
-            f"{what} has schema version {version!r}, which never was.", hint="Get it again from its source."
+            f"{what} has schema version {version!r}, which never existed.",
+            hint="Get it again from its source.",
         )
     if version > newest:
         raise refusal(

@@ -14,7 +14,7 @@ from lynxstop.artifacts.threshold import Threshold
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.cues import CueSet
 from lynxstop.core.points import CUE
-from lynxstop.core.policy import ExitSide, Level, StopPolicy
+from lynxstop.core.policy import GUARDS, ExitSide, Level, StopPolicy
 from lynxstop.core.thinking import Delimiters
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Policy(Strict):
     grader: str = "math"
     """Compared the answers that certificates rest on: a name of `lynxstop.grading.graders`."""
     target: str
-    """What the probe or the rule was trained to foresee: "agrees" or "right"."""
+    """What the probe or the rule was trained to predict: "agrees" or "right"."""
     probe_sha256: str | None
     """None: there is no probe, and the rule reads no hidden states."""
     training_problems_sha256: str
@@ -180,10 +180,7 @@ class Policy(Strict):
         return StopPolicy(
             exit_ids=self.exit_ids,
             levels=tuple(level.served for level in self.levels),
-            min_tokens=self.min_tokens,
-            cooldown=self.cooldown,
-            stride=self.stride,
-            max_points=self.max_points,
+            **{name: getattr(self, name) for name in GUARDS},
             tilt=self.tilt,
             budget=self.budget,
             points=CUE if self.rule is None else self.rule.points,

@@ -12,10 +12,12 @@ from lynxstop.artifacts import atomic
 from lynxstop.artifacts.migrations import POLICY, Content, upgrade
 from lynxstop.artifacts.policy import Policy
 from lynxstop.artifacts.seal import DIGEST, digest_of, seal
-from lynxstop.errors import BundleError, ConfigError, StepError
+from lynxstop.artifacts.strict import first_of
+from lynxstop.errors import BundleError, ConfigError, LynxstopError, StepError
 
 NAME = "policy.json"
 MAX_BYTES = 4 << 20
+MAX_CERTIFICATE = 64 << 20
 
 
 def write_policy(path: Path, policy: Policy) -> None:
@@ -52,36 +54,38 @@ def read_policy(folder: Path) -> Policy:
         policy = Policy.model_validate(upgrade(content, POLICY, str(path), BundleError))
         policy.stop_policy(), policy.cues, policy.delimiters
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise BundleError(
-            f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}.",
-            hint="Copy the bundle again, or train it again.",
+            f"{path} is damaged: {first_of(error)}.", hint="Copy the bundle again, or train it again."
         ) from error
     except ConfigError as error:
         raise BundleError(f"{path} cannot be served: {error.message}", hint=error.hint) from error
     return policy
 
 
-def read_object(path: Path, most: int, what: str) -> Content:
+def read_object(path: Path, most: int, what: str, refusal: type[LynxstopError] = BundleError) -> Content:
     """Read a JSON object of at most `most` bytes; `what` it should be is named in errors.
 
     Raises
     ------
-    BundleError
-        When the file cannot be read, is larger, or holds something else, such as numbers that are not finite.
+    LynxstopError
+        Of the class `refusal`: when the file cannot be read, is larger, or holds something else, such as
+        numbers that are not finite.
     """
     hint = "Copy the bundle again, or make it again."
     try:
         if path.stat().st_size > most:
-            raise BundleError(f"{path} is larger than {what} can be.", hint=hint)
+            raise refusal(f"{path} is larger than {what} can be.", hint=hint)
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged: {error}.", hint=hint) from error
+    except OSError as error:
+        raise refusal(
+            f"{path} cannot be read: {error.strerror}.", hint=f"Give a bundle, or {what} in one."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"{path} is damaged: {error}.", hint=hint) from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path} does not hold {what}.", hint=hint)
+        raise refusal(f"{path} does not hold {what}.", hint=hint)
     return content
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from lynxstop.artifacts.strict import Strict
+from lynxstop.artifacts.strict import Strict, first_of
 from lynxstop.core.cues import CueSet, cue_set
 from lynxstop.core.points import BOUNDARY, CUE, INTERVAL
 from lynxstop.core.policy import ExitSide, StopPolicy
@@ -176,19 +176,13 @@ class Recipe(Strict):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{what} has a wrong value at {where}: {first['msg']}.") from error
+            raise ConfigError(f"{what} has a wrong value at {first_of(error)}.") from error
 
     def policy(self, exit_ids: tuple[int, ...]) -> StopPolicy:
         """Return where these settings allow an exit, forced with these token ids."""
         return StopPolicy(
             exit_ids=exit_ids,
-            min_tokens=self.guards.min_tokens,
-            cooldown=self.guards.cooldown,
-            stride=self.guards.stride,
-            max_points=self.guards.max_points,
-            budget=self.guards.budget,
+            **self.guards.model_dump(),
             points=CUE | BOUNDARY * self.points.boundaries | INTERVAL * (self.points.every > 0),
             every=self.points.every,
         )

@@ -17,15 +17,21 @@ from lynxstop.errors import ConfigError, FingerprintError, TokenizerError
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """Compiled for one tokenizer."""
+class WatchedSetup:
+    """What is watched, the text that an exit forces, and where it cuts."""
 
     cues: CueSet
     delimiters: Delimiters
     exit_text: str
+    cut: ExitSide
+
+
+@dataclass(frozen=True, slots=True)
+class Setup(WatchedSetup):
+    """The same, compiled for one tokenizer."""
+
     watch: Watch
     policy: StopPolicy
-    cut: ExitSide = "after"
 
     def require_cut_after(self) -> None:
         """Refuse to cut before the cue where generated tokens cannot be taken back.
@@ -129,4 +135,4 @@ def _compiled(
 ) -> Setup:
     watch = compile_watch(tokenizer, cues, delimiters)
     check_exit(watch, policy.exit_ids)
-    return Setup(cues, delimiters, exit_text, watch, policy, cut)
+    return Setup(cues, delimiters, exit_text, cut, watch, policy)

@@ -56,6 +56,12 @@ def clopper_pearson_upper(losses: ArrayLike, n: ArrayLike, delta: float) -> Floa
     return np.where(inside, limit, 1.0)
 
 
+def clopper_pearson_interval(losses: float, n: float) -> tuple[float, float]:
+    """Exact two-sided 95% interval of a binomial rate."""
+    lower = 1.0 - float(clopper_pearson_upper(n - losses, n, 0.025))
+    return lower, float(clopper_pearson_upper(losses, n, 0.025))
+
+
 def hoeffding_bentkus_upper(losses: float, n: int, delta: float) -> float:
     """Upper confidence limit of the mean loss, from inverting `hoeffding_bentkus_p` by bisection."""
     low, high = losses / max(n, 1), 1.0

@@ -18,16 +18,15 @@ from pydantic import (
 
 from lynxstop.artifacts.expiry import expired
 from lynxstop.artifacts.migrations import CERTIFICATE, upgrade
+from lynxstop.artifacts.policy_file import MAX_CERTIFICATE, read_object
 from lynxstop.artifacts.seal import DIGEST, digest_of, seal
-from lynxstop.artifacts.strict import Strict
+from lynxstop.artifacts.strict import Strict, first_of
 from lynxstop.artifacts.threshold import Threshold
 from lynxstop.calibration.case import Promise
 from lynxstop.calibration.units import Samples, Unit
 from lynxstop.core.conditions import Conditions
 from lynxstop.errors import CalibrationError
 from lynxstop.notebook import curve_html, table_html
-
-_MAX_BYTES = 64 << 20
 
 
 def share(risk: float, levels: Sequence[float]) -> float:
@@ -112,7 +111,7 @@ class Settings(Strict):
             if not len(as_scores) or not np.array_equal(as_scores, np.asarray(self.grid)):
                 raise ValueError("the grid holds other numbers than thresholds of float32")
             if not (np.isfinite(as_scores).all() and (np.diff(as_scores) < 0).all()):
-                raise ValueError("the grid does not fall strictly, so it is no sequence that was fixed")
+                raise ValueError("the grid does not fall strictly, so it is not a sequence that was fixed")
         if self.levels is not None and not (self.levels and all(0.0 < level < 1.0 for level in self.levels)):
             raise ValueError("the levels do not lie between 0 and 1")
         if self.levels is not None and len(set(self.levels)) != len(self.levels):
@@ -269,26 +268,13 @@ class Certificate(Claim):
         CalibrationError
             When the file is missing, too large, not JSON, or not a certificate of this version.
         """
+        content = read_object(path, MAX_CERTIFICATE, "a certificate", CalibrationError)
+        _check_digest(content, path)
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise CalibrationError(f"{path} is larger than a certificate can be.")
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise CalibrationError(f"{path} is not a certificate.", hint="Copy the certificate again.")
-            _check_digest(content, path)
             return cls.model_validate(upgrade(content, CERTIFICATE, str(path), CalibrationError))
-        except OSError as error:
-            raise CalibrationError(
-                f"{path} cannot be read: {error.strerror}.", hint="Give a bundle, or a certificate in one."
-            ) from error
-        except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CalibrationError(f"{path} is not JSON.", hint="Copy the certificate again.") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            what = f"{where}: {first['msg']}" if where else first["msg"]
             raise CalibrationError(
-                f"{path} is not a certificate that this version reads: {what}.",
+                f"{path} is not a certificate that this version reads: {first_of(error)}.",
                 hint="Copy it again, or calibrate again.",
             ) from error
 

@@ -1,4 +1,4 @@
-"""From a claim and the evidence to a certificate: the one computation behind calibrating and verifying."""
+"""From a claim and the evidence to a certificate: the computation that calibrating and verifying share."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
     table : TraceTable
         The whole table.
     """
-    method, loss = method_named(claim.method), table_loss(claim.loss)
+    method = method_named(claim.method)
     if method.selective:
         case = replace(case, start=claim.settings.start)
     verdict = method.certify(case, claim.risk, claim.delta)
@@ -77,36 +77,22 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         at = _at(case, verdict)
     evidence, again, table = table.digest(), repeated(members(table, claim.group)), case.units.table
     effective = None if case.importance is None else effective_size(case.units, case.importance)
-    fractions = bool(((case.losses > 0) & (case.losses < 1)).any())
     observed, exits, saved = float(at.losses[0]), float(at.exits[0]), _saved(case, at)
-    of = int(exits) if loss.selective else case.units.count
     return Certificate(
         **dict(claim),
         lynxstop=__version__,
         promise=sentence(
-            loss,
-            method.promise,
-            risk=claim.risk,
-            confidence=claim.confidence,
-            tests=claim.settings.tests,
-            tried=claim.settings.tried,
-            grows=method.grows,
-            problems=case.units.count,
-            drawn_from=case.units.problems,
-            unit=claim.settings.unit,
+            claim,
+            method,
+            case.units,
             observed=observed,
-            of=of,
+            of=int(exits) if table_loss(claim.loss).selective else case.units.count,
             saved=saved,
-            created=claim.created,
-            group=claim.group.value if claim.group else None,
-            fractions=fractions,
+            fractions=bool(((case.losses > 0) & (case.losses < 1)).any()),
             refused=verdict.refused,
+            repeated=again or 0,
             weighing=_weighing(case, verdict, effective),
             unknown=_unknown(case, claim, verdict),
-            repeated=again or 0,
-            at=claim.at,
-            apart=_apart(claim),
-            expires=claim.expires,
         ),
         not_promised=NOT_PROMISED,
         kind=method.promise,
@@ -132,12 +118,6 @@ def certify(case: Case, claim: Claim, table: TraceTable) -> Certificate:
         tested=_tested(verdict),
         evidence_sha256=evidence,
     )
-
-
-def _apart(claim: Claim) -> str | None:
-    settings = claim.settings
-    named = ["groups"] * (settings.by is not None) + ["samplings"] * settings.by_sampling
-    return " or ".join(named) if settings.apart else None
 
 
 def _at(case: Case, verdict: Verdict, weights: Floats | None = None) -> Curve:

@@ -12,7 +12,7 @@ POINTS = 300
 """Number of quantiles; more cost no confidence in a fixed sequence, and bring little."""
 
 
-def quantile_grid(train: TraceTable | NDArray[np.float32], points: int = POINTS) -> NDArray[np.float32]:
+def quantile_grid(train: TraceTable | NDArray[np.float32]) -> NDArray[np.float32]:
     """Choose thresholds from training scores, strictly descending.
 
     Half of them are quantiles of the highest score per trace, which spaces them evenly in the share of
@@ -27,12 +27,12 @@ def quantile_grid(train: TraceTable | NDArray[np.float32], points: int = POINTS)
     if isinstance(train, TraceTable):
         maxima = train.maxima()
         parts = [
-            _quantiles(maxima[np.isfinite(maxima)], 0.0, points // 2),
-            _quantiles(train.scores, 0.0, points // 2),
+            _quantiles(maxima[np.isfinite(maxima)], 0.0),
+            _quantiles(train.scores, 0.0),
         ]
     else:
         scores = np.asarray(train, dtype=np.float32).ravel()
-        parts = [_quantiles(scores, 0.9, points // 2), _quantiles(scores, 0.0, points // 2)]
+        parts = [_quantiles(scores, 0.9), _quantiles(scores, 0.0)]
     return np.unique(np.concatenate(parts))[::-1]
 
 
@@ -48,10 +48,10 @@ def start_index(train: TraceTable, grid: NDArray[np.float32], units: int, alpha:
     return int(enough[0]) if len(enough) else len(grid) - 1
 
 
-def _quantiles(scores: NDArray[np.float32], low: float, points: int) -> NDArray[np.float32]:
+def _quantiles(scores: NDArray[np.float32], low: float) -> NDArray[np.float32]:
     if not len(scores) or not np.isfinite(scores).all():
         raise DataError(
             "The training scores are empty or not finite, so no thresholds can be placed.",
             hint="Give the scores of the training split, or none to test every float32 threshold.",
         )
-    return np.quantile(scores, np.linspace(low, 1.0, points), method="inverted_cdf").astype(np.float32)
+    return np.quantile(scores, np.linspace(low, 1.0, POINTS // 2), method="inverted_cdf").astype(np.float32)

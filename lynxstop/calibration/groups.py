@@ -1,12 +1,10 @@
-"""Certificates per route, tenant or any other column, and the pooled one for everybody else."""
+"""Groups of requests, by route, tenant or any other column, that are certified beside all requests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from lynxstop.calibration.certificate import Certificate, Group
+from lynxstop.calibration.certificate import Group
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import DataError
 
@@ -38,21 +36,3 @@ def members(table: TraceTable, group: Group | None) -> TraceTable:
     if group is None:
         return table
     return table.select(np.flatnonzero(table.groups == group.value))
-
-
-def choose(certificates: Iterable[Certificate], risk: float, group: str | None = None) -> Certificate | None:
-    """Return the certificate a request is served under: its group's, else the pooled one.
-
-    Parameters
-    ----------
-    risk : float
-        The requested level.
-    group : str, optional
-        The request's group; an unknown one gets the pooled certificate, whose promise is about the whole mix.
-    """
-    level = {
-        certificate.group.value if certificate.group else None: certificate
-        for certificate in certificates
-        if certificate.risk == risk
-    }
-    return level.get(group, level.get(None))

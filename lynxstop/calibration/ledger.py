@@ -1,8 +1,8 @@
 """What was tried on which data: choosing the best of several results is part of a promise.
 
 The ledger is a small JSON file beside the data. An attempt is known by the digest of its problems and of its
-evidence, and by its options; repeating one exactly is no further attempt. Problems are kept as the smallest
-digests of their ids, which tell data that share problems from data that do not.
+evidence, and by its options; repeating one exactly is not a further attempt. Problems are kept as the
+smallest digests of their ids, which tell data that share problems from data that do not.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lynxstop.calibration.case import Promise
-from lynxstop.calibration.losses import Loss
-from lynxstop.calibration.units import Unit
+from lynxstop.calibration.case import Method
+from lynxstop.calibration.certificate import Claim, Settings
+from lynxstop.calibration.losses import table_loss
+from lynxstop.calibration.units import Units
 
 NOT_PROMISED = (
     "Not promised: anything about one given request, another mix of prompts, or a changed model, tokenizer, "
@@ -56,67 +57,51 @@ class Unknown:
 
 
 def sentence(
-    loss: Loss,
-    kind: Promise,
+    claim: Claim,
+    method: Method,
+    units: Units,
     *,
-    risk: float,
-    confidence: float,
-    tests: int,
-    tried: int,
-    grows: bool,
-    problems: int,
-    drawn_from: int,
-    unit: Unit,
     observed: float,
     of: int,
     saved: float | None,
-    created: datetime,
-    group: str | None,
     fractions: bool,
     refused: bool,
-    weighing: Weighing | None = None,
-    unknown: Unknown | None = None,
-    repeated: int = 0,
-    at: str | None = None,
-    apart: str | None = None,
-    expires: datetime | None = None,
+    repeated: int,
+    weighing: Weighing | None,
+    unknown: Unknown | None,
 ) -> str:
     """Say what a certificate promises.
 
     Parameters
     ----------
-    problems, drawn_from : int
-        Problems that count, and those that they were drawn from, by their number of requests.
-    unit : {"request", "problem"}
-        What is counted.
+    claim : Claim
+    method : Method
+    units : Units
+        What was counted.
     observed, of
         Losses of first exits, and among how many units.
-    tests : int
-        Promises that hold together.
-    tried : int
-        What the certified rule, seed or loss was chosen among.
-    grows : bool
-        Whether it holds at all looks at growing data.
+    saved : float, optional
+        Share of thinking tokens saved.
+    fractions : bool
+        Whether a loss lies between 0 and 1.
+    refused : bool
+        Whether nothing could be certified.
+    repeated : int
+        Problem ids whose prompt an earlier one has.
     weighing : Weighing, optional
         When requests are weighted.
     unknown : Unknown, optional
         When an exit answer that could not be judged counts less than a loss of 1.
-    repeated : int
-        Problem ids whose prompt an earlier one has.
-    at : str, optional
-        How the requests are sampled, where several samplings were certified.
-    apart : str, optional
-        Whose promises were made beside this one that do not hold together with it.
-    expires : datetime, optional
-        When it ends.
     """
-    whose = (f" of group {group!r}" if group else "") + (f" at {at}" if at else "")
-    drawn = "" if drawn_from == problems else f", drawn from {drawn_from} by their number of requests"
-    basis = f"Calibrated on {problems} problems{whose}{drawn} ({created:%Y-%m-%d})."
+    risk, loss, at = claim.risk, table_loss(claim.loss), claim.at
+    whose = (f" of group {claim.group.value!r}" if claim.group else "") + (f" at {at}" if at else "")
+    drawn = (
+        "" if units.problems == units.count else f", drawn from {units.problems} by their number of requests"
+    )
+    basis = f"Calibrated on {units.count} problems{whose}{drawn} ({claim.created:%Y-%m-%d})."
     basis += _REPEATED.get(
         repeated, f" {repeated} problem ids repeat prompts of others and count as the same."
     )
-    charged = "" if unknown is None else f" {_unknown(unknown)}"
     if refused:
         why = ""
         if weighing is not None and weighing.effective < weighing.floor:
@@ -125,8 +110,8 @@ def sentence(
                 f"and {weighing.floor:g} are needed."
             )
         return f"{basis} No threshold could be certified at risk {risk:.4g}: requests think to the end.{why}"
-    requests = _population(unit, whose, weighing)
-    if kind == "cue":
+    requests = _population(claim.settings, whose, weighing)
+    if method.promise == "cue":
         what = (
             f"at most {_percent(risk)} of the cues whose exit answer is bad are exited at: "
             "a promise per cue, not per request"
@@ -137,22 +122,30 @@ def sentence(
         what = f"the mean loss {loss.name!r} of {requests} is at most {risk:.4g}"
     else:
         what = f"at most {_percent(risk)} of {requests} {loss.phrase}"
-    how = f"With confidence {_percent(confidence)}"
-    if kind != "confidence":
-        how = "On average over calibration sets"
-    elif tests > 1:
-        how += f", together with {tests - 1} other{'s' if tests > 2 else ''}"
-    if kind == "confidence" and apart:
-        how += f", though not together with those of other {apart}"
-    if kind == "confidence" and tried > 1:
-        how += f", for the best of {tried} that were tried"
-    if grows:
-        how += ", however often problems are added and looked at"
     seen = f"Observed {observed:.6g}/{of}"
     if weighing is not None:
         seen += f", which is {_percent(weighing.share)} by weight"
-    tokens = f"; {_percent(saved)} of thinking tokens saved" if saved is not None else ""
-    return f"{basis} {how}, {what}. {seen}{tokens}.{charged}{until(expires)}"
+    tokens = "" if saved is None else f"; {_percent(saved)} of thinking tokens saved"
+    charged = "" if unknown is None else f" {_unknown(unknown)}"
+    return f"{basis} {_how(claim, method)}, {what}. {seen}{tokens}.{charged}{until(claim.expires)}"
+
+
+def _how(claim: Claim, method: Method) -> str:
+    """How surely it holds, and together with which others."""
+    settings = claim.settings
+    if method.promise != "confidence":
+        return "On average over calibration sets"
+    how = f"With confidence {_percent(claim.confidence)}"
+    if settings.tests > 1:
+        how += f", together with {settings.tests - 1} other{'s' if settings.tests > 2 else ''}"
+    if settings.apart:
+        others = ["groups"] * (settings.by is not None) + ["samplings"] * settings.by_sampling
+        how += f", though not together with those of other {' or '.join(others)}"
+    if settings.tried > 1:
+        how += f", for the best of {settings.tried} that were tried"
+    if method.grows:
+        how += ", however often problems are added and looked at"
+    return how
 
 
 def until(expires: datetime | None) -> str:
@@ -163,8 +156,8 @@ def until(expires: datetime | None) -> str:
 _REPEATED = {0: "", 1: " 1 problem id repeats the prompt of another and counts as the same."}
 
 
-def _population(unit: Unit, whose: str, weighing: Weighing | None) -> str:
-    if unit == "problem":
+def _population(settings: Settings, whose: str, weighing: Weighing | None) -> str:
+    if settings.unit == "problem":
         requests = f"problems drawn like these{whose}, each asked once,"
     else:
         requests = f"requests drawn like these{whose}"

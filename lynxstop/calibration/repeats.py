@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,38 +52,30 @@ def repeated(table: TraceTable) -> int | None:
     return len(np.unique(table.problem_ids)) - len(np.unique(joined(table).problem_ids))
 
 
-class Prompted(Protocol):
-    """Traces whose prompts may be known, such as a `TraceTable`."""
-
-    @property
-    def problem_ids(self) -> NDArray[np.str_]:
-        """Shape (traces,)."""
-
-    @property
-    def prompts(self) -> NDArray[np.str_] | None:
-        """Digests, empty where one is not known; shape (traces,)."""
-
-
-def check_unseen(training: Sequence[str], table: Prompted) -> None:
+def check_unseen(
+    training: Sequence[str], problem_ids: NDArray[np.str_], prompts: NDArray[np.str_] | None
+) -> None:
     """Refuse a calibration problem whose prompt is one of the training data, whatever its id.
 
     Parameters
     ----------
     training : sequence of str
         Digests of the training prompts; empty where they are not known.
-    table : TraceTable or ExitTable
+    problem_ids : array of str, shape (traces,)
+    prompts : array of str, shape (traces,), optional
+        Digests, empty where one is not known.
 
     Raises
     ------
     DataError
         When the two share a prompt.
     """
-    if table.prompts is None or not len(training):
+    if prompts is None or not len(training):
         return
-    seen = np.isin(table.prompts, np.array(training, dtype=np.str_)) & (table.prompts != "")
+    seen = np.isin(prompts, np.array(training, dtype=np.str_)) & (prompts != "")
     if seen.any():
         raise DataError(
-            f"{len(np.unique(table.prompts[seen]))} prompts are in training and here, under the same or "
-            f"another id, for instance that of problem {str(table.problem_ids[seen][0])!r}.",
+            f"{len(np.unique(prompts[seen]))} prompts are in training and here, under the same or "
+            f"another id, for instance that of problem {str(problem_ids[seen][0])!r}.",
             hint="Leave these problems out: what was trained on cannot be calibrated or measured on.",
         )

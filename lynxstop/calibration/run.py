@@ -137,7 +137,7 @@ def calibrate(
     chosen = options.certifier
     _check_given(chosen, train_scores, weights)
     _check_training(table, train_scores, train_problems)
-    check_unseen(train_prompts, table)
+    check_unseen(train_prompts, table.problem_ids, table.prompts)
     parts = split_groups(table, options.by)
     settings = Settings(
         samples=options.samples or ("mean" if chosen.fractions else "one"),
@@ -192,5 +192,6 @@ def _check_given(method: Method, train_scores: Scores, weights: NDArray[np.float
 def _check_training(table: TraceTable, train_scores: Scores, train_problems: Sequence[str]) -> None:
     if isinstance(train_scores, TraceTable):
         check_disjoint(train_scores.problem_ids, table.problem_ids)
-        check_unseen(() if train_scores.prompts is None else train_scores.prompts.tolist(), table)
+        known = () if train_scores.prompts is None else train_scores.prompts.tolist()
+        check_unseen(known, table.problem_ids, table.prompts)
     check_disjoint(np.asarray(train_problems, dtype=np.str_), table.problem_ids)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.calibration.bounds import clopper_pearson_upper
+from lynxstop.calibration.bounds import clopper_pearson_interval
 from lynxstop.calibration.case import Case, Verdict
 from lynxstop.calibration.certificate import Certificate, Subgroup
 from lynxstop.errors import DataError
@@ -17,7 +17,7 @@ MIX = (
     "The intervals are exact at 95%, each for one subgroup and one level alone."
 )
 MOST = 50
-"""Values of a column that are listed; more are no subgroups."""
+"""Values of a column that are listed; a column with more has no subgroups."""
 
 
 def labels_of(column: str, values: Sequence[object]) -> NDArray[np.str_]:
@@ -62,7 +62,9 @@ def observed(case: Case, verdict: Verdict) -> tuple[Subgroup, ...]:
                     problems=n,
                     exits=float((weights * exits)[mine].sum()),
                     losses=k,
-                    interval=_interval(k, n) if (weights[mine] == 1).all() and k == int(k) else None,
+                    interval=clopper_pearson_interval(k, n)
+                    if (weights[mine] == 1).all() and k == int(k)
+                    else None,
                 )
             )
     return tuple(found)
@@ -91,8 +93,3 @@ def _cell(found: Subgroup) -> str:
     if found.interval is None:
         return share
     return f"{share} ({found.interval[0]:.1%} to {found.interval[1]:.1%})"
-
-
-def _interval(k: float, n: float) -> tuple[float, float]:
-    lower = 1.0 - float(clopper_pearson_upper(n - k, int(n), 0.025))
-    return lower, float(clopper_pearson_upper(k, int(n), 0.025))

@@ -150,7 +150,7 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
         values = read.column("weight").cast(arrow.float64()).to_numpy()
     except (OSError, KeyError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(
-            f"{path} is no table of trace_id and weight: {_reason(error)}.",
+            f"{path} is not a table of trace_id and weight: {_reason(error)}.",
             hint="Give a CSV or Parquet file with these two columns, and one row per trace.",
         ) from error
     order = np.argsort(names)
@@ -244,7 +244,7 @@ def _check_names(names: list[str], path: Path) -> None:
 
 
 def _cast(column: Any, kind: str, name: str, path: Path) -> Any:
-    """Convert a column of plain values; lists, structures and the like are none."""
+    """Convert a column of plain values; lists, structures and the like are not plain."""
     arrow = need("pyarrow", "calibrate")
     if arrow.types.is_nested(column.type):
         raise DataError(

@@ -74,7 +74,7 @@ def _unused(certificate: Certificate) -> list[str]:
     if settings.levels is not None and certificate.risk not in settings.levels:
         found.append("settings.levels does not name its own level.")
     if settings.levels is not None and settings.tests % len(settings.levels):
-        found.append("settings.tests is no multiple of its levels.")
+        found.append("settings.tests is not a multiple of its levels.")
     if settings.start is not None and not method_named(certificate.method).selective:
         found.append("settings.start is given, and its method starts nowhere.")
     if settings.tried > 1 and method_named(certificate.method).promise != "confidence":

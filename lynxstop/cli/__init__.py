@@ -29,7 +29,7 @@ SUMMARIES = {
     "run": "Answer prompts, stopping the thinking where the bundle's certificate allows it.",
     "evaluate": "Compare rules on recorded traces, each certified at the same level, beside the oracle.",
     "export": "Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.",
-    "cues": "Rank cue words by frequency and by how well an exit there is foreseen; propose a set.",
+    "cues": "Rank cue words by frequency and by how well an exit there can be predicted; propose a set.",
     "inspect": "Say what a bundle or a recorded data set holds, and check it.",
     "problems": "Look for prompts that occur twice, or nearly, in problem sets and across them.",
     "plan": "Say how many problems a calibration needs, before any are collected, and what collecting them "

@@ -36,7 +36,7 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
                 f"Port {port} is reserved for the system.", hint=f"Choose one above 1023 with {option}."
             ) from None
         raise ConfigError(
-            f"{host} is no address of this machine: {error.strerror}.", hint="Choose one with --host."
+            f"{host} is not an address of this machine: {error.strerror}.", hint="Choose one with --host."
         ) from None
 
 

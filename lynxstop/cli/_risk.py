@@ -16,7 +16,7 @@ def risk(text: str | float) -> float:
     Raises
     ------
     ConfigError
-        When it is none.
+        When it is not one.
     """
     return _share(text, "risk", "0.05", "5%")
 
@@ -27,7 +27,7 @@ def confidence(text: str | float) -> float:
     Raises
     ------
     ConfigError
-        When it is none.
+        When it is not one.
     """
     return _share(text, "confidence", "0.95", "95%")
 
@@ -45,7 +45,7 @@ def _share(text: str | float, name: str, number_like: str, percent_like: str) ->
         value = Decimal("NaN")
     if rest or not value.is_finite():
         raise ConfigError(
-            f"{text!r} is no {name}.", hint=f"Give a number such as {number_like} or {percent_like}."
+            f"{text!r} is not a {name}.", hint=f"Give a number such as {number_like} or {percent_like}."
         )
     if not 0 <= value <= 1:
         usual = f"{number_like} or {percent_like}"

@@ -13,6 +13,7 @@ from lynxstop.calibration.methods import METHODS
 from lynxstop.cli import _output
 from lynxstop.cli._audits import compare, recalibrate, replaced
 from lynxstop.cli._levels import show
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -110,7 +111,7 @@ def calibrate(
         ),
     ] = None,
     require: Annotated[bool, typer.Option("--require", help="Fail when a level never exits.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Certify thresholds: at most this risk, per request, with this confidence.
 

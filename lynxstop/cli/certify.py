@@ -11,7 +11,21 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
-from lynxstop.cli._problems import AnswerColumn, Grader, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._options import (
+    AnswerColumn,
+    BatchSize,
+    Device,
+    DraftedRecipe,
+    Dtype,
+    Grader,
+    IdColumn,
+    Json,
+    Limit,
+    Problems,
+    PromptColumn,
+    Seed,
+    columns,
+)
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
@@ -42,10 +56,7 @@ def certify(
         str,
         typer.Option(help=f"{', '.join(loss_names(selective=False))}; disagree needs no gold answers."),
     ] = "disagree",
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe (TOML), or the name of a shipped one; by default one is drafted."),
-    ] = None,
+    recipe: DraftedRecipe = None,
     base_url: Annotated[
         str | None,
         typer.Option(help="Certify the model of this server; its key is read from OPENAI_API_KEY."),
@@ -53,17 +64,17 @@ def certify(
     engine: Annotated[
         str | None, typer.Option(help="Engine that generates: transformers, vllm, openai.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
+    limit: Limit = None,
     id_column: IdColumn = None,
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,
     grader: Grader = "math",
-    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin what takes hours without asking.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Go from a model and a file of problems to a certified bundle, a report, and the command that serves it.
 
@@ -116,10 +127,10 @@ def certify(
             out,
             recipe=settings,
             options=options,
-            tell=_tell,
-            ask=lambda left: _ask(left, yes),
+            tell=tell,
+            ask=lambda left: ask(left, yes),
             console=_output.console,
-            progress=_Bar(stack),
+            progress=TrainingBar(stack),
         )
     page = out / "report.html"
     atomic.write_text(page, certified_report(made))
@@ -129,7 +140,7 @@ def certify(
         _show(made, page)
 
 
-class _Bar:
+class TrainingBar:
     """The progress of training; it is drawn from its first call, when that of recording is over.
 
     A terminal shows one live display at a time.
@@ -146,11 +157,12 @@ class _Bar:
         self._bar.update(self._task, completed=done, total=total)
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
+    """Print a sentence."""
     _output.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _ask(left: Estimate, yes: bool) -> None:
+def ask(left: Estimate, yes: bool) -> None:
     """Say what is left, and let people decide about hours.
 
     Raises
@@ -158,7 +170,7 @@ def _ask(left: Estimate, yes: bool) -> None:
     ConfigError
         When it takes hours and nobody said yes.
     """
-    _tell(left.sentence())
+    tell(left.sentence())
     if left.seconds <= LONG or yes:
         return
     if sys.stdin.isatty() and typer.confirm("Go on?", err=True):
@@ -181,9 +193,9 @@ def _show(made: CertifiedModel, page: Path) -> None:
 
         show_levels(rows, f"{rows[0]['n_problems']} held-out problems")
     if made.more is not None:
-        _tell(f"Of the problems in the file, some certify: about {made.more} more there may be enough.")
-    _tell(f"Bundle: {made.bundle.path}. Report: {page}")
+        tell(f"Of the problems in the file, some certify: about {made.more} more there may be enough.")
+    tell(f"Bundle: {made.bundle.path}. Report: {page}")
     if made.serve is None:
-        _tell("No level exits, so there is nothing to serve: give more problems, or a higher --risk.")
+        tell("No level exits, so there is nothing to serve: give more problems, or a higher --risk.")
     else:
-        _tell(f"Serve it: {made.serve}")
+        tell(f"Serve it: {made.serve}")

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
-from lynxstop.cli._problems import AnswerColumn, Grader, IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._options import (
+    AnswerColumn,
+    BatchSize,
+    Device,
+    Dtype,
+    Grader,
+    IdColumn,
+    Json,
+    Limit,
+    Problems,
+    PromptColumn,
+    Seed,
+    columns,
+)
 from lynxstop.cli._signals import ended_by_sigterm
 from lynxstop.errors import ConfigError
 
@@ -35,7 +48,7 @@ def collect(
         str, typer.Option(help="Engine that generates: transformers, vllm, openai, or ray with one of these.")
     ] = "transformers",
     samples: Annotated[int, typer.Option(min=1, help="Traces per problem.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
+    limit: Limit = None,
     max_cues: Annotated[
         int | None, typer.Option(min=1, help="Force exits at no more than this many cues of a trace.")
     ] = None,
@@ -43,8 +56,8 @@ def collect(
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,
     grader: Grader = "math",
-    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Traces per shard: what is held in memory.")] = 256,
     keep_every: Annotated[
         float,
@@ -52,8 +65,8 @@ def collect(
             min=0, help="Seconds of work that an interruption may cost; inf keeps whole shards only."
         ),
     ] = 30.0,
-    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     base_url: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +91,7 @@ def collect(
     ] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(min=0, help="With --engine ray (0).")] = None,
     cpus_per_actor: Annotated[float | None, typer.Option(min=0, help="With --engine ray (1).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Record full traces, the features of every cue, and the answer forced there.
 
@@ -119,7 +132,7 @@ def collect(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        arguments=_arguments(argument or []) | ({} if base_url is None else {"base_url": base_url}),
+        arguments=arguments_of(argument or []) | ({} if base_url is None else {"base_url": base_url}),
         seed=seed,
         cluster=cluster,
         samples=samples,
@@ -157,7 +170,7 @@ def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster 
     return None
 
 
-def _arguments(given: Sequence[str]) -> dict[str, Any]:
+def arguments_of(given: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE pairs; a value that is not JSON is a text."""
     import json
 

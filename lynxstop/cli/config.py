@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Look at the proxy's configuration.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import risk as read_risk
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def cues(
     limit: Annotated[int, typer.Option(min=1, help="Traces to read, spread over the data.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the cross-validation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the proposal as the `[cues]` of a recipe.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
-    """Rank cue words by frequency and by how well an exit there is foreseen; propose a set.
+    """Rank cue words by frequency and by how well an exit there can be predicted; propose a set.
 
     Frequencies come from the texts. Exits are measured at recorded cues and, when the recipe says
     `[points] boundaries = true` and `--model` is given, at every boundary in front of a word.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json, Layers, Target
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -17,17 +18,12 @@ def curve(
     data: Annotated[Path, typer.Argument(help="Recorded data, from `lynxstop collect`.")],
     risk: Annotated[float, typer.Option(parser=read_risk, help="Level to certify.")] = 0.05,
     confidence: Confidence = 0.95,
-    target: Annotated[
-        str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")
-    ] = "agrees",
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation."),
-    ] = None,
+    target: Target = "agrees",
+    layers: Layers = None,
     repeats: Annotated[int, typer.Option(min=1, help="Random draws of problems.")] = 20,
     seed: Annotated[int, typer.Option(help="Fixes the draws.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Show how AUC and certified savings grow with the problems collected.
 
@@ -47,7 +43,7 @@ def curve(
     from lynxstop.recordings.storage import Recording
     from lynxstop.workflows.learning_curve import learning_curve
 
-    foreseen = target_named(target)
+    predicted = target_named(target)
     if not (0 < risk < 1 and 0 < confidence < 1):
         raise ConfigError("Risk and confidence lie between 0 and 1.")
     if report is not None:
@@ -59,7 +55,7 @@ def curve(
             recorded,
             risk=risk,
             confidence=confidence,
-            target=foreseen,
+            target=predicted,
             repeats=repeats,
             layers=None if layers is None else layers_of(layers),
             seed=seed,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
 
@@ -34,7 +35,7 @@ def demo(
         ),
     ] = False,
     workdir: Annotated[Path, typer.Option(help="Where --rebuild records and builds.")] = Path("out/rebuild"),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Run held-out problems with full thinking and with early exit at the certified risk.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.errors import ModelError, UpstreamError
 from lynxstop.extras import need
 
@@ -36,7 +37,7 @@ def doctor(
     dialect: Annotated[
         str, typer.Option(help="Kind of server: vllm, sglang, llamacpp, ollama, openai; auto asks it.")
     ] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Examine this machine, or try a server out, and say what works and what to do about the rest.
 

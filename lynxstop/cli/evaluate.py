@@ -10,6 +10,7 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import StepError
@@ -47,7 +48,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the split by problem and of the intervals.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare rules on recorded traces, each certified at the same level, beside the oracle.
 

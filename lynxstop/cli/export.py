@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
-from lynxstop.cli._problems import IdColumn, Problems, PromptColumn, columns
+from lynxstop.cli._options import IdColumn, Json, Problems, PromptColumn, columns
 
 
 def export(
@@ -21,7 +21,7 @@ def export(
     ] = 0.5,
     id_column: IdColumn = None,
     prompt_column: PromptColumn = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Write every recorded exit as a prompt, a completion and a decaying reward, grouped by trace.
 

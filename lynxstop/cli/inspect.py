@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.errors import StepError
 
 
@@ -17,7 +18,7 @@ def inspect(
     model: Annotated[
         Path | None, typer.Option(help="Also check that the bundle belongs to this model folder.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Say what a bundle or a recorded data set holds, and check it.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import risk as read_risk
 
 if TYPE_CHECKING:
@@ -26,15 +26,10 @@ State = Annotated[
 ]
 
 
-@app.callback()
-def _root() -> None:
-    """Look at what the audits of live traffic say, or start them again."""
-
-
 @app.command()
 def status(
     state: State,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Say whether every certified level still holds; exit status 1 on an alarm, 3 when that is unknown.
 
@@ -44,7 +39,9 @@ def status(
 
     - `lynxstop monitor status redis://127.0.0.1:6379/0 --json`
     """
-    monitors = _open(state)
+    from lynxstop.monitor.levels import open_state
+
+    monitors = open_state(state)
     rows = [(key, finding) for key, finding in sorted(monitors.findings.items(), key=_order)]
     if json:
         levels = [{**key._asdict(), **finding.to_json()} for key, finding in rows]
@@ -65,7 +62,7 @@ def reset(
     model: Annotated[str | None, typer.Option(help="Only the levels of this model.")] = None,
     group: Annotated[str | None, typer.Option(help="Only those of this group.")] = None,
     risk: Annotated[float | None, typer.Option(parser=read_risk, help="Only those of this risk.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Start the audits of levels again; proxies that run notice it within seconds.
 
@@ -81,8 +78,9 @@ def reset(
     import time
 
     from lynxstop.monitor.entries import Reset
+    from lynxstop.monitor.levels import open_state
 
-    monitors = _open(state)
+    monitors = open_state(state)
     before = len(monitors.findings)
     monitors.journal.append(Reset(model, group, risk, at=time.time()))
     monitors.catch_up()
@@ -96,14 +94,6 @@ def reset(
             _output.console.print(
                 f"{monitors.trouble} Only a reset of all levels ends that.", style="yellow", markup=False
             )
-
-
-def _open(state: str) -> LevelMonitors:
-    from lynxstop.monitor.journal import FileJournal
-    from lynxstop.monitor.levels import SNAPSHOT, journal_at, open_monitors
-
-    journal = journal_at(state)
-    return open_monitors(journal, None, Path(state) / SNAPSHOT if isinstance(journal, FileJournal) else None)
 
 
 def _order(pair: tuple[LevelKey, Finding]) -> tuple[str, str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.errors import ConfigError
@@ -54,7 +55,7 @@ def plan(
     cooldown: Annotated[int, typer.Option(min=0, help="Guard: thinking tokens between two exits.")] = 0,
     stride: Annotated[int, typer.Option(min=1, help="Guard: only every so many-th cue.")] = 1,
     max_points: Annotated[int | None, typer.Option(min=1, help="Guard: cues that may exit, at most.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Say how many problems a calibration needs, before any are collected, and what collecting them costs.
 

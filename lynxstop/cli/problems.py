@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 if TYPE_CHECKING:
     from lynxstop.recordings.problems import Problem
@@ -24,7 +25,7 @@ def problems(
     near: Annotated[
         float, typer.Option(min=0.1, max=1, help="Similarity of 5-word n-grams from which prompts are near.")
     ] = 0.8,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Look for prompts that occur twice, or nearly, in problem sets and across them.
 

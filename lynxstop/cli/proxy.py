@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lynxstop.cli._risk import risk_or_off
+from lynxstop.cli._options import ServedRisk
 from lynxstop.extras import need
 
 
@@ -24,13 +24,7 @@ def proxy(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 8400.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 1.")] = None,
-    risk: Annotated[
-        str | None,
-        typer.Option(
-            parser=risk_or_off,
-            help="Certified level of requests that name none, such as 5%, or `off`; the bundle's default.",
-        ),
-    ] = None,
+    risk: ServedRisk = None,
     mode: Annotated[str | None, typer.Option(help="stop, or shadow: decide and count, never stop.")] = None,
     dialect: Annotated[
         str | None, typer.Option(help="Kind of server: vllm, sglang, llamacpp, ollama, openai; it is asked.")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 
 def pull(
@@ -15,7 +16,7 @@ def pull(
     bundle: Annotated[Path, typer.Argument(help="Folder to put the bundle into.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Download a bundle, check it, and only then put it in place.
 

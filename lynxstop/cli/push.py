@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 
 def push(
@@ -23,7 +24,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; the main one by default.")] = None,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a lynxstop bundle",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Check a bundle and upload it, with a card that says what it promises.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 if TYPE_CHECKING:
     from lynxstop.workflows.check_recipe import RecipeCheck
@@ -28,7 +29,7 @@ def recipe(
         int, typer.Option(min=16, help="Tokens that the check generates for a prompt, at most.")
     ] = 512,
     device: Annotated[str | None, typer.Option(help="Device of the check, as PyTorch names it.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Write a recipe for a model from its tokenizer, chat template, generation settings and depth.
 

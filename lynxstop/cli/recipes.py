@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 
 def recipes(
     name: Annotated[
         str | None, typer.Argument(help="A shipped recipe, a model's name, or a file; all when left out.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one as TOML for `collect --recipe`.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import BatchSize, Device, Dtype, Seed
 from lynxstop.cli._risk import risk_or_off
 from lynxstop.core.conditions import Uncertified
 from lynxstop.errors import ConfigError
@@ -50,10 +51,10 @@ def run(
         str | None,
         typer.Option(help="Group of the prompts; --problems are grouped by the column that was certified."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
     """Answer prompts, stopping the thinking where the bundle's certificate allows it.

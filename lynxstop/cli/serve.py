@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynxstop.cli._checks import check_folder
-from lynxstop.cli._risk import risk_or_off
+from lynxstop.cli._options import ServedRisk
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
@@ -42,13 +42,7 @@ def serve(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
     bundle: Annotated[Path, typer.Option(help="Bundle made for this model.")],
-    risk: Annotated[
-        str | None,
-        typer.Option(
-            parser=risk_or_off,
-            help="Certified level of requests that name none, such as 5%, or `off`; the bundle's default.",
-        ),
-    ] = None,
+    risk: ServedRisk = None,
     mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
     uncertified: Annotated[

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 from lynxstop.cli._risk import risk as read_risk
 
-app = typer.Typer(
-    no_args_is_help=True, help="Say what recorded shadow traffic would have saved, and at which risk."
-)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -31,7 +30,7 @@ def report(
         list[float] | None,
         typer.Option(parser=read_risk, help="Level to look for a threshold for, without --bundle."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Say what exits would have saved, at which risk, and what the forced answers cost.
 

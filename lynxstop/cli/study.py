@@ -12,7 +12,7 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
-from lynxstop.cli._problems import Grader
+from lynxstop.cli._options import Device, DraftedRecipe, Dtype, Grader, Json, Limit, Seed
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
 
@@ -31,16 +31,13 @@ def study(
         ),
     ] = None,
     transfer_limit: Annotated[int, typer.Option(min=2, help="Problems of each of these.")] = 400,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")] = None,
+    limit: Limit = None,
     risk: Annotated[
         list[float] | None,
         typer.Option(parser=read_risk, help="Level; may be repeated. By default 1%, 2%, 5% and 10%."),
     ] = None,
     loss: Annotated[str, typer.Option(help=f"{', '.join(loss_names(selective=False))}.")] = "disagree",
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe (TOML), or the name of a shipped one; by default one is drafted."),
-    ] = None,
+    recipe: DraftedRecipe = None,
     engine: Annotated[str, typer.Option(help="Engine that generates.")] = "transformers",
     also: Annotated[
         list[str] | None, typer.Option(help="Further engine to compare decisions with; may be repeated.")
@@ -57,11 +54,11 @@ def study(
     timed: Annotated[int, typer.Option(min=1, help="Requests for wall-clock and throughput.")] = 64,
     compared: Annotated[int, typer.Option(min=1, help="Requests whose decisions are compared.")] = 32,
     grader: Grader = "math",
-    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
-    device: Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin what takes hours without asking.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Study a model: certificates, all rules, transfer, speed and flips of decisions, on one page.
 
@@ -78,8 +75,8 @@ def study(
     from lynxstop.artifacts import atomic
     from lynxstop.artifacts.recipes import find_recipe
     from lynxstop.cli._checks import check_folder
-    from lynxstop.cli.certify import _ask, _Bar, _tell
-    from lynxstop.cli.collect import _arguments
+    from lynxstop.cli.certify import TrainingBar, ask, tell
+    from lynxstop.cli.collect import arguments_of
     from lynxstop.collect.options import CollectOptions
     from lynxstop.extras import need
     from lynxstop_research.study import RISKS, StudyOptions
@@ -92,7 +89,7 @@ def study(
     need("matplotlib", "report")
     if transfer is None:
         transfer = [name for name in SUITES if name != suite] if suite in SUITES else []
-    arguments = _arguments(argument or [])
+    arguments = arguments_of(argument or [])
     options = StudyOptions(
         risks=risk or RISKS,
         loss=loss,
@@ -122,10 +119,10 @@ def study(
             options=options,
             recipe=None if recipe is None else find_recipe(recipe),
             limit=limit,
-            tell=_tell,
+            tell=tell,
             console=_output.console,
-            ask=lambda left: _ask(left, yes),
-            progress=_Bar(stack),
+            ask=lambda left: ask(left, yes),
+            progress=TrainingBar(stack),
         )
     page = out / "study.html"
     atomic.write_text(page, study_page(found, shlex.join(["lynxstop", *sys.argv[1:]])))
@@ -134,11 +131,11 @@ def study(
         _output.emit({**found.report(), "page": str(page)})
         return
     for row in found.speed:
-        _tell(
+        tell(
             f"{row['setting']}: {row['requests_per_second']:.2f} requests/s, {row['thinking']:.0f} thinking "
             f"tokens, {row['disagree']:.1%} answer differently."
         )
-    _tell(f"Page: {page}. Data: {out / 'study.json'}.")
+    tell(f"Page: {page}. Data: {out / 'study.json'}.")
 
 
 def _text(content: object) -> str:

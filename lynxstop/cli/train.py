@@ -8,20 +8,16 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json, Layers, Target
 from lynxstop.errors import ConfigError
 
 
 def train(
     data: Annotated[Path, typer.Argument(help="Recorded training data, from `lynxstop collect`.")],
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
-    target: Annotated[
-        str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")
-    ] = "agrees",
+    target: Target = "agrees",
     kind: Annotated[str, typer.Option(help="`logistic`, or `mlp` for an MLP(256, 64).")] = "logistic",
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation."),
-    ] = None,
+    layers: Layers = None,
     name: Annotated[str | None, typer.Option(help="Title of the card; by default the folder's name.")] = None,
     min_tokens: Annotated[
         int,
@@ -54,7 +50,7 @@ def train(
         str, typer.Option(help="`sklearn`, `torch`, or `auto`: torch for features of 128 MiB and more.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the folds.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Fit a probe on recorded traces, with layers and penalty chosen by cross-validation.
 
@@ -85,10 +81,12 @@ def train(
             layers=None if layers is None else layers_of(layers),
             rule=rule,
             backend=backend,
-            min_tokens=min_tokens,
-            cooldown=cooldown,
-            stride=stride,
-            max_points=max_points,
+            guards={
+                "min_tokens": min_tokens,
+                "cooldown": cooldown,
+                "stride": stride,
+                "max_points": max_points,
+            },
             tilt=tilt,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lynxstop.cli import _output
+from lynxstop.cli._options import Json
 
 
 def verify(
@@ -18,7 +19,7 @@ def verify(
         Path | None,
         typer.Argument(help="Evidence, or the score table it was made from; found beside the certificate."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Recompute certificates without the model, and fail on any difference.
 

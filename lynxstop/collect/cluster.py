@@ -127,7 +127,7 @@ class _Recorder:
         }
 
     def _record(self, number: int) -> Counts:
-        """Record a shard, unless it was finished by one whose word got lost."""
+        """Record a shard, unless an earlier attempt finished it and its reply was lost."""
         if not shards.complete(self._store, range(number, number + 1)):
             return record_shard(self._source, self._work, number, self._store)
         name = shards.names(number)[-1]

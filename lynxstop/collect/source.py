@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from lynxstop.artifacts.fingerprint import Fingerprint
-from lynxstop.core.cues import CueSet
-from lynxstop.core.policy import ExitSide, StopPolicy
-from lynxstop.core.thinking import Delimiters
+from lynxstop.artifacts.setup import WatchedSetup
+from lynxstop.core.policy import StopPolicy
 from lynxstop.core.types import Answer, Generation, Request, Sampling
 
 
@@ -34,7 +33,6 @@ class RecordingEngine(Protocol):
         sampling: Sampling,
         *,
         record: bool = False,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Generation]:
         """Generate all requests, in any order."""
         ...
@@ -46,30 +44,6 @@ class RecordingEngine(Protocol):
         cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Answer]]:
         """Answers of exits forced after the tokens `cuts` of recorded traces."""
-        ...
-
-
-class WatchedSetup(Protocol):
-    """What is watched, as `lynxstop.artifacts.setup.Setup` has it."""
-
-    @property
-    def cues(self) -> CueSet:
-        """The cues."""
-        ...
-
-    @property
-    def delimiters(self) -> Delimiters:
-        """The delimiters of a thinking block."""
-        ...
-
-    @property
-    def exit_text(self) -> str:
-        """The text forced at an exit."""
-        ...
-
-    @property
-    def cut(self) -> ExitSide:
-        """Where a forced exit cuts the text."""
         ...
 
 

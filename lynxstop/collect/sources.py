@@ -62,7 +62,7 @@ def load_source(engine: str, model: str, recipe: Recipe, options: SourceOptions)
     ConfigError
         When there is no such engine, it has no such option, or `max_tokens` leaves no room for thinking.
     ModelError
-        When the model cannot be loaded, or the engine takes folders only and this is none.
+        When the model cannot be loaded, or the engine takes folders only and this is not one.
     """
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine {engine!r}.", hint=f"Engines: {', '.join(ENGINES)}.")

@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.collect.rows import cue_rows, kept, trace_row
 from lynxstop.collect.texts import Texts
 from lynxstop.core.exits import Reason
-from lynxstop.core.points import CUE
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.transformers.loading import LoadedModel
 from lynxstop.grading.grading import Grade, agrees, grade
 from lynxstop.recordings.problems import Problem
-from lynxstop.replay.exits import ExitTable
+from lynxstop.recordings.schema import CUES, TRACES
+from lynxstop.recordings.shards import table_of
+from lynxstop.replay.exits import ExitTable, exits_at
 from lynxstop.replay.outcomes import Outcomes
 
 Progress = Callable[[str, int], None]
@@ -113,46 +115,19 @@ def _every_cue(
     for generation in engine.generate(requests, sampling, record=True):
         done[generation.request.id] = generation
         progress("every cue", len(done))
-    traces = [done[request.id] for request in requests]
-    answers = engine.force_exits(traces, sampling)
-    full = [
-        grade(texts.after_thinking(texts.decode(trace.output_ids)), problem.answer)
-        for problem, trace in zip(problems, traces, strict=True)
-    ]
-    points = [
-        (owner, event, answer)
-        for owner, (trace, forced) in enumerate(zip(traces, answers, strict=True))
-        for event, answer in zip(trace.events, forced, strict=True)
-        if event.eligible
-    ]
-    owners = [owner for owner, _, _ in points]
-    trials = [
-        grade(
-            texts.after_thinking(texts.decode([*engine.policy.exit_ids, *answer.ids])),
-            problems[owner].answer,
-        )
-        for owner, _, answer in points
-    ]
-    verdicts = [
-        agrees(trial, full[owner].answer, full[owner].status)
-        for owner, trial in zip(owners, trials, strict=True)
-    ]
-    ids = np.array([problem.id for problem in problems], np.str_)
-    exits = ExitTable(
-        trace_ids=ids,
-        problem_ids=ids,
-        full_tokens=np.array([trace.thinking_tokens for trace in traces], np.int64),
-        full_right=_truth([own.right for own in full]),
-        full_parsed=np.array([own.status == "parsed" for own in full], bool),
-        owners=np.array(owners, np.int64),
-        tokens=np.array([e.position + e.seen_at - e.index for _, e, _ in points], np.int64),
-        agrees=_truth(verdicts),
-        right=_truth([trial.right for trial in trials]),
-        parsed=np.array([trial.status == "parsed" for trial in trials], bool),
-        cue=np.array([bool(event.kind & CUE) for _, event, _ in points], bool),
-        rows=np.arange(len(points)),
-    )
-    return exits, np.array([event.score for _, event, _ in points], np.float32)
+    full = [done[request.id] for request in requests]
+    chosen = [kept(generation.events) for generation in full]
+    places = [[one.events[i].seen_at for i in own] for one, own in zip(full, chosen, strict=True)]
+    answers = engine.force_exits(full, sampling, places)
+    traces, cues = [], []
+    for generation, problem, own, forced in zip(full, problems, chosen, answers, strict=True):
+        trace = trace_row(generation, problem, 0, sampling.seed, texts, grade)
+        rows = cue_rows(generation, trace, own, forced, engine.policy.exit_ids, texts, grade)
+        traces.append(trace | {"cues": len(rows)})
+        cues += rows
+    scores = [one.events[i].score for one, own in zip(full, chosen, strict=True) for i in own]
+    exits = exits_at(table_of(traces, TRACES), table_of(cues, CUES), np.arange(len(cues)))
+    return exits, np.array(scores, np.float32)
 
 
 def _truth(values: Sequence[bool | None]) -> NDArray[np.float64]:

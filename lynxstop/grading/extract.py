@@ -26,7 +26,7 @@ def extract_answer(text: str) -> str | None:
     str or None
         The content of the last ``\\boxed{}``; without any box, the end of the last phrase such as "The
         answer is 7."; else the whole text where it is nothing but a number, a letter or yes/no. None when
-        there is no answer, and when the last box is never closed: a cut-off answer is no answer, and an
+        there is no answer, and when the last box is never closed: a cut-off answer is not an answer, and an
         earlier box is one the model went back on.
     """
     boxes = list(_BOX.finditer(text))

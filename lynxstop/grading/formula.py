@@ -36,7 +36,7 @@ _NOT_PRODUCTS = {
 
 
 class Unreadable(ValueError):
-    """The text is no formula that is read in one way only."""
+    """The text is not a formula that can be read in one way only."""
 
 
 def read_formula(text: str) -> Tree | None:
@@ -50,7 +50,7 @@ def read_formula(text: str) -> Tree | None:
 
 
 def fraction_of(tree: Tree) -> Fraction | None:
-    """Work out a tree of rational arithmetic; None when it is none, or too large to work out."""
+    """Work out a tree of rational arithmetic; None when it is not one, or too large to work out."""
     try:
         return _fraction(tree)
     except (Unreadable, ZeroDivisionError):

@@ -16,40 +16,12 @@ from typing import Any
 
 from lynxstop.errors import ConfigError
 from lynxstop.grading.extract import extract_answer
-from lynxstop.grading.grading import Grade, Grader, Same, answers_agree, grade
+from lynxstop.grading.grading import Grader, Same, TextGrader, answers_agree, grade
 from lynxstop.grading.simple import read_choice, read_truth
 
-MATH = "math"
+MATH = grade.name
 _OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class TextGrader:
-    """Extracts an answer and compares it with another.
-
-    Parameters
-    ----------
-    name : str
-    extract : callable
-        The answer in a text, or None when there is none.
-    same : callable
-        Whether two answers are the same; it may also be given gold answers.
-    """
-
-    name: str
-    extract: Callable[[str], str | None]
-    same: Same
-
-    def __call__(self, text: str, gold: str | None) -> Grade:
-        """Extract the answer of `text` and compare it with `gold`."""
-        answer = self.extract(text)
-        if answer is None:
-            return Grade("", "unparsed", None if gold is None else False)
-        if gold is None:
-            return Grade(answer, "parsed", None)
-        right = self.same(answer, gold)
-        return Grade(answer, "timeout" if right is None else "parsed", right)
 
 
 def same_of(grader: Grader) -> Same:
@@ -86,7 +58,7 @@ def name_of(grader: Grader) -> str:
     """Return the name of a grader, for the record."""
     if isinstance(grader, TextGrader):
         return grader.name
-    return MATH if grader is grade else f"{grader.__module__}:{getattr(grader, '__qualname__', '?')}"
+    return f"{grader.__module__}:{getattr(grader, '__qualname__', '?')}"
 
 
 def _whole(text: str) -> str | None:
@@ -117,7 +89,7 @@ def _imported(name: str) -> Callable[[str, str], Any]:
             f"The grader {name} cannot be imported: {error}.", hint="Is its folder in PYTHONPATH?"
         ) from error
     if not callable(same):
-        raise ConfigError(f"{name} is no function.")
+        raise ConfigError(f"{name} is not a function.")
     found: Callable[[str, str], Any] = same
     return found
 

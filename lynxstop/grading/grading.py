@@ -60,15 +60,32 @@ class Grade:
     right: bool | None
 
 
-def grade(text: str, gold: str | None) -> Grade:
-    """Extract the answer of `text` and compare it with `gold`."""
-    answer = extract_answer(text)
-    if answer is None:
-        return Grade("", "unparsed", None if gold is None else False)
-    if gold is None:
-        return Grade(answer, "parsed", None)
-    right = answers_agree(answer, gold)
-    return Grade(answer, "timeout" if right is None else "parsed", right)
+@dataclass(frozen=True, slots=True)
+class TextGrader:
+    """Extracts an answer and compares it with another.
+
+    Parameters
+    ----------
+    name : str
+    extract : callable
+        The answer in a text, or None when there is none.
+    same : callable
+        Whether two answers are the same; it may also be given gold answers.
+    """
+
+    name: str
+    extract: Callable[[str], str | None]
+    same: Same
+
+    def __call__(self, text: str, gold: str | None) -> Grade:
+        """Extract the answer of `text` and compare it with `gold`."""
+        answer = self.extract(text)
+        if answer is None:
+            return Grade("", "unparsed", None if gold is None else False)
+        if gold is None:
+            return Grade(answer, "parsed", None)
+        right = self.same(answer, gold)
+        return Grade(answer, "timeout" if right is None else "parsed", right)
 
 
 def answers_agree(left: str, right: str) -> bool | None:
@@ -334,6 +351,9 @@ def agrees(trial: Grade, full_answer: str, full_status: str, same: Same = answer
         return False
     return same(trial.answer, full_answer) is True
 
+
+grade = TextGrader("math", extract_answer, answers_agree)
+"""Grades boxes, letters, numbers and formulas."""
 
 Grader = Callable[[str, str | None], Grade]
 """What may replace `grade`, for answers that need another check (code, proofs)."""

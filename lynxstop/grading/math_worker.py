@@ -111,7 +111,7 @@ def _at(difference: Any, symbols: list[Any], point: tuple[str, str]) -> Any:
 
 
 def _zero(difference: Any) -> bool:
-    """Prove zero by exact rewriting; the decimals, which are no proof, must not contradict."""
+    """Prove zero by exact rewriting; the decimals, which are not a proof, must not contradict."""
     import sympy
 
     for rewrite in (sympy.expand, sympy.radsimp, lambda d: sympy.expand_log(d, force=False), sympy.simplify):

@@ -46,7 +46,7 @@ class Audit:
     exit_score : float or None
         Score that exceeded it.
     prompt : str
-        Keyed digest of the prompt; empty where it is no text.
+        Keyed digest of the prompt; empty where it is not text.
     calibrated : bool
         Whether the prompt is one of the calibration data.
     """

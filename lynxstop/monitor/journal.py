@@ -1,6 +1,6 @@
 """The journal of audits: an append-only log that several workers write and any of them reads.
 
-A torn or garbled line is an audit whose outcome is lost: the
+An incomplete or garbled line is an audit whose outcome is lost: the
 reader counts it as a loss, so that damage never looks like good news. An audit that takes long is announced
 first (`Begun`), so that one whose process is killed is not forgotten.
 """
@@ -38,7 +38,13 @@ class Journal(Protocol):
         """
 
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:
-        """Yield entries from an offset on, each with the offset after it."""
+        """Yield entries from an offset on, each with the offset after it.
+
+        Raises
+        ------
+        DataError
+            When the journal cannot be read, or is shorter.
+        """
 
     def mark(self, offset: int) -> str:
         """Digest of what lies right before an offset, by which a replaced journal is known.
@@ -69,7 +75,7 @@ class Journal(Protocol):
 
 
 def _lock(handle: int) -> None:
-    """Wait for the file's lock, released when it is closed; without it, half-written lines look torn."""
+    """Wait for the file's lock, released when it is closed; without it, lines are seen half-written."""
     try:
         import fcntl
     except ModuleNotFoundError:  # not a POSIX system
@@ -90,13 +96,7 @@ class FileJournal:
         self.path = path
 
     def append(self, entry: Written) -> None:
-        """Add one entry.
-
-        Raises
-        ------
-        DataError
-            When the file cannot be written.
-        """
+        """Add one entry."""
         line = to_line(entry)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +114,7 @@ class FileJournal:
             raise DataError(f"The audit journal {self.path} was cut short: is the disk full?")
 
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:
-        """Yield entries from a byte offset on; a last line without its end is left for later.
-
-        Raises
-        ------
-        DataError
-            When the file is shorter than `start`, or cannot be read.
-        """
+        """Yield entries from a byte offset on; a last line without its end is left for later."""
         if not self.path.exists():
             if start:
                 raise DataError(f"The audit journal {self.path} is gone.", hint="Reset the monitor.")
@@ -140,13 +134,7 @@ class FileJournal:
             raise DataError(f"The audit journal {self.path} cannot be read: {error.strerror}.") from error
 
     def mark(self, offset: int) -> str:
-        """Digest of the bytes before an offset.
-
-        Raises
-        ------
-        DataError
-            When the file cannot be read, or is shorter.
-        """
+        """Digest of the bytes before an offset."""
         begin = max(0, offset - _MARKED)
         try:
             with self.path.open("rb") as file:
@@ -163,13 +151,7 @@ class FileJournal:
         return hashlib.sha256(found).hexdigest()[:16]
 
     def end(self) -> int:
-        """Offset after the last whole line.
-
-        Raises
-        ------
-        DataError
-            When the file cannot be read.
-        """
+        """Offset after the last whole line."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -179,13 +161,7 @@ class FileJournal:
         return content.rfind(b"\n") + 1
 
     def salt(self) -> bytes:
-        """Return what the file `salt` beside the journal holds.
-
-        Raises
-        ------
-        DataError
-            When it cannot be read or written.
-        """
+        """Return what the file `salt` beside the journal holds."""
         path = self.path.parent / "salt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,10 +199,7 @@ class RedisJournal:
     def append(self, entry: Written) -> None:
         """Add one entry; once, though a server that did not answer may have kept it already.
 
-        Raises
-        ------
-        DataError
-            When the server cannot be reached. The same entry is to be given again.
+        After an error, the same entry is to be given again.
         """
         line = to_line(entry)
         name = self._unsure[1] if self._unsure and self._unsure[0] == line else secrets.token_hex(16)
@@ -238,13 +211,7 @@ class RedisJournal:
         self._unsure = None
 
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:
-        """Yield entries from an index on.
-
-        Raises
-        ------
-        DataError
-            When the server cannot be reached, or holds fewer entries than were read before.
-        """
+        """Yield entries from an index on."""
         try:
             if self._client.llen(self._key) < start:
                 raise DataError("The audit journal in Redis was cut short.", hint="Reset the monitor.")
@@ -255,13 +222,7 @@ class RedisJournal:
             yield from_line(line), number
 
     def mark(self, offset: int) -> str:
-        """Digest of the entry before an index.
-
-        Raises
-        ------
-        DataError
-            When the server cannot be reached, or holds fewer entries.
-        """
+        """Digest of the entry before an index."""
         if offset == 0:
             return ""
         try:
@@ -273,26 +234,14 @@ class RedisJournal:
         return hashlib.sha256(found).hexdigest()[:16]
 
     def end(self) -> int:
-        """Number of entries.
-
-        Raises
-        ------
-        DataError
-            When the server cannot be reached.
-        """
+        """Number of entries."""
         try:
             return int(self._client.llen(self._key))
         except self._failures as error:
             raise DataError(f"Redis did not answer: {type(error).__name__}.") from error
 
     def salt(self) -> bytes:
-        """Return what the key with the suffix `:salt` holds.
-
-        Raises
-        ------
-        DataError
-            When the server cannot be reached.
-        """
+        """Return what the key with the suffix `:salt` holds."""
         try:
             self._client.set(f"{self._key}:salt", secrets.token_hex(16), nx=True)
             return bytes(self._client.get(f"{self._key}:salt"))

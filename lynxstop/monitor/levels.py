@@ -222,15 +222,16 @@ def open_monitors(
     return made
 
 
-def open_state(folder: Path, options: MonitorOptions | None = None) -> LevelMonitors:
-    """Open the monitors whose journal and snapshot are in a folder, as the proxy keeps them.
+def open_state(state: str | Path) -> LevelMonitors:
+    """Open the monitors of a folder that [monitor] state names, or of a Redis server.
 
     Raises
     ------
     DataError
-        When there is no journal.
+        When there are none in the folder.
     """
-    return open_monitors(journal_at(str(folder)), options, folder / SNAPSHOT)
+    journal = journal_at(str(state))
+    return open_monitors(journal, None, Path(state) / SNAPSHOT if isinstance(journal, FileJournal) else None)
 
 
 def journal_at(state: str) -> Journal:

@@ -106,7 +106,7 @@ def _calibrated(model: Any) -> tuple[Map, ...]:
     members = model.calibrated_classifiers_
     if len(members) != 1 or not hasattr(members[0].calibrators[0], "a_"):
         raise ConfigError(
-            "A mean of several calibrated classifiers, or an isotonic curve, is no affine map.",
+            "A mean of several calibrated classifiers, or an isotonic curve, is not an affine map.",
             hint="Use CalibratedClassifierCV(..., method='sigmoid', ensemble=False).",
         )
     inner, curve = members[0].estimator, members[0].calibrators[0]

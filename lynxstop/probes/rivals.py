@@ -8,31 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.artifacts.card import RIVALS
 from lynxstop.extras import need
 
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
-
-SIGNALS = {
-    "entropy": "Entropy of the next token at the cue",
-    "end_margin": "Log-probability the model gives to going on instead of ending its thinking",
-    "min_logprob": "Least probable token since the last cue",
-    "position": "Thinking tokens so far",
-    "cue": "Cues so far",
-    "agreement_run": "Trial answers in a row that are equal (needs trial answers)",
-    "trial_confidence": "Geometric mean probability of the trial answer (needs a trial answer)",
-}
-"""Rivals by name. The last two need an answer forced at every cue, which the probe saves."""
 
 
 def rival_signals(cues: Any) -> dict[str, NDArray[np.float64]]:
     """Read the rivals from a cue table, each of shape (cues,); missing values are NaN."""
     signals = {
         name: cues[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        for name in SIGNALS
+        for name in RIVALS
         if name != "agreement_run"
     }
     signals["agreement_run"] = agreement_runs(cues["trace_id"].to_pylist(), cues["trial_answer"].to_pylist())
-    return {name: signals[name] for name in SIGNALS}
+    return {name: signals[name] for name in RIVALS}
 
 
 def agreement_runs(traces: Sequence[str], answers: Sequence[str | None]) -> NDArray[np.float64]:

@@ -341,7 +341,8 @@ class ChatHandler(Answers):
         level = self._services.level(options)
         holds = level is not None and options.certified and not chat.changed
         return report(
-            chat.session,
+            chat.session.session.exit,
+            chat.session.thinking_tokens,
             stopped=chat.stopped,
             saved_share=self._services.saved(level),
             certificate=level.certificate if level is not None and holds else None,

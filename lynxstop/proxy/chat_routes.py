@@ -13,7 +13,7 @@ from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.logs import logger
 from lynxstop.proxy.service import LOOK_SECONDS, RETRY_SECONDS, Service
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, causes
-from lynxstop.remote.chat_route_check import check_chat_route, refused
+from lynxstop.remote.chat_route_check import ExitText, check_chat_route, refused
 from lynxstop.remote.continuation_check import UncontinuedError
 from lynxstop.remote.server import Server
 
@@ -107,7 +107,8 @@ class ChatRoutes:
             config = config.closing_only()
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                way, tokens = await check_chat_route(server, service.dialect, model, config, need)
+                exit = ExitText(config.exit_text, config.close, config.open, config.opened)
+                way, tokens = await check_chat_route(server, service.dialect, model, exit, need)
         except (LynxstopError, TimeoutError) as error:
             if isinstance(error, UpstreamError) and error.status_code in _OF_THE_CLIENT:
                 return None

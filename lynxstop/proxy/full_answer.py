@@ -12,7 +12,7 @@ from lynxstop.core.exits import Mode
 from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Kept, Limits, Opening
+from lynxstop.remote.dialects.base import AnswerLimits, Kept, Opening
 from lynxstop.remote.events import ClientEvent, Reading, as_json
 from lynxstop.remote.session import TruncationPoint
 from lynxstop.remote.tokens import written
@@ -160,7 +160,7 @@ async def exit_answer(chat: Chat, answer_tokens: int, at: TruncationPoint | None
     assert truncation is not None
     assert chat.opening is not None
     deltas, tokens, _ = await answer_after(
-        chat.server, chat.dialect, chat.opening, session, truncation, Limits(answer_tokens)
+        chat.server, chat.dialect, chat.opening, session, truncation, AnswerLimits(answer_tokens)
     )
     text = session.config.exit_text + "".join(delta.content for delta in deltas)
     return Answered(after_thinking(text, session.config.close), _generated(deltas, len(tokens)))
@@ -191,7 +191,7 @@ async def finished_thinking(chat: Chat, most: int, extra: Mapping[str, Any]) -> 
     kept = Kept(written(session.tokens), b"", "", (), session.config.open[0], session.opened_by_field)
     limit = chat.client_request.max_tokens or most
     again = replace(opening, body=_unseeded(opening.body))
-    limits = Limits(max(1, limit - len(kept.tokens)))
+    limits = AnswerLimits(max(1, limit - len(kept.tokens)))
     call = await chat.dialect.continuation(chat.server, again, kept, limits)
     # A chat that is resumed has a field for thinking, a completion has delimiters.
     by_field = call.path == opening.path and "messages" in call.body

@@ -21,7 +21,7 @@ from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.promise import Promise
 from lynxstop.proxy.vllm_audited import AuditedRequest, Json, Message, Send
-from lynxstop.remote.report import as_headers, exit_report, with_exit
+from lynxstop.remote.report import as_headers, report, with_exit
 
 logger = logging.getLogger("vllm.lynxstop")
 
@@ -280,7 +280,7 @@ class Exchange:
             taken = Exit(Reason(told["exit"]), -1, -1, thinking or 0, *numbers)
         own_budget = taken is not None and taken.reason is Reason.BUDGET and self._own_budget
         certificate = None if level is None or own_budget else level.certificate
-        return exit_report(
+        return report(
             taken,
             thinking,
             stopped=bool(told.get("stopped")),

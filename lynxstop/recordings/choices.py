@@ -15,7 +15,7 @@ _KEYS = ("answerkey", "answer_idx", "answer", "answer_index", "gold", "target", 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-class Choices(NamedTuple):
+class ListedChoices(NamedTuple):
     """The choices of a question, in the order in which they are shown.
 
     Attributes
@@ -39,7 +39,7 @@ class Choices(NamedTuple):
         return f"{question}\n\n{listed}\n\nAnswer with the letter of the right choice."
 
 
-def read_choices(record: Mapping[str, Any], place: str) -> Choices | None:
+def read_choices(record: Mapping[str, Any], place: str) -> ListedChoices | None:
     """Find the choices of a record; None when it has none.
 
     GPQA has a column for each choice: they are shown in an order drawn from their texts, which is the same
@@ -56,14 +56,14 @@ def read_choices(record: Mapping[str, Any], place: str) -> Choices | None:
         used = [lower[name] for name in _GPQA if name in lower]
         given = [str(record[name]).strip() for name in used if record[name] not in (None, "")]
         texts = sorted(dict.fromkeys(given), key=lambda text: hashlib.sha256(text.encode()).digest())
-        return Choices(texts, _LETTERS[texts.index(given[0])], set(used))
+        return ListedChoices(texts, _LETTERS[texts.index(given[0])], set(used))
     column = next((lower[name] for name in _LISTS if name in lower), None)
     if column is None or record[column] in (None, "", [], {}):
         return None
     labels, texts = _labelled(record[column], f"{place}: the column {column!r}")
     keys = [lower[name] for name in _KEYS if name in lower]
     gold = next((found for name in keys if (found := _gold(record[name], labels, texts))), None)
-    return Choices(texts, gold, {column, *keys})
+    return ListedChoices(texts, gold, {column, *keys})
 
 
 def _labelled(value: Any, what: str) -> tuple[list[str], list[str]]:

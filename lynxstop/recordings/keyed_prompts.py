@@ -28,7 +28,7 @@ class KeyedPrompts:
     def digest(self, messages: Any) -> tuple[str, bool]:
         """Return the keyed digest of chat messages, and whether calibration had this prompt.
 
-        Empty for what is no text, which cannot be compared.
+        Empty for what is not text and cannot be compared.
 
         Examples
         --------

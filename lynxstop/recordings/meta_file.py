@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from lynxstop.artifacts.migrations import META as META_STEPS
 from lynxstop.artifacts.migrations import upgrade
+from lynxstop.artifacts.strict import first_of
 from lynxstop.errors import DataError, StepError
 from lynxstop.recordings import shards
 from lynxstop.recordings.schema import Meta
@@ -32,18 +33,15 @@ def read_meta(store: Store) -> Meta:
         raise StepError(
             f"There is no recorded data in {store}.", hint="Record some with `lynxstop collect`."
         ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{store}/{META} is damaged.", hint="Restore it from a copy, or collect again."
-        ) from error
+    except (OSError, ValueError):
+        content = None
     if not isinstance(content, dict):
         raise DataError(f"{store}/{META} is damaged.", hint="Restore it from a copy, or collect again.")
     content = upgrade(content, META_STEPS, f"{store}/{META}", DataError)
     try:
         return Meta.model_validate(content)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise DataError(f"{store}/{META} is damaged at {where}.", hint="Collect again.") from error
+        raise DataError(f"{store}/{META} is damaged: {first_of(error)}.", hint="Collect again.") from error
 
 
 def write_meta(store: Store, meta: Meta) -> None:

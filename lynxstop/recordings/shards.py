@@ -127,6 +127,11 @@ def digests(store: Store, number: int) -> dict[str, str]:
     return {**_parts(schema), name: hashlib.sha256(content).hexdigest()}
 
 
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Any:
+    """Return rows as a pyarrow table of these columns."""
+    return need("pyarrow", "calibrate").Table.from_pylist(list(rows), schema=_schema(columns))
+
+
 def read_parts(traces: Any) -> dict[str, str]:
     """Digests of a shard's other files, as its trace table holds them."""
     return _parts(traces.schema)
@@ -221,7 +226,7 @@ def _table_bytes(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], metadata: dict[bytes, bytes]
 ) -> bytes:
     arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
-    table = arrow.Table.from_pylist(list(rows), schema=_schema(columns)).replace_schema_metadata(metadata)
+    table = table_of(rows, columns).replace_schema_metadata(metadata)
     sink = arrow.BufferOutputStream()
     parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()

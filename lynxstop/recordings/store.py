@@ -119,7 +119,7 @@ class Remote:
         except ImportError as error:
             raise ConfigError(f"{url} cannot be reached: {error}.") from error
         except ValueError as error:
-            raise ConfigError(f"{url} is no place that fsspec knows: {error}.") from error
+            raise ConfigError(f"{url} is not a place that fsspec knows: {error}.") from error
 
     def __str__(self) -> str:
         return self._url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lynxstop.remote.delta import Delta
-from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
+from lynxstop.remote.dialects.base import AnswerLimits, Dialect, Kept, Opening
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
 from lynxstop.remote.stream import continued_stream
@@ -30,7 +30,7 @@ async def answer_after(
     opening: Opening,
     session: StreamSession,
     truncation: TruncationPoint,
-    limits: Limits,
+    limits: AnswerLimits,
 ) -> tuple[list[Delta], list[StreamToken], str]:
     """Let the server answer from the truncated stream and the exit text.
 

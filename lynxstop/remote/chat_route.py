@@ -13,12 +13,13 @@ from typing import Any, Literal
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import (
     CHAT,
+    AnswerLimits,
     Call,
     Dialect,
     Kept,
-    Limits,
     Opening,
     hurried,
+    resumed_message,
     written_again,
 )
 from lynxstop.remote.dialects.reading import read_chat
@@ -121,23 +122,12 @@ class ChatRoute:
         """Read one event of a chat stream."""
         return self._dialect.read(event)
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Ask for the same chat again, with what was kept of the answer as its last message."""
-        body = {
-            **{name: value for name, value in opening.body.items() if name not in _OURS},
-            **hurried(self._dialect, opening.body),
-            "messages": [*opening.body["messages"], self._message(kept)],
-            "continue_final_message": True,
-            "add_generation_prompt": False,
-            "stream": True,
-            "stream_options": {**(opening.body.get("stream_options") or {}), "include_usage": True},
-            **hurried(self, opening.body),
-        }
-        if limits.max_tokens is not None:
-            named = "max_completion_tokens"
-            body[named if opening.body.get(named) is not None else "max_tokens"] = limits.max_tokens
-        if limits.logprobs is not None:
-            body |= {"logprobs": True, "top_logprobs": limits.logprobs}
+        body = resumed_message(opening.body, self._message(kept), limits) | hurried(self, opening.body)
+        body["stream_options"] = {**(opening.body.get("stream_options") or {}), "include_usage": True}
+        if limits.max_tokens is not None and opening.body.get("max_completion_tokens") is not None:
+            body["max_completion_tokens"] = body.pop("max_tokens")
         return Call(CHAT, body, whole=True)
 
     def read_continuation(self, event: Json) -> Delta:
@@ -162,12 +152,11 @@ class ChatRoute:
 
     def _message(self, kept: Kept) -> Json:
         if self.form == "content":
-            return {"role": "assistant", "content": written_again(kept, self.lead)}
+            return {"content": written_again(kept, self.lead)}
         thinking, answer = split_at_close(kept.text + kept.exit_text, self._close) or (kept.text, "")
         thinking = thinking.lstrip().removeprefix(kept.open).strip("\n")
         # Servers know the field by one of two names.
-        fields = {"reasoning": thinking, "reasoning_content": thinking}
-        return {"role": "assistant", "content": answer.lstrip("\n"), **fields}
+        return {"content": answer.lstrip("\n"), "reasoning": thinking, "reasoning_content": thinking}
 
 
 class GrammarFromTokens(Vllm):
@@ -178,11 +167,8 @@ class GrammarFromTokens(Vllm):
 
     describes = "/v1/completions from token ids, with the grammar"
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from token ids."""
         call = await super().continuation(server, opening, kept, limits)
         asked = {name: opening.body[name] for name in GRAMMARS if opening.body.get(name) is not None}
         return Call(call.path, {**call.body, **asked}, call.forced)
-
-
-_OURS = frozenset({"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"})

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.chat_route import ways
-from lynxstop.remote.continuation_check import QUESTION, SampleAnswer, UncontinuedError, sample_answer
+from lynxstop.remote.continuation_check import EXIT, QUESTION, SampleAnswer, UncontinuedError, sample_answer
 from lynxstop.remote.delta import Json
-from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits
+from lynxstop.remote.dialects.base import CHAT, AnswerLimits, Call, Dialect, Kept
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import continued_stream
 
@@ -64,24 +64,14 @@ _SCHEMA: Json = {
 _TEMPLATE = ("model", "messages", "tools", "chat_template", "chat_template_kwargs", "reasoning_effort")
 
 
-class ExitText(Protocol):
-    """What an exit puts after the thinking; see `lynxstop.remote.stream_config.StreamConfig`."""
+@dataclass(frozen=True, slots=True)
+class ExitText:
+    """What an exit puts after the thinking, as most models have it; see `StreamConfig` for its parts."""
 
-    @property
-    def exit_text(self) -> str:
-        """The text."""
-
-    @property
-    def close(self) -> tuple[str, ...]:
-        """Texts that close a thinking block."""
-
-    @property
-    def open(self) -> tuple[str, ...]:
-        """Texts that open one."""
-
-    @property
-    def opened(self) -> bool:
-        """Whether the template opens one without showing that in the stream."""
+    exit_text: str = EXIT
+    close: tuple[str, ...] = ("</think>",)
+    open: tuple[str, ...] = ("<think>",)
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +96,7 @@ def probe(need: frozenset[str]) -> Json:
 
 
 async def check_chat_route(
-    server: Server, dialect: Dialect, model: str, config: ExitText, need: frozenset[str]
+    server: Server, dialect: Dialect, model: str, exit: ExitText, need: frozenset[str]
 ) -> tuple[Dialect, int]:
     """Find the first way in which a server answers such requests after an exit.
 
@@ -115,7 +105,7 @@ async def check_chat_route(
     server : Server
     dialect : Dialect
     model : str
-    config : ExitText
+    exit : ExitText
         With the exit text that these requests get.
     need : frozenset of str
         See `lynxstop.remote.chat_route.ways`.
@@ -137,12 +127,12 @@ async def check_chat_route(
         raise UncontinuedError(
             "The server shows no log-probabilities for such a request.", code="no_logprobs"
         )
-    if not shown.thought and not config.opened and not shown.content.lstrip().startswith(config.open):
+    if not shown.thought and not exit.opened and not shown.content.lstrip().startswith(exit.open):
         raise UncontinuedError("The model does not think about such a request.", code="no_continuation")
     troubles = []
-    for way in ways(dialect, config.close, need):
+    for way in ways(dialect, exit.close, need):
         try:
-            return way, await _try(server, way, shown, config, need)
+            return way, await _try(server, way, shown, exit, need)
         except UpstreamError as error:
             if not isinstance(error, UncontinuedError) and not refused(error):
                 raise
@@ -157,7 +147,7 @@ def refused(error: UpstreamError) -> bool:
 
 
 async def _try(
-    server: Server, way: Dialect, shown: SampleAnswer, config: ExitText, need: frozenset[str]
+    server: Server, way: Dialect, shown: SampleAnswer, exit: ExitText, need: frozenset[str]
 ) -> int:
     """Truncate, close and let the server answer; return the number of tokens of the exit text.
 
@@ -168,10 +158,10 @@ async def _try(
     """
     length = len(shown.tokens)
     cut = max(1, 2 * length // 3)
-    kept = _kept(shown, cut, config)
-    call = await way.continuation(server, shown.opening, kept, Limits(ANSWER_TOKENS))
+    kept = _kept(shown, cut, exit)
+    call = await way.continuation(server, shown.opening, kept, AnswerLimits(ANSWER_TOKENS))
     answered = await _answer(server, way, call)
-    if answered.thinking or answered.content.lstrip().startswith(config.open):
+    if answered.thinking or answered.content.lstrip().startswith(exit.open):
         raise UncontinuedError("It takes the answer for thinking.")
     if not (answered.content.strip() or answered.called or answered.ended):
         raise UncontinuedError("It does not answer.")
@@ -184,7 +174,7 @@ async def _try(
         unseen = max(0, int(shown.usage.get("completion_tokens", length)) - length)
         added = answered.prompt_tokens - before - cut - unseen
     if call.path == CHAT and not await _reads(server, shown, call.body, kept):
-        await _counts(server, way, shown, cut, config, added, answered.prompt_tokens)
+        await _counts(server, way, shown, cut, exit, added, answered.prompt_tokens)
     return max(0, added or 0)
 
 
@@ -213,7 +203,7 @@ async def _counts(
     way: Dialect,
     shown: SampleAnswer,
     cut: int,
-    config: ExitText,
+    exit: ExitText,
     added: int | None,
     prompt: int | None,
 ) -> None:
@@ -225,16 +215,16 @@ async def _counts(
         When they are not those that were kept, and the exit.
     """
     less = max(1, cut // 2)
-    call = await way.continuation(server, shown.opening, _kept(shown, less, config), Limits(1))
+    call = await way.continuation(server, shown.opening, _kept(shown, less, exit), AnswerLimits(1))
     shorter = (await _answer(server, way, call)).prompt_tokens
     if added is None or prompt is None or shorter is None:
         raise UncontinuedError("It does not count tokens, so its prompt cannot be checked.")
-    if abs((prompt - shorter) - (cut - less)) > _SLACK or not 0 < added <= len(config.exit_text.encode()):
+    if abs((prompt - shorter) - (cut - less)) > _SLACK or not 0 < added <= len(exit.exit_text.encode()):
         raise UncontinuedError("Its template does not keep the thinking as it was.")
 
 
-def _kept(shown: SampleAnswer, cut: int, config: ExitText) -> Kept:
-    return Kept(shown.tokens[:cut], b"", config.exit_text, (), config.open[0], bool(shown.thought))
+def _kept(shown: SampleAnswer, cut: int, exit: ExitText) -> Kept:
+    return Kept(shown.tokens[:cut], b"", exit.exit_text, (), exit.open[0], bool(shown.thought))
 
 
 async def _answer(server: Server, way: Dialect, call: Call) -> _Answered:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import reasoning_field
-from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
+from lynxstop.remote.dialects.base import AnswerLimits, Dialect, Kept, Opening
 from lynxstop.remote.server import Server
 from lynxstop.remote.stream import chat_stream, continued_stream
 from lynxstop.remote.tokens import StreamToken
@@ -218,7 +218,7 @@ async def _continued(
     """Return the text of the continuation, and the number of its prompt tokens."""
     # No partial token: merged with the first token of the exit it would make the count wrong.
     kept = Kept(shown.tokens[:cut], b"", exit_text, (), open, bool(shown.thought))
-    call = await way.continuation(server, shown.opening, kept, Limits(_SAME if not exit_text else 1))
+    call = await way.continuation(server, shown.opening, kept, AnswerLimits(_SAME if not exit_text else 1))
     said = ""
     usage: dict[str, Any] = {}
     async with continued_stream(server, way, call) as deltas:

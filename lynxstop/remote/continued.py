@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lynxstop.remote.answer import kept_of
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Limits
+from lynxstop.remote.dialects.base import AnswerLimits, Call
 from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.second_request import SecondRequest
 from lynxstop.remote.session import TruncationPoint
@@ -37,7 +37,9 @@ async def continued(chat: Chat, truncation: TruncationPoint) -> AsyncGenerator[l
     """
     assert chat.opening is not None
     limit = chat.client_request.max_tokens
-    limits = Limits(None if limit is None else limit - chat.spent(truncation), chat.client_request.logprobs)
+    limits = AnswerLimits(
+        None if limit is None else limit - chat.spent(truncation), chat.client_request.logprobs
+    )
     opening, kept = chat.opening, kept_of(chat.session, truncation)
     second = SecondRequest(
         chat.server,

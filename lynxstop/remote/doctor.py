@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lynxstop.errors import ModelError, UpstreamError
-from lynxstop.remote.chat_route_check import check_chat_route
+from lynxstop.remote.chat_route_check import ExitText, check_chat_route
 from lynxstop.remote.continuation_check import (
     CheckedContinuation,
     SampleAnswer,
@@ -27,16 +27,6 @@ _SECONDS = 5.0
 
 
 PASSED = "pass through"
-
-
-@dataclass(frozen=True, slots=True)
-class _ClosingText:
-    """The exit text of requests whose answers the server writes alone, as most models have it."""
-
-    exit_text: str = "\n</think>\n\n"
-    close: tuple[str, ...] = ("</think>",)
-    open: tuple[str, ...] = ("<think>",)
-    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +158,7 @@ async def _by_chat(server: Server, model: str, checked: CheckedContinuation | No
     if checked is None:
         return PASSED
     try:
-        text = _ClosingText(opened=checked.opened)
+        text = ExitText(opened=checked.opened)
         way, _ = await check_chat_route(server, checked.dialect, model, text, frozenset({kind}))
     except UpstreamError as error:
         return f"{PASSED}: {error}"

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 
 from lynxstop.core.exits import Exit
-from lynxstop.remote.session import StreamSession
 
 
 def report(
-    session: StreamSession,
+    taken: Exit | None,
+    thinking: int | None,
     *,
     stopped: bool,
     saved_share: float | None,
@@ -24,7 +24,9 @@ def report(
 
     Parameters
     ----------
-    session : StreamSession
+    taken : Exit or None
+    thinking : int or None
+        Thinking tokens; None where they are not known.
     stopped : bool
         Whether the exit was taken; in shadow mode it is only decided.
     saved_share : float or None
@@ -33,37 +35,6 @@ def report(
         Name of the certificate that the level has.
     departures : sequence of str
         What of the request lies outside the certified conditions, where the certificate does not hold.
-    """
-    truncation = session.truncation
-    thinking = sum(session.thinking) if truncation is None else truncation.thinking_tokens
-    return exit_report(
-        session.session.exit,
-        thinking,
-        stopped=stopped,
-        saved_share=saved_share,
-        certificate=certificate,
-        departures=departures,
-    )
-
-
-def exit_report(
-    taken: Exit | None,
-    thinking: int | None,
-    *,
-    stopped: bool,
-    saved_share: float | None,
-    certificate: str | None,
-    departures: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Write the `lynxstop` object of an answer about an exit, or about none.
-
-    Parameters
-    ----------
-    taken : Exit or None
-    thinking : int or None
-        Thinking tokens; None where they are not known.
-    stopped, saved_share, certificate, departures
-        As for `report`.
     """
     found: dict[str, Any] = {
         "exit": None,

@@ -18,7 +18,7 @@ class Server(Protocol):
         Raises
         ------
         UpstreamError
-            When the server cannot be reached, or answers with an error or with no JSON.
+            When the server cannot be reached, or answers with an error or something other than JSON.
         """
         ...
 

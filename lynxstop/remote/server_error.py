@@ -78,7 +78,7 @@ def _words(document: Mapping[str, Any]) -> str | None:
 
 
 def error_in_body(body: bytes) -> Json | None:
-    """Return the error that a body is; None when it is no JSON, or no error."""
+    """Return the error that a body is; None when it is not JSON, or not an error."""
     try:
         return error_in(orjson.loads(body))
     except orjson.JSONDecodeError:
@@ -86,7 +86,7 @@ def error_in_body(body: bytes) -> Json | None:
 
 
 def http_status(code: Any) -> int | None:
-    """Return a code as the status of an answer; None when it is none of an error."""
+    """Return a code as the status of an answer; None when it is not an error status."""
     try:
         status = int(code)
     except (OverflowError, TypeError, ValueError):
@@ -110,7 +110,7 @@ def shown(said: Mapping[str, Any], status: int, kind: str) -> Json:
 
 
 def _is_error(document: Mapping[str, Any]) -> bool:
-    """Whether a document with a message is an error itself, and no news such as "queued"."""
+    """Whether a document with a message is an error itself, and not news such as "queued"."""
     named = (document.get("object"), document.get("type"), document.get("status"))
     if any("error" in str(name).lower() for name in named) or "error_msg" in document:
         return True

@@ -116,6 +116,11 @@ class StreamSession:
         return self.session.inside
 
     @property
+    def thinking_tokens(self) -> int:
+        """Thinking tokens of the answer: those before the truncation, if there is one."""
+        return sum(self.thinking) if self.truncation is None else self.truncation.thinking_tokens
+
+    @property
     def held(self) -> int | None:
         """Index of the first token that an exit might still remove; None when there is none."""
         return self._held
@@ -136,7 +141,7 @@ class StreamSession:
         Raises
         ------
         ConfigError
-            When the server streams pieces of text that are no tokens.
+            When the server streams pieces of text that are not tokens.
         """
         return self._take(token, self._watch.vocabulary.number(token.text))
 

@@ -10,7 +10,7 @@ from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import TOP, Call, Dialect, Kept, Limits, Opening, hurried
+from lynxstop.remote.dialects.base import TOP, AnswerLimits, Call, Dialect, Kept, Opening, hurried
 from lynxstop.remote.dialects.reading import entry_tokens, listed, read_completion, said
 from lynxstop.remote.server import Server
 
@@ -131,7 +131,7 @@ class TextDialect:
         ids = event.get("prompt_token_ids") or (choices[0].get("prompt_token_ids") if choices else None)
         return delta._replace(prompt_ids=ids, opaque=delta.opaque or len(choices) > 1)
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Append the kept tokens and the exit to the prompt: as tokens if all are known, else as text."""
         prompt: str | list[int]
         forced: Sequence[int] = kept.exit_ids

@@ -131,8 +131,9 @@ class Rule:
         return self
 
     def start(self) -> Score:
-        """Begin a request."""
-        raise NotImplementedError
+        """Begin a request; a rule that says nothing else takes its one signal as the score."""
+        (key,) = self.signals
+        return lambda point: point.signals[key]
 
     @property
     def needs(self) -> frozenset[str]:

@@ -30,11 +30,6 @@ class Rpdi(Rule):
         """Lambda."""
         return self.limit
 
-    def start(self) -> Score:
-        """Begin a request."""
-        (key,) = self.signals
-        return lambda point: point.signals[key]
-
 
 @dataclass(frozen=True)
 class RpdiTransitions(Rpdi):
@@ -54,12 +49,8 @@ class RpdiShort(Rpdi):
     """RPDI with a window for short traces: of 16, 32, 64 and 128 the one that ranks training points best."""
 
     name = "rpdi-short"
+    signals = tuple(f"rpdi:{window}" for window in (16, 32, 64, 128))
     window: int = 32
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Keys of the signals it reads."""
-        return tuple(f"rpdi:{window}" for window in (16, 32, 64, 128))
 
     def fit(self, training: Training) -> Self:
         """Choose the window."""

@@ -15,12 +15,8 @@ class ThinkBrake(Rule):
     name = "thinkbrake"
     paper = "2510.00546"
     uses = frozenset({"statistics"})
+    signals = ("end_margin",)
     tau: float = 0.25
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Keys of the signals it reads."""
-        return ("end_margin",)
 
     @property
     def published(self) -> float:
@@ -42,19 +38,11 @@ class Sched(Rule):
     name = "sched"
     paper = "Prophet, SchED"
     uses = frozenset({"statistics"})
+    signals = ("top_gap",)
+    published = 0.0
     high: float = 7.5
     low: float = 2.5
     budget: int = 32768
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Keys of the signals it reads."""
-        return ("top_gap",)
-
-    @property
-    def published(self) -> float:
-        """Exit as soon as the gap exceeds the limit."""
-        return 0.0
 
     def fit(self, training: Training) -> Self:
         """Take the budget of the recording."""
@@ -75,15 +63,7 @@ class Redundant(Rule):
     """Share of the step's n-grams that were written before: a lower exit."""
 
     name = "redundancy"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Keys of the signals it reads."""
-        return ("redundancy",)
-
-    def start(self) -> Score:
-        """Begin a request."""
-        return lambda point: point.signals["redundancy"]
+    signals = ("redundancy",)
 
 
 @dataclass(frozen=True)
@@ -91,15 +71,7 @@ class Looping(Rule):
     """Repetitions of what the stream ends on: a lower exit."""
 
     name = "loop"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Keys of the signals it reads."""
-        return ("loop",)
-
-    def start(self) -> Score:
-        """Begin a request."""
-        return lambda point: point.signals["loop"]
+    signals = ("loop",)
 
 
 @dataclass(frozen=True)

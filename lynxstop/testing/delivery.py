@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Protocol
 
 import orjson
 
@@ -23,13 +23,28 @@ class InjectedFault(Exception):
     """A fault ends the connection here."""
 
 
-class Counting(Protocol):
-    """What counts the tokens that were produced."""
+@dataclass
+class Record:
+    """What /stats shows of a request.
 
-    tokens: int
+    Attributes
+    ----------
+    path : str
+    body : dict
+        As received; empty if it is large.
+    tokens : int
+        Produced so far, for all choices.
+    outcome : str
+        "active", "completed", "aborted" (by the client), "failed" (by a fault) or "refused".
+    """
+
+    path: str
+    body: Json = field(default_factory=dict)
+    tokens: int = 0
+    outcome: str = "active"
 
 
-async def produce(runs: list[Run], record: Counting, settings: MockSettings) -> Tokens:
+async def produce(runs: list[Run], record: Record, settings: MockSettings) -> Tokens:
     """Produce tokens in turn.
 
     Raises

@@ -6,13 +6,20 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
 
 from lynxstop.errors import RequestError
 from lynxstop.proxy import failures
 from lynxstop.proxy.exchange import Incoming, Message, Receive, Reply, Send
 from lynxstop.testing.body import LENGTH, checked
-from lynxstop.testing.delivery import InjectedFault, hang_up, produce, send_json, send_stream, send_whole
+from lynxstop.testing.delivery import (
+    InjectedFault,
+    Record,
+    hang_up,
+    produce,
+    send_json,
+    send_stream,
+    send_whole,
+)
 from lynxstop.testing.reasoner import ASSISTANT, complete, formed, render
 from lynxstop.testing.settings import MockSettings
 from lynxstop.testing.tokens import MockVocabulary, weigh
@@ -24,27 +31,6 @@ MOST_TOKENS = 2**16
 
 KEPT_BYTES = 2**16
 """Largest body that /stats shows."""
-
-
-@dataclass
-class Record:
-    """What /stats shows of a request.
-
-    Attributes
-    ----------
-    path : str
-    body : dict
-        As received; empty if it is large.
-    tokens : int
-        Produced so far, for all choices.
-    outcome : str
-        "active", "completed", "aborted" (by the client), "failed" (by a fault) or "refused".
-    """
-
-    path: str
-    body: Json = field(default_factory=dict)
-    tokens: int = 0
-    outcome: str = "active"
 
 
 class MockServer:

@@ -12,7 +12,7 @@ from pydantic import (
     ValidationError,
 )
 
-from lynxstop.artifacts.strict import Strict
+from lynxstop.artifacts.strict import Strict, first_of
 from lynxstop.errors import ConfigError, RequestError
 
 Fault = Literal[
@@ -84,5 +84,4 @@ def read_settings(values: dict[str, object]) -> MockSettings:
     try:
         return MockSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        raise ConfigError(f"{first_of(error)}.") from None

@@ -27,7 +27,7 @@ from lynxstop.monitor.entries import Audit, Begun, Damaged, Lost, Reset
 from lynxstop.monitor.journal import Journal
 from lynxstop.monitor.levels import open_monitors
 from lynxstop.monitor.monitor import LevelKey
-from lynxstop.workflows.calibrate_bundle import THRESHOLDS
+from lynxstop.workflows.calibrate_bundle import THRESHOLDS, digests_of
 from lynxstop.workflows.calibrate_samplings import sampled_as
 
 LOSS = "disagree"
@@ -227,13 +227,8 @@ def _certified(
         table,
         options,
         train_scores=np.array([level.threshold], dtype=np.float32),
-        digests={
-            **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
-            "data": hashlib.sha256(content).hexdigest(),
-            "training_problems": policy.training_problems_sha256,
-            # The one threshold is that of the certificate which these audits test.
-            THRESHOLDS: level.sha256,
-        },
+        # The one threshold is that of the certificate which these audits test.
+        digests=digests_of(policy, hashlib.sha256(content).hexdigest()) | {THRESHOLDS: level.sha256},
         train_problems=training.problems,
         # Each sampling that the bundle is certified at has its share of the error.
         elsewhere=len(samplings) - 1,

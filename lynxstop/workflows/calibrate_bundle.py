@@ -20,7 +20,7 @@ from lynxstop.artifacts.front_matter import Measured
 from lynxstop.artifacts.hub import own_files
 from lynxstop.artifacts.served import SHARED, served_as
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
-from lynxstop.calibration.bounds import clopper_pearson_upper
+from lynxstop.calibration.bounds import clopper_pearson_interval
 from lynxstop.calibration.certificate import Certificate, Grading
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
@@ -122,15 +122,16 @@ def calibrate_bundle(
         train_prompts=training.prompts,
         weights=weights,
         elsewhere=elsewhere,
-        digests={
-            **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
-            "data": data.digest,
-            "training_problems": policy.training_problems_sha256,
-            **fixed_on,
-        },
+        digests=digests_of(policy, data.digest) | fixed_on,
         fingerprint=served_as(policy),
         grading=graded_twice(data),
     )
+
+
+def digests_of(policy: Policy, data: str) -> dict[str, str]:
+    """Return the digests that a certificate names: of the probe, the calibration data, the training ids."""
+    probe = {} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}
+    return probe | {"data": data, "training_problems": policy.training_problems_sha256}
 
 
 def graded_twice(data: Recording) -> Grading | None:
@@ -165,7 +166,7 @@ def install(
     offered = {level.risk for level in bundle.policy.pooled} | {c.risk for c in calibration.pooled}
     if default_risk is not None and default_risk not in offered:
         raise ConfigError(
-            f"The default risk {default_risk:g} is none of the bundle's levels: "
+            f"The default risk {default_risk:g} is not one of the bundle's levels: "
             f"{', '.join(f'{risk:g}' for risk in sorted(offered)) or 'none'}.",
             hint="Certify it too, by --risk, or choose one of them.",
         )
@@ -235,11 +236,8 @@ def _numbers(found: Certificate, at: str | None) -> Measured:
 
 
 def _interval(count: float, n: int) -> tuple[float, float] | None:
-    """Exact two-sided 95% interval of a share; None for means over several samples, which are no counts."""
-    if count != int(count):
-        return None
-    high = float(clopper_pearson_upper(count, n, 0.025))
-    return 1.0 - float(clopper_pearson_upper(n - count, n, 0.025)), high
+    """Interval of a share; None for means over several samples, which are not counts."""
+    return clopper_pearson_interval(count, n) if count == int(count) else None
 
 
 def _prune(bundle: Bundle, calibration: Calibration) -> None:

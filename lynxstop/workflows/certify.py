@@ -236,17 +236,13 @@ def certify(
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
         data = _record(source, parts, folder / "recorded", settings, options, tell, ask, console)
     tell("Training.")
-    guards = settings.guards
     bundle, trained = train_bundle(
         data["train"],
         folder / "bundle",
         Path(name).resolve().name if Path(name).is_dir() else name,
         target=options.target,
         kind=settings.probe.kind,
-        min_tokens=guards.min_tokens,
-        cooldown=guards.cooldown,
-        stride=guards.stride,
-        max_points=guards.max_points,
+        guards=settings.guards.model_dump(exclude={"budget"}),
         seed=options.collect.seed,
         progress=progress,
     )

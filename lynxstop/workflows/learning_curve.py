@@ -15,7 +15,6 @@ from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import as_units
 from lynxstop.errors import ConfigError, DataError
-from lynxstop.extras import need
 from lynxstop.probes.data import ProbeData, load
 from lynxstop.probes.export import export_probe
 from lynxstop.probes.search import area
@@ -64,7 +63,7 @@ class LearningCurve:
 
     sizes: tuple[Size, ...]
     layers: tuple[int, ...]
-    C: float | None
+    C: float
     level: float
     confidence: float
     loss: str
@@ -115,7 +114,6 @@ def learning_curve(
     sizes: Sequence[int] | None = None,
     repeats: int = 20,
     layers: Sequence[int] | None = None,
-    estimator: Any = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LearningCurve:
@@ -140,8 +138,6 @@ def learning_curve(
     layers : sequence of int, optional
         By default chosen once, with the penalty, by cross-validation on all data: sizes differ by what is
         learnt, not by what is chosen.
-    estimator : classifier, optional
-        In place of the logistic `ProbeTrainer`; see `lynxstop.probes.export.export_probe`.
     seed : int
     progress : callable, optional
         Called with the numbers of finished and of all draws.
@@ -162,12 +158,8 @@ def learning_curve(
         raise ConfigError(
             f"A curve needs draws, and sizes from 2 to {most} problems.", hint="The rest is for testing."
         )
-    C: float | None = None
-    if estimator is None:
-        search = train(data, target=target, layer_sets=None if layers is None else [layers], seed=seed)
-        layers, C = search.chosen.layers, search.chosen.C
-        estimator = ProbeTrainer(C=C)
-    points = load(data, layers=layers, target=target)
+    best = train(data, target=target, layer_sets=None if layers is None else [layers], seed=seed).chosen
+    points = load(data, layers=best.layers, target=target)
     loss = LOSS_OF[target].name
     every = data.features(points.layers)
     draws: list[list[tuple[float, float, float, bool]]] = []
@@ -175,10 +167,7 @@ def learning_curve(
     for draw in range(repeats):
         order = rng.permutation(problems)
         draws.append(
-            [
-                _one(data, points, every, order, size, most, estimator, risk, confidence, loss)
-                for size in chosen
-            ]
+            [_one(data, points, every, order, size, most, best.C, risk, confidence, loss) for size in chosen]
         )
         if progress is not None:
             progress(draw + 1, repeats)
@@ -198,7 +187,7 @@ def learning_curve(
             for place, size in enumerate(chosen)
         ),
         layers=points.layers,
-        C=C,
+        C=best.C,
         level=risk,
         confidence=confidence,
         loss=loss,
@@ -214,7 +203,7 @@ def _one(
     order: NDArray[Any],
     size: int,
     most: int,
-    estimator: Any,
+    C: float,
     risk: float,
     confidence: float,
     loss: str,
@@ -224,8 +213,7 @@ def _one(
     own, held = np.isin(points.groups, learn), np.isin(points.groups, test)
     if len(set(points.y[own].tolist())) < 2 or len(set(points.y[held].tolist())) < 2:
         return 0.5, 0.0, 0.0, False
-    clone = need("sklearn.base", "calibrate").clone
-    fitted = clone(estimator).fit(points.X[own], points.y[own])
+    fitted = ProbeTrainer(C=C).fit(points.X[own], points.y[own])
     scores = export_probe(fitted, points.layers).score(every)
     table = from_recorded(data, scores, loss=loss)
     verdict = method_named("ltt").certify(_case(table, judge), risk, 1 - confidence)

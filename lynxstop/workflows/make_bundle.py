@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +28,10 @@ from lynxstop.probes.train import TrainedProbe
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
 from lynxstop.replay.serving import fit_rule
-from lynxstop.replay.thinned import guards_of as recorded_guards
+from lynxstop.replay.thinned import guards_of
 from lynxstop.replay.tilt import choose_tilt, lowered
 from lynxstop.rules.base import Rule
-from lynxstop.workflows.train_rule import TrainedRule, guards_of
+from lynxstop.workflows.train_rule import TrainedRule, policy_under
 
 
 def make_bundle(
@@ -38,10 +40,7 @@ def make_bundle(
     path: Path,
     name: str,
     *,
-    min_tokens: int = 0,
-    cooldown: int = 0,
-    stride: int = 1,
-    max_points: int | None = None,
+    guards: Mapping[str, Any] = GUARDS,
     tilt: float | None = None,
     rule: Rule | None = None,
 ) -> Bundle:
@@ -57,9 +56,9 @@ def make_bundle(
         Folder to write; an existing bundle there is replaced.
     name : str
         Title of the card.
-    min_tokens, cooldown, stride, max_points : int
-        Guards of the policy; see `lynxstop.core.policy.StopPolicy`. Those that a rule was trained under.
-        Where the data were recorded with guards, these are the policy's.
+    guards : mapping
+        Those of `lynxstop.core.policy.GUARDS` that the policy has; a rule was trained under the same. Where
+        the data were recorded with guards, these are the policy's.
     tilt : float, optional
         Of the policy; None takes the one that saves most on the training data, see `lynxstop.replay.tilt`.
     rule : Rule, optional
@@ -71,7 +70,7 @@ def make_bundle(
         When the rule cannot be served, or the data were recorded with other guards.
     """
     meta = data.meta
-    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
+    chosen = policy_under(guards, meta)
     policy = Policy(
         name=name,
         fingerprint=meta.fingerprint,
@@ -91,7 +90,7 @@ def make_bundle(
         exit_text=meta.exit_text,
         exit_ids=meta.exit_ids,
         cut=meta.cut,
-        **guards.guards,
+        **chosen.guards,
         budget=meta.budget,
         grader=meta.grader,
         target=trained.target,
@@ -103,8 +102,8 @@ def make_bundle(
     found = trained.scores
     probe, served = (None, trained.rule) if isinstance(trained, TrainedRule) else (trained.probe, None)
     if rule is not None and served is None:
-        served, found = fit_rule(rule, data, trained.scores, guards)
-    if served is None and recorded_guards(meta) != GUARDS and meta.points != CUE:
+        served, found = fit_rule(rule, data, trained.scores, chosen)
+    if served is None and guards_of(meta) != GUARDS and meta.points != CUE:
         raise ConfigError(
             "A probe is served at cues, but the guards of these data counted other decision points as well.",
             hint="Serve a rule, such as combined, or collect with cues alone.",
@@ -114,7 +113,7 @@ def make_bundle(
             name=served.name, constants=served.constants(), points=meta.points, every=meta.every
         )
         policy = policy.model_copy(update={"rule": made})
-    exits = read_exits(data, guards)
+    exits = read_exits(data, chosen)
     if tilt is None:
         tilt = choose_tilt(found, exits, LOSS_OF[trained.target])
     found = lowered(found, exits, tilt)

@@ -28,7 +28,8 @@ def check_unseen(bundle: Bundle, data: Recording) -> None:
     require_same(bundle.policy.fingerprint, data.meta.fingerprint, f"The bundle {bundle.path}")
     training = bundle.training_scores()
     check_disjoint(np.array(training.problems), np.array(data.problem_ids))
-    repeats.check_unseen(training.prompts, read_exits(data))
+    exits = read_exits(data)
+    repeats.check_unseen(training.prompts, exits.problem_ids, exits.prompts)
 
 
 def replay_levels(bundle: Bundle, data: Recording) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from lynxstop.core.first_exit import exit_steps, first_exits
 from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.monitor.interval import confidence_sequence
 from lynxstop.recordings.shadow_files import LEFT_OUT, SERVED, TABLE
-from lynxstop.workflows.calibrate_bundle import THRESHOLDS
+from lynxstop.workflows.calibrate_bundle import THRESHOLDS, digests_of
 
 LOSS = "disagree"
 """What the proxy writes into the table."""
@@ -54,7 +54,7 @@ class ShadowTraffic:
 
 
 def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str] = ()) -> ShadowTraffic:
-    """Read a folder that `lynxstop proxy --record` has written; a last line that was torn is left out.
+    """Read a folder that `lynxstop proxy --record` has written; an incomplete last line is left out.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str]
         ) from error
     if not content.endswith("\n"):
         raise DataError(
-            f"The last line of {path} is torn: is the proxy still writing, or was it killed?",
+            f"The last line of {path} is incomplete: is the proxy still writing, or was it killed?",
             hint="Remove all rows of that request from the file, or wait.",
         )
     table = read_table(path, by=by, subgroups=subgroups)
@@ -171,12 +171,8 @@ def calibrate_from_shadow(bundle: Bundle, traffic: ShadowTraffic, options: Calib
         options,
         train_scores=training.scores[np.isfinite(training.scores)],
         train_problems=training.problems,
-        digests={
-            **({} if policy.probe_sha256 is None else {"probe": policy.probe_sha256}),
-            "data": atomic.sha256(traffic.folder / TABLE),
-            "training_problems": policy.training_problems_sha256,
-            THRESHOLDS: policy.files.get(SCORES, ""),
-        },
+        digests=digests_of(policy, atomic.sha256(traffic.folder / TABLE))
+        | {THRESHOLDS: policy.files.get(SCORES, "")},
         fingerprint=served_as(policy),
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.core.policy import GUARDS
 from lynxstop.errors import ConfigError
 from lynxstop.probes.target import target_named
 from lynxstop.probes.train import TrainedProbe, train
@@ -28,10 +30,7 @@ def train_bundle(
     layers: Sequence[int] | None = None,
     rule: str | None = None,
     backend: str = "auto",
-    min_tokens: int = 0,
-    cooldown: int = 0,
-    stride: int = 1,
-    max_points: int | None = None,
+    guards: Mapping[str, Any] = GUARDS,
     tilt: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -54,9 +53,7 @@ def train_bundle(
     rule : str, optional
         Serve this rule instead of the probe's logit; by default `DEFAULT_RULE` on data without hidden states.
     backend : {"auto", "sklearn", "torch"}
-    min_tokens, cooldown, stride, max_points : int
-        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
-    tilt : float, optional
+    guards, tilt
         Of the policy; see `lynxstop.workflows.make_bundle.make_bundle`.
     seed : int
         Fixes the folds.
@@ -70,7 +67,7 @@ def train_bundle(
     DataError
         When the data are too few, or all of one outcome.
     """
-    foreseen = target_named(target)
+    predicted = target_named(target)
     if kind not in KINDS:
         raise ConfigError(f"There is no kind of probe {kind!r}.", hint=f"Kinds: {', '.join(KINDS)}.")
     served = None if rule is None else serve(rule_named(rule)).rule
@@ -78,37 +75,15 @@ def train_bundle(
         served = rule_named(DEFAULT_RULE)
     trained: TrainedProbe | TrainedRule
     if served is not None and "hidden" not in served.needs:
-        trained = train_rule(
-            data,
-            served,
-            target=foreseen,
-            min_tokens=min_tokens,
-            cooldown=cooldown,
-            stride=stride,
-            max_points=max_points,
-            seed=seed,
-            progress=progress,
-        )
+        trained = train_rule(data, served, target=predicted, guards=guards, seed=seed, progress=progress)
     else:
         trained = train(
             data,
-            target=foreseen,
+            target=predicted,
             kind=kind,
             layer_sets=None if layers is None else [layers],
             backend=backend,
             seed=seed,
             progress=progress,
         )
-    bundle = make_bundle(
-        data,
-        trained,
-        path,
-        name,
-        min_tokens=min_tokens,
-        cooldown=cooldown,
-        stride=stride,
-        max_points=max_points,
-        tilt=tilt,
-        rule=served,
-    )
-    return bundle, trained
+    return make_bundle(data, trained, path, name, guards=guards, tilt=tilt, rule=served), trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import ExitTable
 from lynxstop.replay.points import read_points, score_points, training_of
-from lynxstop.replay.thinned import guards_of as recorded_guards
+from lynxstop.replay.thinned import guards_of
 from lynxstop.rules.base import Rule
 from lynxstop.rules.served import serve
 
@@ -49,25 +49,18 @@ class TrainedRule(Evidence):
         } | self.summary()
 
 
-def guards_of(
-    meta: Meta, *, min_tokens: int, cooldown: int, stride: int, max_points: int | None
-) -> StopPolicy:
+def policy_under(guards: Mapping[str, Any], meta: Meta) -> StopPolicy:
     """Return the policy, without levels, that decision points of a recording are chosen by.
 
-    Without guards of one's own, those of the recording hold.
+    Guards that are left out, or have their value in `GUARDS`, are those of the recording.
 
     Raises
     ------
     ConfigError
         When the recording was made under other guards than those asked for.
     """
-    asked: dict[str, Any] = {
-        "min_tokens": min_tokens,
-        "cooldown": cooldown,
-        "stride": stride,
-        "max_points": max_points,
-    }
-    recorded = recorded_guards(meta)
+    asked = {**GUARDS, **guards}
+    recorded = guards_of(meta)
     if recorded != GUARDS:
         if other := [name for name, value in asked.items() if value not in (GUARDS[name], recorded[name])]:
             raise ConfigError(
@@ -83,10 +76,7 @@ def train_rule(
     rule: Rule,
     *,
     target: Target = "agrees",
-    min_tokens: int = 0,
-    cooldown: int = 0,
-    stride: int = 1,
-    max_points: int | None = None,
+    guards: Mapping[str, Any] = GUARDS,
     folds: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -101,8 +91,8 @@ def train_rule(
         One that needs neither hidden states nor trial answers.
     target : {"agrees", "right"}
         Predict that the answer forced at the point equals the full trace's, or that it equals gold.
-    min_tokens, cooldown, stride, max_points : int
-        Guards of the policy; see `lynxstop.core.policy.StopPolicy`.
+    guards : mapping
+        Those of `lynxstop.core.policy.GUARDS` that the policy has.
     folds : int
         Parts of the cross-validation, made of whole problems.
     seed : int
@@ -124,7 +114,7 @@ def train_rule(
             hint="Record layers and train a probe, or name a rule such as logprob-probe.",
         )
     meta, cues = data.meta, data.cues()
-    guards = guards_of(meta, min_tokens=min_tokens, cooldown=cooldown, stride=stride, max_points=max_points)
+    policy = policy_under(guards, meta)
     steps, done, budget = folds + 2, 0, meta.budget or meta.max_tokens
 
     def step() -> None:
@@ -138,7 +128,7 @@ def train_rule(
         step()
         return made
 
-    table = read_points(data, rule.signals, np.full(len(cues), np.nan, np.float32), guards)
+    table = read_points(data, rule.signals, np.full(len(cues), np.nan, np.float32), policy)
     truths = {"agrees": table.agrees, "right": table.right}[target]
     unknown = np.bincount(table.owners, np.isnan(truths), len(table.trace_ids)) > 0
     table, truth = table.select(~unknown), truths[~unknown[table.owners]] == 1

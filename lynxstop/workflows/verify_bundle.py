@@ -36,7 +36,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify_path` returns; `differences` are those of files that are no certificates."""
+    """What `verify_path` returns; `differences` are those of files that are not certificates."""
 
     certificates: tuple[Verified, ...]
     differences: tuple[str, ...]
@@ -127,7 +127,7 @@ def _against_bundle(certificate: Certificate, evidence: TraceTable, bundle: Bund
         found.append(f"Its training problems are not those that {NAME} names.")
     try:
         check_disjoint(np.array(training.problems, dtype=np.str_), evidence.problem_ids)
-        check_unseen(training.prompts, evidence)
+        check_unseen(training.prompts, evidence.problem_ids, evidence.prompts)
     except DataError as error:
         found.append(error.message)
     if certificate.settings.grid is None:

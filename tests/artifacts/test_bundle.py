@@ -269,7 +269,7 @@ def unknown_rule(path: Path) -> None:
         (default_to_a_group, "default risk 0.05"),
         (take_the_probe_away, "names no probe"),
         (outgrow_the_probe, "larger than 256 MiB"),
-        (no_number, "NaN is no number"),
+        (no_number, "NaN is not a number"),
         (nest, "is damaged"),
         (two_levels_of_one_risk, "distinct"),
         (no_cue, "Cue words"),

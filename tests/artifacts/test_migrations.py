@@ -56,9 +56,9 @@ def test_a_certificate_of_the_first_version_loads() -> None:
     ("version", "complaint"),
     [
         (99, "this lynxstop reads up to"),
-        (0, "never was"),
-        ("1", "never was"),
-        (None, "never was"),
+        (0, "never existed"),
+        ("1", "never existed"),
+        (None, "never existed"),
         (True, "never"),
     ],
 )

@@ -76,7 +76,9 @@ def test_the_default_is_the_strictest_level_that_exits_and_stays(bundle, data):
     )
     # and what is not certified cannot be named: nothing is written
     before = {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"0\.3 is none of the bundle's levels: 0\.001, 0\.1, 0\.15, 0\.2"):
+    with pytest.raises(
+        ConfigError, match=r"0\.3 is not one of the bundle's levels: 0\.001, 0\.1, 0\.15, 0\.2"
+    ):
         install(second, calibrate_bundle(bundle, data, CalibrationOptions(risks=[0.15])), 0.3)
     assert before == {path.name: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
 

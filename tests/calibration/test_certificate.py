@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from lynxstop.artifacts.seal import seal
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.calibration.groups import choose
 from lynxstop.calibration.methods import METHODS
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
@@ -207,15 +206,12 @@ def test_threshold_is_a_float32(made):
     assert float(np.float32(made[0].threshold)) == made[0].threshold
 
 
-def test_groups_have_their_own_numbers_and_others_the_pooled(simulated):
+def test_groups_have_their_own_numbers_beside_those_of_all_requests(simulated):
     table = simulated(600, groups=True)
     certificates = calibrate(table, CalibrationOptions(risks=[0.1], by="topic")).certificates
-    code, unknown = choose(certificates, 0.1, "code"), choose(certificates, 0.1, "poetry")
-    assert code is not None
-    assert unknown is not None
-    assert (code.problems, unknown.problems, unknown.group) == (200, 600, None)
-    assert "of group 'code'" in code.promise
-    assert choose(certificates, 0.2) is None
+    of = {one.group.value if one.group else None: one for one in certificates}
+    assert (of["code"].problems, of[None].problems) == (200, 600)
+    assert "of group 'code'" in of["code"].promise
 
 
 def test_a_problem_in_two_groups_is_refused(simulated):

@@ -84,7 +84,7 @@ def test_without_prompts_nothing_is_compared_and_digests_stay():
     assert plain.prompts is None
     assert repeated(plain) is None
     assert calibrate(plain, CalibrationOptions(risks=[0.05])).certificates[0].repeated is None
-    check_unseen(["digest"], plain)
+    check_unseen(["digest"], plain.problem_ids, plain.prompts)
 
 
 def test_a_renamed_training_prompt_is_refused():

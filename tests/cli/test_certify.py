@@ -185,10 +185,10 @@ def test_a_model_with_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch) 
 def test_hours_are_not_begun_without_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Estimate(1000, 5000, 10**6, 0, 2 * command.LONG)
     with pytest.raises(ConfigError, match="hours") as caught:
-        command._ask(long, yes=False)
+        command.ask(long, yes=False)
     assert "--yes" in str(caught.value.hint)
-    command._ask(long, yes=True)
-    command._ask(long.of(10), yes=False)
+    command.ask(long, yes=True)
+    command.ask(long.of(10), yes=False)
 
 
 def test_a_prompt_stays_in_its_part_when_problems_are_added() -> None:

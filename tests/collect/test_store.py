@@ -146,5 +146,5 @@ def test_places(tmp_path):
     assert store_at(f"file://{tmp_path}/a%20b").local("x") == tmp_path / "a b" / "x"
     assert isinstance(store_at(URL + "/"), Remote)
     assert str(store_at(URL + "/")) == URL
-    with pytest.raises(ConfigError, match="no place that fsspec knows"):
+    with pytest.raises(ConfigError, match="not a place that fsspec knows"):
         store_at("nowhere://data")

@@ -99,8 +99,8 @@ def test_a_rule_learns_what_its_target_says(tmp_path):
 
 
 def test_the_bundle_has_no_probe_and_is_certified_like_any_other(black_box, others, tmp_path):
-    trained = train_rule(black_box, rule_named("logprob-probe"), min_tokens=6)
-    made = make_bundle(black_box, trained, tmp_path / "b", "box", min_tokens=6)
+    trained = train_rule(black_box, rule_named("logprob-probe"), guards={"min_tokens": 6})
+    made = make_bundle(black_box, trained, tmp_path / "b", "box", guards={"min_tokens": 6})
     assert (made.probe, made.policy.probe_sha256) == (None, None)
     assert not (tmp_path / "b" / "probe.safetensors").exists()
     # guards hold in training too

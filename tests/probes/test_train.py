@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lynxstop.artifacts.card import RIVALS
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.probes.evidence import platt
-from lynxstop.probes.rivals import SIGNALS, agreement_runs
+from lynxstop.probes.rivals import agreement_runs
 from lynxstop.probes.search import split
 from lynxstop.probes.train import Candidate, default_layer_sets, simplest, train
 from tests.support.made_data import LAYERS, data_set
@@ -29,7 +30,7 @@ def test_the_informative_layer_wins_and_the_probe_scores_it():
     truth = np.array(data.cues()["agrees"].to_pylist())
     assert roc_auc_score(truth, trained.probe.score(data.features(trained.chosen.layers))) > 0.9
     # and the cheap signals stand beside it, whatever their sign
-    assert set(trained.rivals) == set(SIGNALS)
+    assert set(trained.rivals) == set(RIVALS)
     assert trained.rivals["entropy"] > 0.9
     assert trained.rivals["position"] < 0.65
     assert json.loads(json.dumps(trained.report()))["auc"] == trained.auc

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lynxstop.remote.chat_route import ChatRoute, Form, GrammarFromTokens, inside_call, ways
-from lynxstop.remote.dialects.base import Kept, Limits, Opening
+from lynxstop.remote.dialects.base import AnswerLimits, Kept, Opening
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.stream_config import StreamConfig, closing_part
@@ -58,7 +58,7 @@ def test_all_of_the_request_is_asked_again(
     }  # fmt: skip
     kept = Kept([StreamToken(thought.encode())], b"", "\n</think>\n\n", (), "<think>", True)
     route = ChatRoute(OpenAI(), form, lead, CLOSE)
-    call = asyncio.run(route.continuation(None, Opening(body), kept, Limits(50)))  # type: ignore[arg-type]
+    call = asyncio.run(route.continuation(None, Opening(body), kept, AnswerLimits(50)))  # type: ignore[arg-type]
     assert call.body == {
         **body,
         "messages": [*body["messages"], {"role": "assistant", **message}],  # type: ignore[misc]
@@ -71,7 +71,7 @@ def test_a_server_that_schedules_by_priority_is_asked_to_hurry() -> None:
     kept = Kept([StreamToken(b"One.")], b"", "\n</think>\n\n", (), "<think>", True)
     opening = Opening({"model": "m", "messages": [], "priority": 4})
     route = ChatRoute(Vllm(prioritises=True), "reasoning", "", CLOSE)
-    call = asyncio.run(route.continuation(None, opening, kept, Limits(50)))  # type: ignore[arg-type]
+    call = asyncio.run(route.continuation(None, opening, kept, AnswerLimits(50)))  # type: ignore[arg-type]
     assert call.body["priority"] == 3
     form = ways(Vllm(prioritises=True), CLOSE, frozenset({"structured_output"}))
     assert [way.prioritises for way in form] == [True] * len(form)

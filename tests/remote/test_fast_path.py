@@ -103,7 +103,8 @@ def ask(
 ) -> tuple[list[Any], list[Any], Chat]:
     async def run() -> tuple[list[Any], Chat]:
         def reporting(chat: Chat) -> dict[str, Any]:
-            return report(chat.session, stopped=chat.stopped, saved_share=0.5, certificate="c")
+            taken, thinking = chat.session.session.exit, chat.session.thinking_tokens
+            return report(taken, thinking, stopped=chat.stopped, saved_share=0.5, certificate="c")
 
         body = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
         chat = Chat(Recorded(events, sizes), dialect, config, ClientRequest(body, 0.05, mode), reporting)

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from lynxstop.errors import UpstreamError
-from lynxstop.remote.dialects.base import Dialect, Kept, Limits, Opening
+from lynxstop.remote.dialects.base import AnswerLimits, Dialect, Kept, Opening
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
@@ -70,7 +70,7 @@ def chat(delta: dict[str, Any], *entries: dict[str, Any], finish: str | None = N
 
 
 def continued(dialect: Dialect, server: Scripted, what: Kept) -> tuple[str, dict[str, Any]]:
-    call = asyncio.run(dialect.continuation(server, Opening(BODY), what, Limits(40, 3)))
+    call = asyncio.run(dialect.continuation(server, Opening(BODY), what, AnswerLimits(40, 3)))
     return call.path, call.body
 
 

@@ -101,7 +101,7 @@ def test_a_bundle_takes_the_guards_of_its_data(collect: Collect, tmp_path: Path)
     check_same(made.policy, thinned.meta)
     check_same(made.policy, full.meta)
     with pytest.raises(ConfigError, match="other guards: stride"):
-        make_bundle(thinned, trained, tmp_path / "other", "b", stride=3, cooldown=25)
+        make_bundle(thinned, trained, tmp_path / "other", "b", guards={"stride": 3, "cooldown": 25})
     with pytest.raises(DataError, match="min_tokens 20, cooldown 25, stride 2, max_points 3"):
         read_exits(thinned, policy(full, cooldown=25))
     plain = make_bundle(full, trained, tmp_path / "plain", "b", tilt=0.0)

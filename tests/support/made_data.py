@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lynxstop.probes.rivals import SIGNALS
+from lynxstop.artifacts.card import RIVALS
 from lynxstop.recordings.content import InMemory
 from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.storage import Recording
@@ -24,7 +24,7 @@ def data_set(problems=60, cues=4, seed=0, leak=False, hidden=HIDDEN, **columns):
     X[:, hidden] += 2 * truth * (not leak)
     if leak:
         X = rng.normal(size=(problems, X.shape[1]))[owner]
-    table = {name: rng.normal(size=count) for name in SIGNALS if name != "agreement_run"}
+    table = {name: rng.normal(size=count) for name in RIVALS if name != "agreement_run"}
     table |= {"cue": np.tile(np.arange(cues), problems), "entropy": rng.normal(size=count) / 2 - truth}
     table |= {"trial_answer": ["1"] * count, "agrees": truth, "right": truth}
     table |= {"trace_id": [f"p{i}#0" for i in owner]} | columns

@@ -52,7 +52,7 @@ class ScriptedEngine:
     exits_at_once: int | None = 8
     generated: list[str] = field(default_factory=list)
 
-    def generate(self, requests, sampling, *, record=False, progress=None):
+    def generate(self, requests, sampling, *, record=False):
         for request in reversed(requests):
             time.sleep(self.pause)
             self.generated.append(request.id)

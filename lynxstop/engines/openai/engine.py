@@ -21,7 +21,7 @@ from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.errors import DataError, UpstreamError
 from lynxstop.remote.answer import answer_after
 from lynxstop.remote.delta import Delta
-from lynxstop.remote.dialects.base import TOP, Dialect, Limits, Opening
+from lynxstop.remote.dialects.base import TOP, AnswerLimits, Dialect, Opening
 from lynxstop.remote.follow import follow, lacks_tokens
 from lynxstop.remote.server import Server
 from lynxstop.remote.session import StreamSession, TruncationPoint
@@ -120,7 +120,6 @@ class OpenAIEngine:
         sampling: Sampling,
         *,
         record: bool = False,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Generation]:
         """Generate all requests, in the order in which they finish.
 
@@ -132,10 +131,7 @@ class OpenAIEngine:
         self._traces.clear()
         limit = asyncio.Semaphore(self._concurrent)
         jobs = [self._limited(limit, partial(self._generate, request, sampling)) for request in requests]
-        for done, generation in enumerate(self._as_finished(jobs), start=1):
-            yield generation
-            if progress is not None:
-                progress(done, len(requests))
+        yield from self._as_finished(jobs)
         self._tokenizer.forget()
 
     def force_exits(
@@ -156,7 +152,7 @@ class OpenAIEngine:
         Raises
         ------
         DataError
-            When a generation is not of the last `generate`, or a cut is none of its events.
+            When a generation is not of the last `generate`, or a cut is not one of its events.
         """
         limit = asyncio.Semaphore(self._concurrent)
         jobs: list[Coroutine[Any, Any, tuple[int, int, Answer]]] = []
@@ -189,7 +185,7 @@ class OpenAIEngine:
             return await work()
 
     def _as_finished(self, jobs: Sequence[Coroutine[Any, Any, Any]]) -> Iterator[Any]:
-        """Run coroutines beside each other and give their results as they come."""
+        """Run coroutines concurrently and give their results as they come."""
 
         async def begin() -> set[asyncio.Task[Any]]:
             return {asyncio.ensure_future(job) for job in jobs}
@@ -266,7 +262,7 @@ class OpenAIEngine:
             trace.opening,
             trace.session,
             truncation,
-            Limits(sampling.answer_tokens, TOP),
+            AnswerLimits(sampling.answer_tokens, TOP),
         )
         for delta in deltas:
             _require_tokens(delta, bool(delta.content) and not delta.tokens)
@@ -354,4 +350,4 @@ def _require_tokens(delta: Delta, blind: bool) -> None:
             hint="See what it offers with `lynxstop doctor`, and switch log-probabilities on in the server.",
         )
     if delta.opaque:
-        raise UpstreamError("The server streamed something that is no text, such as a tool call.")
+        raise UpstreamError("The server streamed something that is not text, such as a tool call.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.core.cues import CueSet
+from lynxstop.artifacts.setup import WatchedSetup
 from lynxstop.core.policy import ExitSide
 from lynxstop.core.stream import StreamWatch
 from lynxstop.core.thinking import FAMILIES, Delimiters
@@ -20,25 +20,14 @@ from lynxstop.engines.openai.tokenizer import StreamTokenizer
 from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.continuation_check import CheckedContinuation, check_continuation
 from lynxstop.remote.dialects.table import choose
+from lynxstop.remote.http.config import ConnectionConfig
+from lynxstop.remote.http.connection import Connection
+from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.identity import identify
 from lynxstop.remote.stream_config import StreamConfig
 
-if TYPE_CHECKING:
-    from lynxstop.remote.http.connection import Connection
-    from lynxstop.remote.http.upstream import Upstream
-
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the server wants."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSetup:
-    """What is watched in the streams."""
-
-    cues: CueSet
-    delimiters: Delimiters
-    exit_text: str
-    cut: ExitSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,7 @@ class LoadedServer:
 
     engine: OpenAIEngine
     tokenizer: StreamTokenizer
-    setup: StreamSetup
+    setup: WatchedSetup
     fingerprint: Fingerprint
     dtype: str = "server"
 
@@ -91,7 +80,7 @@ def load_openai(
     ModelError
         When it does not serve the model, or shows no log-probabilities.
     ConfigError
-        When the recipe asks for what a stream cannot give, or the dialect or the address is none.
+        When the recipe asks for what a stream cannot give, or the dialect or the address is not valid.
     """
     delimiters = (
         Delimiters(recipe.thinking.open, recipe.thinking.close) if recipe.thinking.open else FAMILIES["think"]
@@ -144,7 +133,7 @@ def load_openai(
         closing=upstream.aclose,
     )
     return LoadedServer(
-        engine, tokenizer, StreamSetup(watch.cue_set, delimiters, exit_text, cut), fingerprint
+        engine, tokenizer, WatchedSetup(watch.cue_set, delimiters, exit_text, cut), fingerprint
     )
 
 
@@ -192,10 +181,6 @@ def _named(error: UpstreamError, base_url: str) -> UpstreamError:
 
 
 def _reach(base_url: str) -> tuple[Upstream, Connection]:
-    from lynxstop.remote.http.config import ConnectionConfig
-    from lynxstop.remote.http.connection import Connection
-    from lynxstop.remote.http.upstream import Upstream
-
     try:
         config = ConnectionConfig(url=base_url, api_key=os.environ.get(KEY))  # type: ignore[arg-type]
     except ValidationError as error:

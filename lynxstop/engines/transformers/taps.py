@@ -120,7 +120,8 @@ def _decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         config = config.get_text_config(decoder=True)
     depth = getattr(config, "num_hidden_layers", None)
     # Some versions of transformers find no decoder in a model that is one.
-    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    get_decoder = getattr(model, "get_decoder", None)
+    found = None if get_decoder is None else get_decoder()
     root: nn.Module = model if found is None else found
     owners = [
         owner

@@ -6,7 +6,7 @@ vLLM's prefix cache mostly still holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -91,7 +91,6 @@ class VllmEngine:
         sampling: Sampling,
         *,
         record: bool = False,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Generation]:
         """Generate all requests; see `lynxstop.engines.transformers.TransformersEngine.generate`.
 
@@ -121,8 +120,6 @@ class VllmEngine:
             if record:
                 self._attach(generation, thinking, rows.pop(self._name(number), {}))
             yield generation
-            if progress is not None:
-                progress(number + 1, len(requests))
 
     def force_exits(
         self,

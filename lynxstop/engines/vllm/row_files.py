@@ -160,17 +160,12 @@ def read_rows(folder: Path) -> Iterator[RecordedRow]:
     DataError
         When a file is damaged or of another version.
     """
-    for path in files(folder):
+    for path in sorted(folder.glob("cues-*.safetensors")):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
         yield from unpack(content, str(path))
-
-
-def files(folder: Path) -> list[Path]:
-    """Return the files of a folder, in the order of their writing."""
-    return sorted(folder.glob("cues-*.safetensors"))
 
 
 def unpack(content: bytes, what: str) -> Iterator[RecordedRow]:

@@ -76,7 +76,7 @@ def check_engine(config: Any, settings: PluginSettings) -> None:
 
 
 def _speculation(config: Any, settings: PluginSettings) -> dict[str, bool]:
-    """What is in the way of speculative decoding: it needs the second runner."""
+    """What prevents speculative decoding: it needs the second runner."""
     speculation = config.speculative_config
     if speculation is None:
         return {}

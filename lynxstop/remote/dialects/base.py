@@ -96,7 +96,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AnswerLimits:
     """What a continuation may generate.
 
     Parameters
@@ -197,7 +197,7 @@ class Dialect(Protocol):
     def read(self, event: Json) -> Delta:
         """Read one event of a chat stream."""
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Make the request that continues a truncated answer.
 
         Raises
@@ -269,11 +269,16 @@ def written_again(kept: Kept, lead: str = "") -> str:
     return ("" if shown else lead.replace("{open}", kept.open)) + kept.text + kept.exit_text
 
 
-def resumed(body: Mapping[str, Any], kept: Kept, limits: Limits, *, lead: str = "") -> Json:
+def resumed(body: Mapping[str, Any], kept: Kept, limits: AnswerLimits, *, lead: str = "") -> Json:
     """Write the chat request that continues its own last message; for `lead` see `written_again`."""
+    return resumed_message(body, {"content": written_again(kept, lead)}, limits)
+
+
+def resumed_message(body: Mapping[str, Any], message: Json, limits: AnswerLimits) -> Json:
+    """Write the chat request that continues one more message of the assistant."""
     made = {
         **{name: value for name, value in body.items() if name not in _LIMITS},
-        "messages": [*body["messages"], {"role": "assistant", "content": written_again(kept, lead)}],
+        "messages": [*body["messages"], {"role": "assistant", **message}],
         "continue_final_message": True,
         "add_generation_prompt": False,
         "stream": True,

@@ -8,7 +8,16 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import CHAT, Call, Dialect, Kept, Limits, Opening, ServerFacts, joined
+from lynxstop.remote.dialects.base import (
+    CHAT,
+    AnswerLimits,
+    Call,
+    Dialect,
+    Kept,
+    Opening,
+    ServerFacts,
+    joined,
+)
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import chat_tokens, read_chat
 from lynxstop.remote.events import Reading
@@ -124,7 +133,7 @@ class LlamaCpp(ChatDialect):
             opening.prompt_text = rendered.get("prompt") if isinstance(rendered, dict) else None
         return opening.prompt_text
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from text."""
         prompt = await self.prompt_end(server, opening)
         if not prompt:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Kept, Limits, Opening, ServerFacts, joined
+from lynxstop.remote.dialects.base import AnswerLimits, Call, Kept, Opening, ServerFacts, joined
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import entry_tokens as tokens_of
 from lynxstop.remote.server import Server
@@ -23,7 +23,7 @@ class Ollama(ChatDialect):
     """Written from Ollama's source of mid 2026, and not tested against the server.
 
     `_debug_render_only` makes `/api/chat` answer with the rendered prompt instead of generating, and
-    `/api/generate` with `raw` continues it untouched. The first is no documented interface: where it is
+    `/api/generate` with `raw` continues it untouched. The first is not a documented interface: where it is
     missing, nothing can be continued, and requests pass through.
     """
 
@@ -39,7 +39,7 @@ class Ollama(ChatDialect):
             opening.prompt_text = await _rendered(server, opening.body)
         return opening.prompt_text
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from text, with every parser off."""
         prompt = await self.prompt_end(server, opening)
         options = {"temperature": 1.0, "top_p": 1.0}  # of its OpenAI route, where a client says nothing

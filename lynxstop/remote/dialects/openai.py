@@ -8,10 +8,10 @@ from typing import Any, Literal
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
 from lynxstop.remote.dialects.base import (
+    AnswerLimits,
     Call,
     Dialect,
     Kept,
-    Limits,
     Opening,
     carried,
     joined,
@@ -63,7 +63,7 @@ class OpenAI(ChatDialect):
             found.append(OpenAI("text"))
         return [*found, *(OpenAI("resume", lead) for lead in _LEADS)]
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue by the route that was found."""
         if self.route == "resume":
             return Call("/v1/chat/completions", resumed(opening.body, kept, limits, lead=self.lead))

@@ -188,7 +188,7 @@ def _top(entries: Sequence[Mapping[str, Any]] | None) -> Top:
 
 
 def _number(value: Any) -> Any:
-    """Return a log-probability; raise TypeError for what is none."""
+    """Return a log-probability; raise TypeError for anything else."""
     if isinstance(value, float | int) and math.isfinite(value):
         return value
     raise TypeError

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, ServerFacts, resumed
+from lynxstop.remote.dialects.base import AnswerLimits, Call, Dialect, Kept, Opening, ServerFacts, resumed
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_as_answer
 from lynxstop.remote.server import Server
@@ -48,7 +48,7 @@ class SGLang(ChatDialect):
         """Ask for log-probabilities and usage, and for thinking as it comes."""
         return {**super().watched(body), "stream_reasoning": True}
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue the last message; what comes is the answer, whatever a parser would take it for."""
         body = resumed(opening.body, kept, limits, lead=self.lead)
         return Call("/v1/chat/completions", {**body, "separate_reasoning": False})

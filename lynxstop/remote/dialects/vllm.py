@@ -8,7 +8,16 @@ from typing import Any
 
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import Call, Dialect, Kept, Limits, Opening, ServerFacts, carried, hurried
+from lynxstop.remote.dialects.base import (
+    AnswerLimits,
+    Call,
+    Dialect,
+    Kept,
+    Opening,
+    ServerFacts,
+    carried,
+    hurried,
+)
 from lynxstop.remote.dialects.chat import ChatDialect
 from lynxstop.remote.dialects.reading import read_completion
 from lynxstop.remote.http.connection import RefusedError
@@ -59,7 +68,7 @@ class Vllm(ChatDialect):
         """Ask for log-probabilities, token ids and usage."""
         return {**super().watched(body), "return_token_ids": True}
 
-    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: Limits) -> Call:
+    async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from token ids; the kept part of a token is tokenized together with the exit."""
         if opening.prompt_ids is None or any(token.id is None for token in kept.tokens):
             raise UpstreamError(

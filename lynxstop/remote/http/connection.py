@@ -44,7 +44,11 @@ class RefusedError(UpstreamError):
         self.said = None if status == 200 else error_in_body(_readable(headers, body))
         if status == 200:
             coding = coding_of(find(headers, b"content-encoding"))
-            form = "with no stream of events" if coding in READABLE else f"in the coding {coding[:_NAME]}"
+            form = (
+                "with something other than a stream of events"
+                if coding in READABLE
+                else f"in the coding {coding[:_NAME]}"
+            )
             super().__init__(
                 f"The server answered {form}.",
                 code="upstream_form",
@@ -92,7 +96,7 @@ class Connection:
         RefusedError
             When the server answers with an error.
         UpstreamError
-            When it cannot be reached, or answers with no JSON.
+            When it cannot be reached, or does not answer with JSON.
         """
         content = None if body is None else encoded(body)
         method = "GET" if body is None else "POST"
@@ -103,7 +107,7 @@ class Connection:
         try:
             return orjson.loads(_readable(response.headers, found))
         except orjson.JSONDecodeError:
-            raise UpstreamError("The server answered with no JSON.", code="upstream_nonsense") from None
+            raise UpstreamError("The server did not answer with JSON.", code="upstream_nonsense") from None
 
     async def text(self, path: str) -> bytes:
         """Ask for a text by GET; empty when the server has none.

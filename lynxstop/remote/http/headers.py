@@ -64,11 +64,6 @@ def for_answer(headers: Headers) -> list[tuple[bytes, bytes]]:
     return without(for_client(headers), _OF_THE_ANSWER)
 
 
-def for_rewritten(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer whose body we change: its length and its coding no longer hold."""
-    return without(for_client(headers), {b"content-length", b"content-encoding"})
-
-
 def _listed(headers: Headers) -> frozenset[bytes]:
     """Names that the Connection header declares to be of the connection."""
     value = find(headers, b"connection")

@@ -118,7 +118,7 @@ def event_data(event: bytes) -> bytes | None:
     """Return the joined data lines of an event, or None when it has none: a comment or a ping.
 
     Data of an `event: error` are under the key `error`, whatever the server put there. An event of another
-    name whose data are no object is a ping too.
+    name whose data are not an object is a ping too.
     """
     if event.startswith(_DATA) and _alone(event):
         return event[len(_DATA) : -2]

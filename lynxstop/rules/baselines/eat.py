@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lynxstop.rules.base import Point, Rule, Score
+from lynxstop.rules.base import Rule, Score
 from lynxstop.signals.eat import SmoothedVariance
 
 
@@ -32,8 +32,4 @@ class AnswerEntropy(Rule):
 
     def start(self) -> Score:
         """Begin a request."""
-
-        def score(point: Point) -> float:
-            return -point.first_entropy()
-
-        return score
+        return lambda point: -point.first_entropy()

@@ -1,10 +1,12 @@
-"""Options of the commands that read problems."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+
+from lynxstop.cli._risk import risk_or_off
 
 Problems = Annotated[
     str,
@@ -30,6 +32,29 @@ Grader = Annotated[
     str,
     typer.Option(help="How answers are compared: math, choice, yes-no, json, text, or module:function."),
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first problems.")]
+DraftedRecipe = Annotated[
+    str | None, typer.Option(help="Recipe (TOML), or the name of a shipped one; by default one is drafted.")
+]
+Target = Annotated[
+    str, typer.Option(help="Foresee that the exit answer `agrees` with the full one, or is `right`.")
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Recorded layers to use, such as `2,4`; by default chosen by cross-validation."),
+]
+ServedRisk = Annotated[
+    str | None,
+    typer.Option(
+        parser=risk_or_off,
+        help="Certified level of requests that name none, such as 5%, or `off`; the bundle's default.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all sampling.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")]
+Device = Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")]
+Dtype = Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def columns(id_column: str | None, prompt_column: str | None, answer_column: str | None) -> dict[str, str]:
