@@ -65,7 +65,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, model: Path, config: dict[str, Any
     kinds = [gguf.TokenType.BYTE if text.startswith("<0x") else gguf.TokenType.NORMAL for text in spelled]
     for token in sorted(tokenizer["added_tokens"], key=lambda token: token["id"]):
         if token["id"] != len(spelled):
-            raise ValueError(f"Added token {token['content']} is not behind the vocabulary.")
+            raise ValueError(f"Added token {token['content']} does not come after the vocabulary.")
         spelled.append(token["content"])
         kinds.append(gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED)
     if len(spelled) != config["vocab_size"]:

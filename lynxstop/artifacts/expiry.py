@@ -78,5 +78,5 @@ def _expires(path: Path) -> datetime | None:
     try:
         found = datetime.fromisoformat(said)
     except (TypeError, ValueError) as error:
-        raise BundleError(f"{path} is damaged: {said!r} is no date.", hint="Calibrate again.") from error
+        raise BundleError(f"{path} is damaged: {said!r} is not a date.", hint="Calibrate again.") from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -26,7 +26,7 @@ def find_recipe(name: str | Path) -> Recipe:
     Raises
     ------
     ConfigError
-        When there is neither, or the file is no recipe.
+        When there is neither, or the file is not a recipe.
     """
     return Recipe.load(_file(name))
 

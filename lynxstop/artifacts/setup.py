@@ -83,8 +83,8 @@ def _check_special(special: bool | None, delimiters: Delimiters, exit_text: str,
     single = set(added_tokens(tokenizer).values()) | set(_vocabulary(tokenizer))
     if spelled := [mark for mark in dict.fromkeys(wanted) if mark not in single]:
         raise TokenizerError(
-            f"The recipe's special tokens {', '.join(spelled)} are no tokens of this tokenizer, which spells "
-            "them out of pieces: the recipe is for another model.",
+            f"The recipe's special tokens {', '.join(spelled)} are not tokens of this tokenizer, which "
+            "spells them out of pieces: the recipe is for another model.",
             hint="Use this model's own recipe; if it really writes its delimiters in ordinary tokens, say "
             "`special = false` in the recipe's [thinking].",
         )

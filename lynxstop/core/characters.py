@@ -1,7 +1,7 @@
 """Which characters are word characters, decided on text and, with the same result, on bytes of a stream.
 
 Word characters are ``[0-9A-Za-z_]`` and U+00C0..U+1FFF, the scripts that put spaces between words. In UTF-8
-the first byte of a character decides, so a character split over two tokens is no obstacle.
+the first byte of a character decides, so a character split over two tokens does not matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def variants(char: str) -> list[str]:
 
 
 def kind(symbol: int) -> int:
-    """Kind of a byte, or of a symbol that is no byte (`BOUNDARY`)."""
+    """Kind of a byte, or of a symbol that is not a byte (`BOUNDARY`)."""
     if 0x80 <= symbol < 0xC0:
         return CONTINUATION
     if symbol < 0x80:

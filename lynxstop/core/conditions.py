@@ -112,8 +112,8 @@ class Conditions:
     def departures(self, served: Conditions) -> tuple[str, ...]:
         """Name the settings in which a request departs from these, the certified conditions.
 
-        A larger `max_tokens` is no departure: a trace that the certified limit cut has no answer to compare,
-        and its exits were counted as losses.
+        A larger `max_tokens` is not a departure: a trace that the certified limit cut has no answer to
+        compare, and its exits were counted as losses.
         """
         found = self._drawn_otherwise(served)
         if self.max_tokens is not None and served.max_tokens is not None:

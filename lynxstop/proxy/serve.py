@@ -212,7 +212,8 @@ def check_tls(serve: ServeConfig) -> None:
     Raises
     ------
     ConfigError
-        When a file cannot be read, holds something else or is locked by a password, or the two are no pair.
+        When a file cannot be read, holds something else or is locked by a password, or the two do not
+        belong together.
     """
     if serve.tls_certificate is None or serve.tls_key is None:
         return
@@ -226,7 +227,7 @@ def check_tls(serve: ServeConfig) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(serve.tls_certificate, serve.tls_key, "")
     except ssl.SSLError as error:
         raise ConfigError(
-            f"serve.tls_certificate and serve.tls_key are no pair to serve with: {error.reason or error}.",
+            f"serve.tls_certificate and serve.tls_key do not belong together: {error.reason or error}.",
             hint="Both are PEM: the certificate with its chain, and its private key without a password.",
         ) from None
 

@@ -61,8 +61,8 @@ def _counts(usage: Any) -> bool:
 def in_usual_form(event: Json) -> Json:
     """Write what an event says in the usual form, in place, whatever it is: its choices, and their texts.
 
-    A choice that is no object says nothing. A `delta` that is none is the content, and a number in place of a
-    text is the text of that number.
+    A choice that is not an object says nothing. A `delta` that is none is the content, and a number in place
+    of a text is the text of that number.
     """
     if not (choices := event.get("choices")):
         return event

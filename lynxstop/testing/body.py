@@ -52,7 +52,7 @@ def checked(body: Any) -> Json:
     Raises
     ------
     RequestError
-        When it is no object, or a value has another type or is out of bounds.
+        When it is not an object, or a value has another type or is out of bounds.
     """
     if not isinstance(body, dict):
         raise RequestError("The request's body is not a JSON object.")

@@ -133,7 +133,7 @@ def test_a_recipe_refuses_the_tokenizer_of_another_family(named: tuple[str, Any]
     for path in shipped_recipes().values():
         recipe = Recipe.load(path)
         if recipe.thinking.special and recipe.thinking.open[0] != theirs:
-            with pytest.raises(TokenizerError, match="no tokens of this tokenizer"):
+            with pytest.raises(TokenizerError, match="not tokens of this tokenizer"):
                 setup_from_recipe(recipe, tokenizer)
             refused += 1
     assert refused

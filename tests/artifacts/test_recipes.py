@@ -86,7 +86,7 @@ def test_a_tokenizer_that_spells_the_special_tokens_is_refused(name: str, bare: 
         assert setup_from_recipe(recipe, bare).exit_text
         return
 
-    with pytest.raises(TokenizerError, match="no tokens of this tokenizer") as caught:
+    with pytest.raises(TokenizerError, match="not tokens of this tokenizer") as caught:
         setup_from_recipe(recipe, bare)
 
     assert recipe.thinking.open[0][:7] in caught.value.message

@@ -75,9 +75,9 @@ def test_the_command_serves_tls_and_nothing_else(files: Path, authority: trustme
     [
         ("missing.pem", "key.pem", "serve.tls_certificate cannot be read"),
         ("cert.pem", "missing.pem", "serve.tls_key cannot be read"),
-        ("text.pem", "key.pem", "no pair"),
-        ("cert.pem", "text.pem", "no pair"),
-        ("cert.pem", "other-key.pem", "no pair"),
+        ("text.pem", "key.pem", "do not belong together"),
+        ("cert.pem", "text.pem", "do not belong together"),
+        ("cert.pem", "other-key.pem", "do not belong together"),
         ("cert.pem", "locked.pem", "without a password"),
     ],
 )

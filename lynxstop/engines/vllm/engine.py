@@ -39,7 +39,7 @@ class VllmEngine:
 
     Greedy tokens are vLLM's own; others are drawn by the request's own random numbers, so that a trace is
     that of the transformers engine except for differences in the last bits of the logits. As in serving, what
-    stands inside a tool call is no thinking and has no cues.
+    stands inside a tool call is not thinking and has no cues.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Core sessions, one per request, for bundles with a rule or with decision points other than cues.
 
-A rule keeps signals that are no arithmetic of a few numbers per row, so its sessions run on the host, one by
-one, and only where something is decided: see `lynxstop.engines.vllm.quiet_tokens`. What they need of a step,
-its tokens, the statistics after them and the logits of the probe, is computed for all rows at once on the
-device and comes over in one copy.
+A rule keeps signals that cannot be computed from a few numbers per row, so its sessions run on the host, one
+by one, and only where something is decided: see `lynxstop.engines.vllm.quiet_tokens`. What they need of a
+step, its tokens, the statistics after them and the logits of the probe, is computed for all rows at once on
+the device and comes over in one copy.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class TokenStatistics:
         Parameters
         ----------
         logits : Tensor, shape (batch, vocabulary)
-            Behind those tokens, before temperature and before anything is forced. They are not changed.
+            After those tokens, before temperature and before anything is forced. They are not changed.
         rows : int64 array of shape (count,)
             Rows of the batch that are wanted.
         slots : int64 array of shape (count,)
