@@ -95,11 +95,11 @@ def test_a_tokenizer_that_spells_the_special_tokens_is_refused(name: str, bare: 
 
 def test_bars_name_special_tokens_unless_the_recipe_says_otherwise(bare: Any) -> None:
     marks = {"open": ["<|open|>think"], "close": ["<|close|>think"]}
-    with pytest.raises(TokenizerError, match=r"<\|open\|>, <\|close\|> are no tokens"):
+    with pytest.raises(TokenizerError, match=r"<\|open\|>, <\|close\|> are not tokens"):
         setup_from_recipe(Recipe.read({"thinking": marks}), bare)
     assert setup_from_recipe(Recipe.read({"thinking": marks | {"special": False}}), bare)
     exit = {"thinking": {"open": ["<t>"], "close": ["</t>"]}, "exit": {"text": "{close}<|final|>"}}
-    with pytest.raises(TokenizerError, match=r"<\|final\|> are no tokens"):
+    with pytest.raises(TokenizerError, match=r"<\|final\|> are not tokens"):
         setup_from_recipe(Recipe.read(exit), bare)
 
 
