@@ -42,7 +42,9 @@ class Metrics:
 
 def sampling_params(**asked: Any) -> SimpleNamespace:
     """What an adapter reads of the parameters of a request."""
-    return SimpleNamespace(**{"extra_args": None, "structured_outputs": None, "temperature": 0.0} | asked)
+    return SimpleNamespace(
+        **{"extra_args": None, "structured_outputs": None, "temperature": 0.0, "max_tokens": 16} | asked
+    )
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from lynxstop.engines.vllm.slots import BatchRows, Parked, SlotTable
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger("vllm.lynxstop")
+
+_UNLIMITED = 2**31 - 1
 
 
 class RunnerAdapter:
@@ -217,6 +220,7 @@ class V2Adapter(RunnerAdapter):
         self._batch: Any = None
         self._at = self._request = self._portion = 0
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
+        self._longest = np.zeros(runner.max_num_reqs, dtype=np.int64)
 
     def finishing(self, output: Any) -> None:
         """Before the runner frees slots: keep the state of preempted requests, forget that of finished
@@ -230,7 +234,10 @@ class V2Adapter(RunnerAdapter):
                     gone.append(slot)
                 self.slots.leave(slot, 0)
         if gone and self._drafted:
-            self.sessions.settle(gone, states.total_len.gpu[gone])
+            # Drafts beyond the limit of a request may have been accepted, too: its text does not have them.
+            lengths = states.total_len.gpu[gone]
+            longest = torch.from_numpy(self._longest[gone]).to(lengths.device, non_blocking=True)
+            self.sessions.settle(gone, torch.minimum(lengths, longest))
         for name in output.preempted_req_ids or ():
             if (slot := states.req_id_to_index.get(name)) is None:
                 continue
@@ -259,6 +266,7 @@ class V2Adapter(RunnerAdapter):
                 return False
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
+            self._longest[slot] = new.prompt_len + (params.max_tokens or _UNLIMITED)
             options = self.options(params, outputs == 0, new.lora_request)
             if self._drafted and options.draw is not None:
                 raise ConfigError("Requests with random numbers of their own cannot be drafted.")
