@@ -22,8 +22,8 @@ KEY, OTHER, THEIRS, PROMPT = "sk-ours-1", "sk-wrong-2", "sk-theirs-3", "zebra 7 
 SECRETS = (KEY, OTHER, THEIRS, "zebra")
 ASK: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
 
+NONSENSE = b'{"choices": [{"delta": zebra'
 # Valid JSON, and not what a chat's events are.
-NONSENSE = {"choices": [5]}
 UNREADABLE = [
     {"choices": [{"index": 0, "delta": {"content": {"zebra": 1}}}]},
     {
@@ -33,15 +33,16 @@ UNREADABLE = [
     },
     {"choices": [{"index": 0, "delta": {"reasoning": "zebra"}, "logprobs": {"content": "zebra"}}]},
     {"choices": [], "usage": "zebra"},
+    {"choices": ["zebra"]},
 ]
 
 
 class Garbling:
     """Streams an event that is none among those of a chat."""
 
-    def __init__(self, event: dict[str, Any]) -> None:
-        first, *rest = chat("00001")
-        frames = [orjson.dumps(part) for part in (first, event, *rest)]
+    def __init__(self, event: dict[str, Any] | bytes) -> None:
+        first, *rest = map(orjson.dumps, chat("00001"))
+        frames = [first, event if isinstance(event, bytes) else orjson.dumps(event), *rest]
         self.body = b"".join(b"data: " + frame + b"\n\n" for frame in [*frames, b"[DONE]"])
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -90,7 +91,7 @@ def test_events_that_are_passed_on_unread_are_not_repeated_elsewhere(
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("event", [NONSENSE])
 def test_events_that_make_no_sense_are_reported_and_not_repeated(
-    written: io.StringIO, event: dict[str, Any], stream: bool
+    written: io.StringIO, event: bytes, stream: bool
 ) -> None:
     headers = {"authorization": f"Bearer {KEY}", "x-api-key": OTHER, "cookie": f"session={THEIRS}"}
     with serving(Garbling(event)) as url, watching(url) as proxy:
