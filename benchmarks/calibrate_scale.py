@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lynxstop.calibration.evidence import read_evidence, write_evidence
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
-from lynxstop.calibration.tables import read_evidence, read_table, write_evidence
+from lynxstop.calibration.tables import read_table
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.verify import differences
 

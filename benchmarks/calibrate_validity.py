@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.units import as_units
 
 METHODS = ("ltt", "ucb", "hoeffding_bentkus", "crc", "split", "lynx")

@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.grid import quantile_grid
 from lynxstop.calibration.methods import method_named
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.core.rule import tilted
 from lynxstop_research.resplits import resplit
 

@@ -15,7 +15,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.certify import case_for
-from lynxstop.calibration.tables import read_evidence
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.collect.texts import Texts
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out

@@ -19,7 +19,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.sums import SUMS, write_sums
-from lynxstop.calibration.tables import write_evidence
+from lynxstop.calibration.evidence import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record

@@ -1,4 +1,4 @@
-"""Score tables of any system: CSV or Parquet in, evidence out.
+"""Score tables of any system, read from CSV or Parquet.
 
 One row per cue: trace_id, problem_id, cue (ordinal in the trace), score, loss (empty = could not be judged),
 and, if known, tokens (thinking tokens of an exit here), full_tokens (of the full trace), prompt (a trace's
@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lynxstop.artifacts import atomic
-from lynxstop.calibration.certificate import Certificate
 from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.subgroups import labels_of
 from lynxstop.calibration.traces import TraceTable
@@ -27,8 +25,8 @@ from lynxstop.recordings.prompts import prompt_digest, read_prompt
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
 _KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
-_PROMPT = "prompt_sha256"
-_SUBGROUP = "subgroup:"
+PROMPT = "prompt_sha256"
+SUBGROUP = "subgroup:"
 """Before the name of a column of subgroups, in evidence."""
 _REQUIRED = ("trace_id", "problem_id", "cue", "score", "loss")
 
@@ -61,78 +59,10 @@ def read_table(
         table = _load(path, by, loss, subgroups)
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(
-            f"{path} cannot be read as a score table: {_reason(error)}.",
+            f"{path} cannot be read as a score table: {reason(error)}.",
             hint="Save it as Parquet, or as CSV in UTF-8 with commas and one line of column names.",
         ) from error
     return _assemble(table, path, by, subgroups)
-
-
-def write_evidence(table: TraceTable, path: Path) -> None:
-    """Write a table as Parquet, atomically; `read_table(path, by="group")` gives it back."""
-    arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
-    # A trace without cues is one row with an empty cue.
-    lengths = table.lengths
-    rows = np.repeat(np.arange(table.traces), np.maximum(lengths, 1))
-    empty = lengths[rows] == 0
-    filled = np.flatnonzero(~empty)
-    cue = np.zeros(len(rows), dtype=np.int64)
-    cue[filled] = np.arange(len(table.scores)) - table.offsets[rows[filled]]
-
-    def spread(values: NDArray[Any], blank: NDArray[np.bool_] | None = None) -> Any:
-        wide = np.zeros(len(rows), dtype=values.dtype)
-        wide[filled] = values
-        hidden = empty.copy()
-        if blank is not None:
-            hidden[filled] |= blank
-        return arrow.array(wide, mask=hidden)
-
-    columns = {
-        "trace_id": _strings(table.trace_ids, rows),
-        "problem_id": _strings(table.problem_ids, rows),
-        "cue": arrow.array(cue, mask=empty),
-        "score": spread(table.scores),
-        "loss": spread(table.losses, np.isnan(table.losses)),
-    }
-    if table.tokens is not None and table.full_tokens is not None:
-        columns["tokens"] = spread(table.tokens)
-        columns["full_tokens"] = arrow.array(table.full_tokens[rows])
-    if table.groups is not None:
-        columns["group"] = _strings(table.groups, rows)
-    if table.prompts is not None:
-        columns[_PROMPT] = _strings(table.prompts, rows)
-    for named in () if table.subgroups is None else table.subgroups.T:
-        name = str(named[0]).partition("=")[0]
-        values = np.array([text.partition("=")[2] for text in named.tolist()], dtype=np.str_)
-        columns[_SUBGROUP + name] = _strings(values, rows)
-    with atomic.replacing(path) as temporary:
-        made = arrow.table(columns).replace_schema_metadata({"lynxstop": "evidence"})
-        parquet.write_table(made, temporary, compression="zstd")
-
-
-def read_evidence(path: Path, certificate: Certificate | None = None) -> TraceTable:
-    """Read what `write_evidence` wrote, or the score table that `certificate` was computed from."""
-    if path.suffix == ".parquet":
-        arrow, parquet = need("pyarrow", "calibrate"), need("pyarrow.parquet", "calibrate")
-        try:
-            schema = parquet.read_schema(path)
-        except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
-            raise DataError(
-                f"{path} cannot be read as evidence: {_reason(error)}.",
-                hint="Get it again from where it was made, beside its certificate.",
-            ) from error
-        if (schema.metadata or {}).get(b"lynxstop") == b"evidence":
-            found = [name for name in schema.names if name.startswith(_SUBGROUP)]
-            return read_table(path, by="group" if "group" in schema.names else None, subgroups=found)
-    if certificate is None:
-        return read_table(path)
-    # Certificates once took any name for the column `loss`; the digest decides whether it was this table.
-    named = certificate.loss in _open(path, None).column_names
-    return read_table(
-        path,
-        by=certificate.settings.by,
-        loss=certificate.loss if named else "loss",
-        subgroups=list(dict.fromkeys(one.column for one in certificate.subgroups)),
-    )
 
 
 def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -150,7 +80,7 @@ def read_weights(path: Path, trace_ids: NDArray[np.str_]) -> NDArray[np.float64]
         values = read.column("weight").cast(arrow.float64()).to_numpy()
     except (OSError, KeyError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(
-            f"{path} is not a table of trace_id and weight: {_reason(error)}.",
+            f"{path} is not a table of trace_id and weight: {reason(error)}.",
             hint="Give a CSV or Parquet file with these two columns, and one row per trace.",
         ) from error
     order = np.argsort(names)
@@ -169,7 +99,7 @@ def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) 
     _check_spelling(table.column_names, path)
     _check_columns(by, subgroups)
     table = _with_digests(table, path)
-    own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, _PROMPT, "prompt", by}]
+    own = [name for name in table.column_names if name not in {*_NUMBERS, *_REQUIRED, PROMPT, "prompt", by}]
     if loss not in {*own, *LOSSES, "loss"}:
         raise ConfigError(
             f"There is no loss {loss!r}: {path} has no such column of its own.",
@@ -186,7 +116,7 @@ def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) 
             hint=f"A score table has the columns {', '.join(_REQUIRED)}.",
         )
     columns = {}
-    for name in dict.fromkeys([*wanted, "tokens", "full_tokens", _PROMPT]):
+    for name in dict.fromkeys([*wanted, "tokens", "full_tokens", PROMPT]):
         if name in table.column_names:
             columns[name] = _cast(table.column(name), _NUMBERS.get(name, "string"), name, path)
     return arrow.table(columns)
@@ -207,11 +137,11 @@ def _with_digests(table: Any, path: Path) -> Any:
         texts = _cast(column, "string", "prompt", path).to_pylist()
         known = {text: prompt_digest(text) for text in set(texts) if text}
         found = [known.get(text, "") for text in texts]
-    if _PROMPT in table.column_names:
-        own = _cast(table.column(_PROMPT), "string", _PROMPT, path).to_pylist()
+    if PROMPT in table.column_names:
+        own = _cast(table.column(PROMPT), "string", PROMPT, path).to_pylist()
         found = [digest or other for digest, other in zip(own, found, strict=True)]
-        table = table.drop_columns([_PROMPT])
-    return table.append_column(_PROMPT, arrow.array(found, arrow.string()))
+        table = table.drop_columns([PROMPT])
+    return table.append_column(PROMPT, arrow.array(found, arrow.string()))
 
 
 def _check_columns(by: str | None, subgroups: Sequence[str]) -> None:
@@ -227,7 +157,7 @@ def _check_spelling(names: list[str], path: Path) -> None:
     """Refuse a column that would not be read because of a capital letter or white space."""
     for name in names:
         plain = name.strip().casefold()
-        if name != plain and plain in {*_NUMBERS, *_REQUIRED, _PROMPT, "prompt"}:
+        if name != plain and plain in {*_NUMBERS, *_REQUIRED, PROMPT, "prompt"}:
             raise DataError(
                 f"The column {name!r} of {path} is spelt differently from {plain!r}, and would not be read.",
                 hint="Rename the column.",
@@ -257,7 +187,7 @@ def _cast(column: Any, kind: str, name: str, path: Path) -> Any:
         return column.combine_chunks().cast(getattr(arrow, kind)())
     except (UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(
-            f"The column {name!r} of {path} cannot be read as {_KINDS[kind]}: {_reason(error)}.",
+            f"The column {name!r} of {path} cannot be read as {_KINDS[kind]}: {reason(error)}.",
             hint="Write one row per cue, with plain numbers and texts.",
         ) from error
 
@@ -267,7 +197,14 @@ def _without_nan(column: Any) -> Any:
     return compute.if_else(compute.is_nan(column), None, column)
 
 
-def _reason(error: Exception) -> str:
+def column_names(path: Path) -> list[str]:
+    """Return the names of a score table's columns."""
+    names: list[str] = _open(path, None).column_names
+    return names
+
+
+def reason(error: Exception) -> str:
+    """Return the first sentence of what went wrong."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
@@ -279,7 +216,7 @@ def _open(path: Path, by: str | None) -> Any:
         return parquet.read_table(path)
     if path.suffix == ".csv":
         csv = need("pyarrow.csv", "calibrate")
-        texts = ["trace_id", "problem_id", "prompt", _PROMPT, *([by] if by else [])]
+        texts = ["trace_id", "problem_id", "prompt", PROMPT, *([by] if by else [])]
         strings = dict.fromkeys(texts, arrow.string())
         read = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=strings))
         _check_names(read.column_names, path)
@@ -334,14 +271,14 @@ def _assemble(table: Any, path: Path, by: str | None, subgroups: Sequence[str]) 
         labels, label = _codes(table, name, path, "")
         counted.append(
             labels_of(
-                name.removeprefix(_SUBGROUP),
+                name.removeprefix(SUBGROUP),
                 labels[_per_trace(label[order], owner, first, name, path)].tolist(),
             )
         )
     prompts = None
-    if _PROMPT in table.column_names:
-        digests, digest = _codes(table, _PROMPT, path, "")
-        prompts = digests[_per_trace(digest[order], owner, first, _PROMPT, path)]
+    if PROMPT in table.column_names:
+        digests, digest = _codes(table, PROMPT, path, "")
+        prompts = digests[_per_trace(digest[order], owner, first, PROMPT, path)]
     return TraceTable.from_arrays(
         trace_ids=names[owner[first]],
         problem_ids=problems[_per_trace(problem[order], owner, first, "problem_id", path)],
@@ -385,8 +322,3 @@ def _per_trace(
     if not np.array_equal(values, taken[owner], equal_nan=values.dtype.kind == "f"):
         raise DataError(f"The rows of a trace in {path} disagree about {name}.")
     return taken
-
-
-def _strings(values: NDArray[np.str_], rows: NDArray[np.int64]) -> Any:
-    arrow = need("pyarrow", "calibrate")
-    return arrow.DictionaryArray.from_arrays(rows, arrow.array(values.tolist())).cast(arrow.string())

@@ -191,7 +191,7 @@ def inputs_of(bundle: Bundle) -> Inputs:
 
 def _evidence(bundle: Bundle, name: str) -> TraceTable:
     from lynxstop.calibration.certificate import Certificate
-    from lynxstop.calibration.tables import read_evidence
+    from lynxstop.calibration.evidence import read_evidence
 
     certificate = Certificate.load(bundle.path / name)
     path = (bundle.path / name).parent / f"evidence-{certificate.evidence_sha256[:16]}.parquet"

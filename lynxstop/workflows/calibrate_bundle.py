@@ -22,9 +22,9 @@ from lynxstop.artifacts.served import SHARED, served_as
 from lynxstop.artifacts.sums import SUMS, read_sums, write_sums
 from lynxstop.calibration.bounds import clopper_pearson_interval
 from lynxstop.calibration.certificate import Certificate, Grading
+from lynxstop.calibration.evidence import write_evidence
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
-from lynxstop.calibration.tables import write_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.core.points import CUE
 from lynxstop.core.policy import GUARDS

@@ -14,10 +14,10 @@ from lynxstop.artifacts.hub import own_files
 from lynxstop.artifacts.policy_file import NAME
 from lynxstop.artifacts.sums import SUMS, read_sums, sums_differ
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.grid import quantile_grid
 from lynxstop.calibration.methods import method_named
 from lynxstop.calibration.repeats import check_unseen
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import check_disjoint
 from lynxstop.calibration.verify import differences

@@ -15,8 +15,8 @@ from lynxstop.artifacts.bundle import (
 )
 from lynxstop.artifacts.served import served_as
 from lynxstop.calibration.certificate import Certificate, Grading
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.options import CalibrationOptions
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import verify
 from lynxstop.errors import ConfigError, DataError, FingerprintError
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, evidence_name, install, measured

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynxstop.calibration.certify import case_for
+from lynxstop.calibration.evidence import read_evidence, write_evidence
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.repeats import check_unseen, joined_ids, repeated
 from lynxstop.calibration.run import calibrate
-from lynxstop.calibration.tables import read_evidence, read_table, write_evidence
+from lynxstop.calibration.tables import read_table
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.verify import differences
 from lynxstop.errors import DataError

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.ledger import attempt
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.subgroups import MIX
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.verify import differences
 from lynxstop.cli import app
 from lynxstop.errors import DataError

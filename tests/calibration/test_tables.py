@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynxstop.calibration.tables import read_evidence, read_table, read_weights, write_evidence
+from lynxstop.calibration.evidence import read_evidence, write_evidence
+from lynxstop.calibration.tables import read_table, read_weights
 from lynxstop.errors import ConfigError, DataError
 
 CSV = """trace_id,problem_id,cue,score,loss,tokens,full_tokens,route

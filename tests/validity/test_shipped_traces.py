@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.calibration.certificate import Certificate
+from lynxstop.calibration.evidence import read_evidence
 from lynxstop.calibration.grid import quantile_grid
-from lynxstop.calibration.tables import read_evidence
 from lynxstop.calibration.traces import TraceTable
 from lynxstop_research.resplits import resplit
 

@@ -101,6 +101,16 @@ def test_arguments_that_nobody_checked_cost_no_other_request_its_exit(adapter: V
     assert adapter.metrics.totals["errors"] == 1
 
 
+def test_a_request_that_the_runner_does_not_have_is_left_alone(adapter: V1Adapter) -> None:
+    # given a request between a cue and its proof
+    update(adapter, [], {0: "r"}, sampling_params())
+    assert step(adapter, ["r"], [WAIT], [9.0]) == [None]
+    # when a row comes that is nobody's, then the former is stopped all the same
+    adapter.update(SimpleNamespace(removed=[], added=[(1, sampling_params(), PROMPT, [])], moved=[]))
+    assert step(adapter, ["r"], [SO], [0.0]) == [EXIT[0]]
+    assert adapter.metrics.totals == {"errors": 0, "lost": 1}
+
+
 @pytest.mark.parametrize("budget", [2**30, 2**31, 10**30])
 def test_a_budget_beyond_all_limits_is_none(adapter: V1Adapter, budget: int) -> None:
     # given a client that asks for a budget that no thinking reaches

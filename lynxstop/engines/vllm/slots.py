@@ -129,7 +129,7 @@ class BatchRows:
     options : callable
         Gives the options of a request from its sampling parameters, whether it is new, and its adapter.
     lost : callable
-        Called for each request that came back without its state.
+        Called for each request that came back without its state, or that the runner does not have.
     known : dict
         The runner's own requests by name, those that are preempted too.
     """
@@ -184,7 +184,10 @@ class BatchRows:
                 self._of_row[other], self._of_row[one] = self._of_row[one], self._slots.idle
 
     def _enter(self, row: int, params: Any, prompt_ids: list[int], output_ids: list[int]) -> None:
-        name, request = self._find(output_ids)
+        if (found := self._find(output_ids)) is None:
+            self._lost()
+            return
+        name, request = found
         options = self._options(params, not output_ids, request.lora_request)
         if not options.watched:
             return
@@ -195,12 +198,13 @@ class BatchRows:
         if not self._slots.enter(slot, prompt_ids, len(output_ids), options, parked):
             self._lost()
 
-    def _find(self, output_ids: list[int]) -> tuple[str, Any]:
-        """Find the request that these generated tokens are of; the youngest come last.
+    def _find(self, output_ids: list[int]) -> tuple[str, Any] | None:
+        """Find the request that these generated tokens are of, if the runner has it; the youngest come last.
 
         Its parameters do not tell it apart: answers to one request (`n`) may share them.
         """
-        return next(one for one in reversed(self._known.items()) if one[1].output_token_ids is output_ids)
+        newest = reversed(self._known.items())
+        return next((one for one in newest if one[1].output_token_ids is output_ids), None)
 
     def _leave(self, row: int) -> None:
         slot = int(self._of_row[row])
