@@ -5,10 +5,11 @@ The names below are loaded when they are first used: `import lynxstop` itself lo
 `verify`, `load_engine` and `compare`.
 """
 
-from typing import TYPE_CHECKING
-
 from lynxstop._version import __version__
 from lynxstop.errors import LynxstopError
+
+TYPE_CHECKING = False
+"""As in `typing`, which takes longer to import than all of this; type checkers take it for true."""
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
