@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,10 +22,17 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 TOKEN = "hf_secret_of_the_test"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThreadingHTTPServer]:
+    """One address for all tests: some versions of the library keep the first that they see."""
+    made = serve(Hub())
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    made = Hub()
-    server = serve(made)
+def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", url)
     # The library reads the variable when it is imported.
@@ -31,9 +40,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield made
-    server.shutdown()
-    server.server_close()
+    handler: Any = server.RequestHandlerClass
+    handler.hub = Hub()
+    found: Hub = handler.hub
+    return found
 
 
 @pytest.fixture
