@@ -68,7 +68,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Found:
+class CueWordReport:
     """Candidates, the most frequent first, and the proposed set.
 
     `basis` is "measured" when exits decided, "known" when only named sets and frequencies did. `saved` is the
@@ -115,7 +115,7 @@ def search(
     most: int = 40,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Found:
+) -> CueWordReport:
     """Find candidates, measure what can be measured, and propose a cue set.
 
     A measured proposal grows greedily: the word whose points, added to those of the set, let first exits on
@@ -164,7 +164,7 @@ def search(
             hint="Collect with `[points] boundaries = true` in the recipe, and name the model with --model.",
         )
     proposal = CueSet(tuple(word for word in chosen if word != PARAGRAPH), PARAGRAPH in chosen)
-    return Found(tuple(rows[:most]), proposal, basis, saved, risk, len(thoughts))
+    return CueWordReport(tuple(rows[:most]), proposal, basis, saved, risk, len(thoughts))
 
 
 def _thought(text: str, meta: Any) -> str:

@@ -244,7 +244,7 @@ def study(
     ]
 
 
-class Part(NamedTuple):
+class RealSplit(NamedTuple):
     """Traces to fit on, to certify on, and to measure."""
 
     train: ExitTable
@@ -254,16 +254,16 @@ class Part(NamedTuple):
 
 def _parts(
     table: ExitTable, certified: NDArray[np.int64], folds: Sequence[NDArray[np.int64]]
-) -> Iterator[Part]:
+) -> Iterator[RealSplit]:
     every = np.arange(len(table.trace_ids))
     for fold in folds:
         train = np.setdiff1d(np.concatenate(folds), fold)
-        yield Part(*(table.select(np.isin(every, rows)) for rows in (train, certified, fold)))
+        yield RealSplit(*(table.select(np.isin(every, rows)) for rows in (train, certified, fold)))
 
 
 def _measured(
     rule: Rule,
-    parts: Sequence[Part],
+    parts: Sequence[RealSplit],
     loss: Loss,
     levels: Sequence[float],
     confidence: float,

@@ -15,7 +15,7 @@ from lynxstop.cli._risk import risk as read_risk
 if TYPE_CHECKING:
     from lynxstop.recordings.storage import Recording
     from lynxstop_research.cue_points import Decode
-    from lynxstop_research.cue_search import Found, Word
+    from lynxstop_research.cue_search import CueWordReport, Word
 
 
 def cues(
@@ -101,7 +101,7 @@ _WIDE = 110
 _HEADERS = ("word", "per trace", "traces", "opens", "exits", "agree", "probe", "statistics", "first", "sets")
 
 
-def _show(found: Found) -> None:
+def _show(found: CueWordReport) -> None:
     columns = len(_HEADERS) if _output.console.width >= _WIDE else len(_HEADERS) - 2
     table = _output.table(f"{found.traces} traces; AUC of probe and statistics", *_HEADERS[:columns])
     for word in found.words:

@@ -54,7 +54,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class AuditDraw:
     """What a request was drawn for at its arrival.
 
     Parameters
@@ -150,22 +150,22 @@ class Auditor:
         self._places = asyncio.Semaphore(config.concurrent)
         self._waiting = 0
 
-    def enter(self, arm: Arm, key: LevelKey) -> Draw:
+    def enter(self, arm: Arm, key: LevelKey) -> AuditDraw:
         """Take up a request that arrives; `take` or `leave` follows."""
-        return Draw(arm, key, self._live.enter(key) if arm is Arm.AUDIT else None)
+        return AuditDraw(arm, key, self._live.enter(key) if arm is Arm.AUDIT else None)
 
-    def leave(self, draw: Draw) -> None:
+    def leave(self, draw: AuditDraw) -> None:
         """Let go of a request that turned out not to be one under its certificate."""
         if draw.turn is not None:
             self._live.start(self._live.end(draw.turn, None))
 
-    def take(self, heard: Audited, draw: Draw, seconds: float) -> None:
+    def take(self, heard: Audited, draw: AuditDraw, seconds: float) -> None:
         """Audit a request that has ended, in the background.
 
         Parameters
         ----------
         heard : Audited
-        draw : Draw
+        draw : AuditDraw
         seconds : float
             How long it took.
         """
@@ -188,7 +188,7 @@ class Auditor:
         if work is not None:
             self._live.start(work)
 
-    async def _exited(self, heard: Audited, draw: Draw) -> None:
+    async def _exited(self, heard: Audited, draw: AuditDraw) -> None:
         name = secrets.token_hex(8)
         await self._live.keep(Begun(name, *draw.key))
         found = await self._bounded(self._compare(heard))

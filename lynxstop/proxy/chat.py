@@ -15,7 +15,7 @@ from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.accounting import TAIL, count_chat, counted, note_all
 from lynxstop.proxy.answers import Answers, length_of
 from lynxstop.proxy.arrival_order import Turn
-from lynxstop.proxy.audit import Auditor, Draw
+from lynxstop.proxy.audit import AuditDraw, Auditor
 from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.choices import Choices, splits
@@ -25,7 +25,7 @@ from lynxstop.proxy.full_answer import Heard
 from lynxstop.proxy.live_risk import LiveRisk, Treatment
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.race import Race, check
-from lynxstop.proxy.request_options import KEY, RequestOptions, for_plugin, read_options
+from lynxstop.proxy.request_options import KEY, ExitOptions, for_plugin, read_options
 from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import Sample
 from lynxstop.proxy.service import Service, Services
@@ -147,7 +147,7 @@ class ChatHandler(Answers):
             return cause
         return "off" if request.options.risk is None else await self._untouched(request)
 
-    async def _service(self, server: Connection, model: str, options: RequestOptions) -> Service:
+    async def _service(self, server: Connection, model: str, options: ExitOptions) -> Service:
         """Return how a model is served; a request that nothing may stop waits for no examination."""
         if options.risk is None and self._services.decides:
             return self._services.known(model) or _OFF
@@ -192,7 +192,7 @@ class ChatHandler(Answers):
         request.known.update(service=found, departures=departures, need=need)
         return cause if found is None else None
 
-    def _thinks(self, options: RequestOptions, departures: Collection[str]) -> bool:
+    def _thinks(self, options: ExitOptions, departures: Collection[str]) -> bool:
         """Whether a request that departs from what is certified is left to think to its end."""
         if not departures or self._services.certified is None or options.mode is not Mode.STOP:
             return False
@@ -330,14 +330,14 @@ class ChatHandler(Answers):
             return None
         return Heard(chats[0], keep=request.arm is not Arm.SERVE)
 
-    def _drawn(self, request: ChatRequest) -> Draw | None:
+    def _drawn(self, request: ChatRequest) -> AuditDraw | None:
         """Take up a request that counts for its arm."""
         if self._auditor is None or self._live is None:
             return None
         model = str(request.body.get("model"))[:_NAME]
         return self._auditor.enter(request.arm, self._live.key(model, request.options))
 
-    def _report(self, chat: Chat, options: RequestOptions) -> Json:
+    def _report(self, chat: Chat, options: ExitOptions) -> Json:
         level = self._services.level(options)
         holds = level is not None and options.certified and not chat.changed
         return report(

@@ -9,7 +9,7 @@ from typing import Any
 from lynxstop.monitor.arms import Arm
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.race import seeded
-from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.request_options import ExitOptions
 from lynxstop.proxy.service import Service
 from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.http.connection import Connection
@@ -45,7 +45,7 @@ class ChatRequest:
         Without the key `lynxstop`, but with the parameters for a plugin in the server.
     content : bytes
         The same as bytes, to be forwarded.
-    options : RequestOptions
+    options : ExitOptions
     service : Service
     known : dict
         What a route finds out before the request is watched.
@@ -58,7 +58,7 @@ class ChatRequest:
     server: Connection
     body: Json
     content: bytes
-    options: RequestOptions
+    options: ExitOptions
     service: Service
     known: dict[str, Any] = field(default_factory=dict)
     arm: Arm = Arm.SERVE

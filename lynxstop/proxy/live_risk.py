@@ -21,7 +21,7 @@ from lynxstop.proxy.arrival_order import ArrivalOrder, Turn
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.logs import logger
-from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.request_options import ExitOptions
 
 REFRESH_SECONDS = 1.0
 """Age of what is known of other processes' audits."""
@@ -38,14 +38,14 @@ class Treatment:
 
     Parameters
     ----------
-    options : RequestOptions
+    options : ExitOptions
         Its options, as they are served.
     arm : Arm
     withheld : str or None
         Why it is not stopped at the level that it asked for.
     """
 
-    options: RequestOptions
+    options: ExitOptions
     arm: Arm = Arm.SERVE
     withheld: str | None = None
 
@@ -90,7 +90,7 @@ class LiveRisk:
         if monitors is not None:
             self._publish()
 
-    def treat(self, request_id: str, model: str, options: RequestOptions) -> Treatment:
+    def treat(self, request_id: str, model: str, options: ExitOptions) -> Treatment:
         """Return how a request is served, given its id, its model and what it asked for."""
         if options.risk is None or options.mode is not Mode.STOP:
             return Treatment(options)
@@ -111,7 +111,7 @@ class LiveRisk:
         self._metrics.withheld.labels(cause).inc()
         return Treatment(replace(options, risk=stricter.risk, named=True), arm)
 
-    def key(self, model: str, options: RequestOptions) -> LevelKey:
+    def key(self, model: str, options: ExitOptions) -> LevelKey:
         """Return the level that a request is served at, as audits name it."""
         level = self._level(options)
         return LevelKey(model, level.whose, level.risk)
@@ -165,11 +165,11 @@ class LiveRisk:
             await self.keep(*self._order.released(everything=True))
             await asyncio.to_thread(self._save, True)
 
-    def _off(self, options: RequestOptions, arm: Arm, cause: str) -> Treatment:
+    def _off(self, options: ExitOptions, arm: Arm, cause: str) -> Treatment:
         self._metrics.withheld.labels(cause).inc()
         return Treatment(replace(options, risk=None, named=True), arm, cause)
 
-    def _level(self, options: RequestOptions) -> Level:
+    def _level(self, options: ExitOptions) -> Level:
         assert options.risk is not None
         if self._policy is None:
             return Level(options.risk, 0.0, options.group)
@@ -181,7 +181,7 @@ class LiveRisk:
         finding = self._findings.get(LevelKey(model, level.whose, level.risk))
         return "alarm" if finding is not None and finding.alarm else None
 
-    def _stricter(self, model: str, options: RequestOptions) -> Level | None:
+    def _stricter(self, model: str, options: ExitOptions) -> Level | None:
         """Return the next stricter level that its audits do not speak against."""
         assert options.risk is not None
         levels = () if self._policy is None else self._policy.levels

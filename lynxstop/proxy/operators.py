@@ -16,7 +16,7 @@ from lynxstop.proxy.exchange import Handler, Incoming, Reply
 from lynxstop.proxy.gate import require_key
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.status import Served, status
+from lynxstop.proxy.status import ShownBackend, status
 
 PAGE = "/lynxstop"
 RELOAD = "/lynxstop/reload"
@@ -37,7 +37,7 @@ class Operators:
     ----------
     config : ProxyConfig
     metrics : Metrics
-    parts : sequence of Served
+    parts : sequence of ShownBackend
         The backends.
     running : Running
     reload : callable, optional
@@ -48,7 +48,7 @@ class Operators:
         self,
         config: ProxyConfig,
         metrics: Metrics,
-        parts: Sequence[Served],
+        parts: Sequence[ShownBackend],
         running: Running,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:

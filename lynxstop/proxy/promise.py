@@ -11,7 +11,7 @@ from lynxstop.artifacts.bundle import Bundle, CertifiedLevel
 from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.stream import StreamWatch
-from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.request_options import ExitOptions
 from lynxstop.remote.stream_config import StreamConfig
 
 
@@ -38,7 +38,7 @@ class Promise:
         self.policy = None if bundle is None else bundle.policy.stop_policy()
         self._certificates = {} if bundle is None else _certificates(bundle)
 
-    def level(self, options: RequestOptions) -> CertifiedLevel | None:
+    def level(self, options: ExitOptions) -> CertifiedLevel | None:
         """Return the certified level that a request has."""
         if self.bundle is None or self.policy is None or options.risk is None:
             return None
@@ -56,7 +56,7 @@ class Promise:
         most = next((limit for limit in limits if limit is not None), None)
         return Conditions.read({**body, "max_tokens": most}, self.certified.conditions)
 
-    def departures(self, options: RequestOptions) -> tuple[str, ...]:
+    def departures(self, options: ExitOptions) -> tuple[str, ...]:
         """Name what a request departs from its level's certificate in; empty where that holds for it."""
         if self.certified is None or self.policy is None or options.served is None:
             return ()

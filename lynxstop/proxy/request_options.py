@@ -20,7 +20,7 @@ _MOST_RACING = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RequestOptions:
+class ExitOptions:
     """What one request wants from lynxstop.
 
     Parameters
@@ -59,7 +59,7 @@ def read_options(
     config: PolicyConfig,
     policy: StopPolicy | None,
     default: float | None,
-) -> RequestOptions:
+) -> ExitOptions:
     """Read the options of a request: from its body, its headers, its reasoning effort, or the defaults.
 
     Parameters
@@ -94,9 +94,7 @@ def read_options(
     mode = given.get("mode", config.mode)
     if mode not in tuple(Mode):
         raise RequestError(f"lynxstop.mode is stop or shadow, not {str(mode)[:40]!r}.", code="bad_lynxstop")
-    return RequestOptions(
-        risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given)
-    )
+    return ExitOptions(risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given))
 
 
 def check_levels(config: PolicyConfig, policy: StopPolicy | None) -> None:
@@ -160,7 +158,7 @@ def _group(asked: Any) -> str | None:
     return asked
 
 
-def for_plugin(own: PolicyConfig, options: RequestOptions) -> dict[str, Any]:
+def for_plugin(own: PolicyConfig, options: ExitOptions) -> dict[str, Any]:
     """Return the parameters for a plugin in the server; empty when nothing is set."""
     if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
         return {}

@@ -21,7 +21,7 @@ _ALARMS = frozenset({"lynxstop_alarm", "lynxstop_risk_changed", "lynxstop_monito
 """Gauges that are above 0 while something is wrong with a level; only where exits are audited."""
 
 
-class Served(Protocol):
+class ShownBackend(Protocol):
     """A backend, as far as its state is shown."""
 
     @property
@@ -37,7 +37,7 @@ class Served(Protocol):
         """Its server."""
 
 
-def status(config: ProxyConfig, metrics: Metrics, parts: Sequence[Served], running: Running) -> Json:
+def status(config: ProxyConfig, metrics: Metrics, parts: Sequence[ShownBackend], running: Running) -> Json:
     """Describe a proxy: counts of all worker processes, models and requests of this one."""
     samples = [sample for family in metrics.summed().collect() for sample in family.samples]
     mode = config.policy.mode

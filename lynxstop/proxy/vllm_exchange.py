@@ -16,7 +16,7 @@ from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.core.exits import Exit, Reason
 from lynxstop.engines.vllm.exit_reports import read_report
 from lynxstop.monitor.arms import Arm
-from lynxstop.proxy.audit import Draw
+from lynxstop.proxy.audit import AuditDraw
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.promise import Promise
@@ -101,7 +101,7 @@ class Exchange:
     ) -> None:
         self.body, self.treated = body, treated
         self.arrived = time.monotonic()
-        self.draw: Draw | None = None
+        self.draw: AuditDraw | None = None
         self._setup, self._name, self._case = setup, name, case
         self._listens = case is not None and treated.arm in (Arm.AUDIT, Arm.HOLDOUT)
         self._usage = bool((body.get("stream_options") or {}).get("include_usage"))

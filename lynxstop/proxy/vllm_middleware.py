@@ -27,7 +27,7 @@ from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.monitoring import Monitoring
-from lynxstop.proxy.request_options import RequestOptions
+from lynxstop.proxy.request_options import ExitOptions
 from lynxstop.proxy.untouched import causes
 from lynxstop.proxy.vllm_audited import COMPLETIONS, AuditedRequest, Json, Message, Send
 from lynxstop.proxy.vllm_exchange import Exchange, MiddlewareSetup, sized
@@ -139,7 +139,7 @@ class VllmMiddleware:
             exchange.draw = self._monitoring.auditor.enter(treated.arm, key)
         return exchange.content, exchange
 
-    def _options(self, body: Json, xargs: Json) -> RequestOptions | None:
+    def _options(self, body: Json, xargs: Json) -> ExitOptions | None:
         """Return what a request asks for; None where vLLM will refuse it."""
         policy = self._setup.config.policy
         asked = xargs.get("lynxstop_risk", policy.level_of_effort({"reasoning_effort": _effort(body)}))
@@ -152,7 +152,7 @@ class VllmMiddleware:
                 self._policy.stop_policy().level(risk, group)
             level = risk if isinstance(risk, float) else None
             served = self._setup.promise.served(body)
-            return RequestOptions(level, parse_mode(mode), group=group, served=served)
+            return ExitOptions(level, parse_mode(mode), group=group, served=served)
         except LynxstopError:
             return None
 

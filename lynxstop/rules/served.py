@@ -11,7 +11,7 @@ from lynxstop.rules.base import Point, Rule
 from lynxstop.signals.panel import Panel
 
 
-class ServedRule(NamedTuple):
+class RuleScorer(NamedTuple):
     """A `lynxstop.core.scorer.ScorerFactory` of a rule; make it with `serve`."""
 
     rule: Rule
@@ -31,7 +31,7 @@ class ServedRule(NamedTuple):
         return _Scorer(self.rule)
 
 
-def serve(rule: Rule) -> ServedRule:
+def serve(rule: Rule) -> RuleScorer:
     """Prepare a rule for serving.
 
     Raises
@@ -44,10 +44,10 @@ def serve(rule: Rule) -> ServedRule:
             f"The rule {rule.name!r} needs trial answers and is not served; it can be replayed.",
             hint="Serve one that needs none, such as lynx or combined.",
         )
-    return ServedRule(rule)
+    return RuleScorer(rule)
 
 
-def check_scores(served: ServedRule) -> None:
+def check_scores(served: RuleScorer) -> None:
     """Score two points, so that what is wrong with a rule's constants shows before any request.
 
     Raises
