@@ -18,7 +18,7 @@ class CallPiece(NamedTuple):
     number : int
         Of the call, in the order of their first pieces.
     opens : bool
-        Whether this is the first that is told of the call; its id and name are known by then.
+        Whether this is the first that is reported of the call; its id and name are known by then.
     id, name : str
     arguments : str
         What is added to them.
@@ -34,7 +34,7 @@ class CallPiece(NamedTuple):
 class CallReader:
     """Reads the calls of one answer, of which some servers send the pieces in odd orders.
 
-    A call is told once its id and its name are known, or its arguments have begun; in any case before the
+    A call is reported once its id and its name are known, or its arguments have begun; in any case before the
     next call, and at the end. One that never got an id is given one.
     """
 

@@ -183,7 +183,7 @@ def test_a_prompt_read_in_pieces_ends_no_thinking() -> None:
     # given a prompt with an earlier turn's thinking, read in pieces
     ends = EndOfText({END}, CLOSE, 1, torch.device("cpu"))
     ended(ends, 7, False)
-    # when a piece ends at the end of that thinking, then no exit is told
+    # when a piece ends at the end of that thinking, then no exit is reported
     assert ended(ends, CLOSE, False) == (CLOSE, 0)
     # and when a generated token closes the thinking, then it is
     assert ended(ends, CLOSE, True) == (CLOSE, REASONS.index(Reason.END))
