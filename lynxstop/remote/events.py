@@ -55,7 +55,7 @@ class Reading:
     def event(self, data: bytes) -> tuple[Json, Delta] | None:
         """Read an event; None for the final `[DONE]`, and for one that says nothing, such as `null`.
 
-        After the end of the answer, what is no JSON says nothing either: the rest of a stream that is cut.
+        After the end of the answer, what is not JSON says nothing either: the rest of a stream that is cut.
 
         Raises
         ------

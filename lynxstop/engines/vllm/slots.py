@@ -169,7 +169,7 @@ class BatchRows:
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`: removed, added, then moved rows."""
         self._view = None
-        for name in self._parked.keys() - self._known.keys():
+        for name in [name for name in self._parked if name not in self._known]:
             del self._parked[name]
         for row in change.removed:
             self._leave(row)
