@@ -33,6 +33,9 @@ ROUTES = frozenset(
 
 OTHER = "other"
 
+_SHORT = {"/chat/completions": "/v1/chat/completions"}
+"""Other names that servers give to a route: llama.cpp and LiteLLM this one."""
+
 _INTERNAL = LynxstopError("The proxy failed on this request.", hint="Its log says why.")
 _INTERNAL.status_code = 500
 _SHUTDOWN = RequestError(
@@ -54,6 +57,15 @@ _NOT_HERE = RequestError(
     code="not_found",
     hint="Paths of operators are on the admin port, and those of clients on the other.",
 )
+
+
+
+def usual_path(path: str) -> str:
+    """Return the name by which the proxy knows a path: servers take known ones with a slash at the end too."""
+    found = path.rstrip("/")
+    found = _SHORT.get(found, found)
+    return found if found in ROUTES else path
+
 
 Startup = Callable[["App"], Awaitable[None]]
 """Runs before the first request; what it raises ends the server."""
@@ -110,7 +122,9 @@ class App:
             await send({"type": "websocket.close", "code": 1003})
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        incoming, reply = Incoming(scope, receive), Reply(send, scope["path"])
+        incoming = Incoming(scope, receive)
+        incoming.path = usual_path(incoming.path)
+        reply = Reply(send, incoming.path)
         own = self._own.get((incoming.method, incoming.path))
         if own is None and incoming.path.startswith(OPERATORS):
             own = self._own.get((incoming.method, OPERATORS))

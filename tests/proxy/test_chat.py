@@ -67,6 +67,16 @@ def test_an_exit_closes_the_stream_and_the_answer_is_the_one_held_there(mock, pr
     assert second.path == "/v1/completions"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions/", "/chat/completions", "/chat/completions/"])
+def test_other_names_of_the_route_are_watched_too(proxy, path):
+    answer = httpx.post(proxy.url + path, json=BODY, timeout=30)
+    assert answer.json()["lynxstop"]["exit"] == "score"
+
+
+def test_a_path_that_is_not_known_stays_as_it_is(proxy):
+    assert httpx.post(f"{proxy.url}/v2/chat/completions", json=BODY).status_code == 404
+
+
 def test_what_arrives_is_one_answer(proxy):
     events, _ = stream(proxy.url, stream_options={"include_usage": True})
     assert len({event["id"] for event in events}) == 1
