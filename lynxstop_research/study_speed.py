@@ -26,6 +26,8 @@ from lynxstop.replay.exits import ExitTable
 
 ROUNDS = 2
 FULL = "full thinking"
+AGAIN = "full thinking, other random numbers"
+"""How often two full answers to one request differ: no exit is asked to agree better than that."""
 
 
 @dataclass
@@ -35,6 +37,8 @@ class _Setting:
     name: str
     risk: float | None = None
     mode: Mode = Mode.STOP
+    draw: int = 0
+    """Added to the seed."""
     seconds: list[float] = field(default_factory=list)
     done: Sequence[Generation] = ()
 
@@ -64,7 +68,8 @@ def speed(
 
     The levels of a bundle take turns with full thinking in one engine, those of the certified budget in
     another. Every fixed budget has an engine of its own, in which it takes turns with full thinking, so that
-    each ratio is measured in one process. All draw the same random numbers: texts are the same up to a stop.
+    each ratio is measured in one process. All draw the same random numbers, so that texts are the same up to
+    a stop; except for one more run of full thinking, where tokens are drawn at all.
 
     Parameters
     ----------
@@ -87,8 +92,9 @@ def speed(
     """
     if options.engine == "openai":
         raise ConfigError("The speed of a server is not measured from here.", hint="See benchmarks/proxy.py.")
+    again = [_Setting(AGAIN, draw=1)] if recipe.sampling.temperature > 0 else []
     opened: list[tuple[Callable[[], Source], list[_Setting]]] = [
-        (partial(_open, model, recipe, bundle, options), _levels("certified", bundle))
+        (partial(_open, model, recipe, bundle, options), [*_levels("certified", bundle), *again])
     ]
     if certified_budget is not None:
         levels = _levels("budget certified at", certified_budget)
@@ -154,6 +160,7 @@ def _run(
             asked = [replace(request, risk=setting.risk, mode=setting.mode) for request in requests]
             start = time.perf_counter()
             limits = sampling if setting.mode is Mode.STOP else short
+            limits = replace(limits, seed=options.seed + setting.draw)
             done = {one.request.id: one for one in source.engine.generate(asked, limits)}
             setting.seconds.append(time.perf_counter() - start)
             setting.done = [done[request.id] for request in requests]

@@ -221,8 +221,10 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     found = run()
 
     assert found["failed"]["certificates"].startswith("4 problems are too few")
-    full, half, quarter = found["speed"]
+    full, again, half, quarter = found["speed"]
     assert full["disagree"] == 0.0
+    assert again["setting"] == "full thinking, other random numbers"
+    assert again["thinking"] != full["thinking"]
     assert full["thinking"] > half["thinking"] > quarter["thinking"]
     (alone,) = found["flips"]
     assert (alone["batch"], alone["exits"]) == (1, {})
