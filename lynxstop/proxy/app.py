@@ -61,7 +61,7 @@ _NOT_HERE = RequestError(
 
 
 def usual_path(path: str) -> str:
-    """Return the name by which the proxy knows a path: servers take known ones with a slash at the end too."""
+    """Return the name by which the proxy knows a path; a slash at its end changes nothing."""
     found = path.rstrip("/")
     found = _SHORT.get(found, found)
     return found if found in ROUTES else path
