@@ -177,11 +177,13 @@ def test_two_temperatures_from_recordings_to_requests(tmp_path):
             "run", shipped.MODEL, bundle, "--problems", few, "--risk", "40%", "--temperature", temperature,
             "--seed", "3", "--json",
         )  # fmt: skip
-        exits = [answer["exit"]["threshold"] for answer in found["answers"] if answer["exit"]]
+        exits = [answer["exit"] for answer in found["answers"] if answer["exit"]]
         assert found["departures"] == departures
-        # then they stop where calibration saw them stop
+        # then they stop where calibration saw them stop; the threshold is the score of one that did not,
+        # which other versions of torch round otherwise in a batch of another shape
         level = made["levels"][1]
-        assert exits == ([] if departures else [level["threshold"]] * round(8 * level["exits"]))
+        clear = [one["threshold"] for one in exits if one["score"] > level["threshold"] + 1e-4]
+        assert clear == ([] if departures else [level["threshold"]] * round(8 * level["exits"]))
     # and a replay takes the threshold of the recording's sampling
     replayed = lynxstop("evaluate", places[1], "--bundle", bundle, "--json")["levels"]
     assert next(row for row in replayed if row["risk"] == 0.4)["exits"] == round(8 * level["exits"])

@@ -229,7 +229,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then():
         meter.generated(10, 4)
         wait_for(lambda: "50 of 100 traces" in shown.getvalue())
     # then each line says how many, how fast, how long still, and where they are
-    first, *_, last = shown.getvalue().splitlines()
+    first, *_, last = filter(None, shown.getvalue().splitlines())
     assert first == "40 of 100 traces, 0.0 traces/min, time left unknown; kept in some/place"
     assert last.startswith("50 of 100 traces, ")
     assert last.endswith(" left; kept in some/place")
