@@ -59,7 +59,6 @@ _NOT_HERE = RequestError(
 )
 
 
-
 def usual_path(path: str) -> str:
     """Return the name by which the proxy knows a path; a slash at its end changes nothing."""
     found = path.rstrip("/")

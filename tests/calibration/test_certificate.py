@@ -1,6 +1,8 @@
 """Certificates: what is written down can be recomputed, and any change is found."""
 
+import html
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -181,6 +183,20 @@ def test_refusal_is_a_certificate(simulated, tmp_path):
     assert "think to the end" in certificate.promise
     (tmp_path / "c.json").write_text(text)
     verify(Certificate.load(tmp_path / "c.json"), table)
+
+
+def test_a_notebook_shows_a_certificate_and_a_refusal(simulated):
+    made = calibrate(simulated(300), CalibrationOptions(risks=[0.05])).certificates[0]
+    refused = calibrate(simulated(20), CalibrationOptions(risks=[0.01])).certificates[0]
+    assert made.bound is not None
+    for certificate in (made, refused):
+        shown = certificate._repr_html_()
+        assert certificate.promise in html.unescape(shown)
+        saved = "" if certificate.saved is None else f"{certificate.saved:.1%}"
+        limit = "" if certificate.bound is None else f"{certificate.bound:.2%}"
+        plain_cells = re.sub(r"<td[^>]*>", "<td>", shown)
+        cells = dict(re.findall(r"<td>([^<]*)</td><td>([^<]*)</td>", plain_cells))
+        assert (cells["upper limit"], cells["thinking tokens saved"]) == (limit, saved)
 
 
 @pytest.mark.parametrize(

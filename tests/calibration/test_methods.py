@@ -150,6 +150,18 @@ def test_choosing_by_a_split_keeps_the_options(simulated):
     assert made.certificates[0].problems == 300
 
 
+def test_choosing_by_correction_takes_what_saves_most_at_its_share_of_the_error(simulated):
+    good = simulated(600, 1)
+    tables = {"bad": replace(good, losses=np.ones_like(good.losses)), "good": good, "same": good}
+    asked = CalibrationOptions(risks=[0.1, 0.2], confidence=0.9, tried=2)
+    best, made = calibrate_best(tables, asked)
+    assert best == "good"
+    alone = calibrate(good, replace(asked, tried=6))
+    assert [one.delta for one in made.certificates] == [one.delta for one in alone.certificates]
+    assert [one.threshold for one in made.certificates] == [one.threshold for one in alone.certificates]
+    assert made.certificates[0].problems == 600
+
+
 def test_levels_share_the_error(simulated):
     table = simulated(500)
     alone = calibrate(table, CalibrationOptions(risks=[0.05])).certificates[0]

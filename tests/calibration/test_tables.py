@@ -1,5 +1,6 @@
 """Score tables in CSV and Parquet."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,20 @@ def test_csv_is_read_in_any_order(csv):
     assert table.groups is not None
     assert (table.tokens.tolist(), table.full_tokens.tolist()) == ([10, 20, 5], [90, 70, 50])
     assert table.groups.tolist() == ["code", "chat", "code"]
+
+
+def test_a_number_that_is_missing_among_names_is_missing(tmp_path):
+    # given groups that are numbers, as a spreadsheet with an empty cell makes of them
+    path = tmp_path / "table.parquet"
+    names = {"trace_id": ["a", "b"], "problem_id": ["p", "q"]}
+    columns = {**names, "cue": [0, 0], "score": [0.5, 1.5], "loss": [0, 1]}
+    pq.write_table(pa.table({**columns, "route": [2.0, math.nan]}), path)
+    with pytest.raises(DataError, match="route"):
+        read_table(path, by="route")
+    pq.write_table(pa.table({**columns, "route": [2.0, 3.0]}), path)
+    groups = read_table(path, by="route").groups
+    assert groups is not None
+    assert [float(name) for name in groups] == [2.0, 3.0]
 
 
 def test_numeric_ids_stay_text(csv):

@@ -130,6 +130,43 @@ def test_a_rule_reads_thinking_tokens_alone_and_scores_eligible_points_alone(wor
     assert shown == [outside, point, point, point, between, outside, outside]
 
 
+def test_tokens_that_show_nothing_can_be_read_at_once(words):
+    ids = words.ids("<think>", " a", " a", " a", " a", " a", ",", " a", " wait", ",")
+
+    class Told(Diary):
+        def steps(self, tokens, statistics):
+            for pair in zip(tokens, statistics, strict=True):
+                self.step(*pair)
+
+    def finished(session, start):
+        for place, token in enumerate(ids[start:], start):
+            session.decide(0.25 if session.read(token) else None, place)
+        told = session.policy.rule.told
+        return session.tokens, session.thinking_tokens, session.state, session.events, told
+
+    def begun(count):
+        session = Session(words.watch, policy(words, rule=Told()), [], risk=0.05)
+        for place, token in enumerate(ids[:count]):
+            session.decide(0.25 if session.read(token) else None, place)
+        return session
+
+    expected = finished(begun(0), 0)
+    # one at a time: `advance` decides on the last token and reads the next, which `finished` decides on
+    session = begun(2)
+    session.read(ids[2])
+    for place in (3, 4, 5):
+        state = words.watch.read(session.state, ids[place]).state
+        session.advance(ids[place], place - 1, state)
+    session.decide(None, 5)
+    assert finished(session, 6) == expected
+    # and several that have been decided on
+    session, state = begun(2), None
+    for token in ids[2:6]:
+        state = words.watch.read(state or session.state, token).state
+    session.pass_over(ids[2:6], range(2, 6), state)
+    assert finished(session, 6) == expected
+
+
 def test_without_a_risk_nothing_exits(words):
     session = Session(words.watch, policy(words), words.ids("<think>"))
     run(session, words.ids(" wait", ",", " hmm."), [99.0, math.inf])

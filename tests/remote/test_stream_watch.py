@@ -107,6 +107,7 @@ def test_a_cue_begins_where_its_word_does():
     assert STREAM.cue_start([b"so.", b"x Wait"], 1) == (1, 2)
     assert STREAM.cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
     assert STREAM.cue_start([b"so.\n", b"\n"], 1) == (0, 3)
+    assert STREAM.cue_start([b"so.", b"Wait"], 1) == (1, 0)
     # a cue that ended before the text does not count, nor does one within a word; of several the first
     assert STREAM.cue_start([b"wait", b" wait"], 1) == (1, 0)
     assert STREAM.cue_start([b"await wait"], 0) == (0, 6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lynxstop.errors import ConfigError, StepError
 from lynxstop.rules import Point, Rule, Training, Trial
 from lynxstop.rules.base import run
-from lynxstop.rules.either import Either
+from lynxstop.rules.either import Either, _scale
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES, rule_from, rule_named
 from lynxstop.signals.table import SIGNALS
@@ -117,6 +117,24 @@ def test_eat_waits_for_the_entropy_to_settle_at_one_token_a_look():
 def test_sched_relaxes_with_progress():
     values, _ = scores("sched", [point(p, top_gap=5.0) for p in (0, 50, 100, 500)], budget=100)
     assert values.tolist() == [-2.5, 0.0, 2.5, 2.5]
+
+
+def test_sched_takes_the_budget_of_the_recording():
+    assert rule_named("sched").fit(TRAINING).constants()["budget"] == 400
+
+
+def test_a_scale_is_the_risk_with_one_loss_more_and_prefers_what_saves_more():
+    class Known(Training):
+        def risks(self, scores, thresholds):
+            return np.array([0.5, 0.0, 0.2, 0.0]), np.array([0.9, 0.5, 0.6, 0.1])
+
+    grid, values = _scale([np.array([1.0, 2.0]), np.array([3.0, math.nan, 4.0])], Known([], [], [], [], 0))
+    # two traces: the shares of losses become (2 * share + 1) / 3, and never rise with the threshold
+    expected = [(2 * 0.5 + 1) / 3, (2 * 0.2 + 1) / 3, (2 * 0.2 + 1) / 3, 1 / 3]
+    saved = [0.9, 0.6, 0.6, 0.1]
+    assert (grid[0], grid[-1]) == (1.0, 4.0)
+    wanted = [-(risk + 1e-3 * more) for risk, more in zip(expected, saved, strict=True)]
+    assert values[:4] == pytest.approx(wanted)
 
 
 def test_q_exit_accumulates():
