@@ -138,6 +138,13 @@ def test_lynx_exits_only_where_the_set_is_exactly_right():
     )
     # then the floor of the right ones decides: at 10%, two of 21 places may lie below it
     assert threshold(table, 0.1, method="lynx") == np.nextafter(np.float32(2), np.float32(-np.inf))
+    # and the estimate counts one loss more, where it exits at all
+    bounds = [
+        calibrate(table, CalibrationOptions(risks=[risk], method="lynx")).certificates[0]
+        for risk in (0.1, 0.01)
+    ]
+    assert [one.bound for one in bounds] == [(bounds[0].losses + 1) / (bounds[0].n + 1), None]
+    assert bounds[1].threshold == np.inf
 
 
 def test_choosing_by_a_split_keeps_the_options(simulated):

@@ -1,6 +1,7 @@
 """The machines over texts agree with those over token ids."""
 
 import zlib
+from functools import cache
 
 import pytest
 from hypothesis import example, given
@@ -24,7 +25,12 @@ CUES = CueSet(("wait", "hmm", "hold on"), paragraph=True)
 THINK = Delimiters(("<think>",), ("</think>",))
 SURFACES = Surfaces.of(TEXTS, {})
 WATCH = Watch(compile_thinking(THINK, SURFACES), compile_cues(CUES, SURFACES), boundary_tokens(SURFACES))
-STREAM = StreamWatch(CUES, THINK)
+
+
+@cache
+def watched() -> StreamWatch:
+    """The watch over texts; made within a test, so that a change of what makes it shows."""
+    return StreamWatch(CUES, THINK)
 
 
 tokens = st.lists(st.integers(0, len(TEXTS) - 1), max_size=40)
@@ -37,20 +43,20 @@ tokens = st.lists(st.integers(0, len(TEXTS) - 1), max_size=40)
 def test_texts_show_what_their_tokens_show(prompt, opened, generated):
     prompt = prompt + [TEXTS.index(b"<think>")] * opened
     by_id = WATCH.start(prompt)
-    by_text = STREAM.start(STREAM.vocabulary.number(TEXTS[token]) for token in prompt)
+    by_text = watched().start(watched().vocabulary.number(TEXTS[token]) for token in prompt)
     for token in generated:
-        number = STREAM.vocabulary.number(TEXTS[token])
-        seen, shown = WATCH.read(by_id, token), STREAM.read(by_text, number)
+        number = watched().vocabulary.number(TEXTS[token])
+        seen, shown = WATCH.read(by_id, token), watched().read(by_text, number)
         assert seen[1:] == shown[1:]
-        assert (token in WATCH.boundaries) == (number in STREAM.boundaries)
+        assert (token in WATCH.boundaries) == (number in watched().boundaries)
         by_id, by_text = seen.state, shown.state
 
 
 def test_a_change_of_field_opens_and_closes_a_block():
-    state = STREAM.start(())
+    state = watched().start(())
     for mark, inside in ((OPEN, True), (OPEN, True), (CLOSE, False), (CLOSE, False), (OPEN, True)):
-        state = STREAM.read(state, mark).state
-        assert STREAM.inside(state) is inside
+        state = watched().read(state, mark).state
+        assert watched().inside(state) is inside
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6), min_size=1, max_size=60, unique=True))
@@ -95,20 +101,20 @@ def test_pieces_that_are_no_tokens_are_refused_before_they_fill_the_memory(monke
     ],
 )
 def test_a_cue_may_be_under_way(texts, under_way):
-    state = STREAM.start([OPEN])
+    state = watched().start([OPEN])
     for text in texts:
-        state = STREAM.read(state, STREAM.vocabulary.number(text)).state
-    assert STREAM.open_cue(state.cue) is under_way
+        state = watched().read(state, watched().vocabulary.number(text)).state
+    assert watched().open_cue(state.cue) is under_way
 
 
 def test_a_cue_begins_where_its_word_does():
     texts = [b" so", b" the", b" ho", b"ld", b" on", b","]
-    assert STREAM.cue_start(texts, 4) == (2, 0)
-    assert STREAM.cue_start([b"so.", b"x Wait"], 1) == (1, 2)
-    assert STREAM.cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
-    assert STREAM.cue_start([b"so.\n", b"\n"], 1) == (0, 3)
-    assert STREAM.cue_start([b"so.", b"Wait"], 1) == (1, 0)
+    assert watched().cue_start(texts, 4) == (2, 0)
+    assert watched().cue_start([b"so.", b"x Wait"], 1) == (1, 2)
+    assert watched().cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
+    assert watched().cue_start([b"so.\n", b"\n"], 1) == (0, 3)
+    assert watched().cue_start([b"so.", b"Wait"], 1) == (1, 0)
     # a cue that ended before the text does not count, nor does one within a word; of several the first
-    assert STREAM.cue_start([b"wait", b" wait"], 1) == (1, 0)
-    assert STREAM.cue_start([b"await wait"], 0) == (0, 6)
-    assert STREAM.cue_start([b" hold", b" on, wait"], 1) == (0, 0)
+    assert watched().cue_start([b"wait", b" wait"], 1) == (1, 0)
+    assert watched().cue_start([b"await wait"], 0) == (0, 6)
+    assert watched().cue_start([b" hold", b" on, wait"], 1) == (0, 0)

@@ -137,6 +137,18 @@ def test_a_scale_is_the_risk_with_one_loss_more_and_prefers_what_saves_more():
     assert values[:4] == pytest.approx(wanted)
 
 
+def test_the_window_is_that_which_parts_good_from_bad_whatever_is_unknown():
+    # given a window that parts them at the few points where it is known, and others that say nothing
+    def one(bad, known):
+        says = {f"rpdi:{window}": 0.1 for window in (16, 32, 128)}
+        return point(**says, **{"rpdi:64": -float(bad) if known else math.nan})
+
+    made = [[one(place % 2, place < 4)] for place in range(8)]
+    losses = [np.array([float(place % 2)]) for place in range(8)]
+    training = Training(made, losses, list("abcdefgh"), [400] * 8, 400)
+    assert rule_named("rpdi-short").fit(training).constants()["window"] == 64
+
+
 def test_q_exit_accumulates():
     values, _ = scores("q-exit", [point(logit=-1.0)] * 4)
     gone = 1 - (1 - 1 / (1 + math.e)) ** np.arange(1, 5)
