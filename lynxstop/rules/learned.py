@@ -160,7 +160,7 @@ def _logistic(
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
     linear = need("sklearn.linear_model", "calibrate")
     if len(set(good.tolist())) < 2:
-        return np.zeros(features.shape[1]), 1.0 if len(good) and good[0] else -1.0
+        return np.zeros(features.shape[1]), 1.0 if good[0] else -1.0
     parts = _folds(good, groups) if len(penalties) > 1 else []
 
     def doubt(penalty: float) -> float:

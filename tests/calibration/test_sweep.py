@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynxstop.calibration import anytime
 from lynxstop.calibration.case import Case
 from lynxstop.calibration.units import as_units
 from tests.support.first_exit import first_exit
@@ -54,6 +56,16 @@ def test_envelope_is_the_worst_of_all_stricter_thresholds(table):
     for j, threshold in enumerate(fine.thresholds):
         worst = np.maximum(worst, by_the_rule(table, threshold)[:, 0])
         assert fine.envelope[j] == worst.sum()
+
+
+@given(tables(losses=(0.0, 0.25, 1.0)))
+def test_a_walk_of_bets_has_the_p_value_of_each_threshold_by_itself(table):
+    case = case_of(table)
+    tested = anytime.certify(case, 0.4, 0.6).sequence
+    for threshold, p_value in zip(tested.thresholds, tested.statistic, strict=True):
+        assert p_value == pytest.approx(anytime.betting_p(by_the_rule(table, threshold)[:, 0], 0.4))
+        if p_value > 0.6:
+            break
 
 
 @given(tables(), st.floats(-4, 4, width=32))

@@ -12,6 +12,7 @@ from lynxstop.errors import ConfigError, StepError
 from lynxstop.rules import Point, Rule, Training, Trial
 from lynxstop.rules.base import run
 from lynxstop.rules.either import Either, _scale
+from lynxstop.rules.learned import _folds
 from lynxstop.rules.served import serve
 from lynxstop.rules.table import RULES, rule_from, rule_named
 from lynxstop.signals.table import SIGNALS
@@ -147,6 +148,34 @@ def test_the_window_is_that_which_parts_good_from_bad_whatever_is_unknown():
     losses = [np.array([float(place % 2)]) for place in range(8)]
     training = Training(made, losses, list("abcdefgh"), [400] * 8, 400)
     assert rule_named("rpdi-short").fit(training).constants()["window"] == 64
+
+
+def test_a_learned_rule_takes_what_is_unknown_for_average():
+    rule = rule_named("logprob-probe")
+    key = rule.signals[0]
+    made = [[point(**{key: value})] for value in (1.0, 3.0, math.nan, 8.0)]
+    losses = [np.array([bad]) for bad in (0.0, 1.0, 0.0, 1.0)]
+    constants = rule.fit(Training(made, losses, list("abcd"), [400] * 4, 400)).constants()
+    assert constants["means"][0] == 4.0
+    assert constants["scales"][0] == pytest.approx(math.sqrt((9 + 1 + 16) / 3))
+
+
+@pytest.mark.parametrize(("losses", "bias"), [([0.0, 0.0], 1.0), ([1.0, 1.0], -1.0)])
+def test_a_learned_rule_that_saw_one_outcome_expects_that(losses, bias):
+    made = [[point()] for _ in losses]
+    training = Training(made, [np.array([loss]) for loss in losses], ["p"] * len(losses), [400], 400)
+    fitted = rule_named("logprob-probe").fit(training).constants()
+    assert (fitted["bias"], set(fitted["weights"])) == (bias, {0.0})
+
+
+def test_folds_hold_out_whole_problems_and_learn_from_both_outcomes():
+    good, groups = np.array([True, False] * 6), np.array(list("aabbccddeeff"))
+    folds = _folds(good, groups)
+    assert len(folds) == 5
+    for train, test in folds:
+        assert not set(groups[train]) & set(groups[test])
+        assert len(set(good[train].tolist())) == 2
+    assert _folds(good, np.array(["a"] * 12)) == []
 
 
 def test_q_exit_accumulates():
