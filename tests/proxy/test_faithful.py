@@ -42,6 +42,13 @@ def test_a_limit_that_is_null_does_not_hide_the_other(mock: tuple[str, MockServe
     assert mock[1].records[1].body["max_tokens"] is not None
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_below_zero_is_none(name: str) -> None:
+    with serving(Answers(lambda events: events)) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json={**BODY, name: -1}, timeout=30).json()
+    assert answer["lynxstop"]["stopped"]
+
+
 @pytest.mark.parametrize("stop", ["</th", ["never", "The answer"]])
 def test_a_stop_string_within_the_exit_text_is_left_to_the_server(
     mock: tuple[str, MockServer], stop: Any
