@@ -336,5 +336,5 @@ class Chat:
             usage = with_exit(self.usage, self.final_report)
             events.append({**rewriter.base, "choices": [], "usage": usage})
         if events:
-            events[-1] = {**events[-1], "lynxstop": self.final_report}
+            events[-1] = {**rewriter.beside, **events[-1], "lynxstop": self.final_report}
         return events
