@@ -309,7 +309,11 @@ class Services(Promise):
             )
         exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
         stream_config = replace(
-            self._stream_config, exit_ids=exit_ids, exit_tokens=checked.exit_tokens, opened=checked.opened
+            self._stream_config,
+            exit_ids=exit_ids,
+            exit_tokens=checked.exit_tokens,
+            opened=checked.opened,
+            opened_by=checked.opened_by,
         )
         spoken = found(hurried) if checked.dialect is dialect else checked.dialect
         return Service(spoken, stream_config, system_fingerprint=system)
