@@ -328,6 +328,16 @@ def test_pieces_of_a_call_make_one_call(name: str) -> None:
     assert [(block["id"], block["name"], block["input"]) for block in used] == [("a", "f", {})]
 
 
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
+def test_a_blank_after_a_call_is_no_answer(reason: str) -> None:
+    def blank(events: list[Json]) -> list[Any]:
+        called = calling([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}])(events)
+        called[-2]["choices"][0]["finish_reason"] = reason
+        return [*called[:-2], {"choices": [{"index": 0, "delta": {"content": "\n"}}]}, *called[-2:]]
+
+    assert ask(Server(blank), path=MESSAGES)[0].json()["stop_reason"] == "tool_use"
+
+
 def test_two_calls_at_one_place_are_two() -> None:
     pieces = [[{"id": name, "function": {"name": name, "arguments": "{}"}}] for name in "ab"]
     calls = message_of(ask(Server(calling(*pieces)))[0])["tool_calls"]
