@@ -249,6 +249,9 @@ def test_the_query_goes_out_and_the_servers_headers_come_back(stream: bool) -> N
         {"include_stop_str_in_output": True},
         {"skip_special_tokens": False},
         {"cache_salt": "tenant"},
+        {"watermarking": False},
+        {"repetition_detection": {"max_pattern_size": 8, "min_count": 4}},
+        {"session_id": "s1"},
         {"vllm_xargs": {"a": 1}},
     ],
 )

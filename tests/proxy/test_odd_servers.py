@@ -411,6 +411,16 @@ def test_what_a_server_says_beside_the_choices_arrives(stream: bool, usage: bool
     assert "status" not in found
 
 
+@pytest.mark.parametrize("threshold", [math.inf, -math.inf])
+def test_the_prompt_is_shown_to_those_who_ask_for_it(threshold: float) -> None:
+    def shown(events: list[Json]) -> list[Any]:
+        return [{**events[0], "prompt_text": "<user>?"}, *events[1:]]
+
+    found = [ask(Server(shown), threshold, return_prompt_text=asked)[0].json() for asked in (True, False)]
+    assert found[0]["prompt_text"] == "<user>?"
+    assert "prompt_text" not in found[1]
+
+
 class Lingering(Server):
     """Keeps the connection open after the end of a stream, until the other side closes it."""
 
