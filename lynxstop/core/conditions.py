@@ -77,12 +77,12 @@ class Conditions:
             Taken for what is not given: servers are started with the certified sampling as their default.
         """
         default = certified or cls(1.0)
-        top_k, most = _number(given.get("top_k"), default.top_k), given.get("max_tokens")
+        top_k = _number(given.get("top_k"), default.top_k)
         return cls(
             _number(given.get("temperature"), default.temperature),
             _number(given.get("top_p"), default.top_p),
             top_k if top_k > 0 else 0,
-            None if most is None else _number(most, 0),
+            limit_of(given.get("max_tokens")),
             tuple(
                 name
                 for name, value in _NEUTRAL.items()
@@ -125,6 +125,12 @@ class Conditions:
             return ["temperature"]
         names = ("top_p", "top_k") if self.temperature > 0 else ()
         return [name for name in names if getattr(self, name) != getattr(served, name)]
+
+
+def limit_of(value: object) -> float | None:
+    """Read a limit of tokens; None where only the context limits them, for which some servers take -1."""
+    most = None if value is None else _number(value, 0)
+    return None if most is None or most < 0 else most
 
 
 def _number(value: object, default: float) -> float:

@@ -10,7 +10,7 @@ import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.exchange import Handler, Incoming, Reply
-from lynxstop.proxy.freshness import listed
+from lynxstop.proxy.freshness import ANSWER_SECONDS, listed
 from lynxstop.proxy.relay import relay
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
@@ -121,8 +121,7 @@ class Backends:
             When none answers.
         """
         answers = await asyncio.gather(
-            *(Connection(one.upstream, incoming.headers).call(MODELS) for one in self.all),
-            return_exceptions=True,
+            *(_listing(one.upstream, incoming) for one in self.all), return_exceptions=True
         )
         found: dict[str, Mapping[str, object]] = {}
         for backend, answer in zip(self.all, answers, strict=True):
@@ -143,3 +142,14 @@ class Backends:
 
     def _known(self) -> str:
         return f"Backends of this proxy: {', '.join(one.name for one in self.all)}. GET {MODELS} lists all."
+
+
+async def _listing(upstream: Upstream, incoming: Incoming) -> object:
+    """Return what a server lists; one that takes too long has failed."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await Connection(upstream, incoming.headers).call(MODELS)
+    except TimeoutError:
+        raise UpstreamError(
+            "The server does not list its models.", code="upstream_timeout", status=504
+        ) from None

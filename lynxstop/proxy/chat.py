@@ -340,11 +340,13 @@ class ChatHandler(Answers):
     def _report(self, chat: Chat, options: ExitOptions) -> Json:
         level = self._services.level(options)
         holds = level is not None and options.certified and not chat.changed
+        # An exit that there was no room for saved nothing; in shadow it is what would have been saved.
+        saves = chat.stopped or options.mode is Mode.SHADOW
         return report(
             chat.session.session.exit,
             chat.session.thinking_tokens,
             stopped=chat.stopped,
-            saved_share=self._services.saved(level),
+            saved_share=self._services.saved(level) if saves else None,
             certificate=level.certificate if level is not None and holds else None,
             departures=options.departures,
         )

@@ -121,9 +121,9 @@ class Choices:
         report = {"choices": self._reports}
         if event.get("choices") or (usage := self.usage) is None:
             return {**event, "lynxstop": report}
-        exits = [one for one in self._reports if one.get("exit") is not None]
+        exits = [one for one in self._reports if one.get("stopped")]
         saved = sum(one.get("saved_estimate") or 0 for one in exits)
-        shown = {"exit": exits[0]["exit"], "saved_estimate": saved} if exits else {}
+        shown = {**exits[0], "saved_estimate": saved} if exits else {}
         return {**event, "usage": with_exit(usage, shown), "lynxstop": report}
 
 

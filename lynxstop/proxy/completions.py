@@ -64,7 +64,7 @@ class CompletionsHandler(ChatHandler):
         return Chat(
             request.server,
             TextDialect(service.dialect),
-            replace(service.stream_config, opened=opened),
+            replace(service.stream_config, opened=opened, opened_by=()),
             client_request,
             lambda done: self._report(done, options),
             self._config.upstream.continuation_tries,

@@ -67,12 +67,16 @@ class Gate:
 def require_key(incoming: Incoming, keys: Sequence[SecretStr]) -> None:
     """Check the client's key, as `Authorization: Bearer` or `x-api-key`, in constant time.
 
+    Before a request to another origin, browsers ask without a key whether they may send it (CORS): the server
+    answers that.
+
     Raises
     ------
     RequestError
         401, when keys are required and the client's is none of them.
     """
-    if not keys:
+    asks = incoming.method == "OPTIONS" and incoming.header("access-control-request-method") is not None
+    if not keys or asks:
         return
     scheme, _, shown = (incoming.header("authorization") or "").partition(" ")
     if scheme.lower() != "bearer":

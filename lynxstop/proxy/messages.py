@@ -29,6 +29,7 @@ _KNOWN = frozenset(
 )  # fmt: skip
 _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "vllm_xargs")
 _TEXT = frozenset({"type", "text", "cache_control"})
+_CALLED = ("tool_calls", "function_call")
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -203,7 +204,7 @@ class MessageWriter:
             stopped["stop_reason"] = "max_tokens"
         elif choice["finish_reason"] == "content_filter":
             stopped["stop_reason"] = "refusal"
-        elif self._blocks[-1]["type"] == "tool_use":
+        elif choice["finish_reason"] in _CALLED or self._blocks[-1]["type"] == "tool_use":
             stopped["stop_reason"] = "tool_use"
         elif isinstance(stop, str):
             stopped = {"stop_reason": "stop_sequence", "stop_sequence": stop}

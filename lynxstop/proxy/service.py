@@ -111,6 +111,7 @@ class Services(Promise):
         )
         self._name = dialect
         self._dialect: Dialect | None = None
+        self._able: dict[str, Dialect] = {}
         self._found: dict[str, Service] = {}
         self._failed: dict[str, tuple[float, Service]] = {}
         self._looking = asyncio.Lock()
@@ -184,6 +185,7 @@ class Services(Promise):
         self._found.clear()
         self._failed.clear()
         self.freshness.clear()
+        self._able.clear()
         self._dialect = self._only = None
 
     def lost(self, error: UpstreamError) -> None:
@@ -209,6 +211,7 @@ class Services(Promise):
         if self.freshness.knows(model, event.get("system_fingerprint")):
             return True
         self.freshness.suspects.add(model)
+        self._able.pop(model, None)
         if self._found.pop(model, None) is not None:
             logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
         return False
@@ -297,7 +300,7 @@ class Services(Promise):
                 server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
             ),
             identified(server, dialect, model),
-            dialect.prioritised(server, model),
+            self._prioritised(server, dialect, model),
             return_exceptions=True,
         )
         if isinstance(checked, UncontinuedError):
@@ -309,10 +312,23 @@ class Services(Promise):
             )
         exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
         stream_config = replace(
-            self._stream_config, exit_ids=exit_ids, exit_tokens=checked.exit_tokens, opened=checked.opened
+            self._stream_config,
+            exit_ids=exit_ids,
+            exit_tokens=checked.exit_tokens,
+            opened=checked.opened,
+            opened_by=checked.opened_by,
         )
         spoken = found(hurried) if checked.dialect is dialect else checked.dialect
         return Service(spoken, stream_config, system_fingerprint=system)
+
+    async def _prioritised(self, server: Server, dialect: Dialect, model: str) -> Dialect:
+        """Find out what the server can do beside; what it can is kept: with llama.cpp, it costs a chat."""
+        if (known := self._able.get(model)) is not None:
+            return known
+        spoken = await dialect.prioritised(server, model)
+        if (spoken.prioritises or spoken.in_place) and len(self._able) < _MOST_MODELS:
+            self._able[model] = spoken
+        return spoken
 
 
 def found(result: Result | BaseException) -> Result:

@@ -169,11 +169,8 @@ class _Writing(Frames):
     def __init__(self, writer: Writer, request: ChatRequest, source: AnswerSource) -> None:
         self.writer = writer
         self._source = source
-        stream_config = request.service.stream_config
-        delimiters = DEFAULT if stream_config is None else stream_config.watch.delimiters
-        self._splitter = ThinkingSplitter(
-            delimiters, opened=stream_config is not None and stream_config.opened
-        )
+        self._stream_config = request.service.stream_config
+        self._splitter = ThinkingSplitter()
         self._begun = False
         self._choice: Json = {"finish_reason": None}
         self._report: Json | None = None
@@ -189,7 +186,10 @@ class _Writing(Frames):
 
     def _read(self, event: Json) -> Iterator[Json]:
         if not self._begun:
-            self._begun = True
+            self._begun, config = True, self._stream_config
+            opened = getattr(self._source, "opened", config is not None and config.opened)
+            delimiters = DEFAULT if config is None else config.watch.delimiters
+            self._splitter = ThinkingSplitter(delimiters, opened=opened)
             opening = getattr(self._source, "opening", None)
             yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
         self._report = event.get("lynxstop", self._report)

@@ -6,14 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from lynxstop.core.no_exit import why_no_exit
+from lynxstop.remote.chat_route import GRAMMARS
 from lynxstop.remote.dialects.base import TOP
 
 _NUMBERS = ("max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
-
-_GRAMMARS = (
-    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "grammar", "json_schema", "regex",
-    "ebnf",
-)  # fmt: skip
 
 _ADDED_UP = ("presence_penalty", "frequency_penalty", "dry_multiplier", "mirostat", "no_repeat_ngram_size")
 _MULTIPLIED = ("repetition_penalty", "repeat_penalty")
@@ -32,7 +28,7 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     # A grammar starts after the thinking; forced tokens would break it.
     "structured_output": lambda body: (
         (body.get("response_format") or {"type": "text"}).get("type") != "text"
-        or any(body.get(name) for name in _GRAMMARS)
+        or any(body.get(name) for name in GRAMMARS)
     ),
     # A call that the model makes after a continuation would come as text.
     "tools": lambda body: (
@@ -58,8 +54,10 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     "own_limit": lambda body: body.get("n_predict") is not None,
     "prompt_logprobs": lambda body: body.get("prompt_logprobs") is not None,
     # More than what we ask for, which would be all that comes; completions have the number in `logprobs`.
-    "alternatives": lambda body: any(
-        not 0 <= (body.get(name) or 0) <= TOP for name in ("logprobs", "top_logprobs")
+    # With tokens of the client's choice, those are all that comes.
+    "alternatives": lambda body: (
+        any(not 0 <= (body.get(name) or 0) <= TOP for name in ("logprobs", "top_logprobs"))
+        or bool(body.get("logprob_token_ids"))
     ),
     # Names in place of the text that is watched; and ids, which an exit's own events do not have.
     "token_ids": lambda body: bool(body.get("return_tokens_as_token_ids") or body.get("return_token_ids")),

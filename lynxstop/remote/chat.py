@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lynxstop.errors import ConfigError
 from lynxstop.remote.chat_route import inside_call
@@ -114,18 +114,33 @@ class Chat:
 
     def __post_init__(self) -> None:
         client_request = self.client_request
-        self.session = StreamSession(
-            self.config,
+        self.session = self._session(self.config)
+        self.rewriter = EventRewriter(self.dialect, client_request)
+        self._held = HeldFrames(self.rewriter)
+        if client_request.logprobs is None:
+            self._template = EventTemplate()
+
+    def _session(self, config: StreamConfig) -> StreamSession:
+        client_request = self.client_request
+        return StreamSession(
+            config,
             risk=client_request.risk,
             mode=client_request.mode,
             group=client_request.group,
             served=client_request.served,
             keep=client_request.logprobs is not None,
         )
-        self.rewriter = EventRewriter(self.dialect, client_request)
-        self._held = HeldFrames(self.rewriter)
-        if client_request.logprobs is None:
-            self._template = EventTemplate()
+
+    @property
+    def opened(self) -> bool:
+        """Whether the prompt has opened a thinking block, which the stream does not show."""
+        return self.session.config.opened
+
+    def _look_at_prompt(self) -> None:
+        """Begin outside of thinking where the prompt is rendered without it, as a request may ask for."""
+        end, ids = self.config.opened_by, self.opening and self.opening.prompt_ids
+        if end and ids and len(self.session.tokens) == 1 and tuple(ids[-len(end) :]) != end:
+            self.session = self._session(replace(self.config, opened=False))
 
     async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Yield the events for the client, without the final `[DONE]`.
@@ -258,6 +273,7 @@ class Chat:
         elif (parsed := reading.event(data)) is not None:
             event, delta = parsed
             self.rewriter.learn(event, delta)
+            self._look_at_prompt()
             if self.is_foreign(event):
                 self.blind = "changed"
             self.usage = delta.usage or self.usage
@@ -336,5 +352,5 @@ class Chat:
             usage = with_exit(self.usage, self.final_report)
             events.append({**rewriter.base, "choices": [], "usage": usage})
         if events:
-            events[-1] = {**events[-1], "lynxstop": self.final_report}
+            events[-1] = {**rewriter.beside, **events[-1], "lynxstop": self.final_report}
         return events

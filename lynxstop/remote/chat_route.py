@@ -31,10 +31,10 @@ Form = Literal["reasoning", "content"]
 """Where the message has its thinking: in fields of its own, which the template closes, or in the text."""
 
 GRAMMARS = (
-    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-    "grammar", "json_schema", "regex", "ebnf",
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
+    "json_schema", "regex", "ebnf",
 )  # fmt: skip
-"""Parameters that hold an answer to a form."""
+"""Parameters that hold an answer to a form, besides `response_format`."""
 
 _FORMS: tuple[tuple[Form, str], ...] = (
     ("reasoning", ""), ("content", ""), ("content", "{open}"), ("content", "{open}\n"),
@@ -170,5 +170,6 @@ class GrammarFromTokens(Vllm):
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from token ids."""
         call = await super().continuation(server, opening, kept, limits)
-        asked = {name: opening.body[name] for name in GRAMMARS if opening.body.get(name) is not None}
+        names = ("response_format", *GRAMMARS)
+        asked = {name: opening.body[name] for name in names if opening.body.get(name) is not None}
         return Call(call.path, {**call.body, **asked}, call.forced)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lynxstop.core.conditions import Conditions
+from lynxstop.core.conditions import Conditions, limit_of
 from lynxstop.core.exits import Mode
 
 
@@ -47,5 +47,5 @@ class ClientRequest:
     def max_tokens(self) -> int | None:
         """Limit of tokens."""
         found = self.body.get("max_completion_tokens")
-        found = self.body.get("max_tokens") if found is None else found
+        found = limit_of(self.body.get("max_tokens") if found is None else found)
         return None if found is None else int(found)

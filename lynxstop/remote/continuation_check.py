@@ -8,7 +8,7 @@ has to be the same as before, and the prompt has to be longer by exactly the tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,9 @@ QUESTION = "What is 17 + 25? Think, then answer."
 EXIT = "\n</think>\n\n"
 _TOKENS = 16
 _SAME = 3
+_OPENING = 16
+"""Most tokens at the end of a prompt that open a thinking block."""
+
 _PASSING = frozenset({"upstream_unreachable", "upstream_timeout", "upstream_died"})
 _BUSY = frozenset({429, 503})
 """Failures that say nothing about the method that was tried, and may pass."""
@@ -80,6 +83,8 @@ class CheckedContinuation:
         Number of tokens of the exit text; 0 where it is unknown.
     opened : bool
         Whether the template opens a thinking block without showing that in the stream.
+    opened_by : tuple of int
+        Last tokens of a prompt that opens one so; empty where the server does not show them.
     """
 
     dialect: Dialect
@@ -87,6 +92,7 @@ class CheckedContinuation:
     shown: SampleAnswer
     exit_tokens: int = 0
     opened: bool = False
+    opened_by: tuple[int, ...] = ()
 
 
 async def sample_answer(
@@ -150,7 +156,7 @@ async def check_continuation(
             hint="Decisions need them; `lynxstop doctor` shows what the server offers.",
         )
     if dialect.exact:
-        return CheckedContinuation(dialect, False, shown, opened=await _opened(server, dialect, shown, open))
+        return CheckedContinuation(dialect, False, shown, 0, *await _opened(server, dialect, shown, open))
     troubles: list[str] = []
     for way in await dialect.routes(server, model):
         try:
@@ -160,20 +166,35 @@ async def check_continuation(
             if error.code in _PASSING or error.status_code in _BUSY:
                 raise
         else:
-            return CheckedContinuation(way, True, shown, exit_tokens, await _opened(server, way, shown, open))
+            return CheckedContinuation(
+                way, True, shown, exit_tokens, *await _opened(server, way, shown, open)
+            )
     reasons = " ".join(dict.fromkeys(troubles))
     raise UncontinuedError(
         f"The server cannot continue an answer that was truncated. {reasons}", code="no_continuation"
     )
 
 
-async def _opened(server: Server, way: Dialect, shown: SampleAnswer, open: str) -> bool:
+async def _opened(
+    server: Server, way: Dialect, shown: SampleAnswer, open: str
+) -> tuple[bool, tuple[int, ...]]:
+    """Say whether the prompt opens a thinking block, and by which tokens, the fewest that show it."""
     if shown.thought or shown.content.lstrip().startswith(open):
-        return False
+        return False, ()
+    ids = tuple(shown.opening.prompt_ids or ())
     try:
-        end = await way.prompt_end(server, shown.opening)
+        if not await _opens(server, way, shown.opening, open):
+            return False, ()
+        for count in range(1, min(len(ids), _OPENING) + 1):
+            if await _opens(server, way, replace(shown.opening, prompt_ids=ids[-count:]), open):
+                return True, ids[-count:]
     except UpstreamError:
-        return False
+        return False, ()
+    return True, ()
+
+
+async def _opens(server: Server, way: Dialect, opening: Opening, open: str) -> bool:
+    end = await way.prompt_end(server, opening)
     return end is not None and end.rstrip().endswith(open)
 
 

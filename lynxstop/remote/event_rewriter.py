@@ -12,6 +12,7 @@ from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
 
 _NAMES = ("id", "object", "created", "model", "system_fingerprint")
+_OF_EVERY_EVENT = frozenset({*_NAMES, "choices", "usage"})
 
 
 class EventRewriter:
@@ -30,6 +31,8 @@ class EventRewriter:
         Field in which the server sends thinking; None before the first thinking, and without a parser.
     finish : dict or None
         The event with the finish reason.
+    beside : dict
+        What events without choices said beside usage, such as llama.cpp's `timings`.
     """
 
     def __init__(self, dialect: Dialect, client_request: ClientRequest) -> None:
@@ -37,10 +40,15 @@ class EventRewriter:
         self.base: Json = {}
         self.field: str | None = None
         self.finish: Json | None = None
+        self.beside: Json = {}
         self._reason: str | None = None
 
     def learn(self, event: Json, delta: Delta) -> None:
-        """Learn the common keys and the field for thinking from an event."""
+        """Learn the common keys, the field for thinking, and what is said beside the choices."""
+        if "choices" in event and not event["choices"]:
+            self._dialect.clean(event, self._client_request.body)
+            said = {name: value for name, value in event.items() if value is not None}
+            self.beside |= {name: said[name] for name in said.keys() - _OF_EVERY_EVENT}
         for name in _NAMES:
             if name in event and not self.base.get(name):
                 self.base[name] = event[name]

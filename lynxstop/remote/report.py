@@ -75,9 +75,9 @@ def with_exit(usage: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
     ----------
     usage : dict
     found : dict
-        A report; without an exit nothing is added.
+        A report; without an exit that was taken nothing is added.
     """
-    if found.get("exit") is None:
+    if not found.get("stopped"):
         return dict(usage)
     shown = {"lynxstop_exit": found["exit"], "lynxstop_saved": found.get("saved_estimate")}
     details = {**(usage.get("completion_tokens_details") or {}), **_set(shown)}

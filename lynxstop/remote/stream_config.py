@@ -29,6 +29,8 @@ class StreamConfig:
     opened : bool
         Whether a block is open from the start, because the prompt's template opened it and the stream does
         not show that.
+    opened_by : tuple of int
+        The last tokens of a prompt that opened it; a request may render another. Empty where that is unknown.
     open : tuple of str
         Texts that open a thinking block.
     exit_tokens : int
@@ -47,6 +49,7 @@ class StreamConfig:
     open: tuple[str, ...] = ("<think>",)
     exit_tokens: int = 0
     bare: bool = False
+    opened_by: tuple[int, ...] = ()
     closing: frozenset[bytes] = field(init=False)
     exits: frozenset[str] = field(init=False)
     _forgetful: StopPolicy = field(init=False, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lynxstop.core.conditions import limit_of
 from lynxstop.core.thinking import Delimiters
 from lynxstop.errors import UpstreamError
 from lynxstop.remote.client_request import ClientRequest
@@ -41,8 +42,10 @@ class TextRequest(ClientRequest):
     @property
     def max_tokens(self) -> int | None:
         """Limit of tokens."""
-        found = self.body.get("max_tokens")
-        return self.limit if found is None else int(found)
+        if (given := self.body.get("max_tokens")) is None:
+            return self.limit
+        found = limit_of(given)
+        return None if found is None else int(found)
 
 
 def one_prompt(body: Mapping[str, Any]) -> str | list[int] | None:

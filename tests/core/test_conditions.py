@@ -40,6 +40,7 @@ def test_nothing_departs_from_itself(certified: Conditions) -> None:
         ({"max_tokens": 511}, ("max_tokens",)),
         ({"max_tokens": 4096}, ()),
         ({"max_tokens": None}, ()),
+        ({"max_tokens": -1}, ()),
         ({"min_p": 0.05}, ("min_p",)),
         ({"presence_penalty": 1.5}, ("presence_penalty",)),
         ({"repetition_penalty": 1.1, "frequency_penalty": -0.1}, ("frequency_penalty", "repetition_penalty")),

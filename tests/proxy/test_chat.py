@@ -216,6 +216,7 @@ def test_a_wrong_wish_is_refused_before_anything_is_asked(mock, proxy, wrong):
     [
         ({"n": 17}, "several_choices"),
         ({"functions": [{"name": "f"}]}, "tools"),
+        ({"logprobs": True, "logprob_token_ids": [1, 2]}, "alternatives"),
         ({"frequency_penalty": 0.5}, "penalties"),
         ({"messages": "none"}, "malformed"),
     ],

@@ -163,9 +163,11 @@ def test_odd_log_probabilities_stop_nothing_and_lose_no_text(name: str, top: int
     assert whole["lynxstop"]["stopped"] is events[-1]["lynxstop"]["stopped"] is False
 
 
-def test_the_same_log_probabilities_as_they_should_be_stop_it() -> None:
+@pytest.mark.parametrize("limit", [4000, -1])
+def test_the_same_log_probabilities_as_they_should_be_stop_it(limit: int) -> None:
+    # For llama.cpp's server, -1 tokens are no limit.
     with serving(in_completions(columns)) as url, watching(url) as proxy:
-        assert ask(proxy.url)["lynxstop"]["stopped"]
+        assert ask(proxy.url, max_tokens=limit)["lynxstop"]["stopped"]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_connections_that_the_server_would_close_unsaid_are_used_once(name: byte
         ({"messages": [{"role": "user", "content": "a"}, "b"]}, None),
         ({"n_predict": 5}, "own_limit"),
         ({"grammar": "root ::= [0-9]"}, "structured_output"),
+        ({"guided_grammar": "root ::= [0-9]"}, "structured_output"),
         ({"stream_reasoning": False}, "thinking_hidden"),
     ],
 )

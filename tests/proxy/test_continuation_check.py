@@ -108,6 +108,16 @@ def test_token_ids_need_no_trial() -> None:
     assert [record.path for record in server.records] == ["/v1/chat/completions"]
 
 
+def test_the_tokens_that_open_a_block_in_the_prompt_are_known() -> None:
+    server = MockServer(MockSettings(reasoning="raw", opened=True))
+    with serving(server) as url:
+        found = checked(url, "vllm")
+    assert found.opened
+    assert found.opened_by
+    assert server.vocabulary.decode(found.opened_by).strip() == "<think>"
+    assert "<think>" not in server.vocabulary.decode(found.opened_by[1:])
+
+
 @pytest.mark.parametrize("trouble", ["before-headers", "status-429"])
 def test_a_passing_trouble_is_no_verdict(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     # given a server that answers once, and then has a bad moment

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, THOUGHT, ask, canned
 from tests.support.servers import eventually
-from tests.support.watching import watching
+from tests.support.watching import Fixed, watching
 
 NAMES = {
     "cues": "lynxstop_cues_total",
@@ -37,6 +37,7 @@ def counted(threshold: float, fault: str = "", **more: Any) -> Mapping[str, floa
         for outcome in ("done", "broken"):
             found[outcome] = proxy.count("lynxstop_continuations_total", outcome=outcome)
         found["exits"] = proxy.count("lynxstop_exits_total", reason="score", mode=mode)
+        found["saved"] = proxy.count("lynxstop_tokens_saved_estimate_total", mode=mode)
         found["closed"] = proxy.count("lynxstop_upstream_aborts_total", cause="closed")
         return found
 
@@ -60,6 +61,19 @@ def test_a_request_in_shadow_counts_its_exit_and_no_continuation() -> None:
     found = counted(-math.inf, lynxstop={"mode": "shadow"})
     assert (found["exits"], found["cues"], found["done"], found["broken"]) == (1, 1, 0, 0)
     assert (found["upstream"], found["refilled"], found["closed"]) == (len(THOUGHT) + 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "saved"),
+    [({}, 2), ({"lynxstop": {"mode": "shadow"}}, 2), ({"max_tokens": 2 + len(EXIT_IDS)}, 0)],
+)
+def test_an_exit_without_room_for_an_answer_saves_nothing(
+    monkeypatch: pytest.MonkeyPatch, more: Any, saved: int
+) -> None:
+    # given a level that saved half of the thinking when it was certified
+    monkeypatch.setattr(Fixed, "saved", lambda self, level: 0.5)
+    found = counted(-math.inf, **more)
+    assert (found["exits"], found["saved"]) == (1, saved)
 
 
 @pytest.mark.parametrize("place", [0, 100])

@@ -42,6 +42,43 @@ def test_a_limit_that_is_null_does_not_hide_the_other(mock: tuple[str, MockServe
     assert mock[1].records[1].body["max_tokens"] is not None
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_below_zero_is_none(name: str) -> None:
+    with serving(Answers(lambda events: events)) as url, watching(url) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json={**BODY, name: -1}, timeout=30).json()
+    assert answer["lynxstop"]["stopped"]
+
+
+def in_content(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write all that a server says as content, as one without a parser does."""
+    for event in events:
+        for choice in event["choices"]:
+            if thought := choice["delta"].pop("reasoning", None):
+                choice["delta"]["content"] = thought
+    return events
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+@pytest.mark.parametrize("opens", [True, False])
+def test_an_answer_is_not_taken_for_thinking_that_a_request_has_switched_off(opens: bool, path: str) -> None:
+    # given a template that opens the thinking in the prompt, of which the stream shows nothing
+    def answers(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if "prompt_token_ids" in events[0]:
+            events[0]["prompt_token_ids"] = [1, 2, 3] if opens else [1, 2, 3, 4]
+        return in_content(events) if "delta" in events[0]["choices"][0] else events
+
+    # when a request is rendered without it
+    body = {"model": "toy", "input": "?"} if path != CHAT else BODY
+    with serving(Answers(answers)) as url, watching(url, opened=True, opened_by=(2, 3)) as proxy:
+        answer = httpx.post(proxy.url + path, json=body, timeout=30).json()
+    # then all is the answer
+    assert answer["lynxstop"]["stopped"] is opens
+    kinds = [item["type"] for item in answer.get("output", ())]
+    assert kinds == ([] if path == CHAT else ["reasoning", "message"] if opens else ["message"])
+    if not opens:
+        assert "n1. (Wait, no.1}." in str(answer)
+
+
 @pytest.mark.parametrize("stop", ["</th", ["never", "The answer"]])
 def test_a_stop_string_within_the_exit_text_is_left_to_the_server(
     mock: tuple[str, MockServer], stop: Any
@@ -212,6 +249,9 @@ def test_the_query_goes_out_and_the_servers_headers_come_back(stream: bool) -> N
         {"include_stop_str_in_output": True},
         {"skip_special_tokens": False},
         {"cache_salt": "tenant"},
+        {"watermarking": False},
+        {"repetition_detection": {"max_pattern_size": 8, "min_count": 4}},
+        {"session_id": "s1"},
         {"vllm_xargs": {"a": 1}},
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def test_a_server_that_is_away_does_not_take_the_others_out(tmp_path: Path) -> N
     # Where none is there, the proxy is not ready.
     with proxied("unused", build(config(tmp_path, text))) as proxy:
         assert httpx.get(proxy.url + "/ready", timeout=30).status_code == 503
+
+
+def test_a_server_that_hangs_does_not_hold_up_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lynxstop.proxy.backends.ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving(MockServer(model="here")) as url:
+        text = f"""
+            [[backend]]
+            models = ["hangs"]
+            url = "http://127.0.0.1:{silent.getsockname()[1]}"
+            [[backend]]
+            models = ["here"]
+            url = "{url}"
+            """
+        with proxied("unused", build(config(tmp_path, text))) as proxy:
+            found = httpx.get(proxy.url + "/v1/models", timeout=20).json()
+    assert [one["id"] for one in found["data"]] == ["here"]
 
 
 def test_the_upstream_of_old_gets_all_other_models(tmp_path: Path) -> None:

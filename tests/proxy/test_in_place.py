@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pytest
 
+from lynxstop.proxy.service import Services
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
@@ -127,6 +128,25 @@ def test_whether_a_server_ends_thinking_is_tried_before_it_is_relied_on() -> Non
         with serving(server) as url:
             assert found_out(url) is expected
         assert server._chats()[0]["reasoning_control"] is True
+
+
+def test_what_a_server_is_able_to_is_tried_once() -> None:
+    server, services = Llama(), Services(None)
+
+    async def chats(url: str) -> list[int]:
+        upstream, counts = Upstream(ConnectionConfig(url=url)), []
+        for _ in range(2):
+            for _ in range(2):
+                found = await services._prioritised(Connection(upstream), LlamaCpp(), "toy")
+                assert found.in_place
+                counts.append(len(server._chats()))
+            # Another server may come back.
+            services.forget()
+        await upstream.aclose()
+        return counts
+
+    with serving(server) as url:
+        assert asyncio.run(chats(url)) == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("obeys", [True, False])

@@ -16,6 +16,7 @@ from lynxstop.proxy.app import create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.testing.server import MockServer
+from tests.support.canned import CHAT
 from tests.support.servers import Proxied, eventually, proxied, serving
 
 
@@ -176,6 +177,16 @@ def test_keys_of_the_proxy_are_required_and_stay_with_it() -> None:
         assert get().headers["www-authenticate"] == "Bearer"
 
     assert keys.shown == [{"authorization": "Bearer theirs"}] * 3
+
+
+def test_a_browser_may_ask_the_server_before_it_shows_its_key() -> None:
+    keys = Keys()
+    with serving(keys) as url, proxied(url, serve={"api_keys": ["one"]}) as proxy:
+        asks = {"origin": "https://chat.example", "access-control-request-method": "POST"}
+        answers = [httpx.options(proxy.url + CHAT, headers=headers) for headers in (asks, {})]
+        answers.append(httpx.post(proxy.url + CHAT, headers=asks))
+    assert [answer.status_code for answer in answers] == [200, 401, 401]
+    assert len(keys.shown) == 1
 
 
 def test_without_keys_of_its_own_the_client_s_key_goes_on() -> None:

@@ -201,12 +201,16 @@ def test_the_exit_is_in_the_details_of_usage() -> None:
         response = httpx.post(
             proxy.url + "/v1/responses", json={"model": "toy", "input": "7 + 5?"}, timeout=60
         )
-        shadow = ask(proxy, stream=False, lynxstop={"risk": "off"}).json()
+        off = ask(proxy, stream=False, lynxstop={"risk": "off"}).json()
+        shadow = ask(proxy, stream=False, lynxstop={"mode": "shadow"}).json()
     assert whole["usage"]["completion_tokens_details"]["lynxstop_exit"] == "score"
     assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
     [used] = [event["usage"] for event in events_of(stream) if event.get("usage")]
     assert used == whole["usage"]
     assert response.json()["usage"]["output_tokens_details"]["lynxstop_exit"] == "score"
+    assert "lynxstop_exit" not in off["usage"]["completion_tokens_details"]
+    # What was only decided saved nothing.
+    assert shadow["lynxstop"]["exit"] == "score"
     assert "lynxstop_exit" not in shadow["usage"]["completion_tokens_details"]
 
 

@@ -328,6 +328,16 @@ def test_pieces_of_a_call_make_one_call(name: str) -> None:
     assert [(block["id"], block["name"], block["input"]) for block in used] == [("a", "f", {})]
 
 
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
+def test_a_blank_after_a_call_is_no_answer(reason: str) -> None:
+    def blank(events: list[Json]) -> list[Any]:
+        called = calling([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}])(events)
+        called[-2]["choices"][0]["finish_reason"] = reason
+        return [*called[:-2], {"choices": [{"index": 0, "delta": {"content": "\n"}}]}, *called[-2:]]
+
+    assert ask(Server(blank), path=MESSAGES)[0].json()["stop_reason"] == "tool_use"
+
+
 def test_two_calls_at_one_place_are_two() -> None:
     pieces = [[{"id": name, "function": {"name": name, "arguments": "{}"}}] for name in "ab"]
     calls = message_of(ask(Server(calling(*pieces)))[0])["tool_calls"]
@@ -382,6 +392,62 @@ def test_deflate_without_its_header_is_unpacked() -> None:
     server = Server(lambda events: events, content_encoding="deflate")
     server.pack = bare
     assert message_of(ask(server, -math.inf)[0])["content"] == EXIT_BEHIND + "1}."
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("usage", [True, False])
+def test_what_a_server_says_beside_the_choices_arrives(stream: bool, usage: bool) -> None:
+    def beside(events: list[Json]) -> list[Any]:
+        first: Json = {"id": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
+        news = {"status": "queued"}
+        return [news, first, *events[:-1], {**events[-1], "timings": {"predicted_n": 8}}]
+
+    more: Json = {"stream_options": {"include_usage": True}} if stream and usage else {}
+    answer, _ = ask(Server(beside), stream=stream, **more)
+    found = events_of(answer)[-1] if stream else answer.json()
+    assert found["timings"] == {"predicted_n": 8}
+    assert found["prompt_filter_results"] == [{"prompt_index": 0}]
+    assert found["id"] == "c1"
+    assert "status" not in found
+
+
+@pytest.mark.parametrize("threshold", [math.inf, -math.inf])
+def test_the_prompt_is_shown_to_those_who_ask_for_it(threshold: float) -> None:
+    def shown(events: list[Json]) -> list[Any]:
+        return [{**events[0], "prompt_text": "<user>?"}, *events[1:]]
+
+    found = [ask(Server(shown), threshold, return_prompt_text=asked)[0].json() for asked in (True, False)]
+    assert found[0]["prompt_text"] == "<user>?"
+    assert "prompt_text" not in found[1]
+
+
+class Lingering(Server):
+    """Keeps the connection open after the end of a stream, until the other side closes it."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda events: events)
+        self.left = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def open_ended(message: Any) -> None:
+            ends = message["type"] == "http.response.body" and b"[DONE]" in message["body"]
+            await send({**message, "more_body": ends})
+            while ends:
+                ends = (await receive())["type"] != "http.disconnect"
+                self.left += not ends
+
+        await super().__call__(scope, receive, open_ended)
+
+
+@pytest.mark.parametrize("threshold", [math.inf, -math.inf])
+def test_an_answer_ends_with_its_last_event_though_the_connection_stays_open(threshold: float) -> None:
+    server = Lingering()
+    answer, count = ask(server, threshold)
+    assert message_of(answer)["content"].endswith("1}.")
+    # The stream that an exit cuts is one that is broken off, and one that has ended is not.
+    cut = threshold < 0
+    assert server.left == 1 + cut
+    assert count("lynxstop_upstream_aborts_total", cause="closed") == cut
 
 
 class Packing:

@@ -179,6 +179,14 @@ def test_a_resumed_message_opens_its_block_where_the_template_does_not(lead: str
     assert body["messages"][-1]["content"] == "<think>Solve" + EXIT
 
 
+def test_a_request_without_a_limit_is_continued_without_one() -> None:
+    # Servers of OpenAI's completions take 16 tokens where the key is missing.
+    server, opening = Scripted({"/tokenize": {"tokens": [1]}}), Opening({**BODY, "max_tokens": None})
+    way = OpenAI("tokens", "")
+    call = asyncio.run(way.continuation(server, opening, kept("Solve"), AnswerLimits(None)))
+    assert call.body["max_tokens"] is None
+
+
 @pytest.mark.parametrize(
     ("answers", "name"),
     [

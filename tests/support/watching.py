@@ -51,13 +51,23 @@ class Fixed(Services):
         cause: str | None = None,
         certified: Certified | None = None,
         levels: tuple[Level, ...] = (),
+        opened: bool = False,
+        opened_by: tuple[int, ...] = (),
         **policy: Any,
     ) -> None:
         super().__init__(None)
         self.certified = certified
         levels = levels or (Level(0.05, threshold), Level(0.1, -math.inf))
         self.policy = StopPolicy((0,), levels, rule=serve(rule_named(rule)), **policy)
-        stream_config = StreamConfig(StreamWatch(CUES, THINK), self.policy, EXIT, THINK.close, before)
+        stream_config = StreamConfig(
+            StreamWatch(CUES, THINK),
+            self.policy,
+            EXIT,
+            THINK.close,
+            before,
+            opened=opened,
+            opened_by=opened_by,
+        )
         self.service = Service(dialect or Vllm(), stream_config, cause)
 
     def examined(self) -> dict[str, Service]:

@@ -297,7 +297,8 @@ _CARRIED = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias", "user", "priority",
     "stop_token_ids", "ignore_eos", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "bad_words", "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-    "spaces_between_special_tokens", "cache_salt", "vllm_xargs",
+    "spaces_between_special_tokens", "cache_salt", "vllm_xargs", "watermarking", "repetition_detection",
+    "session_id",
 )  # fmt: skip
 
 

@@ -78,9 +78,9 @@ class OpenAI(ChatDialect):
             "prompt": prompt,
             "stream": True,
             "stream_options": {"include_usage": True},
+            # Left out, it would be 16 with many servers.
+            "max_tokens": limits.max_tokens,
         }
-        if limits.max_tokens is not None:
-            body["max_tokens"] = limits.max_tokens
         if limits.logprobs is not None:
             body["logprobs"] = limits.logprobs
         return Call("/v1/completions", body)

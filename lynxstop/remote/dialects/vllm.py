@@ -113,9 +113,10 @@ class Vllm(ChatDialect):
         return read_completion(event)
 
     def clean(self, event: Json, body: Mapping[str, Any]) -> None:
-        """Remove token ids, unless the client asked for them."""
+        """Remove token ids and the prompt, unless the client asked for them."""
+        if not body.get("return_prompt_text"):
+            event.pop("prompt_text", None)
         if not body.get("return_token_ids"):
             event.pop("prompt_token_ids", None)
-            event.pop("prompt_text", None)
             for choice in event.get("choices") or ():
                 choice.pop("token_ids", None)

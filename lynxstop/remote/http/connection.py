@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -16,6 +17,9 @@ from lynxstop.remote.http.headers import Headers, find, for_call, without
 from lynxstop.remote.http.sse import DONE, EVENT_BYTES, Bursts, EventSplitter, event_data
 from lynxstop.remote.http.upstream import Upstream, UpstreamResponse
 from lynxstop.remote.server_error import error_in_body
+
+LINGER_SECONDS = 0.25
+"""How long a server may keep a connection open after the event that ends its stream."""
 
 _ANSWERED = range(200, 300)
 _DOCUMENT_BYTES = 64 * 2**20
@@ -170,12 +174,15 @@ class Connection:
             yield [rest]
 
     async def _data(self, response: UpstreamResponse, chunks: AsyncIterable[bytes]) -> Bursts:
-        splitter, found = EventSplitter(self._event_bytes), [b""]
+        splitter, found, coming = EventSplitter(self._event_bytes), [b""], aiter(chunks)
         try:
-            async for chunk in chunks:
+            async for chunk in coming:
                 if (arrived := splitter.data(chunk)) or not splitter.rest:
                     found = arrived or found
                     yield arrived
+                    if found[-1].strip() == DONE:
+                        await _drained(coming)
+                        break
             response.finished = True
         except Exception:
             # After the last event, a lost connection loses nothing.
@@ -194,6 +201,14 @@ async def _whole(response: UpstreamResponse) -> bytes:
     found = await _joined(response.stream)
     response.finished = True
     return found
+
+
+async def _drained(chunks: AsyncIterator[bytes]) -> None:
+    """Read what follows the end of an answer, so that its connection can be used again; not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in chunks:
+                pass
 
 
 async def _joined(chunks: AsyncIterable[bytes]) -> bytes:
