@@ -11,6 +11,7 @@ import pytest
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
@@ -159,6 +160,42 @@ def test_a_bundle_of_another_model_is_refused_at_start(
     # when an engine starts with it, then the error names what differs
     with pytest.raises(FingerprintError, match="config"):
         make_llm(make_model("Qwen3"), bundle)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("flags", "computes"),
+    [
+        ({}, "float32"),
+        ({"kv_cache_dtype": "fp8"}, "float32, fp8 cache"),
+        ({"dtype": "bfloat16", "quantization": "fp8"}, "bfloat16, fp8 weights"),
+        (
+            {"hf_overrides": {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}},
+            'float32, configuration {"rope_parameters": {"rope_theta": 9.0, "rope_type": "default"}}',
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_flags_that_change_what_the_files_compute_depart(
+    flags: dict[str, Any], computes: str, make_model: Any, make_bundle: Any
+) -> None:
+    # given an engine that quantises what the model's files do not, or overrides their configuration
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+
+    from lynxstop.engines.vllm.served_bundle import data_type, load_served
+
+    model = make_model("Qwen3")
+    given = {"dtype": "float32", "max_model_len": 256} | flags
+    config = EngineArgs(model=str(model), **given).create_engine_config()
+    # when bundles that were made without it, and with it, are served
+    assert data_type(config) == computes
+    departs = []
+    for dtype in ("float32", computes):
+        served = load_served(config, PluginSettings(make_bundle(model, dtype=dtype, engine="vllm").path))
+        departs.append(served.options.read(None, served=Conditions(0.0, max_tokens=8)).departures)
+    # then the requests of the former depart, and only they
+    assert departs == [("dtype",) if flags else (), ()]
 
 
 def test_a_damaged_bundle_is_refused_at_start(

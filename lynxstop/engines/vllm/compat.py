@@ -134,14 +134,14 @@ FIELDS = (
     Fields(
         "vllm.config.vllm",
         "VllmConfig",
-        ("additional_config", "model_config", "parallel_config", "scheduler_config", "speculative_config",
-        "use_v2_model_runner"),
+        ("additional_config", "cache_config", "model_config", "parallel_config", "scheduler_config",
+        "speculative_config", "use_v2_model_runner"),
     ),
     Fields(
         "vllm.config.model",
         "ModelConfig",
-        ("dtype", "hf_text_config", "model", "revision", "runner_type", "served_model_name",
-        "skip_tokenizer_init"),
+        ("dtype", "hf_overrides", "hf_text_config", "model", "model_arch_config", "quantization", "revision",
+        "runner_type", "served_model_name", "skip_tokenizer_init"),
     ),
     Fields(
         "vllm.config.parallel",
@@ -153,6 +153,8 @@ FIELDS = (
         "SpeculativeConfig",
         ("enable_adaptive_verification", "num_speculative_tokens"),
     ),
+    Fields("vllm.config.model_arch", "ModelArchitectureConfig", ("quantization_config",)),
+    Fields("vllm.config.cache", "CacheConfig", ("cache_dtype",)),
     Fields("vllm.config.scheduler", "SchedulerConfig", ("max_num_batched_tokens",)),
     Fields(
         "vllm.sampling_params",

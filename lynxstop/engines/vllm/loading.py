@@ -106,7 +106,7 @@ def load_engine(
         raise ConfigError(f"vLLM does not take these arguments: {error}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot serve {model}: {error}") from error
-    from lynxstop.engines.vllm.served_bundle import model_folder
+    from lynxstop.engines.vllm.served_bundle import data_type, model_folder
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
@@ -116,7 +116,7 @@ def load_engine(
         tokenizer=tokenizer,
         setup=setup,
         fingerprint=fingerprint(model_folder(config)),
-        dtype=str(config.dtype).removeprefix("torch."),
+        dtype=data_type(llm.llm_engine.vllm_config),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -137,9 +138,9 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
         default_risk = bundle.policy.default_risk
-        dtype = str(model.dtype).removeprefix("torch.")
+        dtype = data_type(config)
         certified = Certified.of(bundle, engine=VllmEngine, dtype=dtype, grace=settings.grace)
-        _warn(bundle, certified, settings)
+        _warn(bundle, certified, settings, dtype)
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
@@ -187,6 +188,24 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     )
 
 
+def data_type(config: Any) -> str:
+    """Say what an engine computes in: a data type, and what its flags change of the model in the folder.
+
+    Weights that are quantised while they are loaded, a cache of another type and an overridden configuration
+    make other hidden states, and other answers, of the same files. What the files themselves say of
+    quantisation is part of the fingerprint.
+    """
+    model, cache = config.model_config, config.cache_config.cache_dtype
+    parts = [str(model.dtype).removeprefix("torch.")]
+    if model.quantization is not None and model.model_arch_config.quantization_config is None:
+        parts.append(f"{model.quantization} weights")
+    if cache not in ("auto", parts[0]):
+        parts.append(f"{cache} cache")
+    if model.hf_overrides:
+        parts.append(f"configuration {json.dumps(model.hf_overrides, sort_keys=True, default=str)}")
+    return ", ".join(parts)
+
+
 def exit_texts(tokenizer: Any, exit_ids: Sequence[int]) -> tuple[str, ...]:
     """Return what an exit writes, as requests see it: with special tokens, and without."""
     return tuple(tokenizer.decode(exit_ids, skip_special_tokens=skip) for skip in (False, True))
@@ -207,7 +226,7 @@ def _silent(layers: tuple[int, ...], width: int) -> Probe:
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 
-def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> None:
+def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype: str) -> None:
     """Say once what keeps requests from being stopped under a certificate."""
     policy = bundle.policy
     what = "think to the end" if settings.uncertified is Uncertified.THINK else "are stopped uncertified"
@@ -221,9 +240,10 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
         )
     elif "dtype" in certified.always:
         logger.warning(
-            "lynxstop: the bundle was certified in %s, and this engine computes in another data type: all "
-            "requests %s. Serve in %s, or calibrate again here.",
+            "lynxstop: the bundle was certified in %s, and this engine computes in %s: all requests %s. "
+            "Serve in %s, or calibrate again here.",
             policy.dtype,
+            dtype,
             what,
             policy.dtype,
         )
