@@ -160,8 +160,8 @@ FIELDS = (
         "vllm.sampling_params",
         "SamplingParams",
         ("allowed_token_ids", "bad_words", "extra_args", "frequency_penalty", "logit_bias", "max_tokens",
-        "min_p", "min_tokens", "presence_penalty", "repetition_penalty", "stop", "stop_token_ids",
-        "structured_outputs", "temperature",
+        "min_p", "min_tokens", "presence_penalty", "repetition_detection", "repetition_penalty", "stop",
+        "stop_token_ids", "structured_outputs", "temperature",
         "thinking_token_budget", "top_k", "top_p"),
     ),
 )  # fmt: skip
