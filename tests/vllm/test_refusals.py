@@ -14,10 +14,12 @@ from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.thinking import detect_delimiters
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError
 from tests.support.byte_vocabulary import byte_tokenizer
+from tests.support.tekken import write_tekken
 
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.2, 0.0)), budget=9)
 
@@ -196,6 +198,24 @@ def test_flags_that_change_what_the_files_compute_depart(
         departs.append(served.options.read(None, served=Conditions(0.0, max_tokens=8)).departures)
     # then the requests of the former depart, and only they
     assert departs == [("dtype",) if flags else (), ()]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistral_models_are_read_in_the_format_of_transformers(tmp_path: Path) -> None:
+    # given a model that vLLM serves with mistral-common
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    from lynxstop.engines.vllm.engine import served_tokenizer
+
+    model = write_tekken(tmp_path / "model")
+    config = EngineArgs(model=str(model), tokenizer_mode="mistral").create_model_config()
+    assert type(cached_tokenizer_from_config(config)).__name__ == "MistralTokenizer"
+    # when the plugin takes its tokenizer, then its special tokens are known
+    tokenizer = served_tokenizer(config)
+    assert detect_delimiters(tokenizer).open == ("[THINK]",)
+    assert len(tokenizer.encode("[/THINK]", add_special_tokens=False)) == 1
 
 
 def test_a_damaged_bundle_is_refused_at_start(

@@ -141,7 +141,7 @@ FIELDS = (
         "vllm.config.model",
         "ModelConfig",
         ("dtype", "hf_overrides", "hf_text_config", "model", "model_arch_config", "quantization", "revision",
-        "runner_type", "served_model_name", "skip_tokenizer_init"),
+        "runner_type", "served_model_name", "skip_tokenizer_init", "tokenizer", "tokenizer_revision"),
     ),
     Fields(
         "vllm.config.parallel",
@@ -155,6 +155,7 @@ FIELDS = (
     ),
     Fields("vllm.config.model_arch", "ModelArchitectureConfig", ("quantization_config",)),
     Fields("vllm.config.cache", "CacheConfig", ("cache_dtype",)),
+    Fields("vllm.tokenizers.mistral", "MistralTokenizer", ("IS_MISTRAL_TOKENIZER",)),
     Fields("vllm.config.scheduler", "SchedulerConfig", ("max_num_batched_tokens",)),
     Fields(
         "vllm.sampling_params",

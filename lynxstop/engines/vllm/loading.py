@@ -12,6 +12,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
+from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
@@ -80,7 +81,7 @@ def load_engine(
     if reserved := sorted(given.keys() & {"additional_config", "worker_extension_cls", "model"}):
         raise ConfigError(f"lynxstop sets these arguments of vLLM itself: {', '.join(reserved)}.")
     try:
-        tokenizer = need("transformers", "vllm").AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model, "vllm")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
     setup, policy, lynxstop, layers = _settled(made_by, tokenizer)

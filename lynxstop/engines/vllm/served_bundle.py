@@ -19,7 +19,7 @@ from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.torch.layers import layer_numbers
-from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.engines.vllm.engine import VllmEngine, served_tokenizer
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
@@ -124,12 +124,10 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     BundleError
         When the bundle is damaged or its probe does not fit the model.
     """
-    from vllm.tokenizers import cached_tokenizer_from_config
-
     check_engine(config, settings)
     model = config.model_config
     depth, width = model.hf_text_config.num_hidden_layers, model.hf_text_config.hidden_size
-    tokenizer = cached_tokenizer_from_config(model)
+    tokenizer = served_tokenizer(model)
     if settings.bundle is not None:
         bundle = Bundle.load(settings.bundle)
         require_same(
