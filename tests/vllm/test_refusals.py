@@ -201,6 +201,29 @@ def test_flags_that_change_what_the_files_compute_depart(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layers", [(1,), (3,)], ids=["inner layer", "last layer"])
+def test_microbatches_do_not_go_together_with_inner_layers(
+    layers: tuple[int, ...], make_model: Any, make_bundle: Any
+) -> None:
+    # given an engine that computes a step in parts, each of which writes its states from the first row on
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+
+    from lynxstop.engines.vllm.served_bundle import load_served
+
+    model = make_model("Qwen3")
+    config = EngineArgs(model=str(model), dtype="float32", max_model_len=256).create_engine_config()
+    config.parallel_config.enable_dbo = True
+    settings = PluginSettings(make_bundle(model, layers).path)
+    # when a bundle is served, then one whose states lie inside the model is refused, and no other
+    if layers == (3,):
+        assert load_served(config, settings).probe.layers == layers
+        return
+    with pytest.raises(ConfigError, match="microbatching"):
+        load_served(config, settings)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_mistral_models_are_read_in_the_format_of_transformers(tmp_path: Path) -> None:
     # given a model that vLLM serves with mistral-common
     pytest.importorskip("vllm")

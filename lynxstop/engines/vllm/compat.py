@@ -146,7 +146,8 @@ FIELDS = (
     Fields(
         "vllm.config.parallel",
         "ParallelConfig",
-        ("enable_batch_sharded_sampling", "pipeline_parallel_size", "prefill_context_parallel_size"),
+        ("enable_batch_sharded_sampling", "pipeline_parallel_size", "prefill_context_parallel_size",
+        "use_ubatching"),
     ),
     Fields(
         "vllm.config.speculative",

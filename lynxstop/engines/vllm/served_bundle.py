@@ -170,6 +170,12 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
+    if probe.layers != (depth,) and config.parallel_config.use_ubatching:
+        raise ConfigError(
+            "The probe reads layers inside the model, and microbatching computes a step in parts, whose "
+            "hidden states would overwrite each other.",
+            hint="Serve without --enable-dbo and --ubatch-size, or train a probe on the last layer.",
+        )
     written = exit_texts(tokenizer, setup.policy.exit_ids)
     options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
