@@ -106,7 +106,11 @@ FIELDS = (
         ("index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
     ),
     Fields("vllm.v1.worker.gpu.buffer_utils", "UvaBackedTensor", ("np",)),
-    Fields("vllm.v1.worker.gpu.input_batch", "InputBatch", ("cu_num_logits_np", "logits_indices")),
+    Fields(
+        "vllm.v1.worker.gpu.input_batch",
+        "InputBatch",
+        ("cu_num_logits_np", "idx_mapping_np", "logits_indices"),
+    ),
     Fields("vllm.v1.worker.gpu.buffer_utils", "StagedWriteTensor", ("gpu",)),
     Fields(
         SECOND_PROCESSORS,
