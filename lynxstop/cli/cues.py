@@ -80,10 +80,10 @@ def cues(
 
 
 def _decoder(model: Path, recorded: Recording) -> Decode:
+    from lynxstop.artifacts.tokenizer import load_tokenizer
     from lynxstop.errors import DataError
-    from lynxstop.extras import need
 
-    tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
 
     def decode(ids: object) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -194,7 +194,7 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
         raise ConfigError("--additional-config is not a JSON object.") from error
     sampling = {key: getattr(policy.sampling, key) for key in ("temperature", "top_p", "top_k")}
     defaults = {
-        "--dtype": policy.dtype,
+        "--dtype": policy.dtype.partition(",")[0],
         "--override-generation-config": json.dumps(sampling),
         "--reasoning-parser": reasoning_parser(policy.think_open[0]),
     }

@@ -24,6 +24,7 @@ _NEUTRAL = {
     "allowed_token_ids": None,
     "bad_words": None,
     "thinking_token_budget": None,
+    "repetition_detection": None,
 }
 """Settings that no certificate is made under, and the values at which they change nothing."""
 

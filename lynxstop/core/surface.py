@@ -108,7 +108,12 @@ def _declared(tokenizer: Any) -> dict[int, tuple[str, bool]]:
     if hasattr(tokenizer, "get_added_tokens_decoder"):
         tokens = tokenizer.get_added_tokens_decoder()
     else:
-        tokens = getattr(tokenizer, "added_tokens_decoder", {})
+        tokens = getattr(tokenizer, "added_tokens_decoder", None)
+    if not isinstance(tokens, Mapping):
+        raise TokenizerError(
+            f"A {type(tokenizer).__name__} does not say which of its tokens are special.",
+            hint="Load it in the format of transformers: mistral_format=False for `from_pretrained`.",
+        )
     return {i: (token.content, token.special) for i, token in tokens.items()}
 
 

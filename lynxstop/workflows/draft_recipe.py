@@ -11,6 +11,7 @@ from typing import Any
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.families import ROWS
 from lynxstop.core.surface import added_tokens
 from lynxstop.core.thinking import FAMILIES, Delimiters, detect_delimiters, marks_of
@@ -75,7 +76,7 @@ def draft_recipe(folder: Path) -> Draft:
     TokenizerError
         When the tokenizer cannot write the cues, the delimiters or the exit text.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     inner = config.get("text_config")
     config = {**config, **(inner if isinstance(inner, dict) else {})}
@@ -117,7 +118,7 @@ def draft_for_server(model: str, length: int | None) -> Draft:
     return draft
 
 
-def load_tokenizer(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> Any:
     """Load the tokenizer of a folder.
 
     Raises
@@ -133,7 +134,7 @@ def load_tokenizer(folder: Path) -> Any:
     transformers = need("transformers", "transformers")
     try:
         # Code in the folder is neither run nor asked about.
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return load_tokenizer(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises almost anything for files that it cannot read
         if (folder / "tokenizer.json").is_file():
             return _bare_tokenizer(folder, transformers)

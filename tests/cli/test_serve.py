@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,14 @@ def test_the_server_separates_the_thinking_of_every_family() -> None:
     assert reasoning_parser("<own>") is found["kimi"] is None
     line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
     assert line[line.index("--reasoning-parser") + 1] == "qwen3"
+
+
+def test_a_bundle_with_a_quantised_cache_names_its_data_type() -> None:
+    # given a bundle that was made with a cache of another type, when its server is started, then vLLM gets
+    # the data type alone
+    made = replace(BUNDLE, policy=BUNDLE.policy.model_copy(update={"dtype": "bfloat16, fp8 cache"}))
+    line = command(Path("model"), made, {"bundle": "b"}, [])
+    assert line[line.index("--dtype") + 1] == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_nothing_departs_from_itself(certified: Conditions) -> None:
         ({"logit_bias": {"5": 3}}, ("logit_bias",)),
         ({"logit_bias": {}, "bad_words": [], "min_p": 0, "repetition_penalty": 1}, ()),
         ({"thinking_token_budget": 100}, ("thinking_token_budget",)),
+        ({"repetition_detection": {"max_pattern_size": 8, "min_count": 3}}, ("repetition_detection",)),
     ],
 )
 def test_what_departs_is_named(given_settings: dict[str, Any], expected: tuple[str, ...]) -> None:

@@ -53,11 +53,14 @@ class Sources:
                 return node
             if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == name:
                 return node
-            if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            imported = {alias.asname or alias.name: alias.name for alias in node.names}
+            if name in imported:
                 source = node.module or ""
                 if node.level:
                     source = ".".join([*module.split(".")[: len(module.split(".")) + 1 - node.level], source])
-                return self.find(source, name)
+                return self.find(source, imported[name])
         return None
 
     def trouble(self, row: Callee | Fields) -> str | None:

@@ -11,12 +11,15 @@ import pytest
 
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
+from lynxstop.core.thinking import detect_delimiters
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
 from lynxstop.errors import BundleError, ConfigError, FingerprintError
 from tests.support.byte_vocabulary import byte_tokenizer
+from tests.support.tekken import write_tekken
 
 POLICY = StopPolicy((1,), (Level(0.05, 2.0), Level(0.2, 0.0)), budget=9)
 
@@ -159,6 +162,83 @@ def test_a_bundle_of_another_model_is_refused_at_start(
     # when an engine starts with it, then the error names what differs
     with pytest.raises(FingerprintError, match="config"):
         make_llm(make_model("Qwen3"), bundle)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("flags", "computes"),
+    [
+        ({}, "float32"),
+        ({"kv_cache_dtype": "fp8"}, "float32, fp8 cache"),
+        ({"dtype": "bfloat16", "quantization": "fp8"}, "bfloat16, fp8 weights"),
+        (
+            {"hf_overrides": {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}},
+            'float32, configuration {"rope_parameters": {"rope_theta": 9.0, "rope_type": "default"}}',
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_flags_that_change_what_the_files_compute_depart(
+    flags: dict[str, Any], computes: str, make_model: Any, make_bundle: Any
+) -> None:
+    # given an engine that quantises what the model's files do not, or overrides their configuration
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+
+    from lynxstop.engines.vllm.served_bundle import data_type, load_served
+
+    model = make_model("Qwen3")
+    given = {"dtype": "float32", "max_model_len": 256} | flags
+    config = EngineArgs(model=str(model), **given).create_engine_config()
+    # when bundles that were made without it, and with it, are served
+    assert data_type(config) == computes
+    departs = []
+    for dtype in ("float32", computes):
+        served = load_served(config, PluginSettings(make_bundle(model, dtype=dtype, engine="vllm").path))
+        departs.append(served.options.read(None, served=Conditions(0.0, max_tokens=8)).departures)
+    # then the requests of the former depart, and only they
+    assert departs == [("dtype",) if flags else (), ()]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layers", [(1,), (3,)], ids=["inner layer", "last layer"])
+def test_microbatches_do_not_go_together_with_inner_layers(
+    layers: tuple[int, ...], make_model: Any, make_bundle: Any
+) -> None:
+    # given an engine that computes a step in parts, each of which writes its states from the first row on
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+
+    from lynxstop.engines.vllm.served_bundle import load_served
+
+    model = make_model("Qwen3")
+    config = EngineArgs(model=str(model), dtype="float32", max_model_len=256).create_engine_config()
+    config.parallel_config.enable_dbo = True
+    settings = PluginSettings(make_bundle(model, layers).path)
+    # when a bundle is served, then one whose states lie inside the model is refused, and no other
+    if layers == (3,):
+        assert load_served(config, settings).probe.layers == layers
+        return
+    with pytest.raises(ConfigError, match="microbatching"):
+        load_served(config, settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistral_models_are_read_in_the_format_of_transformers(tmp_path: Path) -> None:
+    # given a model that vLLM serves with mistral-common
+    pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    from lynxstop.engines.vllm.engine import served_tokenizer
+
+    model = write_tekken(tmp_path / "model")
+    config = EngineArgs(model=str(model), tokenizer_mode="mistral").create_model_config()
+    assert type(cached_tokenizer_from_config(config)).__name__ == "MistralTokenizer"
+    # when the plugin takes its tokenizer, then its special tokens are known
+    tokenizer = served_tokenizer(config)
+    assert detect_delimiters(tokenizer).open == ("[THINK]",)
+    assert len(tokenizer.encode("[/THINK]", add_special_tokens=False)) == 1
 
 
 def test_a_damaged_bundle_is_refused_at_start(

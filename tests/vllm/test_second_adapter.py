@@ -136,3 +136,31 @@ def test_a_request_that_nobody_announced_is_not_taken_for_the_one_before_it(adap
     # then the state of the former decides nothing
     sessions.load(np.array([0]))
     assert drive(sessions, [4], [9.0]) == drive(sessions, [9], [0.0]) == [None]
+
+
+def test_a_portion_that_vllm_does_not_show_moves_no_row_of_the_next(adapter: V2Adapter) -> None:
+    import torch
+
+    # given a step in two portions, of which the first has no request that needs any processor
+    assert not arrive(adapter, 0, "off", [5, 0], extra_args={"lynxstop_risk": "off"})
+    assert arrive(adapter, 3, "watched", [5, 0])
+    batch = SimpleNamespace(
+        idx_mapping_np=np.array([0, 3]),
+        cu_num_logits_np=np.array([0, 1, 2]),
+        logits_indices=torch.tensor([7, 9]),
+    )
+    shown = SimpleNamespace(
+        idx_mapping_np=batch.idx_mapping_np[1:],
+        seq_lens_upper_bound_np=np.array([2]),
+        input_ids=torch.tensor([0]),
+    )
+    adapter.sampling(batch)
+    taken: list[tuple[int, int, int]] = []
+    adapter.hidden = SimpleNamespace(take=lambda *place: taken.append(place))  # type: ignore[assignment]
+    # when the second portion is read, then its row is the one that it is in the step
+    step = adapter.step(torch.zeros(1, 8), shown)
+    adapter._last_states(1)
+    assert step is not None
+    assert step.places is not None
+    assert step.places.tolist() == [9]
+    assert taken == [(1, 1, 2)]

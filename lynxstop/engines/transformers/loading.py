@@ -11,6 +11,7 @@ from lynxstop.artifacts.certified import Certified
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint, require_same
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
+from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.conditions import Uncertified
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.transformers.engine import DEFAULT_BATCH, TransformersEngine
@@ -80,7 +81,7 @@ def load_engine(
         )
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, kind))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error

@@ -218,7 +218,7 @@ class V2Adapter(RunnerAdapter):
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}
         self._batch: Any = None
-        self._at = self._request = self._portion = 0
+        self._portion = 0
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
         self._longest = np.zeros(runner.max_num_reqs, dtype=np.int64)
 
@@ -252,7 +252,6 @@ class V2Adapter(RunnerAdapter):
     def sampling(self, batch: Any) -> None:
         """Before the runner samples: remember where the sampled rows are."""
         self._batch = batch
-        self._at = self._request = 0
 
     def add(self, slot: int, params: Any) -> bool:
         """Take a request into a slot; a preempted one finds its state again.
@@ -283,10 +282,11 @@ class V2Adapter(RunnerAdapter):
     def step(self, logits: Tensor, ctx: Any) -> BatchStep | None:
         """Describe the step from the sampler's context."""
         slots = ctx.idx_mapping_np
-        at, request = self._at, self._request
-        self._portion, self._at, self._request = at, at + len(logits), request + len(slots)
         if not self.slots.watched[slots].any():
             return None
+        # A portion in which no request needs a processor is not shown.
+        request = int(np.argmax(self._batch.idx_mapping_np == slots[0]))
+        at = self._portion = int(self._batch.cu_num_logits_np[request])
         slots = slots.astype(np.int64)
         self._fed[slots] = ctx.seq_lens_upper_bound_np[: len(slots)]
         partial = self._fed[slots] < self.runner.req_states.prefill_len.np[slots]
@@ -300,7 +300,7 @@ class V2Adapter(RunnerAdapter):
         if self._drafted:
             ends = self._batch.cu_num_logits_np[request : request + len(slots) + 1].astype(np.int64)
             drafts = Drafts(ends[:-1] - at, np.diff(ends), ctx.pos, partial)
-        places = self._batch.logits_indices[at : self._at]
+        places = self._batch.logits_indices[at : at + len(logits)]
         return BatchStep(slots, ctx.input_ids, places, read, indices, drafts)
 
     def _last_states(self, rows: int) -> Tensor:

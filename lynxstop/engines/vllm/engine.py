@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts.setup import Setup
+from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import LOGPROB, NEXT, unknown
@@ -73,15 +74,14 @@ class VllmEngine:
         policy: StopPolicy | None = None,
     ) -> None:
         self.llm = llm
-        self.watch = guard_tool_calls(setup.watch, llm.get_tokenizer())
+        config = llm.llm_engine.model_config
+        tokenizer = served_tokenizer(config)
+        self.watch = guard_tool_calls(setup.watch, tokenizer)
         self.policy = policy or setup.policy
         self.layers = layers
-        config = llm.llm_engine.model_config
         self.width: int = config.hf_text_config.hidden_size * len(layers)
         ends = config.try_get_generation_config().get("eos_token_id", ())
-        self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {
-            llm.get_tokenizer().eos_token_id
-        }
+        self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
         self.cache = CacheUse()
         self._run = 0
 
@@ -270,3 +270,13 @@ class VllmEngine:
             )
             for number, event in enumerate(generation.events)
         ]
+
+
+def served_tokenizer(model: Any) -> Any:
+    """Return vLLM's tokenizer of a served model; in the format of transformers where it is mistral-common."""
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    found = cached_tokenizer_from_config(model)
+    if not getattr(found, "IS_MISTRAL_TOKENIZER", False):
+        return found
+    return load_tokenizer(model.tokenizer, "vllm", revision=model.tokenizer_revision)

@@ -12,6 +12,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
+from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
@@ -80,7 +81,7 @@ def load_engine(
     if reserved := sorted(given.keys() & {"additional_config", "worker_extension_cls", "model"}):
         raise ConfigError(f"lynxstop sets these arguments of vLLM itself: {', '.join(reserved)}.")
     try:
-        tokenizer = need("transformers", "vllm").AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model, "vllm")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
     setup, policy, lynxstop, layers = _settled(made_by, tokenizer)
@@ -106,7 +107,7 @@ def load_engine(
         raise ConfigError(f"vLLM does not take these arguments: {error}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot serve {model}: {error}") from error
-    from lynxstop.engines.vllm.served_bundle import model_folder
+    from lynxstop.engines.vllm.served_bundle import data_type, model_folder
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
@@ -116,7 +117,7 @@ def load_engine(
         tokenizer=tokenizer,
         setup=setup,
         fingerprint=fingerprint(model_folder(config)),
-        dtype=str(config.dtype).removeprefix("torch."),
+        dtype=data_type(llm.llm_engine.vllm_config),
     )
 
 

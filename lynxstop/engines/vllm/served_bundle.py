@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
 from lynxstop.engines.torch.layers import layer_numbers
-from lynxstop.engines.vllm.engine import VllmEngine
+from lynxstop.engines.vllm.engine import VllmEngine, served_tokenizer
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
@@ -123,12 +124,10 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     BundleError
         When the bundle is damaged or its probe does not fit the model.
     """
-    from vllm.tokenizers import cached_tokenizer_from_config
-
     check_engine(config, settings)
     model = config.model_config
     depth, width = model.hf_text_config.num_hidden_layers, model.hf_text_config.hidden_size
-    tokenizer = cached_tokenizer_from_config(model)
+    tokenizer = served_tokenizer(model)
     if settings.bundle is not None:
         bundle = Bundle.load(settings.bundle)
         require_same(
@@ -137,9 +136,9 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
         default_risk = bundle.policy.default_risk
-        dtype = str(model.dtype).removeprefix("torch.")
+        dtype = data_type(config)
         certified = Certified.of(bundle, engine=VllmEngine, dtype=dtype, grace=settings.grace)
-        _warn(bundle, certified, settings)
+        _warn(bundle, certified, settings, dtype)
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
@@ -171,6 +170,12 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
             "The probe reads layers that lie on other pipeline stages.",
             hint="Serve without pipeline parallelism, or train a probe on the last layer.",
         )
+    if probe.layers != (depth,) and config.parallel_config.use_ubatching:
+        raise ConfigError(
+            "The probe reads layers inside the model, and microbatching computes a step in parts, whose "
+            "hidden states would overwrite each other.",
+            hint="Serve without --enable-dbo and --ubatch-size, or train a probe on the last layer.",
+        )
     written = exit_texts(tokenizer, setup.policy.exit_ids)
     options = RequestOptionsReader(settings, setup.policy, default_risk, certified, written)
     automaton = product(guard_tool_calls(setup.watch, tokenizer))
@@ -185,6 +190,24 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         depth,
         _end_ids(model, tokenizer),
     )
+
+
+def data_type(config: Any) -> str:
+    """Say what an engine computes in: a data type, and what its flags change of the model in the folder.
+
+    Weights that are quantised while they are loaded, a cache of another type and an overridden configuration
+    make other hidden states, and other answers, of the same files. What the files themselves say of
+    quantisation is part of the fingerprint.
+    """
+    model, cache = config.model_config, config.cache_config.cache_dtype
+    parts = [str(model.dtype).removeprefix("torch.")]
+    if model.quantization is not None and model.model_arch_config.quantization_config is None:
+        parts.append(f"{model.quantization} weights")
+    if cache not in ("auto", parts[0]):
+        parts.append(f"{cache} cache")
+    if model.hf_overrides:
+        parts.append(f"configuration {json.dumps(model.hf_overrides, sort_keys=True, default=str)}")
+    return ", ".join(parts)
 
 
 def exit_texts(tokenizer: Any, exit_ids: Sequence[int]) -> tuple[str, ...]:
@@ -207,7 +230,7 @@ def _silent(layers: tuple[int, ...], width: int) -> Probe:
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 
-def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> None:
+def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype: str) -> None:
     """Say once what keeps requests from being stopped under a certificate."""
     policy = bundle.policy
     what = "think to the end" if settings.uncertified is Uncertified.THINK else "are stopped uncertified"
@@ -221,9 +244,10 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings) -> Non
         )
     elif "dtype" in certified.always:
         logger.warning(
-            "lynxstop: the bundle was certified in %s, and this engine computes in another data type: all "
-            "requests %s. Serve in %s, or calibrate again here.",
+            "lynxstop: the bundle was certified in %s, and this engine computes in %s: all requests %s. "
+            "Serve in %s, or calibrate again here.",
             policy.dtype,
+            dtype,
             what,
             policy.dtype,
         )
