@@ -129,6 +129,15 @@ def test_settings_that_cannot_be_are_refused(simulated, name, value):
         differences(Certificate.model_validate(content), table)
 
 
+def test_the_sentence_says_how_surely_it_holds(simulated):
+    asked = CalibrationOptions(risks=[0.05, 0.1], tried=3)
+    promise = calibrate(simulated(300), asked).certificates[0].promise
+    whole = "together with 1 other, for the best of 3 that were tried, at most"
+    assert f". With confidence 95%, {whole}" in promise
+        ". With confidence 95%, together with 1 other, for the best of 3 that were tried, at most" in promise
+    )
+
+
 def test_the_sentence_says_when_it_ends_and_is_held_to_it(simulated):
     table, end = simulated(300), datetime(2100, 5, 6, 7, 8, 9, tzinfo=UTC)
     made = calibrate(table, CalibrationOptions(risks=[0.2], expires=end)).certificates[0]

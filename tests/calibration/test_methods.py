@@ -13,6 +13,7 @@ from lynxstop.calibration.grid import start_index
 from lynxstop.calibration.lynx import conformal_quantile
 from lynxstop.calibration.methods import METHODS
 from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.calibration.plan import plan
 from lynxstop.calibration.run import calibrate
 from lynxstop.calibration.select import calibrate_best
 from lynxstop.calibration.traces import TraceTable
@@ -283,6 +284,22 @@ def test_selective_starts_where_exits_are_expected(simulated):
     assert certificate.n == certificate.exits >= 30
     assert "that are stopped early" in certificate.promise
     assert f"Observed {certificate.losses:g}/{certificate.exits:g}" in certificate.promise
+
+
+def test_a_selective_refusal_counts_that_only_some_requests_exit():
+    # given requests of which one in four exits, without any loss, but too few for the level
+    def quarter(start):
+        count = np.arange(160)
+        return TraceTable.from_arrays(
+            problem_ids=[f"{start}{i:03}" for i in count], lengths=np.ones(160, int),
+            scores=np.where(count % 4, -5.0, 5.0), losses=np.where(count % 4, 1.0, 0.0),
+        )  # fmt: skip
+
+    asked = CalibrationOptions(risks=[0.05], loss="wrong|exit")
+    refused = calibrate(quarter("p"), asked, train_scores=quarter("t")).certificates[0]
+    # then four requests bring one exit
+    assert refused.refused
+    assert refused.missing == plan(0.05, 0.95, power=0.5, exit_share=1 / 4).problems - 160
 
 
 def test_a_selective_sequence_starts_at_three_times_the_exits_that_no_loss_needs():

@@ -67,6 +67,28 @@ def test_numeric_ids_stay_text(csv):
     assert table.trace_ids.tolist() == ["007", "7"]
 
 
+def test_numeric_groups_stay_text(csv):
+    text = "trace_id,problem_id,cue,score,loss,route\na,1,0,1,0,007\nb,2,0,1,0,7\n"
+    groups = read_table(csv(text), by="route").groups
+    assert groups is not None
+    assert groups.tolist() == ["007", "7"]
+
+
+def test_a_prompt_may_be_unknown(tmp_path):
+    columns = {"trace_id": ["a", "b"], "problem_id": ["p", "q"], "cue": [0, 0], "score": [0.5, 1.5]}
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({**columns, "loss": [0, 1], "prompt_sha256": ["0" * 64, None]}), path)
+    prompts = read_table(path).prompts
+    assert prompts is not None
+    assert prompts.tolist() == ["0" * 64, ""]
+
+
+def test_an_error_in_the_rows_names_the_file(csv):
+    path = csv("trace_id,problem_id,cue,score,loss\na,1,0,1,0\na,1,0,2,0\n")
+    with pytest.raises(DataError, match=r"duplicated in .*table\.csv"):
+        read_table(path)
+
+
 def test_another_loss_column_can_be_named(csv):
     path = csv("trace_id,problem_id,cue,score,loss,harm\nt,p,0,1,1,0\n")
     assert read_table(path, loss="harm").losses.tolist() == [0]

@@ -25,6 +25,15 @@ def test_traces_without_cues_stay():
     assert table.maxima().tolist() == [1.5, -np.inf, -1.0]
 
 
+def test_ids_and_groups_that_are_numbers_become_text():
+    table = TraceTable.from_arrays(
+        **{**GOOD, "problem_ids": [3, 4, 5], "trace_ids": [0, 1, 2]}, groups=[7, 7, 8]
+    )
+    assert table.groups is not None
+    names = (table.problem_ids.tolist(), table.trace_ids.tolist(), table.groups.tolist())
+    assert names == (["3", "4", "5"], ["0", "1", "2"], ["7", "7", "8"])
+
+
 def test_only_traces_without_cues_are_a_table_too():
     table = TraceTable.from_arrays(problem_ids=["a", "b"], lengths=[0, 0], scores=[], losses=[])
     assert (table.traces, len(table.scores)) == (2, 0)
