@@ -18,6 +18,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.plain import plain
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
@@ -327,9 +328,10 @@ class _Work:
                 threshold=level.threshold,
                 risk=level.risk,
                 reference=reference,
+                loss=LOSSES[self._options.loss],
                 **traces,
             )
-            rows.append(asdict(line) | {"risk": level.risk, "suite": source})
+            rows.append(asdict(line) | {"risk": level.risk, "loss": level.loss, "suite": source})
         return rows
 
     def speed(self) -> Rows:
