@@ -122,8 +122,8 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
     sources = "; ".join(dict.fromkeys(row["suite"] for row in found))
     page.text(
         f"Certified on {found[0]['source']}. Risks are of the loss {found[0]['loss']}, with exact 95% "
-        "intervals; audits and requests are medians over orders of the same requests. Audits measure the loss "
-        f"{AUDITED.name} only. A change is a warning unless the monitor is told to stop on it. "
+        "intervals; audits and requests are medians over orders of the same requests. Audits measure the "
+        f"loss {AUDITED.name} only. A change is a warning unless the monitor is told to stop on it. "
         f"Problems: {sources}.",
         note=True,
     )
@@ -170,8 +170,9 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
         f"{found[0]['requests']} requests at a fixed concurrency, {ROUNDS} times; ratios with the range of "
         "the rounds; tokens per request; answers that differ with exact 95% intervals. All "
         "settings draw the same random numbers, except for one that says so: how often two full answers to "
-        "one request differ, and how much the speed differs by itself. A certified budget stops at the first decision point after a "
-        "number of thinking tokens, and has the risk of its level. A budget of a number of tokens is the one "
+        "one request differ, and how much the speed differs by itself. A certified budget stops at the first "
+        "decision point after a number of thinking tokens, and has the risk of its level. A budget of a "
+        "number of tokens is the one "
         "under which the calibration traces think as many as at a certified level, or a half and a quarter "
         "of the longest where there is none; its risk is whatever it is. Budgets take turns with full "
         "thinking in engines of their own, and are compared with that.",

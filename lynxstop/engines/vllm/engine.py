@@ -107,8 +107,8 @@ class VllmEngine:
         for request in requests:
             if len(request.prompt_ids) >= self.context:
                 raise DataError(
-                    f"The prompt of {request.id!r} has {len(request.prompt_ids):,} tokens, and vLLM's context "
-                    f"{self.context:,}.",
+                    f"The prompt of {request.id!r} has {len(request.prompt_ids):,} tokens, and vLLM's "
+                    f"context has {self.context:,}.",
                     hint="Leave it out, or raise max_model_len where the model allows it.",
                 )
         self.llm.reset_prefix_cache()

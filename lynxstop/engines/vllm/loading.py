@@ -132,8 +132,8 @@ def _check_context(policy: StopPolicy, recipe: Recipe, context: int) -> None:
     longest = (policy.budget or 0) + len(policy.exit_ids) + recipe.sampling.answer_tokens
     if longest >= context:
         raise ConfigError(
-            f"The recipe lets a trace have {longest:,} tokens, and vLLM's context has {context:,}, the prompt "
-            "included.",
+            f"The recipe lets a trace have {longest:,} tokens, and vLLM's context has {context:,}, "
+            "the prompt included.",
             hint="Raise max_model_len where the model allows it, or lower max_tokens in the recipe's "
             "[sampling], or budget in its [guards].",
         )
