@@ -121,7 +121,7 @@ def _find_json(text: str) -> str | None:
     while (start := _OPENING.search(text, place)) is not None:
         try:
             _, end = decoder.raw_decode(text, start.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             place = start.end()
             continue
         found, place = text[start.start() : end], end
@@ -134,7 +134,7 @@ _NOTHING = object()
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of a number with more digits than Python reads
         return _NOTHING
 
 

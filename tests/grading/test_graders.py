@@ -31,6 +31,7 @@ from lynxstop.grading.grading import grade
         ("json", "[1, 2, 3]", "[1, 2]", False),
         ("json", '{"a": 1}', '{"a": 1, "b": 2}', False),
         ("json", "none", "{}", None),
+        ("json", "1" * 5000, "{}", None),
         ("text", "a  b\nc", "a b c", True),
         ("text", "a b", "A b", False),
         ("math", "0.5", "1/2", True),
@@ -48,6 +49,7 @@ def test_when_two_answers_are_the_same(name, answer, other, same):
         ("[1, 2]", "[1, 2]"),
         ("```json\n[1]\n```\nNo:\n```\n[2]\n```\nas [3] says.", "[2]"),
         ("{broken", ""),
+        ('{"a": ' + "1" * 5000 + "} or [2]", "[2]"),
     ],
 )
 def test_json_is_found_in_text(text, answer):
