@@ -15,7 +15,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.intervals import draws, ratio
-from lynxstop.evaluate.report import as_csv, as_json, as_page
+from lynxstop.evaluate.report import as_csv, as_json, as_page, lead
 from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.parts import parts_of
 from lynxstop.replay.points import read_points, score_points
@@ -142,6 +142,13 @@ def test_the_same_data_give_the_same_bytes(scripted, found):
     assert "deer (published)" in {row["rule"] for row in csv.DictReader(io.StringIO(as_csv(found)))}
     page = as_page(found)
     assert page.index("<svg") < page.index("<table")
+
+
+def test_the_main_sentence_rounds_neither_risk_nor_confidence_away(scripted):
+    found = compare(scripted, [rule_named("budget")], risk=0.995, confidence=0.999)
+    assert "At a certified 99.5% risk of disagree (confidence 99.9%)" in lead(found)
+    found = compare(scripted, [rule_named("budget")], risk=0.004)
+    assert lead(found) == "No rule could be certified at 0.4%."
 
 
 def test_intervals_resample_problems_not_traces():
