@@ -1,8 +1,10 @@
 """`lynxstop study`: suites, flips, budgets of equal cost, and one small study to its page."""
 
+import gc
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +16,17 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe, SamplingOptions
 from lynxstop.cli import app
+from lynxstop.collect.options import CollectOptions
 from lynxstop.errors import DataError, ModelError
 from lynxstop.recordings.hub import HubName
-from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
 from lynxstop.report.page import Page
 from lynxstop_research import study as workflow
-from lynxstop_research import study_flips
+from lynxstop_research import study_flips, study_speed
 from lynxstop_research import study_page as study_pages
 from lynxstop_research.study import Study, StudyOptions, shuffled, study
 from lynxstop_research.study_page import study_page
@@ -236,6 +240,32 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     monkeypatch.setattr(workflow, "speed", None)
     monkeypatch.setattr(workflow, "record", None)
     assert run() == found
+
+
+@pytest.mark.skipif(not (shipped.MODEL / "model.safetensors").exists(), reason="no shipped model")
+def test_one_model_at_a_time_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    load = study_speed._open
+
+    def loading(*given: Any) -> Any:
+        gc.collect()
+        assert [ref for ref in alive if ref() is not None] == []
+        source = load(*given)
+        alive.append(weakref.ref(source.engine.model))
+        return source
+
+    monkeypatch.setattr(study_speed, "_open", loading)
+    recipe = Recipe(sampling=SamplingOptions(temperature=0.0, max_tokens=60, answer_tokens=8))
+    problems = load_problems(shipped.PROBLEMS / "test.jsonl")[:2]
+    options = CollectOptions(batch_size=2)
+    rows = study_speed.speed(str(shipped.MODEL), recipe, None, problems, [20, 10], options)
+
+    assert len(alive) == 3
+    assert [row["setting"] for row in rows] == [
+        "full thinking",
+        "budget of 20 tokens",
+        "budget of 10 tokens",
+    ]
 
 
 @pytest.mark.slow
