@@ -19,7 +19,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.recipe import Recipe, SamplingOptions
 from lynxstop.cli import app
 from lynxstop.collect.options import CollectOptions
-from lynxstop.errors import DataError, ModelError
+from lynxstop.errors import ConfigError, DataError, ModelError
 from lynxstop.recordings.hub import HubName
 from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.storage import Recording
@@ -80,6 +80,9 @@ def test_only_decisions_on_the_same_text_are_flipped(
     assert study_flips.compare(scripted, scripted, None).parted == 0
 
 
+TRANSFER = workflow._Work.transfer
+
+
 class Stubbed:
     """A study whose parts are counted and not measured; those named in `broken` fail."""
 
@@ -123,6 +126,36 @@ def test_a_suite_that_cannot_be_had_costs_no_other_and_is_tried_again(stubbed: S
     stubbed.broken = set()
     assert stubbed.run().transfers == [{"of": "transfer to gpqa"}, {"of": "transfer to csqa"}]
     assert stubbed.measured == ["transfer to gpqa"]
+
+
+def test_a_file_is_graded_as_asked_beside_a_suite_with_a_grader_of_its_own(
+    stubbed: Stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a certificate on multiple choice, carried to a file of mathematics and to another suite
+    problems = [Problem(str(number), f"{number}?") for number in range(4)]
+    suites = {"gpqa": ("hf://gpqa/test", "choice"), "csqa": ("hf://csqa/test", "choice")}
+    file = str(shipped.PROBLEMS / "test.jsonl")
+    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, *suites.get(name, (name, None))))
+    graders: dict[Path, Any] = {}
+
+    def recorded(work: Any, place: Path, some: object, *, grader: Any) -> None:
+        graders[place.parent] = grader
+        raise DataError("Enough.")
+
+    monkeypatch.setattr(workflow._Work, "_recorded", recorded)
+    monkeypatch.setattr(workflow._Work, "transfer", TRANSFER)
+    options = StudyOptions(transfers=[file, "csqa"], collect=CollectOptions(grader="math"))
+    study(str(shipped.MODEL), "gpqa", tmp_path / "out", options=options)
+
+    assert list(graders.values()) == ["math", "choice"]
+
+
+def test_arguments_for_an_engine_that_takes_none_are_refused(tmp_path: Path) -> None:
+    words = ["study", str(shipped.MODEL), "--suite", str(shipped.PROBLEMS / "test.jsonl"), "--argument"]
+    done = CliRunner().invoke(app, [*words, "max_model_len=9", "--out", str(tmp_path / "out")])
+
+    assert isinstance(done.exception, ConfigError)
+    assert "takes no further arguments: max_model_len" in str(done.exception)
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"key": "', b"[]", b'{"rows": []}'])
@@ -250,7 +283,7 @@ def test_one_model_at_a_time_takes_memory(monkeypatch: pytest.MonkeyPatch) -> No
     def loading(*given: Any) -> Any:
         gc.collect()
         assert [ref for ref in alive if ref() is not None] == []
-        source = load(*given)
+        source: Any = load(*given)
         alive.append(weakref.ref(source.engine.model))
         return source
 
