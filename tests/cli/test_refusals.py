@@ -12,7 +12,7 @@ from lynxstop import shipped
 from lynxstop.cli import app
 from lynxstop.cli._checks import check_folder, check_port
 from lynxstop.cli._risk import risk, risk_or_off
-from lynxstop.errors import BundleError, ConfigError, LynxstopError, ModelError
+from lynxstop.errors import ConfigError, LynxstopError, ModelError, StepError
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.lock import alone_in
@@ -70,7 +70,7 @@ def test_options_of_rules_are_refused_where_levels_are_replayed() -> None:
     assert done.exception.message.startswith("--risk, --seed would change nothing")
     # given rules, they are read, and what is missing is the bundle
     done = CliRunner().invoke(app, [*words, "--rules", "budget"])
-    assert isinstance(done.exception, BundleError)
+    assert isinstance(done.exception, StepError)
 
 
 def test_levels_in_percent_reach_the_command() -> None:
