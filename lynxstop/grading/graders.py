@@ -17,6 +17,7 @@ from typing import Any
 from lynxstop.errors import ConfigError
 from lynxstop.grading.extract import extract_answer
 from lynxstop.grading.grading import Grader, Same, TextGrader, answers_agree, grade
+from lynxstop.grading.normalise import normalise
 from lynxstop.grading.simple import read_choice, read_truth
 
 MATH = grade.name
@@ -99,14 +100,14 @@ def _same_text(answer: str, other: str) -> bool:
 
 
 def _same_choice(answer: str, other: str) -> bool | None:
-    choices = read_choice(answer), read_choice(other)
+    choices = read_choice(normalise(answer)), read_choice(normalise(other))
     if choices[0] is None or choices[1] is None:
         return None if choices[1] is None else False
     return choices[0].letter.upper() == choices[1].letter.upper()
 
 
 def _same_truth(answer: str, other: str) -> bool | None:
-    found = read_truth(answer), read_truth(other)
+    found = read_truth(normalise(answer)), read_truth(normalise(other))
     return None if None in found else found[0] == found[1]
 
 

@@ -333,6 +333,7 @@ PAIRS = [
     ("(B) 12", "(B) 13", "not equal"),
     ("E", "e", "not equal"),
     (r"\textbf{(C)}", "C", "equal"),
+    (r"\textit{Evelyn}", "Evelyn", "equal"),
     ("yes", "Yes", "equal"),
     ("yes", "no", "different"),
     ("Yes.", r"\text{yes}", "equal"),
