@@ -81,9 +81,9 @@ def cues(
 
 def _decoder(model: Path, recorded: Recording) -> Decode:
     from lynxstop.errors import DataError
-    from lynxstop.extras import need
+    from lynxstop.workflows.draft_recipe import load_tokenizer
 
-    tokenizer = need("transformers", "transformers").AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
 
     def decode(ids: object) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

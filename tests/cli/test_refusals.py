@@ -63,6 +63,12 @@ def test_every_command_reads_risks_alike(command: str) -> None:
     assert "such as 0.05 or 5%" in str(done.exception.hint)
 
 
+def test_a_missing_model_is_said_where_only_its_tokenizer_is_needed() -> None:
+    done = CliRunner().invoke(app, ["export", "nothing", "data", "problems.jsonl", "out.jsonl"])
+    assert isinstance(done.exception, ModelError)
+    assert done.exception.message == "There is no model folder nothing."
+
+
 def test_options_of_rules_are_refused_where_levels_are_replayed() -> None:
     words = ["evaluate", "recorded", "--bundle", "bundle", "--risk", "0.05", "--seed", "3"]
     done = CliRunner().invoke(app, words)
