@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from lynxstop.calibration.losses import LOSSES
+from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.runner import collect
 from lynxstop.core.points import points_named
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
@@ -22,6 +24,7 @@ from lynxstop.replay.points import read_points, score_points
 from lynxstop.rules import Point
 from lynxstop.rules.table import rule_named
 from lynxstop_research.export import serial_groups, to_lines
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 NAMES = ("lynx", "deer", "convergence", "budget", "loop", "rpdi", "combined")
 
@@ -91,6 +94,27 @@ def test_parts_share_no_problem_and_keep_their_problems(scripted):
         ]
         assert len(part.features()) == len(part.cues())
         assert len(list(part.tokens())) == len(part.traces())
+
+
+def test_parts_share_no_prompt_under_another_id(tmp_path):
+    # given prompts that come under two ids each
+    asked = [replace(one, prompt=f"prompt {number % 30}") for number, one in enumerate(problems(60))]
+    data = collect(ScriptedSource(), asked, tmp_path / "data", SAMPLING, CollectOptions())
+
+    found = [set(part.traces()["prompt_sha256"].to_pylist()) for part in parts_of(data).values()]
+
+    assert sum(map(len, found)) == len(set.union(*found)) == 30
+
+
+def test_recorded_splits_that_share_a_prompt_are_refused(tmp_path):
+    splits = ("train", "calibration", "test")
+    asked = [
+        replace(one, prompt=f"prompt {number // 2}", metadata={"split": splits[number % 3]})
+        for number, one in enumerate(problems(60))
+    ]
+    data = collect(ScriptedSource(), asked, tmp_path / "data", SAMPLING, CollectOptions())
+    with pytest.raises(DataError, match="prompts are in training and here"):
+        compare(data, [rule_named("budget")])
 
 
 def test_signals_count_what_was_recorded(scripted):
