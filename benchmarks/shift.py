@@ -121,7 +121,9 @@ def _served(one: Served) -> tuple[str, str]:
     return f"{one.risk:.1%} ({one.low:.1%} to {one.high:.1%})", f"{one.saved:.1%}"
 
 
-def _delay(one: Delay) -> str:
+def _delay(one: Delay | None) -> str:
+    if one is None:
+        return "-"
     if not one.share:
         return f"none in {MOST:,}"
     return f"{one.median:.0f}" + ("" if one.share == 1 else f", in {one.share:.0%} of orders")

@@ -11,9 +11,10 @@ from scipy.stats import binomtest
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.probe import Probe
-from lynxstop.calibration.losses import LOSSES
+from lynxstop.calibration.losses import LOSSES, Loss, charge
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
+from lynxstop.core.first_exit import exit_steps, first_exits
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.sequential import ChangeDetector, RiskTest
 from lynxstop.recordings.storage import Recording
@@ -21,7 +22,8 @@ from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.outcomes import summarize
 from lynxstop.replay.serving import scores_of
 
-LOSS = LOSSES["disagree"]
+AUDITED = LOSSES["disagree"]
+"""The loss that audits of live traffic measure."""
 REPEATS = 20
 MOST = 2_000
 """Audits, or requests, after which a monitor is given up."""
@@ -79,9 +81,11 @@ class Shift:
     ----------
     served : Served
         Under the certificate of the source.
-    alarm, change, warning : Delay
-        Audits until the monitor's alarm, audits until its change detector, which warns unless it is told to
-        raise the alarm too, and requests until the label-free warning.
+    alarm, change : Delay or None
+        Audits until the monitor's alarm, and audits until its change detector, which warns unless it is told
+        to raise the alarm too; None for a loss that audits do not measure.
+    warning : Delay
+        Requests until the label-free warning.
     repaired : Served or None
         Under a certificate made on calibration traces of the target; None when that is refused.
     oracle : float
@@ -91,8 +95,8 @@ class Shift:
     target: str
     certified: bool
     served: Served
-    alarm: Delay
-    change: Delay
+    alarm: Delay | None
+    change: Delay | None
     warning: Delay
     repaired: Served | None
     oracle: float
@@ -106,19 +110,20 @@ def scored(data: Recording, by: Probe | Bundle) -> Scored:
     return Scored(read_exits(data), by.score(data.features(by.layers)))
 
 
-def certified(traces: Scored, risk: float, confidence: float = 0.95) -> float:
+def certified(traces: Scored, risk: float, confidence: float = 0.95, loss: Loss = AUDITED) -> float:
     """Threshold that is certified on traces; inf when refused."""
-    options = CalibrationOptions(risks=[risk], confidence=confidence)
-    return calibrate(traces.table.scored(traces.scores, LOSS), options).certificates[0].threshold
+    options = CalibrationOptions(risks=[risk], confidence=confidence, loss=loss.name)
+    return calibrate(traces.table.scored(traces.scores, loss), options).certificates[0].threshold
 
 
-def served(traces: Scored, threshold: float) -> Served:
+def served(traces: Scored, threshold: float, loss: Loss = AUDITED) -> Served:
     """Replay traces at a threshold."""
     found = summarize(traces.table.at(traces.scores, threshold))
-    interval = binomtest(found.disagree, found.n_problems).proportion_ci()
+    lost = int(losses_at(traces, threshold, loss).sum())
+    interval = binomtest(lost, found.n_problems).proportion_ci()
     return Served(
         found.n_problems,
-        found.disagree / found.n_problems,
+        lost / found.n_problems,
         float(interval.low),
         float(interval.high),
         found.saved,
@@ -126,9 +131,13 @@ def served(traces: Scored, threshold: float) -> Served:
     )
 
 
-def losses_at(traces: Scored, threshold: float) -> NDArray[np.float64]:
-    """Loss of each request, shape (traces,)."""
-    return traces.table.at(traces.scores, threshold).disagree.astype(np.float64)
+def losses_at(traces: Scored, threshold: float, loss: Loss = AUDITED) -> NDArray[np.float64]:
+    """Loss of each request as a certificate counts it, shape (traces,)."""
+    table = traces.table
+    hit = first_exits(exit_steps(table.owners, traces.scores), len(table.trace_ids), threshold)
+    lost = np.zeros(len(hit))
+    lost[hit >= 0] = charge(loss.at_exit(table.verdicts))[hit[hit >= 0]]
+    return lost
 
 
 def delay(start: Callable[[], Callable[[int], bool]], requests: int, seed: int = 0) -> Delay:
@@ -204,6 +213,7 @@ def shift(
     reference: Scored,
     calibration: Scored,
     test: Scored,
+    loss: Loss = AUDITED,
 ) -> Shift:
     """Serve a threshold of the source on the target, watch it, and calibrate again.
 
@@ -215,17 +225,20 @@ def shift(
         Calibration traces of the source.
     calibration, test : Scored
         Traces of the target, scored by the source's probe.
+    loss : Loss
+        That the threshold was certified for.
     """
-    again = certified(calibration, risk)
-    number, losses = len(test.table.trace_ids), losses_at(test, threshold)
+    again = certified(calibration, risk, loss=loss)
+    number, losses = len(test.table.trace_ids), losses_at(test, threshold, loss)
+    audited = loss == AUDITED
     return Shift(
         source,
         target,
         bool(np.isfinite(threshold)),
-        served(test, threshold),
-        delay(alarm(losses, risk), number),
-        delay(change(losses, risk), number),
+        served(test, threshold, loss),
+        delay(alarm(losses, risk), number) if audited else None,
+        delay(change(losses, risk), number) if audited else None,
         delay(warning(reference.first, test.first), number),
-        served(test, again) if np.isfinite(again) else None,
+        served(test, again, loss) if np.isfinite(again) else None,
         summarize(test.table.at(test.scores, np.inf)).oracle_saved,
     )

@@ -18,6 +18,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.plain import plain
 from lynxstop.artifacts.recipe import Recipe
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
@@ -25,6 +26,7 @@ from lynxstop.collect.sources import folder_of
 from lynxstop.errors import DataError, LynxstopError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.report import as_json
+from lynxstop.grading.grading import Grader
 from lynxstop.recordings.problems import Problem, digest_problems
 from lynxstop.recordings.prompts import prompt_digest
 from lynxstop.recordings.storage import Recording
@@ -55,7 +57,7 @@ class StudyOptions:
     confidence : float
     loss : str
     collect : CollectOptions
-        Engine and seed; its `batch_size` is the fixed concurrency.
+        Engine and seed; its `batch_size` is the fixed concurrency, its `grader` that of files of problems.
     transfers : sequence of str
         Suites, or files of problems, that the certificate is carried to.
     transfer_problems : int
@@ -165,9 +167,10 @@ def study(
     options, folder = options or StudyOptions(), Path(out)
     for name in options.transfers:
         check_suite(name)
+    of_files = options.collect.grader
     problems, source, grader = load_suite(suite)
     problems, identity = problems[:limit], _identity(model, options.collect.engine)
-    collect = options.collect if grader is None else replace(options.collect, grader=grader)
+    collect = replace(options.collect, grader=grader or of_files)
     options = replace(options, collect=collect)
     found = Study(model, title_of(suite), source, len(problems), options)
     wanted = CertifyOptions(options.risks, options.confidence, options.loss, collect)
@@ -180,7 +183,7 @@ def study(
             raise
         found.failed["certificates"] = str(error)
         tell(f"No certificate: {error}")
-    work = _Work(found, folder, problems, identity, recipe, tell, console)
+    work = _Work(found, folder, problems, identity, of_files, recipe, tell, console)
     parts: list[tuple[str, Rows, Callable[[], Rows]]] = [
         ("speed", found.speed, work.speed),
         ("flips", found.flips, work.flips),
@@ -235,12 +238,14 @@ class _Work:
         folder: Path,
         problems: list[Problem],
         identity: Any,
+        of_files: str | Grader,
         recipe: Recipe | None,
         tell: Callable[[str], None],
         console: Console | None,
     ) -> None:
         self._found, self._folder, self._tell, self._console = found, folder, tell, console
         self._options, self._problems, self._identity = found.options, problems, identity
+        self._of_files = of_files
         self._unseen = split_problems(problems)["test"] or problems
         self._bundle: Bundle | None = None if found.made is None else found.made.bundle
         written = folder / "recipe.toml"
@@ -307,13 +312,14 @@ class _Work:
         levels = [level for level in bundle.policy.pooled if level.threshold < np.inf]
         if not levels:
             raise DataError("No level exits, so there is nothing to carry over.")
-        problems, source, grader = load_suite(name)
+        problems, source, own = load_suite(name)
         problems = shuffled(problems)[: self._options.transfer_problems]
         if len(problems) < 2:
             raise DataError(f"{name} has too few problems.")
         half = len(problems) // 2
         place = self._folder / "transfer" / f"{Path(name).stem}-{digest_problems(problems)[:8]}"
         parts = {"calibration": problems[:half], "test": problems[half:]}
+        grader = own or self._of_files
         here = {part: self._recorded(place / part, some, grader=grader) for part, some in parts.items()}
         for data in here.values():
             check_unseen(bundle, data)
@@ -327,9 +333,10 @@ class _Work:
                 threshold=level.threshold,
                 risk=level.risk,
                 reference=reference,
+                loss=LOSSES[self._options.loss],
                 **traces,
             )
-            rows.append(asdict(line) | {"risk": level.risk, "suite": source})
+            rows.append(asdict(line) | {"risk": level.risk, "loss": level.loss, "suite": source})
         return rows
 
     def speed(self) -> Rows:

@@ -12,7 +12,7 @@ from lynxstop._version import __version__
 from lynxstop.report.certified import add_certified
 from lynxstop.report.page import Page
 from lynxstop_research.machine import machine
-from lynxstop_research.shift import MOST
+from lynxstop_research.shift import AUDITED, MOST
 from lynxstop_research.study import Study
 from lynxstop_research.study_speed import ROUNDS
 
@@ -121,8 +121,9 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
     )
     sources = "; ".join(dict.fromkeys(row["suite"] for row in found))
     page.text(
-        f"Certified on {found[0]['source']}. Risks with exact 95% intervals; audits and requests are medians "
-        "over orders of the same requests. A change is a warning unless the monitor is told to stop on it. "
+        f"Certified on {found[0]['source']}. Risks are of the loss {found[0]['loss']}, with exact 95% "
+        "intervals; audits and requests are medians over orders of the same requests. Audits measure the "
+        f"loss {AUDITED.name} only. A change is a warning unless the monitor is told to stop on it. "
         f"Problems: {sources}.",
         note=True,
     )
@@ -132,7 +133,9 @@ def _risk(one: dict[str, Any] | None) -> str:
     return "refused" if one is None else f"{one['risk']:.1%} ({one['low']:.1%} to {one['high']:.1%})"
 
 
-def _delay(one: dict[str, Any]) -> str:
+def _delay(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "-"
     if not one["share"]:
         return f"none in {MOST:,}"
     return f"{one['median']:.0f}" + ("" if one["share"] == 1 else f", in {one['share']:.0%} of orders")

@@ -109,9 +109,7 @@ def speed(
     reference: list[Grade] | None = None
     rows: list[dict[str, Any]] = []
     for start, settings in opened:
-        with closing(start()) as source:
-            texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
-            _run(source, texts, recipe, problems, settings, options)
+        texts = _run(start, recipe, problems, settings, options)
         for setting in settings[1:] if rows else settings:
             grades = [
                 options.grade(texts.after_thinking(texts.decode(done.output_ids)), problem.answer)
@@ -142,6 +140,20 @@ def _open(model: str, recipe: Recipe, bundle: Bundle | None, options: CollectOpt
 
 
 def _run(
+    start: Callable[[], Source],
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    settings: Sequence[_Setting],
+    options: CollectOptions,
+) -> Texts:
+    """Run all settings in one engine, which is gone before the next one needs its memory."""
+    with closing(start()) as source:
+        texts = Texts(source.tokenizer, source.setup.delimiters, source.setup.cues)
+        _take_turns(source, texts, recipe, problems, settings, options)
+    return texts
+
+
+def _take_turns(
     source: Source,
     texts: Texts,
     recipe: Recipe,

@@ -246,7 +246,7 @@ class Certificate(Claim):
             point=point,
         )
         rows = [
-            ("risk", f"{100 * self.risk:g}% {self.loss} at {self.confidence:.0%} confidence"),
+            ("risk", f"{100 * self.risk:g}% {self.loss} at {100 * self.confidence:g}% confidence"),
             ("threshold", "never exits" if self.refused else f"{self.threshold:.6g}"),
             ("losses", f"{self.losses:g} of {self.n}"),
             ("upper limit", "" if self.bound is None else f"{self.bound:.2%}"),

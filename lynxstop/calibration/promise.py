@@ -109,19 +109,19 @@ def sentence(
                 f" The weights leave what {weighing.effective:.3g} unweighted problems are worth, "
                 f"and {weighing.floor:g} are needed."
             )
-        return f"{basis} No threshold could be certified at risk {risk:.4g}: requests think to the end.{why}"
+        return f"{basis} No threshold could be certified at risk {risk:g}: requests think to the end.{why}"
     requests = _population(claim.settings, whose, weighing)
     if method.promise == "cue":
         what = (
-            f"at most {_percent(risk)} of the cues whose exit answer is bad are exited at: "
+            f"at most {_level(risk)} of the cues whose exit answer is bad are exited at: "
             "a promise per cue, not per request"
         )
     elif loss.selective:
-        what = f"of the {requests} that are stopped early, at most {_percent(risk)} {loss.phrase}"
+        what = f"of the {requests} that are stopped early, at most {_level(risk)} {loss.phrase}"
     elif fractions:
-        what = f"the mean loss {loss.name!r} of {requests} is at most {risk:.4g}"
+        what = f"the mean loss {loss.name!r} of {requests} is at most {risk:g}"
     else:
-        what = f"at most {_percent(risk)} of {requests} {loss.phrase}"
+        what = f"at most {_level(risk)} of {requests} {loss.phrase}"
     seen = f"Observed {observed:.6g}/{of}"
     if weighing is not None:
         seen += f", which is {_percent(weighing.share)} by weight"
@@ -135,7 +135,7 @@ def _how(claim: Claim, method: Method) -> str:
     settings = claim.settings
     if method.promise != "confidence":
         return "On average over calibration sets"
-    how = f"With confidence {_percent(claim.confidence)}"
+    how = f"With confidence {_level(claim.confidence)}"
     if settings.tests > 1:
         how += f", together with {settings.tests - 1} other{'s' if settings.tests > 2 else ''}"
     if settings.apart:
@@ -178,3 +178,8 @@ def _unknown(unknown: Unknown) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
+
+
+def _level(share: float) -> str:
+    """A risk or a confidence; not rounded to fewer digits than anybody gives, which would promise more."""
+    return f"{100 * share:g}%"

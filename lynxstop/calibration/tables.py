@@ -320,5 +320,8 @@ def _per_trace(
 ) -> NDArray[Any]:
     taken = values[first]
     if not np.array_equal(values, taken[owner], equal_nan=values.dtype.kind == "f"):
-        raise DataError(f"The rows of a trace in {path} disagree about {name}.")
+        raise DataError(
+            f"The rows of a trace in {path} disagree about {name}.",
+            hint="It is one per trace: the same in all of its rows.",
+        )
     return taken

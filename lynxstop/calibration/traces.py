@@ -225,7 +225,10 @@ class TraceTable:
             if len(self.tokens) != events or len(self.full_tokens) != n:
                 raise DataError("The token columns do not match the cues and the traces.")
             if (self.tokens < 0).any() or (self.tokens > self.full_tokens[self.owners]).any():
-                raise DataError("A cue lies after the end of its trace: tokens exceeds full_tokens.")
+                raise DataError(
+                    "A cue lies after the end of its trace: tokens exceeds full_tokens.",
+                    hint="Count in tokens what is thought up to the exit, and in full_tokens all of it.",
+                )
 
 
 def _some(prompts: Sequence[str] | NDArray[Any] | None) -> NDArray[np.str_] | None:
@@ -240,7 +243,7 @@ def _float32(scores: ArrayLike) -> NDArray[np.float32]:
 
 def _check_ids(traces: NDArray[np.str_], problems: NDArray[np.str_]) -> None:
     if (traces == "").any() or (problems == "").any():
-        raise DataError("A trace id or a problem id is empty.")
+        raise DataError("A trace id or a problem id is empty.", hint="Fill both columns in every row.")
     names, counts = np.unique(traces, return_counts=True)
     if (counts > 1).any():
         raise DataError(

@@ -154,12 +154,17 @@ def calibrate(
     )
     if from_audit is not None:
         _check_alone(
-            "--from-audit", bundle, data, scores, from_shadow, train, weights, split, out, report, subgroup
-        )
+            "--from-audit", bundle, DATA=data, scores=scores, from_shadow=from_shadow, train=train,
+            weights=weights, split=split, out=out, report=report, subgroup=subgroup,
+            default_risk=default_risk,
+        )  # fmt: skip
         recalibrate(cast("Path", bundle), from_audit, options, risk or [], require, json, _show_replacing)
         return
     if from_shadow is not None:
-        _check_alone("--from-shadow", bundle, data, scores, train, weights, split, out)
+        _check_alone(
+            "--from-shadow", bundle, DATA=data, scores=scores, train=train, weights=weights, split=split,
+            out=out,
+        )  # fmt: skip
         loaded, made = _certify_shadow(cast("Path", bundle), from_shadow, options)
     elif scores is not None:
         if bundle or data or split or default_risk is not None:
@@ -224,11 +229,14 @@ def _page(made: Sequence[Calibration], *, logits: bool) -> str:
     return calibration_report(*made, logits=logits)
 
 
-def _check_alone(option: str, bundle: Path | None, *others: object) -> None:
-    if bundle is None or any(others):
+def _check_alone(option: str, bundle: Path | None, **others: object) -> None:
+    """Refuse what does not go with `option`; the others are named as on the command line."""
+    given = [name for name, value in others.items() if value]
+    if bundle is None or given:
+        named = [name if name.isupper() else f"--{name.replace('_', '-')}" for name in given]
         raise ConfigError(
             f"{option} certifies the bundle that served this traffic.",
-            hint=f"Give BUNDLE and {option}, without other data, --train, --weights, --split and --out.",
+            hint="Name that bundle: BUNDLE." if bundle is None else f"Leave out {', '.join(named)}.",
         )
 
 

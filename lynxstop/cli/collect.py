@@ -105,7 +105,7 @@ def collect(
 
     - `lynxstop collect MODEL train.jsonl data/train --samples 4 --limit 500 --json`
 
-    - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=8192`
+    - `lynxstop collect MODEL train.jsonl data/train --engine vllm --argument max_model_len=40960`
 
     - `lynxstop collect NAME prompts.jsonl data/train --engine openai --base-url http://127.0.0.1:8000`
 

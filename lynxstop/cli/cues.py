@@ -80,10 +80,10 @@ def cues(
 
 
 def _decoder(model: Path, recorded: Recording) -> Decode:
-    from lynxstop.artifacts.tokenizer import load_tokenizer
     from lynxstop.errors import DataError
+    from lynxstop.workflows.draft_recipe import tokenizer_of
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = tokenizer_of(model)
 
     def decode(ids: object) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

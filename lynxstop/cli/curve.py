@@ -69,7 +69,7 @@ def curve(
         _output.emit({"data": str(data), **found.report()})
         return
     rows = _output.table(
-        f"Layers {list(found.layers)}, {found.loss} at most {risk:g} at {confidence:.0%}",
+        f"Layers {list(found.layers)}, {found.loss} at most {risk:g} at {100 * confidence:g}%",
         *("problems", "AUC", "middle 90%", "saved", "middle 90%", "certified in"),
     )
     for size in found.sizes:

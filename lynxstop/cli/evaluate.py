@@ -13,7 +13,7 @@ from lynxstop.cli import _output
 from lynxstop.cli._options import Json
 from lynxstop.cli._risk import Confidence
 from lynxstop.cli._risk import risk as read_risk
-from lynxstop.errors import StepError
+from lynxstop.errors import ConfigError, StepError
 
 if TYPE_CHECKING:
     from lynxstop.artifacts.bundle import Bundle
@@ -28,6 +28,7 @@ _SHOWN = ("risk", "accuracy full", "early", "saved", "of oracle", "exits", "disa
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Recorded traces that the bundle has not seen.")],
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle: its levels, or its probe for the rules.")
@@ -66,6 +67,8 @@ def evaluate(
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.recordings.storage import Recording
 
+    if bundle is not None and rules is None:
+        _check_of_rules(context)
     loaded = None if bundle is None else Bundle.load(bundle)
     if loaded is not None and rules is None and not loaded.policy.levels:
         raise StepError(f"{bundle} is not calibrated.", hint="Run `lynxstop calibrate` first.")
@@ -78,6 +81,20 @@ def evaluate(
         _levels(loaded, recorded, csv, report, json)
     else:
         _rules(recorded, loaded, rules or "all", risk, confidence, loss, points, seed, csv, report, json)
+
+
+def _check_of_rules(context: typer.Context) -> None:
+    """Refuse options of rules where the levels of a bundle are replayed: those are certified already."""
+    given = [
+        f"--{name}"
+        for name in ("risk", "confidence", "loss", "points", "seed")
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} would change nothing: the certified levels of the bundle are replayed.",
+            hint="Leave it out, or compare rules with --rules.",
+        )
 
 
 def _rules(

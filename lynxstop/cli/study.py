@@ -12,7 +12,7 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
-from lynxstop.cli._options import Device, DraftedRecipe, Dtype, Grader, Json, Limit, Seed
+from lynxstop.cli._options import Device, DraftedRecipe, Dtype, Json, Limit, Seed
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
 
@@ -53,7 +53,9 @@ def study(
     ] = None,
     timed: Annotated[int, typer.Option(min=1, help="Requests for wall-clock and throughput.")] = 64,
     compared: Annotated[int, typer.Option(min=1, help="Requests whose decisions are compared.")] = 32,
-    grader: Grader = "math",
+    grader: Annotated[
+        str, typer.Option(help="How answers of a file are compared; suites have a grader of their own.")
+    ] = "math",
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -98,7 +100,8 @@ def study(
             device=device,
             dtype=dtype,
             batch_size=concurrency,
-            arguments={} if engine == "transformers" else arguments,
+            # With a further engine they are its own.
+            arguments={} if engine == "transformers" and also else arguments,
             seed=seed,
             grader=grader,
         ),

@@ -120,7 +120,10 @@ def _vllm(model: str, recipe: Recipe, options: SourceOptions) -> Source:
 
 def _no_arguments(engine: str, options: SourceOptions) -> None:
     if options.arguments:
-        raise ConfigError(f"The engine {engine} takes no further arguments: {', '.join(options.arguments)}.")
+        raise ConfigError(
+            f"The engine {engine} takes no further arguments: {', '.join(options.arguments)}.",
+            hint="Leave them out, or name the engine that they are for: --engine.",
+        )
 
 
 def _openai(model: str, recipe: Recipe, options: SourceOptions) -> Source:

@@ -184,6 +184,7 @@ def _certify(
         CalibrationOptions(risks=[risk], confidence=confidence, loss=loss.name, seed=seed),
         train_scores=known,
         train_problems=read["train"].problem_ids.tolist(),
+        train_prompts=[] if (prompts := read["train"].prompts) is None else prompts.tolist(),
     )
     return found.certificates[0]
 

@@ -49,10 +49,11 @@ def lead(found: Comparison) -> str:
     """Return the main sentence."""
     about, best = found.about, ordered(found)[0].row
     if not best["certified"]:
-        return f"No rule could be certified at {about['risk']:.0%}."
+        return f"No rule could be certified at {100 * about['risk']:g}%."
     rivals = [line.row for line in ordered(found) if line.row["paper"] and line.row["certified"]]
     text = (
-        f"At a certified {about['risk']:.0%} risk of {about['loss']} (confidence {about['confidence']:.0%}), "
+        f"At a certified {100 * about['risk']:g}% risk of {about['loss']} "
+        f"(confidence {100 * about['confidence']:g}%), "
         f"{best['rule']} saves most: {best['saved_net']:.1%} of thinking tokens net, "
         f"{best['oracle_share']:.0%} of what the oracle saves."
     )

@@ -37,7 +37,9 @@ _SAME_UNITS = {
 }  # fmt: skip
 _UNITS = {other: unit for unit, others in _SAME_UNITS.items() for other in (unit, *others.split())}
 _LETTERS = set("mgslhLVWJNKCFAT")
-_SHORT_WORDS = set("men way boy cat dog egg car box bus cup pen toy hat bit per and")
+_SHORT_WORDS = {
+    "men", "way", "boy", "cat", "dog", "egg", "car", "box", "bus", "cup", "pen", "toy", "hat", "bit",
+}  # fmt: skip
 _CHANGES_VALUE = re.compile(
     r"(?:squared?d|cubed|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth"
     r"|thousandth|millionth|hundred|thousand|million|billion|trillion|dozen|score|gross|pair|couple"

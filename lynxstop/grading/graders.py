@@ -17,6 +17,7 @@ from typing import Any
 from lynxstop.errors import ConfigError
 from lynxstop.grading.extract import extract_answer
 from lynxstop.grading.grading import Grader, Same, TextGrader, answers_agree, grade
+from lynxstop.grading.normalise import normalise
 from lynxstop.grading.simple import read_choice, read_truth
 
 MATH = grade.name
@@ -99,14 +100,14 @@ def _same_text(answer: str, other: str) -> bool:
 
 
 def _same_choice(answer: str, other: str) -> bool | None:
-    choices = read_choice(answer), read_choice(other)
+    choices = read_choice(normalise(answer)), read_choice(normalise(other))
     if choices[0] is None or choices[1] is None:
         return None if choices[1] is None else False
     return choices[0].letter.upper() == choices[1].letter.upper()
 
 
 def _same_truth(answer: str, other: str) -> bool | None:
-    found = read_truth(answer), read_truth(other)
+    found = read_truth(normalise(answer)), read_truth(normalise(other))
     return None if None in found else found[0] == found[1]
 
 
@@ -121,7 +122,7 @@ def _find_json(text: str) -> str | None:
     while (start := _OPENING.search(text, place)) is not None:
         try:
             _, end = decoder.raw_decode(text, start.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             place = start.end()
             continue
         found, place = text[start.start() : end], end
@@ -134,7 +135,7 @@ _NOTHING = object()
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of a number with more digits than Python reads
         return _NOTHING
 
 

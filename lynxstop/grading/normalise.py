@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _WRAPPERS = re.compile(
-    r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|boxed|mbox|hbox)\s*\{(?P<inner>[^{}]*)\}"
+    r"\\(?:text(?:bf|rm|it|sf|tt|up|normal)?|emph|math(?:rm|bf)|bm|boldsymbol|operatorname|boxed|mbox|hbox)"
+    r"\s*\{(?P<inner>[^{}]*)\}"
 )
 _SPACING = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])|\\displaystyle|(?<!\\)\\[,;:! ]|\\q?quad(?![a-z])|~"

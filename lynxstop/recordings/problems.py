@@ -184,7 +184,10 @@ def _problem(record: Any, chosen: Mapping[str, str], place: str) -> tuple[Proble
 
 def _text(value: Any, name: str, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise DataError(f"{place}: the {name} must be a string or a number.")
+        raise DataError(
+            f"{place}: the {name} must be a string or a number.",
+            hint=f"Write it as one, or name another column with --{name}-column.",
+        )
     return str(value)
 
 
@@ -194,21 +197,28 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         start = file.read(4096).lstrip()[:1]
         file.seek(0)
         if start == "[":
-            try:
-                yield from enumerate(json.load(file), start=1)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+            yield from enumerate(_parsed(file.read(), path), start=1)
             return
         for place, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                yield place, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {place}: not valid JSON ({error.msg}).",
-                    hint="Each line holds one whole object; or the file is one array: [{...}, ...].",
-                ) from error
+            yield place, _parsed(line, path, place)
+
+
+def _parsed(text: str, path: Path, place: int | None = None) -> Any:
+    """Read JSON; `place` is its line, where it is not the whole file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {place or error.lineno}: not valid JSON ({error.msg}).",
+            hint="Each line holds one whole object; or the file is one array: [{...}, ...].",
+        ) from error
+    except ValueError as error:
+        where = path if place is None else f"{path}, line {place}"
+        raise DataError(
+            f"{where}: a number has more digits than can be read.", hint="Write it in quotes, as a text."
+        ) from error
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
@@ -216,13 +226,24 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         place = 1
         rows = csv.DictReader(file, strict=True)
         try:
+            names = list(rows.fieldnames or ())
+            if repeated := next((name for name in names if names.count(name) > 1), None):
+                raise DataError(
+                    f"{path} has several columns {repeated!r}.", hint="Give every column a name of its own."
+                )
             for record in rows:
                 place = rows.line_num
                 if None in record or None in record.values():
-                    raise DataError(f"{path}, line {place}: not as many fields as the header names.")
+                    raise DataError(
+                        f"{path}, line {place}: not as many fields as the header names.",
+                        hint="Put texts with commas or line breaks in double quotes.",
+                    )
                 yield place, record
         except csv.Error as error:
-            raise DataError(f"{path}, line {place}: not valid CSV from here on ({error}).") from error
+            raise DataError(
+                f"{path}, line {place}: not valid CSV from here on ({error}).",
+                hint='Close every double quote, or write JSON lines: {"prompt": "..."}.',
+            ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -230,7 +251,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         table = need("pyarrow.parquet", "calibrate").read_table(path)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable Parquet file.") from error
+        raise DataError(f"{path} is not a readable Parquet file.", hint="Copy or write it again.") from error
     yield from enumerate(table.to_pylist(), start=1)
 
 

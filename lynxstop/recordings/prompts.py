@@ -27,7 +27,10 @@ def read_prompt(value: Any, place: str) -> Prompt:
     if isinstance(value, str):
         return value
     if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"{place}: the prompt must be a string or a list of chat messages.")
+        raise DataError(
+            f"{place}: the prompt must be a string or a list of chat messages.",
+            hint="Write it as one, or name the column that holds one.",
+        )
     turns = [_turn(turn, place) for turn in value]
     if turns[-1]["role"] == "assistant":  # the answer that a training set holds; the model gives its own
         turns.pop()

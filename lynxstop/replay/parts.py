@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lynxstop.calibration.repeats import joined_ids
 from lynxstop.core.types import Tokens
 from lynxstop.errors import DataError
 from lynxstop.recordings.storage import Recording
@@ -68,7 +69,7 @@ Recorded = Recording | DataPart
 
 
 def parts_of(data: Recording, seed: int = 0) -> dict[str, DataPart]:
-    """Split a data set by problem.
+    """Split a data set by problem; problems that share a prompt are one.
 
     The recorded splits are taken when all three are there; else a digest of the problem's id and the seed
     decides, so that a problem keeps its part when others come or go.
@@ -81,7 +82,11 @@ def parts_of(data: Recording, seed: int = 0) -> dict[str, DataPart]:
     traces = data.traces()
     recorded = np.array([split or "" for split in traces["split"].to_pylist()])
     if not set(PARTS) <= set(recorded.tolist()):
-        places = np.array([_place(problem, seed) for problem in traces["problem_id"].to_pylist()])
+        problems = np.array(traces["problem_id"].to_pylist(), dtype=np.str_)
+        if "prompt_sha256" in traces.column_names:
+            prompts = ["" if one is None else one for one in traces["prompt_sha256"].to_pylist()]
+            problems = joined_ids(problems, np.array(prompts, dtype=np.str_))
+        places = np.array([_place(problem, seed) for problem in problems.tolist()])
         edges = np.cumsum(list(PARTS.values()))[:-1]
         recorded = np.array(list(PARTS))[np.searchsorted(edges, places, side="right")]
     parts = {name: DataPart(data, np.asarray(recorded == name, bool)) for name in PARTS}

@@ -29,7 +29,7 @@ def learning_report(curve: LearningCurve) -> str:
             curve,
             "Do more problems save more?",
             f"Share of thinking tokens saved at the threshold certified for {curve.loss} at most "
-            f"{curve.level:g} at {curve.confidence:.0%} confidence; 0 where none was found.",
+            f"{curve.level:g} at {100 * curve.confidence:g}% confidence; 0 where none was found.",
             "share of tokens saved",
             lambda size: size.saved,
         ),

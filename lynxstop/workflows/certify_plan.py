@@ -141,8 +141,8 @@ def require_enough(parts: Mapping[str, Sequence[Problem]], found: Outlook) -> No
         lenient = max(found.dropped)
         needed = floor(lenient, (lenient,), found.confidence)
         why = (
-            f"{found.problems} of them certify: at {found.confidence:.0%} confidence that is enough for no "
-            f"risk below {found.strictest:.1%}, even without a single loss."
+            f"{found.problems} of them certify: at {100 * found.confidence:g}% confidence that is enough for "
+            f"no risk below {found.strictest:.1%}, even without a single loss."
         )
         other = f", or --risk {math.ceil(100 * found.strictest)}%" if found.strictest < 0.5 else ""
     elif training < LEAST_TRAINING:

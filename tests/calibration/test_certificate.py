@@ -255,3 +255,10 @@ def test_promise_says_what_and_what_not(made):
     )
     assert f"Observed {certificate.observed:g}/300" in certificate.promise
     assert "one given request" in certificate.not_promised
+
+
+def test_the_sentence_promises_no_more_than_was_certified(simulated):
+    options = CalibrationOptions(risks=[0.12345], confidence=0.9996)
+    promise = calibrate(simulated(300), options).certificates[0].promise
+
+    assert "With confidence 99.96%, at most 12.345% of requests" in promise

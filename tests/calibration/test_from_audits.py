@@ -219,6 +219,8 @@ def test_only_what_was_measured_is_promised(served, audit, simulated, tmp_path):
     state = journal(tmp_path / "state", *audit(0.2, [0.0] * 100))
     for words in (("--loss", "wrong"), ("--unit", "problem"), ("--by", "family")):
         assert isinstance(failing(served, state, *words), ConfigError), words
+    error = failing(served, state, "--default-risk", "0.2", "--report", str(tmp_path / "page.html"))
+    assert error.hint == "Leave out --report, --default-risk."
     traffic = ShadowTraffic(tmp_path, simulated(200, start="q"), ("m",), 0, {})
     with pytest.raises(ConfigError, match="measures the loss 'disagree'"):
         calibrate_from_shadow(served, traffic, CalibrationOptions(risks=[0.2], loss="wrong"))

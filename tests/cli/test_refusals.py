@@ -12,7 +12,7 @@ from lynxstop import shipped
 from lynxstop.cli import app
 from lynxstop.cli._checks import check_folder, check_port
 from lynxstop.cli._risk import risk, risk_or_off
-from lynxstop.errors import ConfigError, LynxstopError, ModelError
+from lynxstop.errors import ConfigError, LynxstopError, ModelError, StepError
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.serve import build
 from lynxstop.recordings.lock import alone_in
@@ -61,6 +61,22 @@ def test_every_command_reads_risks_alike(command: str) -> None:
     done = CliRunner().invoke(app, [command, "--risk", "5 percent"])
     assert isinstance(done.exception, ConfigError)
     assert "such as 0.05 or 5%" in str(done.exception.hint)
+
+
+def test_a_missing_model_is_said_where_only_its_tokenizer_is_needed() -> None:
+    done = CliRunner().invoke(app, ["export", "nothing", "data", "problems.jsonl", "out.jsonl"])
+    assert isinstance(done.exception, ModelError)
+    assert done.exception.message == "There is no model folder nothing."
+
+
+def test_options_of_rules_are_refused_where_levels_are_replayed() -> None:
+    words = ["evaluate", "recorded", "--bundle", "bundle", "--risk", "0.05", "--seed", "3"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.message.startswith("--risk, --seed would change nothing")
+    # given rules, they are read, and what is missing is the bundle
+    done = CliRunner().invoke(app, [*words, "--rules", "budget"])
+    assert isinstance(done.exception, StepError)
 
 
 def test_levels_in_percent_reach_the_command() -> None:

@@ -59,6 +59,7 @@ def test_the_three_formats_agree(tmp_path):
         ('{"prompt": [{"role": "user"}]}', "a role and a content"),
         ('{"prompt": [{"role": "user", "content": [{"type": "image"}]}]}', "a role and a content"),
         ('{"prompt": [{"role": "assistant", "content": "a"}]}', "not the user"),
+        ('{"prompt": "p", "answer": ' + "1" * 5000 + "}", "more digits"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, complaint):
@@ -67,6 +68,7 @@ def test_a_broken_line_is_named(tmp_path, line, complaint):
     with pytest.raises(DataError, match=complaint) as caught:
         load_problems(path)
     assert "p.jsonl, line 3" in str(caught.value)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,14 @@ def test_json_that_is_no_text_is_refused(tmp_path, content, complaint):
 @pytest.mark.parametrize("content", ["id,prompt\na\n", "id,prompt\na,b,c\n", 'id,prompt\na,b\nc,"d\n'])
 def test_a_ragged_csv_is_refused(tmp_path, content):
     (tmp_path / "p.csv").write_text(content)
-    with pytest.raises(DataError, match=r"p\.csv, line 2"):
+    with pytest.raises(DataError, match=r"p\.csv, line 2") as caught:
+        load_problems(tmp_path / "p.csv")
+    assert caught.value.hint
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,answer,prompt\na,1,b\n")
+    with pytest.raises(DataError, match="several columns 'prompt'"):
         load_problems(tmp_path / "p.csv")
 
 

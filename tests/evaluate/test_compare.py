@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 
 from lynxstop.calibration.losses import LOSSES
+from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.runner import collect
 from lynxstop.core.points import points_named
 from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.intervals import draws, ratio
-from lynxstop.evaluate.report import as_csv, as_json, as_page
+from lynxstop.evaluate.report import as_csv, as_json, as_page, lead
 from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.parts import parts_of
 from lynxstop.replay.points import read_points, score_points
 from lynxstop.rules import Point
 from lynxstop.rules.table import rule_named
 from lynxstop_research.export import serial_groups, to_lines
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
 NAMES = ("lynx", "deer", "convergence", "budget", "loop", "rpdi", "combined")
 
@@ -93,6 +96,27 @@ def test_parts_share_no_problem_and_keep_their_problems(scripted):
         assert len(list(part.tokens())) == len(part.traces())
 
 
+def test_parts_share_no_prompt_under_another_id(tmp_path):
+    # given prompts that come under two ids each
+    asked = [replace(one, prompt=f"prompt {number % 30}") for number, one in enumerate(problems(60))]
+    data = collect(ScriptedSource(), asked, tmp_path / "data", SAMPLING, CollectOptions())
+
+    found = [set(part.traces()["prompt_sha256"].to_pylist()) for part in parts_of(data).values()]
+
+    assert sum(map(len, found)) == len(set.union(*found)) == 30
+
+
+def test_recorded_splits_that_share_a_prompt_are_refused(tmp_path):
+    splits = ("train", "calibration", "test")
+    asked = [
+        replace(one, prompt=f"prompt {number // 2}", metadata={"split": splits[number % 3]})
+        for number, one in enumerate(problems(60))
+    ]
+    data = collect(ScriptedSource(), asked, tmp_path / "data", SAMPLING, CollectOptions())
+    with pytest.raises(DataError, match="prompts are in training and here"):
+        compare(data, [rule_named("budget")])
+
+
 def test_signals_count_what_was_recorded(scripted):
     table = read_points(
         scripted, ["tokens", "cues"], np.zeros(len(scripted.cues()), np.float32), StopPolicy((1,))
@@ -142,6 +166,13 @@ def test_the_same_data_give_the_same_bytes(scripted, found):
     assert "deer (published)" in {row["rule"] for row in csv.DictReader(io.StringIO(as_csv(found)))}
     page = as_page(found)
     assert page.index("<svg") < page.index("<table")
+
+
+def test_the_main_sentence_rounds_neither_risk_nor_confidence_away(scripted):
+    found = compare(scripted, [rule_named("budget")], risk=0.995, confidence=0.999)
+    assert "At a certified 99.5% risk of disagree (confidence 99.9%)" in lead(found)
+    found = compare(scripted, [rule_named("budget")], risk=0.004)
+    assert lead(found) == "No rule could be certified at 0.4%."
 
 
 def test_intervals_resample_problems_not_traces():

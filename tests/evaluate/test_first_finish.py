@@ -3,6 +3,7 @@
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.evaluate.first_finish import first_finish
+from lynxstop.recordings.storage import Recording
 from lynxstop.replay.parts import parts_of
 from tests.support.scripted import SAMPLING, ScriptedSource, problems
 
@@ -38,6 +39,20 @@ def test_what_only_some_problems_have_more_of_does_not_run(scripted, tmp_path):
     # then the race is that of two samples each: problems come in the same order
     assert raced(data) == raced(scripted)
     assert data.samples == (2, 3)
+
+
+def test_answers_are_compared_as_they_were_graded(scripted):
+    # given the same answers, as if another grader had compared them
+    def lost(name):
+        data = Recording.open(scripted.path)
+        data.meta = data.meta.model_copy(update={"grader": name})
+        found = first_finish(data, parts_of(data), 0.4, 0.05)
+        return found and found[1].disagree.sum()
+
+    # then numbers are no letters of a choice, and a function is not run because a recording names it
+    assert lost("math") == lost("text") == raced(scripted)[1][-1].count(True)
+    assert lost("choice") > lost("math")
+    assert lost("antigravity:fly") is None
 
 
 def test_a_problem_with_one_sample_does_not_pass_for_one_that_agrees(tmp_path):

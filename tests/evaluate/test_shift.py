@@ -1,8 +1,11 @@
 """What becomes of a certificate on another population, on made tables whose risk is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lynxstop.calibration.losses import LOSSES
 from lynxstop.replay.exits import ExitTable
 from lynxstop_research.shift import Scored, alarm, certified, change, delay, losses_at, served, shift, warning
 
@@ -42,6 +45,7 @@ def test_a_population_like_the_source_keeps_the_promise() -> None:
     assert found.served.low < found.served.risk < found.served.high
     assert found.served.risk < 0.05
     assert found.served.saved == pytest.approx(0.6 * found.served.exits)
+    assert found.alarm is not None
     assert found.alarm.share == 0.0
     assert found.repaired == found.served
 
@@ -55,12 +59,38 @@ def test_another_population_breaks_it_is_noticed_and_mended() -> None:
     )  # fmt: skip
 
     assert found.served.low > 0.05
+    assert found.alarm is not None
     assert found.alarm.share == 1.0
     assert found.alarm.median < 100
     assert found.warning.share == 1.0
     assert found.repaired is not None
     assert found.repaired.low < 0.05
     assert found.repaired.saved < found.served.saved / 2
+
+
+def test_a_level_is_measured_by_its_own_loss() -> None:
+    # given answers that often change, and were right before in one of ten cases
+    changing, harm = population(0.7, 1), LOSSES["harm"]
+    was_right = (np.arange(400) % 10 == 0).astype(float)
+    changing = Scored(replace(changing.table, full_right=was_right), changing.scores)
+
+    found = shift(
+        "a",
+        "b",
+        threshold=-10.0,
+        risk=0.2,
+        reference=changing,
+        calibration=changing,
+        test=changing,
+        loss=harm,
+    )
+
+    lost = (changing.table.agrees == 0) & (was_right == 1)
+    assert found.served.risk == pytest.approx(lost.mean())
+    assert losses_at(changing, -10.0).mean() > 0.2
+    assert found.repaired == found.served
+    # then no audit is made up that live traffic could not have
+    assert (found.alarm, found.change) == (None, None)
 
 
 def test_delays_count_requests() -> None:

@@ -1,8 +1,10 @@
 """`lynxstop study`: suites, flips, budgets of equal cost, and one small study to its page."""
 
+import gc
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +16,17 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.artifacts.recipe import Recipe, SamplingOptions
 from lynxstop.cli import app
-from lynxstop.errors import DataError, ModelError
+from lynxstop.collect.options import CollectOptions
+from lynxstop.errors import ConfigError, DataError, ModelError
 from lynxstop.recordings.hub import HubName
-from lynxstop.recordings.problems import Problem
+from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.storage import Recording
 from lynxstop.replay.exits import read_exits
 from lynxstop.report.page import Page
 from lynxstop_research import study as workflow
-from lynxstop_research import study_flips
+from lynxstop_research import study_flips, study_speed
 from lynxstop_research import study_page as study_pages
 from lynxstop_research.study import Study, StudyOptions, shuffled, study
 from lynxstop_research.study_page import study_page
@@ -76,6 +80,9 @@ def test_only_decisions_on_the_same_text_are_flipped(
     assert study_flips.compare(scripted, scripted, None).parted == 0
 
 
+TRANSFER = workflow._Work.transfer
+
+
 class Stubbed:
     """A study whose parts are counted and not measured; those named in `broken` fail."""
 
@@ -119,6 +126,36 @@ def test_a_suite_that_cannot_be_had_costs_no_other_and_is_tried_again(stubbed: S
     stubbed.broken = set()
     assert stubbed.run().transfers == [{"of": "transfer to gpqa"}, {"of": "transfer to csqa"}]
     assert stubbed.measured == ["transfer to gpqa"]
+
+
+def test_a_file_is_graded_as_asked_beside_a_suite_with_a_grader_of_its_own(
+    stubbed: Stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a certificate on multiple choice, carried to a file of mathematics and to another suite
+    problems = [Problem(str(number), f"{number}?") for number in range(4)]
+    suites = {"gpqa": ("hf://gpqa/test", "choice"), "csqa": ("hf://csqa/test", "choice")}
+    file = str(shipped.PROBLEMS / "test.jsonl")
+    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, *suites.get(name, (name, None))))
+    graders: dict[Path, Any] = {}
+
+    def recorded(work: Any, place: Path, some: object, *, grader: Any) -> None:
+        graders[place.parent] = grader
+        raise DataError("Enough.")
+
+    monkeypatch.setattr(workflow._Work, "_recorded", recorded)
+    monkeypatch.setattr(workflow._Work, "transfer", TRANSFER)
+    options = StudyOptions(transfers=[file, "csqa"], collect=CollectOptions(grader="math"))
+    study(str(shipped.MODEL), "gpqa", tmp_path / "out", options=options)
+
+    assert list(graders.values()) == ["math", "choice"]
+
+
+def test_arguments_for_an_engine_that_takes_none_are_refused(tmp_path: Path) -> None:
+    words = ["study", str(shipped.MODEL), "--suite", str(shipped.PROBLEMS / "test.jsonl"), "--argument"]
+    done = CliRunner().invoke(app, [*words, "max_model_len=9", "--out", str(tmp_path / "out")])
+
+    assert isinstance(done.exception, ConfigError)
+    assert "takes no further arguments: max_model_len" in str(done.exception)
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"key": "', b"[]", b'{"rows": []}'])
@@ -236,6 +273,32 @@ def test_a_study_that_certifies_nothing_has_the_rest_and_goes_on(
     monkeypatch.setattr(workflow, "speed", None)
     monkeypatch.setattr(workflow, "record", None)
     assert run() == found
+
+
+@pytest.mark.skipif(not (shipped.MODEL / "model.safetensors").exists(), reason="no shipped model")
+def test_one_model_at_a_time_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    load = study_speed._open
+
+    def loading(*given: Any) -> Any:
+        gc.collect()
+        assert [ref for ref in alive if ref() is not None] == []
+        source: Any = load(*given)
+        alive.append(weakref.ref(source.engine.model))
+        return source
+
+    monkeypatch.setattr(study_speed, "_open", loading)
+    recipe = Recipe(sampling=SamplingOptions(temperature=0.0, max_tokens=60, answer_tokens=8))
+    problems = load_problems(shipped.PROBLEMS / "test.jsonl")[:2]
+    options = CollectOptions(batch_size=2)
+    rows = study_speed.speed(str(shipped.MODEL), recipe, None, problems, [20, 10], options)
+
+    assert len(alive) == 3
+    assert [row["setting"] for row in rows] == [
+        "full thinking",
+        "budget of 20 tokens",
+        "budget of 10 tokens",
+    ]
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from lynxstop.cli import app
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect as collect_with
 from lynxstop.collect.sources import SourceOptions, load_source
-from lynxstop.core.types import Sampling
+from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.vllm.engine import VllmEngine
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, DataError
 from lynxstop.recordings.problems import load_problems
 from lynxstop.recordings.storage import Recording
 
@@ -140,6 +140,30 @@ def test_every_step_works_on_data_of_vllm(make_llm: Callable[..., Any], tmp_path
     # then the bundle belongs to the engine, and every rule has its numbers
     assert Bundle.load(tmp_path / "bundle").policy.engine == "vllm"
     assert found
+
+
+def test_what_does_not_fit_in_the_context_is_said_before_hours_are_spent(
+    make_llm: Callable[..., Any],
+) -> None:
+    # given a context that is shorter than the longest trace of the recipe
+    recipe = Recipe.load(RECIPE)
+    longest = (recipe.guards.budget or 0) + recipe.sampling.answer_tokens
+    short, long = (
+        SourceOptions(arguments={"enforce_eager": True, "max_model_len": longest + more, "block_size": 32})
+        for more in (0, 64)
+    )
+    with pytest.raises(ConfigError, match=f"vLLM's context has {longest:,}"):
+        load_source("vllm", str(shipped.MODEL), recipe, short)
+    # and one that a long prompt leaves too little of
+    with closing(load_source("vllm", str(shipped.MODEL), recipe, long)) as source:
+        sampling = Sampling(**recipe.sampling.model_dump())
+        trace = Generation(Request("a", (5,) * 100), [7] * longest, longest, "length", [], None)
+        # then an exit that does not fit has no answer, and the others have theirs
+        [[early, late]] = source.engine.force_exits([trace], sampling, [[10, longest - 1]])
+        assert early.ids
+        assert (late.ids, late.finish) == ((), "length")
+        with pytest.raises(DataError, match="The prompt of 'b' has 2,000 tokens"):
+            list(source.engine.generate([Request("b", (5,) * 2000)], sampling))
 
 
 def test_arguments_that_lynxstop_sets_are_refused() -> None:

@@ -58,6 +58,8 @@ class VllmEngine:
     ----------
     cache : CacheUse
         Of all forced exits so far.
+    context : int
+        Tokens that a prompt and its output may have together.
     """
 
     id: ClassVar[str] = "vllm"
@@ -79,6 +81,7 @@ class VllmEngine:
         self.watch = guard_tool_calls(setup.watch, tokenizer)
         self.policy = policy or setup.policy
         self.layers = layers
+        self.context: int = config.max_model_len
         self.width: int = config.hf_text_config.hidden_size * len(layers)
         ends = config.try_get_generation_config().get("eos_token_id", ())
         self.eos_ids = frozenset(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
@@ -99,8 +102,15 @@ class VllmEngine:
         Raises
         ------
         DataError
-            When rows that were recorded do not arrive.
+            When rows that were recorded do not arrive, or a prompt fills the context.
         """
+        for request in requests:
+            if len(request.prompt_ids) >= self.context:
+                raise DataError(
+                    f"The prompt of {request.id!r} has {len(request.prompt_ids):,} tokens, and vLLM's "
+                    f"context has {self.context:,}.",
+                    hint="Leave it out, or raise max_model_len where the model allows it.",
+                )
         self.llm.reset_prefix_cache()
         self._run += 1
         params = []
@@ -148,11 +158,15 @@ class VllmEngine:
                 raise ConfigError(f"A cut of request {generation.request.id!r} lies outside its trace.")
             for ordinal, cut in enumerate(of_trace):
                 start = cut + 1 + len(self.policy.exit_ids)
-                room = min(sampling.answer_tokens, sampling.max_tokens - start)
+                prompt = (
+                    *generation.request.prompt_ids,
+                    *generation.output_ids[: cut + 1],
+                    *self.policy.exit_ids,
+                )
+                room = min(sampling.answer_tokens, sampling.max_tokens - start, self.context - len(prompt))
                 if room <= 0:
                     continue
-                kept = [*generation.output_ids[: cut + 1], *self.policy.exit_ids]
-                prompts.append({"prompt_token_ids": [*generation.request.prompt_ids, *kept]})
+                prompts.append({"prompt_token_ids": list(prompt)})
                 arguments = {"lynxstop_risk": "off"} | self._recording(len(targets), 1)
                 params.append(self._params(sampling, room, generation.request, start, arguments))
                 targets.append((trace, ordinal))

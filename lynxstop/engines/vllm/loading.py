@@ -71,7 +71,7 @@ def load_engine(
         When vLLM is not installed.
     ConfigError
         When an argument is unknown to vLLM, or one that is set here, or `max_tokens` leaves no room for
-        thinking.
+        thinking, or a recipe's longest traces do not fit in the context.
     ModelError
         When vLLM cannot load the model.
     """
@@ -112,13 +112,32 @@ def load_engine(
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
     counted = layer_numbers(layers, depth)
-    return LoadedVllm(
+    loaded = LoadedVllm(
         engine=VllmEngine(llm, setup, counted, policy),
         tokenizer=tokenizer,
         setup=setup,
         fingerprint=fingerprint(model_folder(config)),
         dtype=data_type(llm.llm_engine.vllm_config),
     )
+    if isinstance(made_by, Recipe):
+        try:
+            _check_context(policy, made_by, config.max_model_len)
+        except ConfigError:
+            loaded.close()
+            raise
+    return loaded
+
+
+def _check_context(policy: StopPolicy, recipe: Recipe, context: int) -> None:
+    """Refuse a context that would cut traces before the budget ends them: they would have no answer."""
+    longest = (policy.budget or 0) + len(policy.exit_ids) + recipe.sampling.answer_tokens
+    if longest >= context:
+        raise ConfigError(
+            f"The recipe lets a trace have {longest:,} tokens, and vLLM's context has {context:,}, "
+            "the prompt included.",
+            hint="Raise max_model_len where the model allows it, or lower max_tokens in the recipe's "
+            "[sampling], or budget in its [guards].",
+        )
 
 
 def _settled(
