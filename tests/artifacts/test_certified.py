@@ -91,7 +91,7 @@ def test_an_operator_is_told_what_to_do_about_the_engine(
     monkeypatch.setattr(served_bundle.logger, "warning", lambda text, *given: said.append(text % given))
     given = made_with(bundle, engine, dtype)
     certified = Certified.of(given, engine=VllmEngine, dtype="bfloat16")
-    served_bundle._warn(given, certified, PluginSettings())
+    served_bundle._warn(given, certified, PluginSettings(), "bfloat16")
     # then there is one advice; a data type that only a server has is not advised
     assert len(said) == 1
     assert said[0].endswith(says)

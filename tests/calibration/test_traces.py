@@ -26,9 +26,8 @@ def test_traces_without_cues_stay():
 
 
 def test_ids_and_groups_that_are_numbers_become_text():
-    table = TraceTable.from_arrays(
-        **{**GOOD, "problem_ids": [3, 4, 5], "trace_ids": [0, 1, 2]}, groups=[7, 7, 8]
-    )
+    numbers: dict[str, Any] = {"problem_ids": [3, 4, 5], "trace_ids": [0, 1, 2], "groups": [7, 7, 8]}
+    table = TraceTable.from_arrays(**{**GOOD, **numbers})
     assert table.groups is not None
     names = (table.problem_ids.tolist(), table.trace_ids.tolist(), table.groups.tolist())
     assert names == (["3", "4", "5"], ["0", "1", "2"], ["7", "7", "8"])
