@@ -113,7 +113,7 @@ class Switch:
             self.model.compute_logits = self.wrapped
             if (stops := getattr(self.adapter.sessions, "_stops", None)) is not None:
                 with torch.inference_mode():
-                    stops.fill_(variant == "served")
+                    stops[:] = variant == "served"
             for seat in getattr(self.adapter.sessions, "_by_slot", ()):
                 if seat is not None:
                     seat.session.mode = Mode.STOP if variant == "served" else Mode.SHADOW

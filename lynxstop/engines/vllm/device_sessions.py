@@ -2,10 +2,14 @@
 
 The state of a request is one column of an int32 matrix. Rows of the running batch work on a copy that stays
 in place until the batch changes, so that a step is arithmetic on a few small vectors, masked instead of
-branching: no Python per row, nothing that waits for the device.
+branching: no Python per row, nothing that waits for the device. Where that is a CPU, the same arithmetic is
+done by NumPy in the same memory: on a few numbers, an operation of PyTorch takes several times as long.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +72,7 @@ class DeviceSessions:
     """
 
     reports_exits = True
+    _by_numpy = True
 
     def __init__(
         self,
@@ -79,6 +84,10 @@ class DeviceSessions:
         closed: int,
     ) -> None:
         self.device = device
+        self._host = device.type == "cpu" and self._by_numpy
+        # Functions that both libraries have under one name.
+        self._xp: Any = np if self._host else torch
+        self._shift: Any = np.right_shift if self._host else torch.bitwise_right_shift
         self.policy = policy
         self._counted = policy.guarded or policy.tilt != 0
         self.automaton, self.probe = automaton, probe
@@ -88,9 +97,12 @@ class DeviceSessions:
         self.table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
         self.columns = automaton.table.shape[1]
         self._within = torch.from_numpy(automaton.within).to(device)
-        self._beyond = len(automaton.classes) - 1
-        self._tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device) if policy.tilt else None
+        self._class_of, self._entries = self._array(self.classes), self._array(self.table)
+        self._beyond = self._array(torch.tensor(len(automaton.classes) - 1, device=device))
+        tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device)
+        self._tilt = self._array(tilt) if policy.tilt else None
         self.exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
+        self._exit_ids = self._array(self.exit_ids)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(silent().unsqueeze(1))
         self.running = np.zeros(0, dtype=np.int64)
@@ -98,6 +110,7 @@ class DeviceSessions:
         self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
+        self._counts = self._array(self.counters)
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
@@ -166,12 +179,11 @@ class DeviceSessions:
     def _bind(self, states: Tensor) -> None:
         """Work on states from now on: shape (fields, rows)."""
         self._rows = states
-        rows = states.unbind(0)
+        rows: list[Any] = list(self._array(states))
         self._state, self._seen, self._last, self._number, self._admitted = rows[:FORCED]
         self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
-        self._threshold = rows[THRESHOLD].view(torch.float32)
-        self._pending = rows[PENDING].view(torch.float32)
-        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(torch.float32)
+        self._threshold, self._pending = (rows[row].view(self._xp.float32) for row in (THRESHOLD, PENDING))
+        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(self._xp.float32)
         # Whether a row may be forced, or have a budget: a device would have to be waited for to know.
         self._forcing = True
         self._limited = self.device.type != "cpu" or bool((self._budget < ENDLESS).any())
@@ -199,21 +211,22 @@ class DeviceSessions:
             bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when
             None.
         """
-        self._advance(tokens, read)
-        column = self.classes[tokens.clamp(max=self._beyond)]
-        entry = self.table[torch.add(column, self._state, alpha=self.columns)]
-        if read is not None:
-            entry = torch.where(read, entry, self._state << SHIFT)
-        torch.bitwise_right_shift(entry, SHIFT, out=self._state)
+        fed, counts = self._array(tokens), None if read is None else self._array(read)
+        self._advance(fed, counts)
+        column = self._class_of[self._xp.minimum(fed, self._beyond)]
+        entry = self._entries[column + self._state * self.columns]
+        if counts is not None:
+            entry = self._xp.where(counts, entry, self._state << SHIFT)
+        self._shift(entry, SHIFT, out=self._state)
         self._flags = entry & MASK
         self._seen += self._flags & THINKING
-        self._decide(features, read)
+        self._decide(features, counts)
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
         vocabulary)."""
         if self._forcing:
-            self.raise_logits(logits, self._forced)
+            self.raise_logits(logits, self._rows[FORCED])
 
     def raise_logits(self, logits: Tensor, forced: Tensor) -> None:
         """Raise the logit of the exit token that is forced in each row (-1: none); shape (rows,)."""
@@ -225,11 +238,11 @@ class DeviceSessions:
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose token completes a cue; waits for the device."""
-        return np.flatnonzero(self._flags.cpu().numpy() & CANDIDATE)
+        return np.flatnonzero(torch.as_tensor(self._flags).cpu().numpy() & CANDIDATE)
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
-        return self._pending, self._seen
+        return self._rows[PENDING].view(torch.float32), self._rows[SEEN]
 
     def exits(self) -> Tensor:
         """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
@@ -243,7 +256,7 @@ class DeviceSessions:
         """Say in which states a thinking block is open that may still be stopped; shape (fields, rows)."""
         return self._within[states[STATE]] & (states[STOPS] != 0)
 
-    def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
+    def _advance(self, tokens: Any, read: Any) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
         if not self._forcing:
             return
@@ -251,15 +264,16 @@ class DeviceSessions:
         if self._none(active):
             self._forcing = False
             return
+        wanted = self._exit_ids[self._forced * active]
         if read is not None:
             active = active & read
-        obeyed = tokens == self.exit_ids[self._forced.clamp(min=0)]
+        obeyed = tokens == wanted
         following = self._forced + 1
-        following = torch.where(obeyed & (following < self._length), following, -1)
-        self._forced.copy_(torch.where(active, following, self._forced))
-        self._tally(_REFUSED, (active & ~obeyed).unsqueeze(0))
+        following = self._xp.where(obeyed & (following < self._length), following, -1)
+        self._set(self._forced, active, following)
+        self._tally(_REFUSED, (active & ~obeyed)[None])
 
-    def _decide(self, features: Features, read: Tensor | None) -> None:
+    def _decide(self, features: Features, read: Any) -> None:
         events = self._flags & (CANDIDATE | WHOLE | SETTLED)
         if not self._limited and self._none(events):
             return
@@ -268,7 +282,7 @@ class DeviceSessions:
             return
         candidate = (self._flags & CANDIDATE) != 0
         unscored = self._none(candidate)
-        scores = self._pending if unscored else self._score(features)
+        scores = self._pending if unscored else self._array(self._score(features))
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         earlier, pending = self._exceeds(settled, self._pending, self._seen - 1)
@@ -276,27 +290,22 @@ class DeviceSessions:
         hit = earlier | now
         spent &= ~hit
         stop = hit | spent
+        lost = candidate & self._xp.isnan(scores)
+        self._count((whole, settled, candidate, lost, hit, spent), stop)
         if not self._none(stop):
             if self.reports_exits:
-                kind = self._seen * EXIT_KINDS + 2 - hit.to(torch.int32)
-                self._exit.copy_(torch.where(stop, kind, self._exit))
-                score = torch.where(earlier, pending, current)
-                self._exit_score.copy_(torch.where(hit, score, self._exit_score))
+                self._set(self._exit, stop, self._seen * EXIT_KINDS + 1 + ~hit)
+                self._set(self._exit_score, hit, self._xp.where(earlier, pending, current))
             force = stop & (self._stops != 0)
-            self._forced.masked_fill_(force, 0)
+            self._fill(self._forced, force, 0)
             self._forcing = True
-            self._state.masked_fill_(force, DEAD)
-            self._threshold.masked_fill_(stop, torch.inf)
-            self._budget.masked_fill_(stop, ENDLESS)
+            self._fill(self._state, force, DEAD)
+            self._fill(self._threshold, stop, np.inf)
+            self._fill(self._budget, stop, ENDLESS)
         if not unscored:
-            self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
-        lost = candidate & torch.isnan(scores)
-        counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]).to(torch.int64)
-        counts[-1] *= self._seen
-        counts[1] += counts[0]
-        self._tally(0, counts[1:])
+            self._set(self._pending, True if read is None else read, scores)
 
-    def _exceeds(self, cues: Tensor, scores: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _exceeds(self, cues: Any, scores: Any, positions: Any) -> tuple[Any, Any]:
         """Say which cues exit, and return their scores as they are compared; all of shape (rows,)."""
         if self._none(cues):
             return cues, scores
@@ -305,22 +314,58 @@ class DeviceSessions:
             cues = self._admit(cues, positions)
         return cues & (scores > self._threshold), scores
 
-    def _none(self, rows: Tensor) -> bool:
+    def _array(self, tensor: Tensor) -> Any:
+        """Return what arithmetic is done with: on a CPU an array in the memory of the tensor."""
+        return tensor.numpy() if self._host else tensor
+
+    def _none(self, rows: Any) -> bool:
         """Whether a mask has no row. False on a device, which would have to be waited for to know."""
+        if self._host:
+            return not np.count_nonzero(rows)
         return self.device.type == "cpu" and not bool(rows.any())
 
-    def _tally(self, first: int, counts: Tensor) -> None:
+    def _set(self, target: Any, rows: Any, values: Any) -> None:
+        """Overwrite a field of some rows."""
+        if self._host:
+            np.copyto(target, values, where=rows)
+        elif rows is True:
+            target.copy_(values)
+        else:
+            torch.where(rows, values, target, out=target)
+
+    def _fill(self, target: Any, rows: Any, value: float) -> None:
+        """Overwrite a field of some rows with one number."""
+        if self._host:
+            target[rows] = value
+        else:
+            target.masked_fill_(rows, value)
+
+    def _count(self, shown: Sequence[Any], stop: Any) -> None:
+        """Count what rows showed, from the first of `COUNTERS` on; of those that stop, thinking tokens."""
+        if self._host:
+            whole, *rest = map(np.count_nonzero, shown)
+            rest[0] += whole
+            self._counts[: len(shown)] += (*rest, int(self._seen[stop].sum()))
+            return
+        counts = self._xp.stack([*shown, stop]) * 1
+        counts[-1] *= self._seen
+        counts[1] += counts[0]
+        self._tally(0, counts[1:])
+
+    def _tally(self, first: int, counts: Any) -> None:
         """Add what the rows counted to the counters from `first` on; shape (counters, rows)."""
-        self.counters[first : first + len(counts)] += counts.sum(dim=1)
+        self._counts[first : first + len(counts)] += counts.sum(1)
 
     def _score(self, features: Features) -> Tensor:
         return self._probe.score(features(None))
 
-    def _tilted(self, scores: Tensor) -> Tensor:
+    def _tilted(self, scores: Any) -> Any:
         """Lower scores as `lynxstop.core.rule.tilted` does, by the eligible cues so far; shape (rows,)."""
-        return scores if self._tilt is None else scores - self._tilt * self._admitted
+        if self._tilt is None:
+            return scores
+        return scores - self._tilt * self._xp.asarray(self._admitted, dtype=self._xp.float32)
 
-    def _admit(self, cues: Tensor, positions: Tensor) -> Tensor:
+    def _admit(self, cues: Any, positions: Any) -> Any:
         """Apply the guards to cues, as `lynxstop.core.rule.Eligibility` does; all of shape (rows,)."""
         policy = self.policy
         self._number += cues
@@ -330,7 +375,7 @@ class DeviceSessions:
         if policy.max_points is not None:
             admitted &= self._admitted < policy.max_points
         self._admitted += admitted
-        torch.where(admitted, positions, self._last, out=self._last)
+        self._set(self._last, admitted, positions)
         return admitted
 
     def _write_back(self) -> None:

@@ -8,6 +8,7 @@ vLLM samples and its logit is raised, so that the request is sent as a greedy on
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +28,9 @@ def draw_tokens(logits: Tensor, table: SlotTable, step: BatchStep) -> None:
         Says which requests have random numbers of their own.
     step : BatchStep
     """
-    rows = table.drawn[step.slots].nonzero()[0]
-    if not len(rows):
+    if not np.count_nonzero(table.drawn):
         return
+    rows = table.drawn[step.slots].nonzero()[0]
     groups: dict[Sampling, tuple[list[int], list[float]]] = {}
     for row, slot, index in zip(rows.tolist(), step.slots[rows].tolist(), step.indices(rows), strict=True):
         how = table.options[slot].draw
