@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
 from lynxstop.cli._risk import risk_or_off
+from lynxstop.errors import ConfigError
 
 Problems = Annotated[
     str,
@@ -54,6 +56,13 @@ Seed = Annotated[int, typer.Option(help="Seed of all sampling.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows generated at once.")]
 Device = Annotated[str | None, typer.Option(help="Device, as PyTorch names it.")]
 Dtype = Annotated[str | None, typer.Option(help="Data type, as PyTorch names it.")]
+EngineArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--argument",
+        help="NAME=VALUE of the engine's own arguments (vllm), values as in JSON; may be repeated.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -61,3 +70,19 @@ def columns(id_column: str | None, prompt_column: str | None, answer_column: str
     """Return the mapping that `lynxstop.recordings.problems.load_problems` takes."""
     named = {"id": id_column, "prompt": prompt_column, "answer": answer_column}
     return {own: column for own, column in named.items() if column is not None}
+
+
+def arguments_of(given: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; a value that is not JSON is a text."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"An argument of the engine is NAME=VALUE, not {pair!r}.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -17,6 +17,7 @@ from lynxstop.cli._options import (
     Device,
     DraftedRecipe,
     Dtype,
+    EngineArguments,
     Grader,
     IdColumn,
     Json,
@@ -24,6 +25,7 @@ from lynxstop.cli._options import (
     Problems,
     PromptColumn,
     Seed,
+    arguments_of,
     columns,
 )
 from lynxstop.cli._risk import Confidence
@@ -73,6 +75,7 @@ def certify(
     batch_size: BatchSize = None,
     device: Device = None,
     dtype: Dtype = None,
+    argument: EngineArguments = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin what takes hours without asking.")] = False,
     json: Json = False,
 ) -> None:
@@ -89,6 +92,8 @@ def certify(
     - `lynxstop certify MODEL problems.jsonl --risk 2% --risk 5% --out mine --yes --json`
 
     - `lynxstop certify NAME prompts.jsonl --base-url http://127.0.0.1:8000`
+
+    - `lynxstop certify MODEL problems.jsonl --engine vllm --argument max_model_len=40960`
     """
     from lynxstop.artifacts import atomic
     from lynxstop.artifacts.recipes import find_recipe
@@ -112,7 +117,7 @@ def certify(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            arguments={} if base_url is None else {"base_url": base_url},
+            arguments=arguments_of(argument or []) | ({} if base_url is None else {"base_url": base_url}),
             seed=seed,
             grader=grader,
         ),

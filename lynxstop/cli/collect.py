@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from lynxstop.cli._options import (
     BatchSize,
     Device,
     Dtype,
+    EngineArguments,
     Grader,
     IdColumn,
     Json,
@@ -22,6 +22,7 @@ from lynxstop.cli._options import (
     Problems,
     PromptColumn,
     Seed,
+    arguments_of,
     columns,
 )
 from lynxstop.cli._signals import ended_by_sigterm
@@ -73,10 +74,7 @@ def collect(
             help="Address of the server, for the engine openai; its key is read from OPENAI_API_KEY."
         ),
     ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE of the engine's own arguments, values as in JSON; may be repeated."),
-    ] = None,
+    argument: EngineArguments = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add new problems, or more samples, to a finished data set.")
     ] = False,
@@ -168,19 +166,3 @@ def _cluster(engine: str, *, ray_engine: str | None, **options: Any) -> Cluster 
     if given or ray_engine is not None:
         raise ConfigError("Options of Ray are for --engine ray.", hint="Add it, or leave them out.")
     return None
-
-
-def arguments_of(given: Sequence[str]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs; a value that is not JSON is a text."""
-    import json
-
-    found: dict[str, Any] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise ConfigError(f"An argument of the engine is NAME=VALUE, not {pair!r}.")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found

@@ -12,7 +12,16 @@ import typer
 
 from lynxstop.calibration.losses import loss_names
 from lynxstop.cli import _output
-from lynxstop.cli._options import Device, DraftedRecipe, Dtype, Json, Limit, Seed
+from lynxstop.cli._options import (
+    Device,
+    DraftedRecipe,
+    Dtype,
+    EngineArguments,
+    Json,
+    Limit,
+    Seed,
+    arguments_of,
+)
 from lynxstop.cli._risk import risk as read_risk
 from lynxstop.cli._signals import ended_by_sigterm
 
@@ -42,10 +51,7 @@ def study(
     also: Annotated[
         list[str] | None, typer.Option(help="Further engine to compare decisions with; may be repeated.")
     ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE of vLLM's own arguments, values as in JSON; may be repeated."),
-    ] = None,
+    argument: EngineArguments = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time, fixed.")] = 32,
     batch: Annotated[
         list[int] | None,
@@ -78,7 +84,6 @@ def study(
     from lynxstop.artifacts.recipes import find_recipe
     from lynxstop.cli._checks import check_folder
     from lynxstop.cli.certify import TrainingBar, ask, tell
-    from lynxstop.cli.collect import arguments_of
     from lynxstop.collect.options import CollectOptions
     from lynxstop.extras import need
     from lynxstop_research.study import RISKS, StudyOptions

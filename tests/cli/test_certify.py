@@ -101,6 +101,13 @@ def test_too_few_problems_are_refused_before_anything_is_loaded(tmp_path: Path) 
     assert "Give about" in str(done.exception.hint)
 
 
+def test_arguments_of_the_engine_reach_it(tmp_path: Path) -> None:
+    words = ["certify", str(shipped.MODEL), str(written(tmp_path, 200)), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--risk", "0.3", "--argument", "max_model_len=2048"])
+    assert isinstance(done.exception, ConfigError)
+    assert "transformers takes no further arguments: max_model_len" in done.exception.message
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_model_of_a_server_is_certified_through_it(tmp_path: Path) -> None:
