@@ -200,7 +200,39 @@ def write_card(data: Path = DATA) -> None:
         template = template.replace("{{" + name + "}}", value)
     (folder / "README.md").write_text(template, encoding="utf-8")
     draw_curves(folder / "log.jsonl", folder / "curves.svg")
+    write_silent_card(data / "silent")
     write_manifest(data)
+
+
+def write_silent_card(folder: Path) -> None:
+    """Fill the card of the model that does not print its verdicts."""
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    template = Path(__file__).with_name("silent.md").read_text(encoding="utf-8")
+    filled = {
+        "requirements": requirements(measured),
+        "rivals": rivals(measured),
+        "problems": str(measured["problems"]),
+        "cues": str(measured["cues"]),
+        "steps": str(last["step"]),
+        "tokens": f"{last['tokens'] / 1e6:.1f}",
+        "megabytes": f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}",
+    }
+    for name, value in filled.items():
+        template = template.replace("{{" + name + "}}", value)
+    (folder / "README.md").write_text(template, encoding="utf-8")
+
+
+def rivals(report: Report) -> str:
+    """Return the table of what ranks exits, and what a first exit on it saves at 5% disagreement."""
+    lines = ["| Signal at the cue | AUC | on the harder half | saves | disagrees |", "|---|---|---|---|---|"]
+    rows = {f"probe, after layer {report['best_layer']}": ("probe", _probe(report))}
+    rows |= {name: (name, auc) for name, auc in report["rivals"].items()}
+    for name, (key, auc) in rows.items():
+        hard, found = report["hard_half"][key], report["first_exit"][key]
+        cells = f"{auc:.3f} | {hard:.3f} | {found['saves']:.1%} | {found['disagrees']:.1%}"
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

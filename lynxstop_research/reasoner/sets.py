@@ -15,9 +15,17 @@ SIZES: dict[Split, int] = {"train": 4000, "calibration": 20000, "test": 1500, "s
 _COMMANDS = {
     "problems": "python -m lynxstop_research.reasoner.sets",
     "reasoner": "python -m lynxstop_research.reasoner.train",
+    "silent": "python -m lynxstop_research.reasoner.silent --out data/silent",
 }
-_CARD_COMMAND = "python -m lynxstop_research.reasoner.card --measure"
-_CARD_FILES = ("README.md", "measured.json", "curves.svg")
+_CARD = "python -m lynxstop_research.reasoner.card"
+_CARD_COMMANDS = {
+    "reasoner/README.md": f"{_CARD} --measure",
+    "reasoner/measured.json": f"{_CARD} --measure",
+    "reasoner/curves.svg": f"{_CARD} --measure",
+    "silent/README.md": _CARD,
+    "silent/measured.json": "python -m lynxstop_research.reasoner.measure --model data/silent --problems 240 "
+    "--out data/silent/measured.json",
+}
 
 
 def write_sets(data: Path = DATA) -> None:
@@ -33,10 +41,10 @@ def write_sets(data: Path = DATA) -> None:
 def write_manifest(data: Path = DATA) -> None:
     """Write the digest of every data file of this part, and the command that rebuilds it."""
     files = {
-        path.relative_to(data).as_posix(): {
+        (name := path.relative_to(data).as_posix()): {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
-            "rebuild": _CARD_COMMAND if path.name in _CARD_FILES else command,
+            "rebuild": _CARD_COMMANDS.get(name, command),
         }
         for part, command in _COMMANDS.items()
         for path in sorted((data / part).glob("*"))

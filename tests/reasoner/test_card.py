@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lynxstop_research.reasoner.card import families, requirements, signals, with_sets
+from lynxstop_research.reasoner.card import families, requirements, rivals, signals, with_sets
 from lynxstop_research.reasoner.curves import draw_curves
 
 DATA = Path(__file__).parents[2] / "data"
@@ -32,9 +32,21 @@ def test_the_card_shows_the_measurements(measured: dict[str, dict[str, object]])
     assert "{{" not in card
 
 
+def test_the_card_of_the_silent_model_shows_what_was_measured_and_what_is_not_met() -> None:
+    measured = json.loads((DATA / "silent" / "measured.json").read_text())
+    card = (DATA / "silent" / "README.md").read_text()
+    assert requirements(measured) in card
+    assert rivals(measured) in card
+    assert "{{" not in card
+    # what it is for: thinking destroys little, nothing prints the verdict, and the oracle is ahead
+    assert measured["damaged"] < 0.03
+    assert measured["rivals"]["regular expression"] == 0.5
+    assert measured["oracle_saves"] > measured["first_exit"]["probe"]["saves"] + 0.1
+
+
 def test_every_digest_of_the_manifest_is_right() -> None:
     files = json.loads((DATA / "manifest.json").read_text())["files"]
-    assert {"problems/test.jsonl", "reasoner/model.safetensors"} <= set(files)
+    assert {"problems/test.jsonl", "reasoner/model.safetensors", "silent/model.safetensors"} <= set(files)
     for name, entry in files.items():
         assert hashlib.sha256((DATA / name).read_bytes()).hexdigest() == entry["sha256"], name
 
