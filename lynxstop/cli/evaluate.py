@@ -29,7 +29,7 @@ _SHOWN = ("risk", "accuracy full", "early", "saved", "of oracle", "exits", "disa
 
 def evaluate(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Recorded traces that the bundle has not seen.")],
+    data: Annotated[Path, typer.Argument(help="Recorded traces that the bundle was not trained on.")],
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle: its levels, or its probe for the rules.")
     ] = None,
@@ -178,7 +178,8 @@ def _page(rows: Sequence[dict[str, Any]]) -> str:
 
     page = Page(
         "What would each level have done?",
-        f"{rows[0]['n_problems']} recorded traces that the bundle has not seen, replayed at each level.",
+        f"{rows[0]['n_problems']} recorded traces that the probe was not trained on, replayed at each level. "
+        "Of those that the levels were certified on, this is a replay and no test.",
         footer="The oracle exits at the first cue whose answer agrees with the full one.",
     )
     page.table(_SHOWN, [_cells(row) for row in rows])
