@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.calibration.bounds import clopper_pearson_upper
 from lynxstop.calibration.certificate import Certificate
-from lynxstop.calibration.evidence import read_evidence
+from lynxstop.calibration.evidence import read_evidence, write_evidence
 from lynxstop.calibration.ledger import attempt
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import calibrate
@@ -115,6 +115,14 @@ def test_what_people_read_says_what_a_level_is_not(bundle, routed, data):
     assert "lost at 0.2" in page
     flat = replace(data, table=replace(data.table, groups=None))
     assert MIX not in calibration_report(calibrate_bundle(bundle, flat, CalibrationOptions(risks=[0.2])))
+
+
+def test_evidence_gives_back_values_that_hold_an_equals_sign(simulated, tmp_path):
+    table = replace(simulated(3), subgroups=np.array([["route=a=b"], ["route=c"], ["route="]]))
+    write_evidence(table, tmp_path / "evidence.parquet")
+    found = read_evidence(tmp_path / "evidence.parquet").subgroups
+    assert found is not None
+    assert found.tolist() == [["route=a=b"], ["route=c"], ["route="]]
 
 
 def test_a_score_table_counts_the_columns_that_are_named(tmp_path):

@@ -23,6 +23,10 @@ conditions = st.builds(
 )
 
 
+def test_the_least_top_k_keeps_one_token_and_below_it_all() -> None:
+    assert [Conditions.read({"top_k": given}).top_k for given in (2, 1, 0, -1)] == [2, 1, 0, 0]
+
+
 @given(conditions)
 def test_nothing_departs_from_itself(certified: Conditions) -> None:
     assert certified.departures(certified) == ()

@@ -1,7 +1,6 @@
 """The machines over texts agree with those over token ids."""
 
 import zlib
-from functools import cache
 
 import pytest
 from hypothesis import example, given
@@ -27,7 +26,6 @@ SURFACES = Surfaces.of(TEXTS, {})
 WATCH = Watch(compile_thinking(THINK, SURFACES), compile_cues(CUES, SURFACES), boundary_tokens(SURFACES))
 
 
-@cache
 def watched() -> StreamWatch:
     """The watch over texts; made within a test, so that a change of what makes it shows."""
     return StreamWatch(CUES, THINK)
@@ -41,22 +39,24 @@ tokens = st.lists(st.integers(0, len(TEXTS) - 1), max_size=40)
 @example([TEXTS.index(b"<think>"), TEXTS.index(b" a")], False, [TEXTS.index(b"Wait"), TEXTS.index(b",")])
 @given(st.just([]) | tokens, st.booleans(), tokens)
 def test_texts_show_what_their_tokens_show(prompt, opened, generated):
+    watch = watched()
     prompt = prompt + [TEXTS.index(b"<think>")] * opened
     by_id = WATCH.start(prompt)
-    by_text = watched().start(watched().vocabulary.number(TEXTS[token]) for token in prompt)
+    by_text = watch.start(watch.vocabulary.number(TEXTS[token]) for token in prompt)
     for token in generated:
-        number = watched().vocabulary.number(TEXTS[token])
-        seen, shown = WATCH.read(by_id, token), watched().read(by_text, number)
+        number = watch.vocabulary.number(TEXTS[token])
+        seen, shown = WATCH.read(by_id, token), watch.read(by_text, number)
         assert seen[1:] == shown[1:]
-        assert (token in WATCH.boundaries) == (number in watched().boundaries)
+        assert (token in WATCH.boundaries) == (number in watch.boundaries)
         by_id, by_text = seen.state, shown.state
 
 
 def test_a_change_of_field_opens_and_closes_a_block():
-    state = watched().start(())
+    watch = watched()
+    state = watch.start(())
     for mark, inside in ((OPEN, True), (OPEN, True), (CLOSE, False), (CLOSE, False), (OPEN, True)):
-        state = watched().read(state, mark).state
-        assert watched().inside(state) is inside
+        state = watch.read(state, mark).state
+        assert watch.inside(state) is inside
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6), min_size=1, max_size=60, unique=True))
@@ -101,20 +101,22 @@ def test_pieces_that_are_no_tokens_are_refused_before_they_fill_the_memory(monke
     ],
 )
 def test_a_cue_may_be_under_way(texts, under_way):
-    state = watched().start([OPEN])
+    watch = watched()
+    state = watch.start([OPEN])
     for text in texts:
-        state = watched().read(state, watched().vocabulary.number(text)).state
-    assert watched().open_cue(state.cue) is under_way
+        state = watch.read(state, watch.vocabulary.number(text)).state
+    assert watch.open_cue(state.cue) is under_way
 
 
 def test_a_cue_begins_where_its_word_does():
+    watch = watched()
     texts = [b" so", b" the", b" ho", b"ld", b" on", b","]
-    assert watched().cue_start(texts, 4) == (2, 0)
-    assert watched().cue_start([b"so.", b"x Wait"], 1) == (1, 2)
-    assert watched().cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
-    assert watched().cue_start([b"so.\n", b"\n"], 1) == (0, 3)
-    assert watched().cue_start([b"so.", b"Wait"], 1) == (1, 0)
+    assert watch.cue_start(texts, 4) == (2, 0)
+    assert watch.cue_start([b"so.", b"x Wait"], 1) == (1, 2)
+    assert watch.cue_start([b"so.", b" \n Wait"], 1) == (1, 0)
+    assert watch.cue_start([b"so.\n", b"\n"], 1) == (0, 3)
+    assert watch.cue_start([b"so.", b"Wait"], 1) == (1, 0)
     # a cue that ended before the text does not count, nor does one within a word; of several the first
-    assert watched().cue_start([b"wait", b" wait"], 1) == (1, 0)
-    assert watched().cue_start([b"await wait"], 0) == (0, 6)
-    assert watched().cue_start([b" hold", b" on, wait"], 1) == (0, 0)
+    assert watch.cue_start([b"wait", b" wait"], 1) == (1, 0)
+    assert watch.cue_start([b"await wait"], 0) == (0, 6)
+    assert watch.cue_start([b" hold", b" on, wait"], 1) == (0, 0)
