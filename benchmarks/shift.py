@@ -26,7 +26,7 @@ from lynxstop.collect.recording import record
 from lynxstop.probes.train import train
 from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.storage import Recording
-from lynxstop_research.shift import MOST, Delay, Served, Shift, certified, scored, shift
+from lynxstop_research.shift import Served, Shift, certified, scored, shift
 
 FAMILIES = ("solve", "choose", "compute")
 TEMPERATURES = (0.0, 0.6, 1.0)
@@ -111,7 +111,7 @@ def render(lines: list[Shift]) -> str:
         risk, saved = _served(one.served)
         again, kept = _served(one.repaired) if one.repaired else ("refused", "")
         source = one.source if one.certified else f"{one.source} (refused)"
-        noticed = (_delay(delay) for delay in (one.alarm, one.change, one.warning))
+        noticed = (str(delay or "-") for delay in (one.alarm, one.change, one.warning))
         cells = (source, one.target, risk, saved, f"{one.oracle:.1%}", *noticed, again, kept)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -119,14 +119,6 @@ def render(lines: list[Shift]) -> str:
 
 def _served(one: Served) -> tuple[str, str]:
     return f"{one.risk:.1%} ({one.low:.1%} to {one.high:.1%})", f"{one.saved:.1%}"
-
-
-def _delay(one: Delay | None) -> str:
-    if one is None:
-        return "-"
-    if not one.share:
-        return f"none in {MOST:,}"
-    return f"{one.median:.0f}" + ("" if one.share == 1 else f", in {one.share:.0%} of orders")
 
 
 def main() -> None:

@@ -60,6 +60,11 @@ class Delay:
     share: float
     median: float
 
+    def __str__(self) -> str:
+        if not self.share:
+            return f"none in {MOST:,}"
+        return f"{self.median:.0f}" + ("" if self.share == 1 else f", in {self.share:.0%} of orders")
+
 
 @dataclass(frozen=True)
 class Served:

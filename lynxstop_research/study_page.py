@@ -12,7 +12,7 @@ from lynxstop._version import __version__
 from lynxstop.report.certified import add_certified
 from lynxstop.report.page import Page
 from lynxstop_research.machine import machine
-from lynxstop_research.shift import AUDITED, MOST
+from lynxstop_research.shift import AUDITED, Delay
 from lynxstop_research.study import Study
 from lynxstop_research.study_speed import ROUNDS
 
@@ -134,11 +134,7 @@ def _risk(one: dict[str, Any] | None) -> str:
 
 
 def _delay(one: dict[str, Any] | None) -> str:
-    if one is None:
-        return "-"
-    if not one["share"]:
-        return f"none in {MOST:,}"
-    return f"{one['median']:.0f}" + ("" if one["share"] == 1 else f", in {one['share']:.0%} of orders")
+    return "-" if one is None else str(Delay(**one))
 
 
 def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:

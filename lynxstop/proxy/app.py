@@ -58,19 +58,18 @@ _NOT_HERE = RequestError(
     hint="Paths of operators are on the admin port, and those of clients on the other.",
 )
 
+Startup = Callable[["App"], Awaitable[None]]
+"""Runs before the first request; what it raises ends the server."""
+
+Draining = Callable[[], Awaitable[None]]
+"""Finishes background work."""
+
 
 def usual_path(path: str) -> str:
     """Return the name by which the proxy knows a path; a slash at its end changes nothing."""
     found = path.rstrip("/")
     found = _SHORT.get(found, found)
     return found if found in ROUTES else path
-
-
-Startup = Callable[["App"], Awaitable[None]]
-"""Runs before the first request; what it raises ends the server."""
-
-Draining = Callable[[], Awaitable[None]]
-"""Finishes background work."""
 
 
 class App:

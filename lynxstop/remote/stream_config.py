@@ -31,6 +31,8 @@ class StreamConfig:
         not show that.
     opened_by : tuple of int
         The last tokens of a prompt that opened it; a request may render another. Empty where that is unknown.
+    compared : str
+        Whole exit text, where only a part of it is written: rules compare with what it begins with.
     open : tuple of str
         Texts that open a thinking block.
     exit_tokens : int
@@ -50,13 +52,14 @@ class StreamConfig:
     exit_tokens: int = 0
     bare: bool = False
     opened_by: tuple[int, ...] = ()
+    compared: str = ""
     closing: frozenset[bytes] = field(init=False)
     exits: frozenset[str] = field(init=False)
     _forgetful: StopPolicy = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "closing", frozenset(text.encode() for text in self.close))
-        object.__setattr__(self, "exits", beginnings(self.exit_text))
+        object.__setattr__(self, "exits", beginnings(self.compared or self.exit_text))
         object.__setattr__(self, "_forgetful", self._with_rule(keep=False))
         object.__setattr__(self, "exit_tokens", self.exit_tokens or len(self.exit_ids))
 
@@ -71,10 +74,8 @@ class StreamConfig:
             Number of tokens of the shorter exit text, as the server counts them.
         """
         text = closing_part(self.exit_text, self.close)
-        made = replace(self, exit_text=text, exit_ids=(), exit_tokens=exit_tokens, bare=True)
-        object.__setattr__(made, "exits", self.exits)
-        object.__setattr__(made, "_forgetful", self._forgetful)
-        return made
+        whole = self.compared or self.exit_text
+        return replace(self, exit_text=text, compared=whole, exit_ids=(), exit_tokens=exit_tokens, bare=True)
 
     def policy_for(self, *, keep: bool) -> StopPolicy:
         """Return the policy with its rule evaluated in batches; see `lynxstop.remote.fast_path.BatchedRule`.

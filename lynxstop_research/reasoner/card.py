@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,6 @@ def write_card(data: Path = DATA) -> None:
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     usual, shift = with_sets(measured), measured["shift"]
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     filled = {
         "requirements": requirements(usual),
         "signals": signals(usual, shift),
@@ -196,9 +195,7 @@ def write_card(data: Path = DATA) -> None:
         "minutes": f"{log[-1]['seconds'] / 60:.0f}",
         "megabytes": f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}",
     }
-    for name, value in filled.items():
-        template = template.replace("{{" + name + "}}", value)
-    (folder / "README.md").write_text(template, encoding="utf-8")
+    _fill("card.md", filled, folder)
     draw_curves(folder / "log.jsonl", folder / "curves.svg")
     write_silent_card(data / "silent")
     write_manifest(data)
@@ -208,7 +205,6 @@ def write_silent_card(folder: Path) -> None:
     """Fill the card of the model that does not print its verdicts."""
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    template = Path(__file__).with_name("silent.md").read_text(encoding="utf-8")
     filled = {
         "requirements": requirements(measured),
         "rivals": rivals(measured),
@@ -218,9 +214,15 @@ def write_silent_card(folder: Path) -> None:
         "tokens": f"{last['tokens'] / 1e6:.1f}",
         "megabytes": f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}",
     }
-    for name, value in filled.items():
-        template = template.replace("{{" + name + "}}", value)
-    (folder / "README.md").write_text(template, encoding="utf-8")
+    _fill("silent.md", filled, folder)
+
+
+def _fill(name: str, filled: Mapping[str, str], folder: Path) -> None:
+    """Write the card of a model from a template beside this file."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for key, value in filled.items():
+        text = text.replace("{{" + key + "}}", value)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def rivals(report: Report) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,8 +36,10 @@ def test_decisions_do_not_depend_on_the_shorter_exit(make_config: Callable[..., 
     config = make_config()
     short = config.closing_only(3)
     assert (short.exit_text, short.exit_tokens, short.bare) == ("\n</think>\n\n", 3, True)
-    assert short.exits == config.exits
-    assert short.policy_for(keep=False) is config.policy_for(keep=False)
+    # nor for a request whose prompt opens no thinking, or when it is shortened again
+    for made in (short, replace(short, opened=False), short.closing_only(4)):
+        assert made.exits == config.exits
+        assert made.policy_for(keep=False) == config.policy_for(keep=False)
 
 
 @pytest.mark.parametrize(

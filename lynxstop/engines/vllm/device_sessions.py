@@ -73,6 +73,7 @@ class DeviceSessions:
 
     reports_exits = True
     _by_numpy = True
+    """Whether arithmetic on a CPU is NumPy's."""
 
     def __init__(
         self,
@@ -211,16 +212,16 @@ class DeviceSessions:
             bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when
             None.
         """
-        fed, counts = self._array(tokens), None if read is None else self._array(read)
-        self._advance(fed, counts)
+        fed, counting = self._array(tokens), None if read is None else self._array(read)
+        self._advance(fed, counting)
         column = self._class_of[self._xp.minimum(fed, self._beyond)]
-        entry = self._entries[column + self._state * self.columns]
-        if counts is not None:
-            entry = self._xp.where(counts, entry, self._state << SHIFT)
+        entry = self._entries[self._place(column)]
+        if counting is not None:
+            entry = self._xp.where(counting, entry, self._state << SHIFT)
         self._shift(entry, SHIFT, out=self._state)
         self._flags = entry & MASK
         self._seen += self._flags & THINKING
-        self._decide(features, counts)
+        self._decide(features, counting)
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
@@ -255,6 +256,12 @@ class DeviceSessions:
     def open_in(self, states: Tensor) -> Tensor:
         """Say in which states a thinking block is open that may still be stopped; shape (fields, rows)."""
         return self._within[states[STATE]] & (states[STOPS] != 0)
+
+    def _place(self, column: Any) -> Any:
+        """Return where the table has the entry of each row's state and class; on a device in one kernel."""
+        if self._host:
+            return column + self._state * self.columns
+        return torch.add(column, self._state, alpha=self.columns)
 
     def _advance(self, tokens: Any, read: Any) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
@@ -294,7 +301,7 @@ class DeviceSessions:
         self._count((whole, settled, candidate, lost, hit, spent), stop)
         if not self._none(stop):
             if self.reports_exits:
-                self._set(self._exit, stop, self._seen * EXIT_KINDS + 1 + ~hit)
+                self._set(self._exit, stop, self._seen * EXIT_KINDS + 1 + spent)
                 self._set(self._exit_score, hit, self._xp.where(earlier, pending, current))
             force = stop & (self._stops != 0)
             self._fill(self._forced, force, 0)
