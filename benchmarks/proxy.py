@@ -6,7 +6,8 @@ never stops. A fifth one asks all four at the same time, so that all see the sam
 stream's first event is counted from before the client connects, that of a later one from when the upstream
 wrote it; what is added is the difference of quantiles to the direct connection. Streams begin spread over the
 length of one, each followed by another, and then once more all within the time between two events. Processor
-time per event is measured again with one of them asked at a time.
+time per event is measured again with one of them asked at a time: with streams that keep apart, and with
+streams in step, as an engine sends what it generates for a batch.
 
     python benchmarks/proxy.py [--streams 64] [--events 300] [--pace 0.02] [--requests 10000] [--json]
 """
@@ -17,6 +18,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import os
 import random
 import socket
@@ -60,6 +62,7 @@ def event(chance: random.Random) -> bytes:
 def upstream_app() -> Any:
     """A server that streams as many events as `max_tokens` says, at the pace of the header `x-pace`.
 
+    Streams whose request says `in_step` have their events at the same moments.
     `/written` tells, stream by stream, when it wrote the events of all streams since it was last asked.
     """
     chance = random.Random(0)
@@ -95,8 +98,11 @@ def upstream_app() -> Any:
             }
         )
         loop = asyncio.get_running_loop()
+        asked = json.loads(body)
         start = loop.time()
-        for number in range(json.loads(body)["max_tokens"]):
+        if asked.get("in_step"):
+            start = math.ceil(start / pace) * pace
+        for number in range(asked["max_tokens"]):
             if pace:
                 await asyncio.sleep(max(0.0, start + number * pace - loop.time()))
             head, tail = parts[number % len(parts)]
@@ -258,12 +264,12 @@ class Server(Process):
         raise SystemExit(f"{kind} did not start")
 
 
-async def ask(port: int, tokens: int, pace: float) -> AsyncIterator[tuple[int, bytes]]:
+async def ask(port: int, tokens: int, pace: float, in_step: bool) -> AsyncIterator[tuple[int, bytes]]:
     """Ask for a stream; give each event with the time at which it arrived, and first of all the time."""
     yield time.monotonic_ns(), b""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
     chat = {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
-    body = json.dumps({**chat, "max_tokens": tokens}).encode()
+    body = json.dumps({**chat, "max_tokens": tokens, "in_step": in_step}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
     kind = f"content-type: application/json\r\nx-pace: {pace}\r\nconnection: close\r\n\r\n"
     writer.write(head.encode() + kind.encode() + body)
@@ -294,11 +300,11 @@ class Stream:
     whole: bool = False
 
 
-async def read(port: int, events: int, pace: float) -> Stream:
+async def read(port: int, events: int, pace: float, in_step: bool = False) -> Stream:
     """Read one stream."""
     found, after = Stream(), False
     try:
-        async for now, line in ask(port, events, pace):
+        async for now, line in ask(port, events, pace, in_step):
             if not line:
                 found.asked = now
             elif line.startswith(b"data: [DONE]"):
@@ -314,12 +320,14 @@ async def read(port: int, events: int, pace: float) -> Stream:
     return found
 
 
-async def several(port: int, streams: int, events: int, pace: float, gap: float, rounds: int) -> list[Stream]:
+async def several(
+    port: int, streams: int, events: int, pace: float, gap: float, rounds: int, in_step: bool = False
+) -> list[Stream]:
     """Read as many streams at a time, begun `gap` seconds apart, each followed by others."""
 
     async def one(number: int) -> list[Stream]:
         await asyncio.sleep(number * gap)
-        return [await read(port, events, pace) for _ in range(rounds)]
+        return [await read(port, events, pace, in_step) for _ in range(rounds)]
 
     return [stream for found in await asyncio.gather(*map(one, range(streams))) for stream in found]
 
@@ -357,13 +365,15 @@ async def measure(
     return found
 
 
-async def alone(servers: dict[str, Server], streams: int, events: int, pace: float) -> dict[str, Any]:
+async def alone(
+    servers: dict[str, Server], streams: int, events: int, pace: float, in_step: bool
+) -> dict[str, Any]:
     """Microseconds of processor time per event of each proxy, measured alone: medians of three."""
     used: dict[str, list[float]] = {name: [] for name in BETWEEN}
     for _ in range(3):
         for name in BETWEEN:
             before = servers[name].cpu()
-            await several(servers[name].port, streams, events, pace, pace / streams, 1)
+            await several(servers[name].port, streams, events, pace, pace / streams, 1, in_step)
             used[name].append((servers[name].cpu() - before) / (streams * events) * 1e6)
     return {name: round(float(np.median(values)), 1) for name, values in used.items()}
 
@@ -436,8 +446,13 @@ def main() -> None:
         found["spread"] = asyncio.run(measure(servers, streams, events, pace, gap, 2))
         found["together"] = asyncio.run(measure(servers, streams, events, pace, pace / streams, 1))
         found["alone"] = [
-            {"pace": each, **asyncio.run(alone(servers, streams, int(events * pace / each / 2), each))}
-            for each in (pace, pace / 5)
+            {
+                "pace": each,
+                "in_step": in_step,
+                **asyncio.run(alone(servers, streams, int(count), each, in_step)),
+            }
+            for each, in_step in ((pace, False), (pace / 5, False), (pace / 5, True))
+            for count in [events * pace / each / 2]
         ]
         found["one_by_one"] = asyncio.run(one_by_one(servers))
         many = asyncio.run(several(watching.port, arguments.many, 20, 1.0, 1.0 / arguments.many, 1))
@@ -479,7 +494,8 @@ def show(found: dict[str, Any]) -> None:
     print("| an event every | a bare relay | relaying | watching |\n|---|---|---|---|")
     for row in found["alone"]:
         cells = " | ".join(f"{row[name]:.0f} us" for name in BETWEEN)
-        print(f"| {row['pace'] * 1e3:g} ms | {cells} |")
+        step = ", all streams in step" if row["in_step"] else ""
+        print(f"| {row['pace'] * 1e3:g} ms{step} | {cells} |")
     each = ", ".join(f"{name} {p50:.2f} ({p99:.2f})" for name, (p50, p99) in found["one_by_one"].items())
     print(f"\nFirst event of one request at a time, p50 (p99), ms: {each}.\n")
     many, requests, after = found["many"], found["requests"], found["after_exits"]

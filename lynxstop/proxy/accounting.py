@@ -24,7 +24,7 @@ def count_chat(metrics: Metrics, incoming: Incoming, chat: Chat) -> None:
     metrics.cues.inc(len(session.session.events))
     metrics.refilled_tokens.inc(chat.refilled)
     if chat.read:
-        metrics.decision_seconds.observe(chat.deciding / chat.read)
+        metrics.decision_seconds.observe(session.deciding / chat.read)
     thought = (
         session.truncation.thinking_tokens if chat.tried and session.truncation else sum(session.thinking)
     )

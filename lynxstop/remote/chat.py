@@ -7,7 +7,6 @@ role, one finish reason, one usage.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -70,8 +69,6 @@ class Chat:
         Text of the server's first stream outside the field for thinking.
     final_report : dict
         The report that the client got.
-    deciding : float
-        Seconds spent on decisions.
     read : int
         Events of the server's first stream.
     opening : Opening or None
@@ -100,7 +97,6 @@ class Chat:
     answer: str = ""
     opening: Opening | None = None
     final_report: Json = field(default_factory=dict)
-    deciding: float = 0.0
     read: int = 0
     misread: bool = False
     in_place: bool = False
@@ -249,18 +245,17 @@ class Chat:
     def _take(self, data: bytes, reading: Reading, shown: list[ClientEvent]) -> None:
         """Read an event of the server's first stream; append what the client may get by now to `shown`."""
         event: ClientEvent
-        fast = self._template is not None and self.rewriter.finish is None
-        matched = self._template.match(data) if self._template is not None and fast else None
-        if matched is not None:
+        template = self._template
+        fast = template is not None and self.rewriter.finish is None
+        matched = template.match(data) if template is not None and fast else None
+        if template is not None and matched is not None:
             line, text, number, entry = matched
-            thinking = self._template is not None and self._template.thinking
+            thinking = template.thinking
             if self.blind is None and (thinking or not self.session.opened_by_field):
-                begun = time.perf_counter()
                 try:
                     queued = self.session.enqueue(text, number, entry)
                 except ConfigError:
                     self.blind, queued = "no_tokens", False
-                self.deciding += time.perf_counter() - begun
                 if queued:
                     self.read += 1
                     self.upstream_tokens += 1
@@ -282,10 +277,8 @@ class Chat:
         self.read += 1
         self.answer += delta.content
         self.upstream_tokens += len(delta.tokens)
-        begun = time.perf_counter()
         start = len(self.session.tokens)
         truncation = self._follow(delta)
-        self.deciding += time.perf_counter() - begun
         if truncation is not None and self._room(truncation):
             self._truncation = truncation
             self._last = Frame(event, start, start + len(delta.tokens) + 1)

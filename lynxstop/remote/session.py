@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import Statistics
 from lynxstop.core.stream import CLOSE, OPEN
 from lynxstop.core.watch import WatchState
+from lynxstop.remote.fast_path.batched_rule import BATCH
 from lynxstop.remote.stream_config import StreamConfig
 from lynxstop.remote.tokens import CLOSED, NONE, OPENED, StreamToken, statistics_of_top_k
 
@@ -61,13 +63,16 @@ class StreamSession:
     Attributes
     ----------
     session : Session
-        The core's state; its token indices count what `read` and `mark` were given.
+        The core's state; its token indices count what `read` and `mark` were given. It may be some tokens
+        late, between decision points.
     tokens : list of StreamToken
         What was read; marks are tokens without text.
     truncation : TruncationPoint or None
         Set once an exit is decided.
     opened_by_field : bool
         Whether the last block was opened by text in the field for thinking, not by a delimiter.
+    deciding : float
+        Seconds spent on decisions.
 
     Raises
     ------
@@ -76,8 +81,8 @@ class StreamSession:
     """
 
     __slots__ = (
-        "_ahead", "_following", "_held", "_holds", "_judged", "_most", "_open", "_stops", "_watch", "config",
-        "opened_by_field", "session", "thinking", "tokens", "truncation",
+        "_ahead", "_following", "_held", "_holds", "_judged", "_most", "_open", "_passed", "_room", "_stops",
+        "_watch", "config", "deciding", "opened_by_field", "session", "thinking", "tokens", "truncation",
     )  # fmt: skip
 
     def __init__(
@@ -100,12 +105,15 @@ class StreamSession:
         self._judged = True
         self._following: StreamToken | None = None
         self._ahead: WatchState | None = None
+        self._passed: list[WatchState] = []
+        self._room = 0
         # After so many thinking tokens the budget may end at the next, whatever it shows.
         self._most = (policy.budget or sys.maxsize) - 2 if policy.points == CUE else 0
         self._held: int | None = None
         self._open = False
         self._stops = mode is Mode.STOP
         self._holds = config.before and self._stops and risk is not None
+        self.deciding = 0.0
         self.opened_by_field = False
         if config.opened:
             self._take(OPENED, OPEN)
@@ -146,7 +154,7 @@ class StreamSession:
         return self._take(token, self._watch.vocabulary.number(token.text))
 
     def enqueue(self, text: bytes, id: int | None, entry: bytes) -> bool:
-        """Read a token that cannot be a decision point; its log-probabilities are parsed in the next batch.
+        """Take a token that cannot be a decision point; it is read with the next batch, at the latest.
 
         Parameters
         ----------
@@ -163,25 +171,49 @@ class StreamSession:
         ConfigError
             As `read` does, or when the log-probabilities of a batch cannot be read.
         """
-        if self._ahead is None or self.session.thinking_tokens >= self._most:
+        if self._ahead is None:
             return False
         key = self._ahead, text
-        watch = self._watch
         try:
-            ahead = watch.passing[key]
+            ahead = self._watch.passing[key]
         except KeyError:
-            ahead = watch.passes(*key)
+            ahead = self._watch.passes(*key)
         if ahead is None:
             return False
-        token = StreamToken(text, math.nan, NONE, id, entry)
-        pair = self.tokens[-1], token
-        self.tokens.append(token)
+        self.tokens.append(StreamToken(text, math.nan, NONE, id, entry))
         self.thinking.append(True)
         self._ahead = ahead
-        self.session.advance(watch.vocabulary.number(text), pair, ahead)
+        self._passed.append(ahead)
+        if len(self._passed) >= self._room:
+            begun = time.perf_counter()
+            self._advance()
+            self.deciding += time.perf_counter() - begun
         return True
 
+    def _advance(self) -> None:
+        """Let the session read the tokens that wait."""
+        states, self._passed = self._passed, []
+        number, advance = self._watch.vocabulary.number, self.session.advance
+        for pair, state in zip(pairwise(self.tokens[-len(states) - 1 :]), states, strict=True):
+            advance(number(pair[1].text), pair, state)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """See whether the next tokens may wait, and how many: none at which the budget may end."""
+        self._room = min(BATCH, self._most - self.session.thinking_tokens)
+        if self._room <= 0:
+            self._ahead = None
+
     def _take(self, token: StreamToken, number: int) -> TruncationPoint | None:
+        begun = time.perf_counter()
+        try:
+            return self._taken(token, number)
+        finally:
+            self.deciding += time.perf_counter() - begun
+
+    def _taken(self, token: StreamToken, number: int) -> TruncationPoint | None:
+        if self._passed:
+            self._advance()
         self._ahead = None
         if self.truncation is not None and self._stops:
             return self.truncation
@@ -195,6 +227,7 @@ class StreamSession:
             self._hold(asked or (self.session.was_thinking and self._watch.open_cue(self.session.state.cue)))
         if self._most and self._held is None and self.session.idle:
             self._ahead = self.session.state
+            self._look_ahead()
         return None
 
     def _hold(self, open_cue: bool) -> None:

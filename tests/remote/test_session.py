@@ -204,6 +204,9 @@ def test_what_was_decided_on_is_forgotten_unless_it_is_to_be_kept(make_config):
         assert sum(known) == (len(known) if keep else BATCH)
 
 
+LAST = Top([" so", "\n"], [-1.0, -2.0])
+
+
 def entry_of(token):
     top = [{"token": text, "logprob": value} for text, value in zip(*token.top, strict=True)]
     return json.dumps({"logprob": token.logprob, "top_logprobs": top}).encode()
@@ -244,6 +247,8 @@ def test_what_is_enqueued_is_read_as_all_else(
             assert reading.held is None
         if truncation is not None:
             break
+    # What waits is read before anything else is.
+    assert queueing.read(StreamToken(b" so", -1.0, LAST)) == reading.read(StreamToken(b" so", -1.0, LAST))
     for name in ("truncation", "held", "thinking", "inside"):
         assert getattr(queueing, name) == getattr(reading, name)
     for name in ("events", "exit", "phase", "tokens", "thinking_tokens", "state", "idle"):
