@@ -116,13 +116,10 @@ class Background:
     def _served(self) -> dict[str, object]:
         """Return the fields of the first line of the log."""
         config, policy = self._config, self._services.policy
-        url = config.upstream.url
-        scheme, _, rest = url.partition("://")
         return {
             "version": __version__,
             **({} if self._name is None else {"backend": self._name}),
-            # Without what may be a name and a password.
-            "upstream": f"{scheme}://{rest.rpartition('@')[2]}",
+            "upstream": config.upstream.url,
             "dialect": config.upstream.dialect,
             "bundle": None if config.policy.bundle is None else str(config.policy.bundle),
             "levels": [] if policy is None else [level.risk for level in policy.levels],
