@@ -227,7 +227,7 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     first, *words = shlex.split(unit["Service"]["ExecStart"])
     assert Path(parsed([Path(first).name, *words])["config"]) == Path("/etc/lynxstop/lynxstop.toml")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
+    assert int(unit["Service"]["TimeoutStopSec"]) > 2 * DEFAULTS.serve.drain_seconds
     # Recordings and journals are written below a folder that it may write to, relative paths too.
     assert unit["Service"]["WorkingDirectory"] == f"%S/{unit['Service']['StateDirectory']}"
 

@@ -164,8 +164,7 @@ class Reloading:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Those that were not retired yet have connections, too.
-        for app in {*self._under_way, self.app}:
-            await app.end()
+        await asyncio.gather(*(app.end() for app in {*self._under_way, self.app}))
         self.app.metrics.close()
 
 

@@ -294,6 +294,9 @@ def test_a_shutdown_ends_what_was_replaced_and_what_was_to_replace_it() -> None:
 
         async def end(self) -> None:
             ended.append(self.name)
+            if self.name != "next":
+                # at the same time, so that a shutdown takes no longer for them
+                await asyncio.wait_for(both.wait(), 10)
 
     async def check() -> None:
         old, new, next_one = (cast("Any", One(name)) for name in ("old", "new", "next"))
@@ -309,6 +312,7 @@ def test_a_shutdown_ends_what_was_replaced_and_what_was_to_replace_it() -> None:
         await made._end()
         request.cancel()
 
+    both = asyncio.Barrier(2)
     asyncio.run(check())
     # then all of them are ended, and their connections closed
     assert sorted(ended) == ["new", "next", "old"]
