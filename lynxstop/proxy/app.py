@@ -123,7 +123,8 @@ class App:
         incoming = Incoming(scope, receive)
         incoming.path = usual_path(incoming.path)
         reply = Reply(send, incoming.path)
-        own = self._own.get((incoming.method, incoming.path))
+        # HEAD is GET of which the server sends no body.
+        own = self._own.get(("GET" if incoming.method == "HEAD" else incoming.method, incoming.path))
         if own is None and incoming.path.startswith(OPERATORS):
             own = self._own.get((incoming.method, OPERATORS))
         if (admin := self.config.admin.port) is not None and not incoming.path.startswith(_PROBES):
