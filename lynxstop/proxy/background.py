@@ -86,6 +86,7 @@ class Background:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._services.end()
         if self._shadow is not None:
             await self._shadow.drain()
 
