@@ -195,6 +195,27 @@ def test_the_command_reloads_on_hup_and_has_an_admin_port(tmp_path: Path, worker
             process.wait(30)
 
 
+def test_a_backend_that_is_gone_is_not_down_where_there_are_workers(tmp_path: Path) -> None:
+    path = tmp_path / "lynxstop.toml"
+    with serving(MockServer(model="a")) as one:
+        kept, gone = (f"[[backend]]\nmodels = ['{name}']\nurl = '{one}'\n" for name in "ab")
+        path.write_text(kept + gone)
+        with command("--config", str(path), "--workers", "2") as (process, url, lines):
+
+            def up(name: str) -> list[str]:
+                shown = httpx.get(url + "/metrics").text.splitlines()
+                return [line.split()[1] for line in shown if f'backend_up{{backend="{name}"}}' in line]
+
+            eventually(lambda: _answers(url) and said(lines, "started") >= 4 and up("b") == ["1.0"])
+            path.write_text(kept)
+            os.kill(process.pid, signal.SIGHUP)
+            eventually(lambda: said(lines, "reloaded") >= 2)
+            # An alert takes 0 for a server that does not answer.
+            assert (up("a"), up("b")) == (["1.0"], ["NaN"])
+            process.terminate()
+            process.wait(30)
+
+
 def test_a_worker_that_starts_under_a_broken_configuration_takes_no_other_along(tmp_path: Path) -> None:
     path = tmp_path / "lynxstop.toml"
     with serving(MockServer(model="one")) as one:
