@@ -17,9 +17,10 @@ import yaml
 from lynxstop.cli import app
 from lynxstop.errors import ConfigError
 from lynxstop.proxy import ops
-from lynxstop.proxy.app import create_app
+from lynxstop.proxy.app import ROUTES, create_app
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.metrics import Metrics
+from lynxstop.proxy.routes import HANDLERS
 from lynxstop.proxy.serve import KEEPALIVE_SECONDS
 from lynxstop.proxy.sources import load
 
@@ -96,6 +97,14 @@ def test_alerts_say_how_bad_and_what() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"]["summary"].endswith(".")
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "0m"))
+
+
+def test_only_what_the_proxy_could_stop_counts_as_not_stopped() -> None:
+    [expr] = [rule["expr"] for rule in RULES if rule["alert"] == "LynxstopNotStopping"]
+    [counted] = re.findall(r'route=~"([^"]*)"', expr)
+    assert {route for route in ROUTES if re.fullmatch(counted, route)} == {kind.route for kind in HANDLERS}
+    # A plugin in the server stops requests that the proxy passes through.
+    assert re.search(r'unless .*lynxstop_passthrough_total\{cause="plugin"\}', expr)
 
 
 def test_the_board_is_laid_out() -> None:
@@ -227,7 +236,7 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     first, *words = shlex.split(unit["Service"]["ExecStart"])
     assert Path(parsed([Path(first).name, *words])["config"]) == Path("/etc/lynxstop/lynxstop.toml")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULTS.serve.drain_seconds
+    assert int(unit["Service"]["TimeoutStopSec"]) > 2 * DEFAULTS.serve.drain_seconds
     # Recordings and journals are written below a folder that it may write to, relative paths too.
     assert unit["Service"]["WorkingDirectory"] == f"%S/{unit['Service']['StateDirectory']}"
 

@@ -43,15 +43,17 @@ def serve(
     model: Annotated[Path, typer.Argument(help="Model folder (Hugging Face).")],
     bundle: Annotated[Path, typer.Option(help="Bundle made for this model.")],
     risk: ServedRisk = None,
-    mode: Annotated[str, typer.Option(help="stop, or shadow: decide and count, never force.")] = "stop",
+    mode: Annotated[
+        str | None, typer.Option(help="stop (default), or shadow: decide and count, never force.")
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder to record the features of cues to.")] = None,
     uncertified: Annotated[
-        Uncertified,
+        Uncertified | None,
         typer.Option(
             help="Requests outside the certified conditions (sampling, penalties, budget, engine, "
-            "data type): think, to the end; or stop, without a certificate."
+            "data type): think, to the end (default); or stop, without a certificate."
         ),
-    ] = Uncertified.THINK,
+    ] = None,
     loop_guard: Annotated[
         int | None,
         typer.Option(
@@ -87,7 +89,7 @@ def serve(
     from lynxstop.artifacts.bundle import Bundle
     from lynxstop.artifacts.fingerprint import fingerprint, require_same
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
-    from lynxstop.engines.vllm.settings import parse_mode, parse_risk
+    from lynxstop.engines.vllm.settings import parse_risk, read_settings
     from lynxstop.errors import MissingExtraError
     from lynxstop.proxy.vllm_exchange import MiddlewareSetup
     from lynxstop.proxy.vllm_middleware import VARIABLE
@@ -96,11 +98,11 @@ def serve(
         raise MissingExtraError("vllm", "vllm")
     loaded = Bundle.load(bundle)
     require_same(loaded.policy.fingerprint, fingerprint(model), f"The bundle {bundle}")
-    settings: dict[str, Any] = {
-        "bundle": str(bundle.resolve()),
-        "mode": str(parse_mode(mode)),
-        "uncertified": str(uncertified),
-    }
+    settings: dict[str, Any] = {"bundle": str(bundle.resolve())}
+    if mode is not None:
+        settings["mode"] = mode
+    if uncertified is not None:
+        settings["uncertified"] = str(uncertified)
     if risk is not None:
         settings["risk"] = parse_risk(risk)
     if record is not None:
@@ -110,10 +112,12 @@ def serve(
         settings["loop_guard"] = loop_guard
     if close_open_thinking:
         settings["close_open_thinking"] = True
-    from lynxstop.engines.vllm.settings import read_settings
-
-    checked = read_settings({"lynxstop": settings}, {})
+    checked = read_settings({"lynxstop": settings})
     assert checked is not None
+    # The middleware has to know what the plugin would read from the environment.
+    settings |= {"mode": str(checked.mode), "uncertified": str(checked.uncertified)}
+    if checked.risk is not None:
+        settings["risk"] = checked.risk
     RequestOptionsReader(checked, loaded.policy.stop_policy(), loaded.policy.default_risk)
     middleware = middleware_config(config, loaded, settings)
     with tempfile.TemporaryDirectory(prefix="lynxstop-serve-") as folder:
@@ -143,7 +147,7 @@ def middleware_config(path: Path | None, bundle: Bundle, settings: dict[str, Any
     ConfigError
         When the file cannot be read or is wrong, or audits do not go together with the bundle.
     """
-    from lynxstop.proxy.config import ProxyConfig
+    from lynxstop.proxy.config import PolicyConfig, ProxyConfig
     from lynxstop.proxy.monitoring import Monitoring
     from lynxstop.proxy.request_options import check_levels
     from lynxstop.proxy.sources import load
@@ -160,7 +164,7 @@ def middleware_config(path: Path | None, bundle: Bundle, settings: dict[str, Any
                 if name != "grace_days"
                 else "Set LYNXSTOP_GRACE_DAYS, and leave it out of the file.",
             )
-    policy = found.policy.model_copy(update=given)
+    policy = PolicyConfig.model_validate({**found.policy.model_dump(), **given})
     middleware = ProxyConfig(policy=policy, monitor=found.monitor)
     check_levels(middleware.policy, bundle.policy.stop_policy())
     Monitoring.check(middleware, bundle)

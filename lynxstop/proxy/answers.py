@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.assemble import Assembly
 from lynxstop.proxy.chat_request import ChatRequest, Frames
-from lynxstop.proxy.choices import joined
+from lynxstop.proxy.choices import Document, JoinedChoices
 from lynxstop.proxy.request_options import KEY
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.service import Services
@@ -45,38 +45,29 @@ class Answers:
         """Make what writes a stream as the client reads it."""
         return Frames()
 
-    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
-        """Make the answer for a client that asked for no stream."""
+    def _document(self, request: ChatRequest, source: AnswerSource) -> Document:
+        """Make what writes the answer of one choice, for a client that asked for no stream."""
         dialect = request.service.dialect
-        return assemble(events, None if dialect is None else dialect.facts.empty_content)
-
-    def _document(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
-        """Make the answer with all its choices."""
-        if request.choices == 1:
-            return self._whole(request, events, source)
-        own: list[list[Json]] = [[] for _ in range(request.choices)]
-        rest: Json = {}
-        for event in events:
-            for choice in event.get("choices") or ():
-                own[choice["index"]].append(event)
-            if not event.get("choices"):
-                rest |= {name: value for name, value in event.items() if name in ("usage", KEY)}
-        return joined([self._whole(request, found, source) for found in own]) | rest
+        return Assembly(None if dialect is None else dialect.facts.empty_content)
 
     async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""
         reply = request.reply
+        parts = [self._document(request, source) for _ in range(request.choices)]
+        document = parts[0] if len(parts) == 1 else JoinedChoices(parts)
         try:
             async with aclosing(source.bursts()) as bursts:
                 if request.body.get("stream"):
                     await self._stream(request, bursts, self._frames(request, source))
                     return
-                found = [as_json(event) async for burst in bursts for event in burst]
+                async for burst in bursts:
+                    for event in burst:
+                        document.add(as_json(event))
         finally:
             for name in ("prompt_tokens", "completion_tokens"):
                 if source.usage is not None and source.usage.get(name) is not None:
                     request.incoming.notes[name] = int(source.usage[name])
-        answer = self._document(request, found, source)
+        answer = document.whole()
         content = encoded(answer)
         headers = [*self._passed_on(request), (b"content-type", b"application/json"), length_of(content)]
         headers += as_headers(answer.get(KEY) or {})

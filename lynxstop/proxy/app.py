@@ -13,7 +13,7 @@ from lynxstop.proxy import failures, logs, ops
 from lynxstop.proxy.backends import MODELS, Backend, Backends
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.exchange import Handler, Incoming, Message, Receive, Reply, Send
-from lynxstop.proxy.gate import Gate, require_key
+from lynxstop.proxy.gate import Gate, require_key, require_path
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.otel import Tracing
 from lynxstop.remote.http.upstream import Upstream
@@ -123,7 +123,8 @@ class App:
         incoming = Incoming(scope, receive)
         incoming.path = usual_path(incoming.path)
         reply = Reply(send, incoming.path)
-        own = self._own.get((incoming.method, incoming.path))
+        # HEAD is GET of which the server sends no body.
+        own = self._own.get(("GET" if incoming.method == "HEAD" else incoming.method, incoming.path))
         if own is None and incoming.path.startswith(OPERATORS):
             own = self._own.get((incoming.method, OPERATORS))
         if (admin := self.config.admin.port) is not None and not incoming.path.startswith(_PROBES):
@@ -164,6 +165,7 @@ class App:
     async def _serve(self, incoming: Incoming, reply: Reply) -> str:
         """Answer a request; return how it ended."""
         try:
+            require_path(incoming)
             require_key(incoming, self.config.serve.api_keys)
             async with self._gate.enter():
                 if self.backends.several and (incoming.method, incoming.path) == ("GET", MODELS):

@@ -58,10 +58,13 @@ class ArrivalOrder(Generic[Outcome]):
         """Take out the outcomes whose turn has come, or all that are known."""
         found, self._late = self._late, []
         oldest = self._clock() - self._seconds
-        for turns in self._turns.values():
+        for key, turns in list(self._turns.items()):
             while turns and (everything or turns[0].ended or turns[0].since <= oldest):
                 turn = turns.popleft()
                 turn.waited_for = False
                 if turn.outcome is not None:
                     found.append(turn.outcome)
+            if not turns:
+                # Clients may choose what is in a key.
+                del self._turns[key]
         return found

@@ -23,35 +23,43 @@ _NOTHING = (None, "")
 """What servers write into the keys of a call in its later pieces."""
 
 
-def assemble(events: Iterable[Json], empty: str | None = None) -> Json:
-    """Join the events of a chat into the answer that the server would have given without streaming.
+class Assembly:
+    """Joins the events of a chat into the answer that the server would have given without streaming.
 
     Unknown keys of an event and of a choice are kept, the last value of each; texts and lists are joined.
 
     Parameters
     ----------
-    events : iterable of dict
     empty : str, optional
         What the server writes as content where there is only thinking, or calls.
     """
-    answer: Json = {}
-    message: Json = {"role": "assistant", "content": None}
-    choice: Json = {"index": 0, "message": message, "logprobs": None, "finish_reason": None}
-    entries: list[Any] = []
-    for event in events:
-        answer.update({name: value for name, value in event.items() if name != "choices"})
+
+    def __init__(self, empty: str | None = None) -> None:
+        self._empty = empty
+        self._answer: Json = {}
+        self._message: Json = {"role": "assistant", "content": None}
+        self._choice: Json = {"index": 0, "message": self._message, "logprobs": None, "finish_reason": None}
+        self._entries: list[Any] = []
+
+    def add(self, event: Json) -> None:
+        """Take in the next event; of what it says, no more is kept than the answer has."""
+        self._answer.update({name: value for name, value in event.items() if name != "choices"})
         for part in event.get("choices") or ():
-            _say(message, part.get("delta") or {})
-            entries += entries_of(part)
+            _say(self._message, part.get("delta") or {})
+            self._entries += entries_of(part)
             for name in ("finish_reason", "stop_reason"):
                 if part.get(name) is not None:
-                    choice[name] = part[name]
-            choice.update({name: value for name, value in part.items() if name not in _OF_THE_STREAM})
-    if message["content"] == "" and message.keys() & {*REASONING_FIELDS, "tool_calls"}:
-        message["content"] = empty
-    if entries:
-        choice["logprobs"] = {"content": entries}
-    return {**answer, "object": "chat.completion", "choices": [choice]}
+                    self._choice[name] = part[name]
+            self._choice.update({name: value for name, value in part.items() if name not in _OF_THE_STREAM})
+
+    def whole(self) -> Json:
+        """Return the answer, once all events are in."""
+        message = self._message
+        if message["content"] == "" and message.keys() & {*REASONING_FIELDS, "tool_calls"}:
+            message["content"] = self._empty
+        if self._entries:
+            self._choice["logprobs"] = {"content": self._entries}
+        return {**self._answer, "object": "chat.completion", "choices": [self._choice]}
 
 
 def _say(message: Json, delta: Json) -> None:

@@ -86,6 +86,7 @@ class Background:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._services.end()
         if self._shadow is not None:
             await self._shadow.drain()
 
@@ -116,13 +117,10 @@ class Background:
     def _served(self) -> dict[str, object]:
         """Return the fields of the first line of the log."""
         config, policy = self._config, self._services.policy
-        url = config.upstream.url
-        scheme, _, rest = url.partition("://")
         return {
             "version": __version__,
             **({} if self._name is None else {"backend": self._name}),
-            # Without what may be a name and a password.
-            "upstream": f"{scheme}://{rest.rpartition('@')[2]}",
+            "upstream": config.upstream.url,
             "dialect": config.upstream.dialect,
             "bundle": None if config.policy.bundle is None else str(config.policy.bundle),
             "levels": [] if policy is None else [level.risk for level in policy.levels],

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from lynxstop.proxy.request_options import KEY
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.events import ClientEvent, as_json
@@ -141,10 +142,43 @@ def summed(usages: Sequence[Mapping[str, Any]]) -> Json | None:
     return {**found, "completion_tokens_details": details} if details else found
 
 
-def joined(documents: Sequence[Json]) -> Json:
-    """Make one document of those of the choices; the last of each key that they share counts."""
-    answer: Json = {}
-    for document in documents:
-        answer |= document
-    choices = [{**document["choices"][0], "index": place} for place, document in enumerate(documents)]
-    return {**answer, "choices": choices}
+class Document(Protocol):
+    """An answer in one piece, made of events as they arrive."""
+
+    def add(self, event: Json) -> None:
+        """Take in the next event."""
+
+    def whole(self) -> Json:
+        """Return the answer, once all events are in."""
+
+
+class JoinedChoices:
+    """One document of those of several choices; the last of each key that they share counts.
+
+    Parameters
+    ----------
+    documents : sequence of Document
+        One for each choice.
+    """
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self._documents = documents
+        self._rest: Json = {}
+
+    def add(self, event: Json) -> None:
+        """Take in an event: for the choice that it is of, or beside them."""
+        choices = event.get("choices")
+        for choice in choices or ():
+            self._documents[choice["index"]].add(event)
+        if not choices:
+            self._rest |= {name: value for name, value in event.items() if name in ("usage", KEY)}
+
+    def whole(self) -> Json:
+        """Return the document with all choices."""
+        answer: Json = {}
+        choices: list[Json] = []
+        for place, document in enumerate(self._documents):
+            one = document.whole()
+            answer |= one
+            choices.append({**one["choices"][0], "index": place})
+        return {**answer, "choices": choices, **self._rest}

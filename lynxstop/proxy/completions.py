@@ -9,6 +9,7 @@ from typing import Any
 
 from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.chat_request import ChatRequest, Frames
+from lynxstop.proxy.choices import Document
 from lynxstop.proxy.sample import AnswerSource
 from lynxstop.proxy.untouched import why_untouched
 from lynxstop.remote.chat import Chat
@@ -75,19 +76,9 @@ class CompletionsHandler(ChatHandler):
         """Make what writes a stream as the client reads it."""
         return _Form(request.body)
 
-    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
-        """Join the events into one answer."""
-        form = _Form(request.body)
-        answer: Json = {}
-        choice: Json = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
-        for event in events:
-            written = form.event(event)
-            answer |= {name: value for name, value in written.items() if name != "choices"}
-            for part in written.get("choices") or ():
-                said, logprobs = choice["text"] + part["text"], _join(choice["logprobs"], part["logprobs"])
-                named = {name: value for name, value in part.items() if value is not None}
-                choice |= {**named, "text": said, "logprobs": logprobs}
-        return {**answer, "object": "text_completion", "choices": [choice]}
+    def _document(self, request: ChatRequest, source: AnswerSource) -> Document:
+        """Make what writes the answer of one choice, for a client that asked for no stream."""
+        return _Completion(request.body)
 
 
 def why_no_text(body: Mapping[str, Any], exit_text: str = "", exit_ids: Collection[int] = ()) -> str | None:
@@ -153,6 +144,34 @@ class _Form(Frames):
         return {"text_offset": offsets, "token_logprobs": own, "tokens": tokens, "top_logprobs": shown}
 
 
+class _Completion:
+    """Joins the events of a completion into one answer.
+
+    Parameters
+    ----------
+    body : dict
+        Of the client's request.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._form = _Form(body)
+        self._answer: Json = {}
+        self._choice: Json = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+
+    def add(self, event: Json) -> None:
+        """Take in the next event."""
+        written, choice = self._form.event(event), self._choice
+        self._answer |= {name: value for name, value in written.items() if name != "choices"}
+        for part in written.get("choices") or ():
+            said, logprobs = choice["text"] + part["text"], _join(choice["logprobs"], part["logprobs"])
+            named = {name: value for name, value in part.items() if value is not None}
+            choice |= {**named, "text": said, "logprobs": logprobs}
+
+    def whole(self) -> Json:
+        """Return the answer, once all events are in."""
+        return {**self._answer, "object": "text_completion", "choices": [self._choice]}
+
+
 def _likeliest(found: Mapping[str, float], top: int, token: str, logprob: float) -> dict[str, float]:
     """Return the likeliest tokens; the token itself is always among them, unless none is asked for."""
     kept = sorted(found.items(), key=lambda pair: -pair[1])[:top]
@@ -162,4 +181,6 @@ def _likeliest(found: Mapping[str, float], top: int, token: str, logprob: float)
 def _join(known: Json | None, more: Json | None) -> Json | None:
     if not known or not more:
         return known or more
-    return {name: [*values, *more[name]] for name, values in known.items()}
+    for name, values in more.items():
+        known[name] += values
+    return known

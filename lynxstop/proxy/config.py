@@ -22,7 +22,7 @@ from pydantic import (
 
 from lynxstop.core.conditions import Uncertified
 from lynxstop.remote.dialects.table import DIALECTS
-from lynxstop.remote.http.config import ConnectionConfig, Section
+from lynxstop.remote.http.config import ConnectionConfig, Key, Section
 
 Risk = Annotated[float, Field(gt=0, lt=1)] | Literal["off"]
 """A certified level of the bundle, or "off"."""
@@ -41,7 +41,7 @@ class ServeConfig(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8400, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: PositiveInt = Field(default=1, description="Processes; limits hold for each of them.")
-    api_keys: tuple[SecretStr, ...] = Field(
+    api_keys: tuple[Key, ...] = Field(
         default=(),
         description="Keys that clients must show; none: the client's own key goes to the upstream.",
     )
@@ -145,7 +145,7 @@ class MonitorConfig(Section):
         le=1,
         description="Share that is never stopped, for comparison; each prompt is also answered again.",
     )
-    key: SecretStr | None = Field(
+    key: Key | None = Field(
         default=None, description="Secret that draws these requests; none: another one in every process."
     )
     level: float = Field(default=0.01, gt=0, lt=1, description="Probability that an alarm is ever false.")
@@ -187,11 +187,11 @@ class AdminConfig(Section):
     host: str = Field(default="127.0.0.1", description="Address that the admin port listens on.")
     port: int | None = Field(
         default=None,
-        ge=0,
+        ge=1,
         le=65535,
         description="Admin port, which then alone has /lynxstop and /metrics; none: the port of the traffic.",
     )
-    api_keys: tuple[SecretStr, ...] = Field(
+    api_keys: tuple[Key, ...] = Field(
         default=(), description="Keys of operators; none: those of serve.api_keys."
     )
 
@@ -238,6 +238,10 @@ class ProxyConfig(Section):
             raise ValueError("admin.host is reached from outside, so admin.api_keys must name a key")
         if self.admin.port is not None and self.admin.port == self.serve.port:
             raise ValueError("admin.port and serve.port are the same")
+        if self.backend and self.policy.bundle is not None and "url" not in self.upstream.model_fields_set:
+            raise ValueError(
+                "policy.bundle is that of upstream.url, which is not given; give each [[backend]] its bundle"
+            )
         if self.backend and self.monitor.redis is not None:
             raise ValueError("monitor.redis has the audits of one bundle; with backends, use monitor.state")
         named = [pattern for one in self.backend for pattern in one.models]

@@ -12,7 +12,7 @@ from lynxstop.core.exits import Mode
 from lynxstop.remote.answer import answer_after
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.delta import Delta, Json
-from lynxstop.remote.dialects.base import AnswerLimits, Kept, Opening
+from lynxstop.remote.dialects.base import NAMES, AnswerLimits, Kept, Opening
 from lynxstop.remote.events import ClientEvent, Reading, as_json
 from lynxstop.remote.session import TruncationPoint
 from lynxstop.remote.tokens import written
@@ -220,8 +220,8 @@ async def answered_again(chat: Chat, most: int, extra: Mapping[str, Any]) -> Ans
 
 
 def _unseeded(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the seed: a second stream would draw the numbers of the first again."""
-    return {name: value for name, value in body.items() if name != "seed"}
+    """Leave out the name, and the seed: a second stream would draw the numbers of the first again."""
+    return {name: value for name, value in body.items() if name not in {"seed", *NAMES}}
 
 
 async def _deltas(

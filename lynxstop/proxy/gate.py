@@ -1,4 +1,4 @@
-"""Admission: API keys, and how many requests at a time."""
+"""Admission: targets, API keys, and how many requests at a time."""
 
 from __future__ import annotations
 
@@ -90,6 +90,18 @@ def require_key(incoming: Incoming, keys: Sequence[SecretStr]) -> None:
             code="invalid_api_key",
             hint="Send a key of this proxy as 'Authorization: Bearer KEY'.",
         )
+
+
+def require_path(incoming: Incoming) -> None:
+    """Check that a request is for a path: after the server's address, `*@host/` would name another server.
+
+    Raises
+    ------
+    RequestError
+        400, when it is not, as with `OPTIONS *`.
+    """
+    if not incoming.raw_path.startswith(b"/"):
+        raise RequestError("The request's target is not a path.", code="bad_target")
 
 
 def _busy() -> RequestError:

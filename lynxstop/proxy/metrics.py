@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from functools import cached_property
@@ -201,11 +202,14 @@ class Metrics:
                 self.model_state.labels(model, state).set(1)
 
     def forget_backends(self, kept: Collection[str]) -> None:
-        """Show no more of the backends that are gone."""
+        """Show no more of the backends that are gone; with several workers their files keep them, as NaN."""
         for backend in self._states.keys() - set(kept):
             self.show_states(backend, {}, up=False)
             del self._states[backend]
-            if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                # 0 would be a server that does not answer.
+                self.backend_up.labels(backend).set(math.nan)
+            else:
                 self.backend_up.remove(backend)
 
     def render(self) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lynxstop.errors import LynxstopError, RequestError
 from lynxstop.proxy.sample import AnswerSource
+from lynxstop.remote.dialects.base import NAMES
 from lynxstop.remote.events import ClientEvent, as_json
 from lynxstop.remote.http.upstream import LOST
 
@@ -84,7 +85,12 @@ class Race:
 
 
 def seeded(body: Mapping[str, Any], place: int) -> Mapping[str, Any]:
-    """Return a sample's request: a seed that the client gave is counted up, so that samples differ."""
+    """Return a sample's request: a seed that the client gave is counted up, so that samples differ.
+
+    Only the first has the name that the client gave its request.
+    """
+    if place:
+        body = {name: value for name, value in body.items() if name not in NAMES}
     seed = body.get("seed")
     return {**body, "seed": seed + place} if type(seed) is int and place else body
 

@@ -41,7 +41,8 @@ class Reloading:
     ----------
     app : App
     again : callable
-        Reads the sources, and makes the next proxy from them; runs in a thread.
+        Reads the sources, and makes the next proxy from them, if it may follow a configuration; runs in a
+        thread. See `require_same`.
     spread : callable, optional
         Asks the other workers to reload.
 
@@ -51,7 +52,9 @@ class Reloading:
         What answers new requests.
     """
 
-    def __init__(self, app: App, again: Callable[[], App], spread: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, app: App, again: Callable[[ProxyConfig], App], spread: Callable[[], None] | None = None
+    ) -> None:
         self.app = app
         self._again, self._spread = again, spread
         self._under_way: Counter[App] = Counter()
@@ -89,8 +92,7 @@ class Reloading:
         """
         async with self._lock:
             try:
-                made = await asyncio.to_thread(self._again)
-                require_same(self.app.config, made.config)
+                made = await asyncio.to_thread(self._again, self.app.config)
                 await made.begin()
             except (LynxstopError, OSError) as error:
                 self.app.metrics.reloads.labels("refused").inc()
@@ -162,8 +164,7 @@ class Reloading:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Those that were not retired yet have connections, too.
-        for app in {*self._under_way, self.app}:
-            await app.end()
+        await asyncio.gather(*(app.end() for app in {*self._under_way, self.app}))
         self.app.metrics.close()
 
 

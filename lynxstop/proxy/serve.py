@@ -28,7 +28,7 @@ from lynxstop.proxy.config import ProxyConfig, ServeConfig
 from lynxstop.proxy.metrics import Metrics, forget_the_dead
 from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.parts import Part, parts_of
-from lynxstop.proxy.reload import Reloading, hold_signals
+from lynxstop.proxy.reload import Reloading, hold_signals, require_same
 from lynxstop.proxy.running import Running
 from lynxstop.proxy.sources import load
 
@@ -176,8 +176,12 @@ def reloading(
     """Make the app of these sources, which are read again on a reload."""
     metrics, running = Metrics(), Running()
 
-    def read() -> App:
-        return build(load(path, flags).config, metrics, running, lambda: made.ask())
+    def read(before: ProxyConfig | None = None) -> App:
+        config = load(path, flags).config
+        if before is not None:
+            # Before anything is made: what is refused leaves no trace.
+            require_same(before, config)
+        return build(config, metrics, running, lambda: made.ask())
 
     made = Reloading(read(), read, spread)
     return made

@@ -265,7 +265,15 @@ class Services(Promise):
             return None
         if self._first is None or self._first.done():
             self._first = asyncio.create_task(self._look_first(server))
-        return await asyncio.shield(self._first)
+        first = self._first
+        await asyncio.wait((first,))
+        return None if first.cancelled() else first.result()
+
+    async def end(self) -> None:
+        """End an examination that nobody waits for: it would open connections again."""
+        if self._first is not None:
+            self._first.cancel()
+            await asyncio.gather(self._first, return_exceptions=True)
 
     async def _look_first(self, server: Server) -> str | None:
         model = self.model or self.freshness.first

@@ -241,7 +241,9 @@ def _parse(text: str, field: FieldInfo, name: str) -> Any:
     """Split lists and tables; single values are left to the model."""
     kind = get_origin(field.annotation)
     if kind is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        if parts := tuple(part.strip() for part in text.split(",") if part.strip()):
+            return parts
+        raise ConfigError(f"The variable {name} lists nothing.", hint="Write it like a,b, or unset it.")
     if kind is dict:
         pairs = [part.partition("=") for part in text.split(",")]
         if not all(separator for _, separator, _ in pairs):

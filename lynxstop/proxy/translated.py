@@ -12,6 +12,7 @@ import orjson
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.chat import ChatHandler
 from lynxstop.proxy.chat_request import ChatRequest, Frames
+from lynxstop.proxy.choices import Document
 from lynxstop.proxy.exchange import Incoming
 from lynxstop.proxy.race import Race, seeded
 from lynxstop.proxy.sample import AnswerSource, Sample
@@ -137,12 +138,9 @@ class TranslatedHandler(ChatHandler):
         """Make what writes a stream in the protocol's own events."""
         return _Writing(self.writer(request), request, source)
 
-    def _whole(self, request: ChatRequest, events: Sequence[Json], source: AnswerSource) -> Json:
-        """Make the answer for a client that asked for no stream."""
-        writing = _Writing(self.writer(request), request, source)
-        writing.write(events)
-        writing.end()
-        return writing.writer.whole()
+    def _document(self, request: ChatRequest, source: AnswerSource) -> Document:
+        """Make what writes the answer of one choice, for a client that asked for no stream."""
+        return _Writing(self.writer(request), request, source)
 
     async def _has_route(self, request: ChatRequest) -> bool:
         """Whether the server has this route; found out once, by an empty request."""
@@ -167,7 +165,7 @@ class _Writing(Frames):
     """Feeds a chat's events to a writer."""
 
     def __init__(self, writer: Writer, request: ChatRequest, source: AnswerSource) -> None:
-        self.writer = writer
+        self._writer = writer
         self._source = source
         self._stream_config = request.service.stream_config
         self._splitter = ThinkingSplitter()
@@ -184,6 +182,15 @@ class _Writing(Frames):
         """Write what ends the stream."""
         return b"".join(map(_frame, self._end()))
 
+    def add(self, event: Json) -> None:
+        """Take in the next event of an answer in one piece; see `Document`."""
+        self.write([event])
+
+    def whole(self) -> Json:
+        """Return the answer in one piece, once all events are in."""
+        self.end()
+        return self._writer.whole()
+
     def _read(self, event: Json) -> Iterator[Json]:
         if not self._begun:
             self._begun, config = True, self._stream_config
@@ -191,7 +198,7 @@ class _Writing(Frames):
             delimiters = DEFAULT if config is None else config.watch.delimiters
             self._splitter = ThinkingSplitter(delimiters, opened=opened)
             opening = getattr(self._source, "opening", None)
-            yield from self.writer.begin(event, (opening and opening.prompt_tokens) or 0)
+            yield from self._writer.begin(event, (opening and opening.prompt_tokens) or 0)
         self._report = event.get("lynxstop", self._report)
         for choice in (event.get("choices") or ())[:1]:
             said = choice.get("delta") or {}
@@ -200,7 +207,7 @@ class _Writing(Frames):
                 yield from self._texts([*self._splitter.end(), TextPiece(False, refusal)])
             if any(pieces(said)):
                 yield from self._texts(self._splitter.end())
-                yield from self.writer.calls(said)
+                yield from self._writer.calls(said)
             if choice.get("finish_reason"):
                 self._choice = choice
 
@@ -208,11 +215,11 @@ class _Writing(Frames):
         if not self._begun:
             raise UpstreamError("The server broke off the answer.", code="upstream_died")
         yield from self._texts(self._splitter.end())
-        yield from self.writer.end(self._choice, self._source.usage or {}, self._report)
+        yield from self._writer.end(self._choice, self._source.usage or {}, self._report)
 
     def _texts(self, parts: Sequence[TextPiece]) -> Iterator[Json]:
         for part in parts:
-            yield from self.writer.text(part.text, thinking=part.thinking)
+            yield from self._writer.text(part.text, thinking=part.thinking)
 
 
 def _frame(event: Json) -> bytes:

@@ -12,6 +12,8 @@ from lynxstop.remote.thinking_splitter import split_at_close
 from lynxstop.remote.tokens import StreamToken
 
 _NAMES = ("id", "object", "created", "model", "system_fingerprint")
+_STOPPED_BY = ("stop_reason", "matched_stop")
+"""Keys of a choice that name the stop string or token that ended it, of vLLM and of SGLang."""
 _OF_EVERY_EVENT = frozenset({*_NAMES, "choices", "usage"})
 
 
@@ -153,8 +155,7 @@ class EventRewriter:
         said: Json = {"index": 0, "delta": {where: text} if text else {}, "logprobs": None}
         said["finish_reason"] = None if delta is None else delta.finish
         for choice in (event or {}).get("choices") or ():
-            if "stop_reason" in choice:
-                said["stop_reason"] = choice["stop_reason"]
+            said |= {name: choice[name] for name in _STOPPED_BY if name in choice}
         if self._client_request.logprobs is not None and delta is not None and delta.tokens:
             said["logprobs"] = {
                 "content": [_entry(token, self._client_request.logprobs) for token in delta.tokens]

@@ -1,20 +1,27 @@
 """The life of the server's process: signals are passed on, and nothing outlives the launcher."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
+from lynxstop.cli import app
 from lynxstop.cli.serve import CHOSEN, FRONT, command, middleware_config, reasoning_parser
 from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
+from lynxstop.proxy.vllm_middleware import VARIABLE
 
-BUNDLE = Bundle.load(Path(__file__).parents[2] / "probes" / "reasoner")
+ROOT = Path(__file__).parents[2]
+BUNDLE = Bundle.load(ROOT / "probes" / "reasoner")
 LAUNCH = """
 import os, sys
 from lynxstop.cli.serve import run
@@ -79,6 +86,33 @@ def test_the_front_gets_the_flags_and_the_sections_of_the_file(tmp_path: Path) -
     assert (found.monitor.audit, found.monitor.on) == (0.2, True)
     line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
     assert line[line.index("--middleware") + 1] == FRONT
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode", "risk"),
+    [([], "shadow", 0.1), (["--mode", "stop", "--risk", "5%"], "stop", 0.05)],
+)
+def test_the_plugins_variables_hold_in_both_halves_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], mode: str, risk: float
+) -> None:
+    # given variables of the plugin
+    for name, value in (("MODE", "shadow"), ("RISK", "0.1"), ("UNCERTIFIED", "stop")):
+        monkeypatch.setenv(f"LYNXSTOP_{name}", value)
+    started: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def run(line: Sequence[str], environment: dict[str, str], patience: float) -> int:
+        given = json.loads(line[line.index("--additional-config") + 1])["lynxstop"]
+        middleware = json.loads(Path(environment[VARIABLE]).read_text())["config"]["policy"]
+        started.append((given, middleware))
+        return 0
+
+    monkeypatch.setattr("lynxstop.cli.serve.run", run)
+    # when a server is started, then its engine and its front have them, unless a flag says otherwise
+    words = ["serve", str(ROOT / "data" / "reasoner"), "--bundle", str(ROOT / "probes" / "reasoner"), *flags]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    [halves] = started
+    for half in halves:
+        assert (half["mode"], half["risk"], half["uncertified"]) == (mode, risk, "stop")
 
 
 def test_the_server_separates_the_thinking_of_every_family() -> None:

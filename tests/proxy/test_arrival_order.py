@@ -108,3 +108,15 @@ def test_slow_losses_raise_no_false_warning(ordered: bool) -> None:
     else:
         assert warned > 50
         assert changed > 50
+
+
+def test_a_key_that_nobody_waits_under_is_not_kept() -> None:
+    order = ArrivalOrder[Audit](10.0, lambda: 0.0)
+    for number in range(3):
+        # A client may name any model: it is refused, and nothing of it remains.
+        order.end(order.enter(LevelKey(f"any {number}", None, 0.05)), None)
+    waiting = order.enter(KEYS[0])
+    assert order.released() == []
+    assert [*order._turns] == [KEYS[0]]
+    order.end(waiting, outcome(KEYS[0], 1))
+    assert order.released() == [outcome(KEYS[0], 1)]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterable
 from typing import Any
 
-from lynxstop.proxy.assemble import assemble
+from lynxstop.proxy.assemble import Assembly
+
+
+def assemble(events: Iterable[dict[str, Any]], empty: str | None = None) -> dict[str, Any]:
+    made = Assembly(empty)
+    for one in events:
+        made.add(one)
+    return made.whole()
 
 
 def event(finish: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -68,3 +77,18 @@ def test_an_answer_that_has_not_begun_is_null_as_the_server_writes_it() -> None:
     assert assemble(events, "")["choices"][0]["message"]["content"] == ""
     raw = [event(role="assistant", content=""), event(finish="stop")]
     assert assemble(raw)["choices"][0]["message"]["content"] == ""
+
+
+def test_no_more_of_an_event_is_kept_than_the_answer_has() -> None:
+    made = Assembly()
+    made.add(event(role="assistant", content=""))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            made.add(event(content=f"{number % 10}"))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.whole()["choices"][0]["message"]["content"] == "0123456789" * 200
+    assert after - before < 20_000

@@ -13,7 +13,7 @@ import pytest
 
 from lynxstop.calibration.tables import read_table
 from lynxstop.testing.reasoner import held
-from tests.support.servers import eventually
+from tests.support.servers import eventually, serving
 from tests.support.watching import watching
 
 QUESTION = "What is 7 + 5 * 2 - 3?"
@@ -71,6 +71,33 @@ def test_an_exit_closes_the_stream_and_the_answer_is_the_one_held_there(mock, pr
 def test_other_names_of_the_route_are_watched_too(proxy, path):
     answer = httpx.post(proxy.url + path, json=BODY, timeout=30)
     assert answer.json()["lynxstop"]["exit"] == "score"
+
+
+def test_a_server_whose_paths_begin_otherwise_is_watched_too(mock):
+    _, server = mock
+    seen = []
+
+    async def below(scope, receive, send):
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            seen.append((scope["path"], scope["query_string"], headers.get(b"api-key")))
+            scope = {**scope, "path": scope["path"].removeprefix("/openai")}
+            scope["raw_path"] = scope["path"].encode()
+        await server(scope, receive, send)
+
+    # As Azure has it: clients use /v1 of the proxy.
+    with serving(below) as url, watching(url + "/openai/v1") as proxy:
+        asked: dict[str, Any] = {"params": {"api-version": "preview"}, "headers": {"api-key": "theirs"}}
+        with httpx.Client(base_url=proxy.url, timeout=30, **asked) as client:
+            answer = client.post("/v1/chat/completions", json=BODY)
+            relayed = client.get("/v1/models")
+    assert answer.json()["lynxstop"]["stopped"]
+    assert relayed.status_code == 200
+    told = (b"api-version=preview", b"theirs")
+    paths = ("/openai/v1/chat/completions", "/openai/v1/completions", "/openai/v1/models")
+    assert [one for one in seen if "completions" in one[0] or "models" in one[0]] == [
+        (path, *told) for path in paths
+    ]
 
 
 def test_a_path_that_is_not_known_stays_as_it_is(proxy):

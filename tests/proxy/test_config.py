@@ -90,6 +90,16 @@ def test_lists_and_tables_in_the_environment() -> None:
         ("[[backend]]\nmodels = ['a']\nrisk = '5%'", r'^risk of \[\[backend\]\] number 1 .*or "off"'),
         ("[[backend]]\nmodels = [5]", r"^models of \[\[backend\]\] number 1"),
         ("[upstream]\nurl = 'http://server/v1/chat/completions'", "upstream.url .* without a route"),
+        ("[upstream]\nurl = 'http://me:word@server'", "upstream.url .* upstream.api_key"),
+        ("[upstream]\nurl = 'http://server:80000'", "upstream.url .* Port out of range"),
+        ("[serve]\napi_keys = ['a', '']", "serve.api_keys .* neither empty"),
+        ("[admin]\napi_keys = ['']", "admin.api_keys .* neither empty"),
+        ('[upstream]\napi_key = "a\\n"', "upstream.api_key .* line ends"),
+        ("[admin]\nport = 0", "admin.port"),
+        (
+            "[policy]\nbundle = 'b'\n[[backend]]\nmodels = ['a']",
+            "policy.bundle is that of upstream.url, which is not given",
+        ),
         ("[[backend]]\nmodels = ['a/b']\n[[backend]]\nmodels = ['a_b']", "a/b and a_b would share a folder"),
     ],
 )
@@ -104,6 +114,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, content: str, named: str) -> Non
 def test_a_variable_that_sets_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="LYNXSTOP_SERVE_PROT"):
         load(None, {}, {"LYNXSTOP_SERVE_PROT": "1"})
+    with pytest.raises(ConfigError, match="LYNXSTOP_SERVE_API_KEYS lists nothing"):
+        load(None, {}, {"LYNXSTOP_SERVE_API_KEYS": " , "})
     with pytest.raises(ConfigError, match=r"missing.toml"):
         load(Path("missing.toml"), {}, {})
 

@@ -36,11 +36,14 @@ def test_readiness_names_what_is_wrong() -> None:
             state[0] = "It is another model's."
             not_ready = httpx.get(proxy.url + "/ready")
             health = httpx.get(proxy.url + "/health")
+            asked = [httpx.head(proxy.url + path) for path in ("/health", "/ready", "/metrics")]
 
     assert (ready.status_code, ready.json()["checks"]) == (200, {"upstream": "ok", "bundle": "ok"})
     assert not_ready.status_code == 503
     assert not_ready.json()["checks"]["bundle"] == "It is another model's."
     assert health.json() == {"status": "ok"}
+    # A probe by HEAD is answered by the proxy too, and not by the server.
+    assert [(one.status_code, one.content) for one in asked] == [(200, b""), (503, b""), (200, b"")]
 
 
 def test_a_bundle_of_another_model_is_not_ready_before_any_request() -> None:

@@ -56,6 +56,13 @@ def test_the_first_to_finish_answers_and_the_rest_end(mock, proxy, streamed):
     assert proxy.count("lynxstop_upstream_aborts_total", cause="lost") >= 1
 
 
+def test_one_sample_has_the_name_that_the_client_gave(mock, proxy):
+    mock[1].records.clear()
+    assert race(proxy.url, 3, lynxstop={"risk": "off"}, rid="mine", request_id="mine").status_code == 200
+    named = [(record.body.get("rid"), record.body.get("request_id")) for record in mock[1].records]
+    assert sorted(named, key=str) == [("mine", "mine"), (None, None), (None, None)]
+
+
 def test_only_the_winners_usage_is_billed(mock, proxy):
     found = race(proxy.url, 3, lynxstop={"risk": "off"}).json()
     winner = found["lynxstop"]["race"]["winner"]

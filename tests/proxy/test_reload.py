@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -138,6 +138,13 @@ def test_what_cannot_be_served_is_refused_and_the_old_kept(tmp_path: Path, chang
         assert sources.reload().status_code == 200
 
 
+def test_what_is_refused_leaves_no_trace(tmp_path: Path) -> None:
+    with serving(MockServer()) as url, sourced(tmp_path, upstream(url, "[policy]\nrisk = 0.1")) as sources:
+        sources.write(upstream(url, "[policy]\nrisk = 0.2\n[serve]\nport = 1234"))
+        assert sources.reload().status_code == 409
+        assert "lynxstop_risk_target 0.1\n" in httpx.get(sources.url + "/metrics").text
+
+
 def test_a_backend_that_is_gone_is_shown_no_more(tmp_path: Path) -> None:
     with serving(MockServer(model="a")) as url:
         both = f"[[backend]]\nmodels = ['a']\nurl = '{url}'\n[[backend]]\nmodels = ['b']\nurl = '{url}'\n"
@@ -184,6 +191,27 @@ def test_the_command_reloads_on_hup_and_has_an_admin_port(tmp_path: Path, worker
                 for one_path in paths:
                     assert httpx.get(base + one_path).json()["error"]["code"] == "not_found"
             assert process.poll() is None
+            process.terminate()
+            process.wait(30)
+
+
+def test_a_backend_that_is_gone_is_not_down_where_there_are_workers(tmp_path: Path) -> None:
+    path = tmp_path / "lynxstop.toml"
+    with serving(MockServer(model="a")) as one:
+        kept, gone = (f"[[backend]]\nmodels = ['{name}']\nurl = '{one}'\n" for name in "ab")
+        path.write_text(kept + gone)
+        with command("--config", str(path), "--workers", "2") as (process, url, lines):
+
+            def up(name: str) -> list[str]:
+                shown = httpx.get(url + "/metrics").text.splitlines()
+                return [line.split()[1] for line in shown if f'backend_up{{backend="{name}"}}' in line]
+
+            eventually(lambda: _answers(url) and said(lines, "started") >= 4 and up("b") == ["1.0"])
+            path.write_text(kept)
+            os.kill(process.pid, signal.SIGHUP)
+            eventually(lambda: said(lines, "reloaded") >= 2)
+            # An alert takes 0 for a server that does not answer.
+            assert (up("a"), up("b")) == (["1.0"], ["NaN"])
             process.terminate()
             process.wait(30)
 
@@ -248,7 +276,7 @@ def test_an_old_proxy_ends_after_its_last_request() -> None:
 
     async def check() -> None:
         old: Any = Old()
-        made = Reloading(old, lambda: old)
+        made = Reloading(old, lambda _: old)
         request = asyncio.create_task(made({"type": "http"}, None, None))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         made.app = None  # type: ignore[assignment]
@@ -287,22 +315,25 @@ def test_a_shutdown_ends_what_was_replaced_and_what_was_to_replace_it() -> None:
 
         async def end(self) -> None:
             ended.append(self.name)
+            if self.name != "next":
+                # at the same time, so that a shutdown takes no longer for them
+                await asyncio.wait_for(both.wait(), 10)
 
     async def check() -> None:
         old, new, next_one = (cast("Any", One(name)) for name in ("old", "new", "next"))
-        made = Reloading(old, lambda: next_one)
+        made = Reloading(old, lambda _: next_one)
         request = asyncio.create_task(made({"type": "http"}, None, None))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         # given an app that is being retired, and one whose servers are being examined
         made.app = new
         made._start(made._retire(old))
-        with patch("lynxstop.proxy.reload.require_same"):
-            made._on_signal()
-            await asyncio.sleep(0.1)
-            # when the server ends
-            await made._end()
+        made._on_signal()
+        await asyncio.sleep(0.1)
+        # when the server ends
+        await made._end()
         request.cancel()
 
+    both = asyncio.Barrier(2)
     asyncio.run(check())
     # then all of them are ended, and their connections closed
     assert sorted(ended) == ["new", "next", "old"]

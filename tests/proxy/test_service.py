@@ -160,6 +160,24 @@ def test_a_look_goes_on_when_the_one_who_asked_has_gone() -> None:
     assert services.looks == 1
 
 
+def test_a_look_ends_with_the_proxy_and_takes_no_probe_along() -> None:
+    class Slow(Looking):
+        async def _look(self, server: Any, model: str) -> Service:
+            await asyncio.Event().wait()
+            return GOOD
+
+    async def run() -> None:
+        services = Slow()
+        await services.end()
+        probe = asyncio.create_task(services.ready(Listing(TOY)))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        await services.end()
+        assert await asyncio.wait_for(probe, 10) is None
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+
+
 def test_a_client_that_goes_leaves_the_look_to_the_next() -> None:
     services = Looking(None, GOOD)
 

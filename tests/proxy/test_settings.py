@@ -81,7 +81,7 @@ def test_a_reason_to_finish_is_the_servers_own(finish: str, threshold: float) ->
     class Finishing(Odd):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             events = continuation("1", {}) if scope["path"] == COMPLETIONS else chat("1")
-            events[-2]["choices"][0] |= {"finish_reason": finish, "stop_reason": 7}
+            events[-2]["choices"][0] |= {"finish_reason": finish, "stop_reason": 7, "matched_stop": "x"}
             self.events = tuple(map(orjson.dumps, events))
             await super().__call__(scope, receive, send)
 
@@ -89,7 +89,7 @@ def test_a_reason_to_finish_is_the_servers_own(finish: str, threshold: float) ->
         found = ask(proxy)
     choice = found["choices"][0]
     assert found["lynxstop"]["stopped"] is (threshold < 0)
-    assert (choice["finish_reason"], choice["stop_reason"]) == (finish, 7)
+    assert (choice["finish_reason"], choice["stop_reason"], choice["matched_stop"]) == (finish, 7, "x")
 
 
 def test_a_token_that_is_cut_through_counts() -> None:

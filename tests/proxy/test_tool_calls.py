@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lynxstop.proxy.assemble import assemble
 from lynxstop.proxy.messages import MessageWriter
 from lynxstop.proxy.responses import ResponseWriter
+from tests.proxy.test_assemble import assemble
 
 Json = dict[str, Any]
 CALL = ("a", "f", "{}")

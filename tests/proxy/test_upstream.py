@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 
 import pytest
 
-from lynxstop.errors import UpstreamError
+from lynxstop.errors import MissingExtraError, UpstreamError
 from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.upstream import Upstream
 
@@ -68,3 +69,10 @@ def test_a_server_that_always_hangs_up_is_asked_twice(transport: str) -> None:
         asyncio.run(ask(hasty, transport, 1))
     assert caught.value.code == "upstream_died"
     assert hasty.requests == 2
+
+
+def test_a_client_that_is_not_installed_is_told_before_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx_aiohttp", None)
+    with pytest.raises(MissingExtraError, match=r"lynxstop\[fast\]"):
+        Upstream(ConnectionConfig(transport="aiohttp"))
+    assert Upstream(ConnectionConfig(transport="httpx"))

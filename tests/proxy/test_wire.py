@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import pytest
 
+from lynxstop.proxy.app import create_app
+from lynxstop.proxy.config import ProxyConfig
 from lynxstop.testing.server import MockServer
 from tests.support.servers import Proxied, eventually, proxied, serving
 from tests.support.watching import watching
@@ -144,6 +146,37 @@ def test_a_websocket_gets_no_upgrade(proxy: Proxied, peer: Peer, name: str) -> N
 def test_odd_escapes_are_left_alone(proxy: Proxied, peer: Peer, target: bytes) -> None:
     say(proxy, b"GET " + target + b" " + HEAD + b"\n")
     assert peer.got[0].split(b" ")[1] == target
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
+def test_a_target_names_no_other_server(proxy: Proxied, peer: Peer, method: bytes) -> None:
+    other = Peer()
+    try:
+        named = other.url.removeprefix("http://").encode()
+        for target in (b"*", b"*@" + named + b"/", b"*@" + named):
+            _, answer = say(proxy, method + b" " + target + b" " + HEAD + b"\n")
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b'"bad_target"' in answer
+        assert not peer.got + other.got
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("length", [b"4", b"12"])
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+def test_a_body_of_two_lengths_is_no_second_request(peer: Peer, transport: str, length: bytes) -> None:
+    head = b"POST /v1/files " + HEAD + b"content-length: " + length + b"\ntransfer-encoding: chunked\n\n"
+    made = {
+        kind: create_app(ProxyConfig.model_validate({"upstream": {"url": peer.url, "transport": transport}}))
+        for kind in ("httptools", "h11")
+    }
+    for kind, app in made.items():
+        with serving(app, http=kind, proxy_headers=False) as url:
+            _, answer = say(Proxied(url, app), head + b"2\nhi\n0\n\nGET /v1/other HTTP/1.1\nhost: x\n\n")
+        assert answer.startswith(b"HTTP/1.1 400 " if kind == "httptools" else b"HTTP/1.1 200 ")
+    [got] = peer.got
+    assert b"content-length" not in got.lower()
+    assert got.endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
 
 
 def test_headers_keep_their_number_their_order_and_their_bytes(proxy: Proxied, peer: Peer) -> None:

@@ -32,6 +32,7 @@ BODY = {
     "logprobs": True,
     "stop": ["X"],
     "reasoning_effort": "low",
+    "rid": "mine",
 }
 
 
@@ -126,6 +127,8 @@ def test_sglang_puts_all_tokens_after_the_rendered_prompt() -> None:
     assert body["messages"][-1] == {"role": "assistant", "content": "<think>\nSolve" + EXIT}
     assert body["continue_final_message"] is True
     assert body["separate_reasoning"] is False
+    # The first request may still be ending under its name.
+    assert "rid" not in body
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (40, True, 3)
     assert not server.asked
     # A block that the template opens is open in the rendered prompt.

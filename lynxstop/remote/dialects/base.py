@@ -277,7 +277,7 @@ def resumed(body: Mapping[str, Any], kept: Kept, limits: AnswerLimits, *, lead: 
 def resumed_message(body: Mapping[str, Any], message: Json, limits: AnswerLimits) -> Json:
     """Write the chat request that continues one more message of the assistant."""
     made = {
-        **{name: value for name, value in body.items() if name not in _LIMITS},
+        **{name: value for name, value in body.items() if name not in _LIMITS | NAMES},
         "messages": [*body["messages"], {"role": "assistant", **message}],
         "continue_final_message": True,
         "add_generation_prompt": False,
@@ -292,6 +292,10 @@ def resumed_message(body: Mapping[str, Any], message: Json, limits: AnswerLimits
 
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"})
+
+NAMES = frozenset({"request_id", "rid"})
+"""What a client may call its request, at vLLM and SGLang. No second request is called so: SGLang keeps what
+it knows of a request under its name, also of one that it is aborting."""
 
 _CARRIED = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias", "user", "priority",

@@ -44,8 +44,12 @@ def without(headers: Headers, names: Iterable[bytes]) -> list[tuple[bytes, bytes
 
 
 def for_relay(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers of a request that is forwarded as it is: all except those of the connection, and the host."""
-    return without(headers, HOP_BY_HOP | _REQUEST_ONLY | _listed(headers))
+    """Headers of a request that is forwarded as it is: all except those of the connection, and the host.
+
+    Of a body in chunks a length says nothing (RFC 9112, section 6.3), and the server might believe it.
+    """
+    unsaid = {b"content-length"} if find(headers, b"transfer-encoding") is not None else frozenset()
+    return without(headers, HOP_BY_HOP | _REQUEST_ONLY | _listed(headers) | unsaid)
 
 
 def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:

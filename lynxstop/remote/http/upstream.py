@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from lynxstop.extras import need
 from lynxstop.remote.http.headers import Headers, find, without
 from lynxstop.remote.http.transport import failure, hung_up, make_transport
 
@@ -88,6 +89,11 @@ class Upstream:
         Keep the client's keys from the server: they are those of the proxy.
     on_abort : callable, optional
         Called with "client_gone", "lost" (a race) or "closed" for every answer that is closed before its end.
+
+    Raises
+    ------
+    MissingExtraError
+        When the configured transport is not installed.
     """
 
     def __init__(
@@ -97,6 +103,9 @@ class Upstream:
         hide_keys: bool = False,
         on_abort: Callable[[str], None] = lambda cause: None,
     ) -> None:
+        if config.transport == "aiohttp":
+            # Now, and not in answer to every request.
+            need("httpx_aiohttp", "fast")
         self.config = config
         self.on_abort = on_abort
         self._address = httpx.URL(config.url)
