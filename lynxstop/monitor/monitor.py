@@ -148,6 +148,8 @@ class Monitor:
             return
         self.exits += entry.exited
         self._count(entry.loss)
+        if entry.given_up:
+            return
         values = (math.nan if entry.score is None else entry.score, float(entry.cues))
         for number, (test, value) in enumerate(zip(self.inputs, values, strict=False)):
             test.add(value, _uniform(self.audits, number))

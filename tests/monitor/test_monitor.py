@@ -83,6 +83,15 @@ def test_inputs_that_change_are_a_warning_only() -> None:
     assert monitor.verdict.state == "inputs"
 
 
+def test_an_audit_that_was_given_up_is_a_loss_and_says_nothing_of_inputs() -> None:
+    monitor = Monitor(KEY, OPTIONS, inputs())
+    for _ in range(40):
+        monitor.add(Audit(*KEY, exited=True, loss=1.0, id="a"))
+
+    assert monitor.verdict.lost == 40
+    assert not monitor.verdict.warning
+
+
 def test_a_restored_monitor_goes_on_where_it_was() -> None:
     whole, half = Monitor(KEY, OPTIONS, inputs()), Monitor(KEY, OPTIONS, inputs())
     entries = [BAD if number % 9 == 0 else GOOD for number in range(60)] + [SAME]
