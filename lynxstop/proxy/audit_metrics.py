@@ -60,7 +60,7 @@ class AuditMetrics:
         )
         self.e_value = gauge("e_value", "Evidence against the promise of a level.", _LEVEL)
         self.alarm = gauge("alarm", "1 while exits of a level are stopped by its audits.", _LEVEL)
-        self.changed = gauge("risk_changed", "1 after the risk of a level rose recently.", _LEVEL)
+        self.changed = gauge("risk_changed", "1 after the risk of a level rose, until a reset.", _LEVEL)
         self.unknown = gauge("monitor_unknown", "1 while the audits cannot be read or kept.", [])
 
         self._shown: set[LevelKey] = set()

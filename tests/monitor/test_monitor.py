@@ -57,6 +57,10 @@ def test_a_late_change_is_a_warning_unless_it_is_to_stop_exits() -> None:
 
     assert (warned.state, stopped.state) == ("changed", "alarm")
     assert warned.reason == "The risk rose above 0.05 recently: 12 losses in 3012 audits."
+    # It stays, and does not stay recent.
+    later = read(*LATE, *[GOOD] * 5000).verdict
+    assert later.state == "changed"
+    assert later.reason == "The risk rose above 0.05 5000 audits ago: 12 losses in 8012 audits."
 
 
 def test_damaged_audits_count_as_losses() -> None:
