@@ -26,6 +26,7 @@ from lynxstop.collect.sources import folder_of
 from lynxstop.errors import DataError, LynxstopError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.report import as_json
+from lynxstop.grading.graders import name_of
 from lynxstop.grading.grading import Grader
 from lynxstop.recordings.problems import Problem, digest_problems
 from lynxstop.recordings.prompts import prompt_digest
@@ -38,9 +39,10 @@ from lynxstop.workflows.certify_plan import split_problems
 from lynxstop.workflows.replay_levels import check_unseen
 from lynxstop.workflows.train_bundle import train_bundle
 from lynxstop_research import study_flips
+from lynxstop_research.machine import machine
 from lynxstop_research.shift import Scored, scored, shift
 from lynxstop_research.study_speed import equal_budget, speed
-from lynxstop_research.suites import check_suite, load_suite, title_of
+from lynxstop_research.suites import SUITES, check_suite, load_suite, title_of
 
 RISKS = (0.01, 0.02, 0.05, 0.10)
 Rows = list[dict[str, Any]]
@@ -184,19 +186,24 @@ def study(
         found.failed["certificates"] = str(error)
         tell(f"No certificate: {error}")
     work = _Work(found, folder, problems, identity, of_files, recipe, tell, console)
-    parts: list[tuple[str, Rows, Callable[[], Rows]]] = [
-        ("speed", found.speed, work.speed),
-        ("flips", found.flips, work.flips),
+    parts: list[tuple[str, Rows, Callable[[], Rows], Sequence[Any]]] = [
+        ("speed", found.speed, work.speed, [options.timed, options.compared, machine()]),
+        (
+            "flips",
+            found.flips,
+            work.flips,
+            [options.compared, options.batches, options.engines, options.arguments],
+        ),
     ]
     if found.made is not None:
         carried = [
-            (f"transfer to {name}", found.transfers, partial(work.transfer, name))
+            (f"transfer to {name}", found.transfers, partial(work.transfer, name), work.carried(name))
             for name in dict.fromkeys(options.transfers)
         ]
-        parts = [("rules", found.rules, work.rules), *carried, *parts]
-    for title, rows, make in parts:
+        parts = [("rules", found.rules, work.rules, []), *carried, *parts]
+    for title, rows, make, own in parts:
         try:
-            rows += work.kept(title, make)
+            rows += work.kept(title, make, own)
         except LynxstopError as error:
             found.failed[title] = str(error)
             tell(f"Left out: {title}. {error}")
@@ -251,15 +258,28 @@ class _Work:
         written = folder / "recipe.toml"
         self._recipe = recipe or (Recipe.load(written) if written.is_file() else Recipe())
 
-    def kept(self, name: str, make: Callable[[], Rows]) -> Rows:
-        """Return a part of an earlier call on the same things, or make it."""
+    def carried(self, name: str) -> list[Any]:
+        """What a transfer depends on alone: its size, and of a file the content and the grader."""
+        size, file = self._options.transfer_problems, Path(name)
+        if name in SUITES:
+            return [size]
+        grader = name_of(replace(self._options.collect, grader=self._of_files).grade)
+        return [size, grader, atomic.sha256(file) if file.is_file() else None]
+
+    def kept(self, name: str, make: Callable[[], Rows], own: Sequence[Any]) -> Rows:
+        """Return a part of an earlier call on the same things, or make it.
+
+        `own` are the options that no other part reads, and what else this part alone depends on.
+        """
+        options = self._options
         policy = None if self._bundle is None else self._bundle.policy
         levels = None if policy is None else [(one.risk, one.threshold) for one in policy.pooled]
         probe = None if policy is None else (policy.probe_sha256, policy.rule and policy.rule.model_dump())
         asked = [
             name,
             self._identity,
-            asdict(self._options),
+            asdict(options.collect) | {"grader": name_of(options.collect.grade)},
+            [options.risks, options.confidence, options.loss, *own],
             levels,
             probe,
             digest_problems(self._problems),
@@ -396,8 +416,8 @@ class _Work:
         return self._compared(self._options.collect.engine, self._options.collect.batch_size)
 
     def _compared(self, engine: str, batch: int | None) -> Recording:
-        place = self._folder / "flips" / f"{engine}-{batch or 'default'}"
         chosen = self._unseen[: self._options.compared]
+        place = self._folder / "flips" / f"{engine}-{batch or 'default'}-{digest_problems(chosen)[:8]}"
         return self._recorded(place, chosen, engine=engine, batch_size=batch)
 
     def _recorded(self, place: Path, problems: Sequence[Problem], **changed: Any) -> Recording:

@@ -20,7 +20,8 @@ from lynxstop.collect.texts import Texts
 from lynxstop.core.exits import Mode
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.errors import ConfigError
-from lynxstop.grading.grading import Grade, agrees
+from lynxstop.grading.graders import same_of
+from lynxstop.grading.grading import Grade, Same, agrees
 from lynxstop.recordings.problems import Problem
 from lynxstop.replay.exits import ExitTable
 
@@ -116,7 +117,7 @@ def speed(
                 for done, problem in zip(setting.done, problems, strict=True)
             ]
             reference = reference or grades
-            rows.append(_row(setting, settings[0], grades, reference))
+            rows.append(_row(setting, settings[0], grades, reference, same_of(options.grade)))
     return rows
 
 
@@ -179,12 +180,13 @@ def _take_turns(
 
 
 def _row(
-    setting: _Setting, full: _Setting, grades: Sequence[Grade], reference: Sequence[Grade]
+    setting: _Setting, full: _Setting, grades: Sequence[Grade], reference: Sequence[Grade], compare: Same
 ) -> dict[str, Any]:
     ratios = [one / own for one, own in zip(full.seconds, setting.seconds, strict=True)]
     known = [grade.right for grade in grades if grade.right is not None]
+    # An answer that cannot be read agrees with none but itself, as a certificate counts it.
     same = [
-        one == other or agrees(one, other.answer, other.status) is True
+        one is other or agrees(one, other.answer, other.status, compare)
         for one, other in zip(grades, reference, strict=True)
     ]
     return {

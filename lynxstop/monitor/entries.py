@@ -67,6 +67,11 @@ class Audit:
     prompt: str = ""
     calibrated: bool = False
 
+    @property
+    def given_up(self) -> bool:
+        """Whether its process was gone before its outcome: nothing is known of its inputs."""
+        return self.exited and self.threshold is None and self.score is None and not self.cues
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:

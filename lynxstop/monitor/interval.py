@@ -14,8 +14,9 @@ def _log_beta(a: float, b: float) -> float:
 
 def _log_likelihood(rate: float, total: float, n: int) -> float:
     lost = total * math.log(rate) if total > 0 else 0.0
-    kept = (n - total) * math.log1p(-rate) if n > total else 0.0
-    return lost + kept
+    if n <= total:
+        return lost
+    return lost + (n - total) * math.log1p(-rate) if rate < 1.0 else -math.inf
 
 
 def confidence_sequence(total: float, n: int, level: float = 0.05) -> tuple[float, float]:

@@ -105,12 +105,15 @@ class FileJournal:
                 _lock(handle)
                 size = os.fstat(handle).st_size
                 torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-                written = os.write(handle, b"\n" + line if torn else line)
+                whole = b"\n" + line if torn else line
+                if cut := os.write(handle, whole) < len(whole):
+                    # What is left of a line would count as a loss, and the line is to be given again.
+                    os.ftruncate(handle, size)
             finally:
                 os.close(handle)
         except OSError as error:
             raise DataError(f"The audit journal {self.path} cannot be written: {error.strerror}.") from error
-        if written < len(line):
+        if cut:
             raise DataError(f"The audit journal {self.path} was cut short: is the disk full?")
 
     def read(self, start: int) -> Iterator[tuple[Entry, int]]:

@@ -13,7 +13,7 @@ from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.interval import confidence_sequence
 from lynxstop.monitor.sequential import ChangeDetector, RiskTest
 
-_COUNTS = ("audits", "exits", "damaged", "lost", "repeats", "differed", "tokens")
+_COUNTS = ("audits", "exits", "damaged", "lost", "repeats", "differed", "tokens", "changed_at")
 
 
 class LevelKey(NamedTuple):
@@ -60,7 +60,7 @@ class Finding:
     reason : str
         In a sentence; empty while there is neither an alarm nor a change.
     changed : bool
-        The risk rose above the certified one recently; alone it is a warning.
+        The risk rose above the certified one since the start or the last reset; alone it is a warning.
     warning : bool
         Inputs no longer look like those of calibration; the promise may still hold.
     audits, exits, damaged : int
@@ -130,6 +130,8 @@ class Monitor:
     repeats: int = 0
     differed: float = 0.0
     tokens: int = 0
+    changed_at: int = 0
+    """Audits when the change detector last raised an alarm."""
 
     def __post_init__(self) -> None:
         self.test = RiskTest(self.key.risk, self.options.level)
@@ -148,6 +150,8 @@ class Monitor:
             return
         self.exits += entry.exited
         self._count(entry.loss)
+        if entry.given_up:
+            return
         values = (math.nan if entry.score is None else entry.score, float(entry.cues))
         for number, (test, value) in enumerate(zip(self.inputs, values, strict=False)):
             test.add(value, _uniform(self.audits, number))
@@ -156,7 +160,8 @@ class Monitor:
         self.audits += 1
         self.lost += loss
         self.test.add(loss)
-        self.detector.add(loss)
+        if self.detector.add(loss):
+            self.changed_at = self.audits
 
     @property
     def alarm(self) -> bool:
@@ -190,7 +195,9 @@ class Monitor:
         if self.test.alarm:
             return f"The risk has been above {risk:g} since deployment: {observed}."
         if self.detector.alarms:
-            return f"The risk rose above {risk:g} recently: {observed}."
+            since = self.audits - self.changed_at
+            when = f"{since} audit{'s'[: since > 1]} ago" if since else "recently"
+            return f"The risk rose above {risk:g} {when}: {observed}."
         return ""
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -190,8 +191,9 @@ class Auditor:
 
     async def _exited(self, heard: Audited, draw: AuditDraw) -> None:
         name = secrets.token_hex(8)
-        await self._live.keep(Begun(name, *draw.key))
-        found = await self._bounded(self._compare(heard))
+        begun = Begun(name, *draw.key)
+        await self._live.keep(begun)
+        found = await self._bounded(self._compare(heard), begun)
         loss = float(found.outcome != "agree")
         entry = self._entry(heard, draw.key, exited=True, loss=loss, id=name, tokens=found.tokens)
         await self._kept(found.outcome, entry, draw.turn)
@@ -208,12 +210,12 @@ class Auditor:
         )
         await self._kept(f"repeat_{found.outcome}", entry)
 
-    async def _bounded(self, work: Awaitable[Compared]) -> Compared:
+    async def _bounded(self, work: Awaitable[Compared], *begun: Begun) -> Compared:
         """Wait for a turn and run a comparison; whatever goes wrong is an outcome."""
         self._waiting += 1
         self._live.busy = self._waiting >= self._config.waiting
         try:
-            async with self._places, asyncio.timeout(self._config.seconds):
+            async with self._place(*begun), asyncio.timeout(self._config.seconds):
                 return await work
         except TimeoutError:
             return Compared("timeout")
@@ -223,6 +225,17 @@ class Auditor:
         finally:
             self._waiting -= 1
             self._live.busy = self._waiting >= self._config.waiting
+
+    @asynccontextmanager
+    async def _place(self, *begun: Begun) -> AsyncIterator[None]:
+        """Hold a place; an audit that waits long for one begins again, so that nobody gives it up."""
+        taken = asyncio.ensure_future(self._places.acquire())
+        while not (await asyncio.wait([taken], timeout=self._config.seconds))[0]:
+            await self._live.keep(*begun)
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def _compare(self, heard: Audited) -> Compared:
         early = Answered(heard.answer, 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from lynxstop.monitor.levels import LevelMonitors
 from lynxstop.monitor.monitor import Finding, LevelKey
 
 _LEVEL = ["model", "group", "risk"]
+_BOUNDS = ("mean", "lower", "upper")
 
 
 class AuditMetrics:
@@ -57,17 +60,32 @@ class AuditMetrics:
         )
         self.e_value = gauge("e_value", "Evidence against the promise of a level.", _LEVEL)
         self.alarm = gauge("alarm", "1 while exits of a level are stopped by its audits.", _LEVEL)
-        self.changed = gauge("risk_changed", "1 after the risk of a level rose recently.", _LEVEL)
+        self.changed = gauge("risk_changed", "1 after the risk of a level rose, until a reset.", _LEVEL)
         self.unknown = gauge("monitor_unknown", "1 while the audits cannot be read or kept.", [])
 
+        self._shown: set[LevelKey] = set()
+
     def show(self, monitors: LevelMonitors, trouble: str) -> None:
-        """Set what the audits say."""
+        """Set what the audits say; of a level that was reset, nothing is known."""
         self.unknown.set(bool(trouble))
-        for key, finding in monitors.findings.items():
+        findings = monitors.findings
+        for key in self._shown - findings.keys():
+            self._forget(key)
+        for key, finding in findings.items():
             self._show(key, finding)
+        self._shown = set(findings)
+
+    def _forget(self, key: LevelKey) -> None:
+        names = _names(key)
+        self.e_value.labels(*names).set(1.0)
+        self.alarm.labels(*names).set(0)
+        self.changed.labels(*names).set(0)
+        for gauge in (self.live_risk, self.disagreement):
+            for bound in _BOUNDS:
+                gauge.labels(*names, bound).set(math.nan)
 
     def _show(self, key: LevelKey, finding: Finding) -> None:
-        names = (key.model, key.group or "", f"{key.risk:g}")
+        names = _names(key)
         self.e_value.labels(*names).set(finding.e_value)
         self.alarm.labels(*names).set(finding.alarm)
         self.changed.labels(*names).set(finding.changed)
@@ -77,5 +95,9 @@ class AuditMetrics:
         )
         for gauge, total, count, (lower, upper) in shown:
             if count:
-                for bound, value in (("mean", total / count), ("lower", lower), ("upper", upper)):
+                for bound, value in zip(_BOUNDS, (total / count, lower, upper), strict=True):
                     gauge.labels(*names, bound).set(value)
+
+
+def _names(key: LevelKey) -> tuple[str, str, str]:
+    return key.model, key.group or "", f"{key.risk:g}"

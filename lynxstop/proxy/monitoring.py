@@ -202,7 +202,13 @@ def _evidence(bundle: Bundle, name: str) -> TraceTable:
 
 
 def _tests(table: TraceTable, threshold: float) -> list[ExchangeabilityTest]:
-    """Tests of the first score, and of the number of decision points up to the exit."""
+    """Tests of the first score, and of the number of decision points up to the exit; one trace a problem.
+
+    Several samples of a problem are alike: taken for as many requests, they make the test sure of too much.
+    """
+    from lynxstop.calibration.units import as_units
+
+    table = as_units(table, "one", 0).table
     first, points = np.full(table.traces, np.nan), np.zeros(table.traces)
     for trace in range(table.traces):
         scores = table.scores[table.offsets[trace] : table.offsets[trace + 1]]

@@ -20,6 +20,8 @@ from lynxstop.artifacts.recipe import Recipe, SamplingOptions
 from lynxstop.cli import app
 from lynxstop.collect.options import CollectOptions
 from lynxstop.errors import ConfigError, DataError, ModelError
+from lynxstop.grading.graders import grader_named, same_of
+from lynxstop.grading.grading import Grade
 from lynxstop.recordings.hub import HubName
 from lynxstop.recordings.problems import Problem, load_problems
 from lynxstop.recordings.storage import Recording
@@ -80,7 +82,7 @@ def test_only_decisions_on_the_same_text_are_flipped(
     assert study_flips.compare(scripted, scripted, None).parted == 0
 
 
-TRANSFER = workflow._Work.transfer
+TRANSFER, FLIPS = workflow._Work.transfer, workflow._Work.flips
 
 
 class Stubbed:
@@ -174,6 +176,91 @@ def test_another_model_in_the_same_folder_is_measured(stubbed: Stubbed, tmp_path
     stubbed.run(other)
 
     assert "speed" in stubbed.measured
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"timed": 3}, {"speed"}),
+        ({"batches": (2,)}, {"flips"}),
+        ({"compared": 3}, {"speed", "flips"}),
+        ({"transfer_problems": 10}, {"transfer to FILE", "transfer to csqa"}),
+        ({"collect": CollectOptions(grader="choice")}, {"transfer to FILE"}),
+        ({"transfers": ("csqa",)}, set()),
+        ({"confidence": 0.9}, {"rules", "speed", "flips", "transfer to FILE", "transfer to csqa"}),
+        ("content", {"transfer to FILE"}),
+    ],
+)
+def test_what_has_changed_is_measured_again_and_no_more(
+    stubbed: Stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: Any, again: set[str]
+) -> None:
+    # given a suite with a grader of its own, carried to another one and to a file
+    problems = load_problems(shipped.PROBLEMS / "test.jsonl")
+    suites = {"gpqa": "choice", "csqa": "choice"}
+    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, name, suites.get(name)))
+    file = tmp_path / "file.jsonl"
+    file.write_text('{"id": "a", "prompt": "1?"}\n')
+    options = StudyOptions(transfers=(str(file), "csqa"))
+
+    def measured(options: StudyOptions) -> set[str]:
+        stubbed.measured.clear()
+        study(str(shipped.MODEL), "gpqa", stubbed.folder, options=options)
+        return {one.replace(str(file), "FILE") for one in stubbed.measured}
+
+    assert len(measured(options)) == 5
+    assert measured(options) == set()
+    if changed == "content":
+        file.write_text('{"id": "b", "prompt": "2?"}\n')
+        assert measured(options) == again
+    else:
+        assert measured(replace(options, **changed)) == again
+
+
+def test_other_requests_to_compare_are_recorded_beside_the_first(
+    stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[Path, int] = {}
+
+    def recorded(work: Any, place: Path, some: list[Problem], **changed: Any) -> None:
+        assert places.setdefault(place, len(some)) == len(some)
+
+    monkeypatch.setattr(workflow._Work, "_recorded", recorded)
+    monkeypatch.setattr(workflow._Work, "flips", FLIPS)
+    monkeypatch.setattr(study_flips, "compare", lambda *given: SimpleNamespace(row=dict))
+    for count in (2, 3):
+        stubbed.options = StudyOptions(compared=count)
+        stubbed.run()
+
+    assert sorted(places.values()) == [2, 2, 3, 3]
+
+
+def test_a_grader_that_is_a_function_is_the_same_in_another_process(stubbed: Stubbed) -> None:
+    def graded() -> Any:
+        def grade(text: str, gold: str | None) -> Grade:
+            return Grade(text, "parsed", None)
+
+        return grade
+
+    for number in range(2):
+        stubbed.options = StudyOptions(collect=CollectOptions(grader=graded()))
+        stubbed.run()
+        assert bool(stubbed.measured) is (number == 0)
+
+
+def test_answers_that_cannot_be_read_differ_and_choices_compare_as_choices() -> None:
+    nothing, other = Grade("", "unparsed", False), Grade("", "unparsed", False)
+    full, same = Grade("B", "parsed", None), Grade("(B) the second", "parsed", None)
+    ended: Any = SimpleNamespace(thinking_tokens=1, output_ids=[1])
+    setting = study_speed._Setting("s", seconds=[1.0], done=[ended])
+
+    def differ(one: Grade, reference: Grade, grader: str) -> float:
+        compare = same_of(grader_named(grader))
+        found: float = study_speed._row(setting, setting, [one], [reference], compare)["disagree"]
+        return found
+
+    assert differ(nothing, nothing, "math") == 0.0
+    assert differ(nothing, other, "math") == 1.0
+    assert differ(same, full, "choice") == 0.0
 
 
 def test_what_was_certified_is_not_lost_to_an_error(

@@ -43,4 +43,5 @@ def test_fractional_losses_count_as_their_share() -> None:
 def test_the_ends_of_the_range_are_reached() -> None:
     assert confidence_sequence(0, 20)[0] == 0.0
     assert confidence_sequence(20, 20)[1] == 1.0
+    assert confidence_sequence(0.9999, 1)[1] == 1.0
     assert confidence_sequence(0, 1000)[1] < 0.01

@@ -1,5 +1,6 @@
 """Audits survive other writers, cuts and garbling; what is lost counts as a loss."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,6 +39,23 @@ def test_a_torn_line_is_one_damaged_audit_and_the_next_is_whole(tmp_path: Path) 
 
     assert entries(journal) == [AUDIT]
     journal.append(AUDIT)
+    assert entries(journal) == [AUDIT, Damaged(), AUDIT]
+
+
+@pytest.mark.parametrize("missing", [1, 20])
+def test_a_full_disk_leaves_no_half_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    path = tmp_path / "audits.jsonl"
+    journal, write = FileJournal(path), os.write
+    journal.append(AUDIT)
+    path.write_bytes(path.read_bytes() + b"torn")
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda handle, content: write(handle, content[:-missing]))
+        with pytest.raises(DataError, match="is the disk full"):
+            journal.append(AUDIT)
+    journal.append(AUDIT)
+
     assert entries(journal) == [AUDIT, Damaged(), AUDIT]
 
 

@@ -57,6 +57,10 @@ def test_a_late_change_is_a_warning_unless_it_is_to_stop_exits() -> None:
 
     assert (warned.state, stopped.state) == ("changed", "alarm")
     assert warned.reason == "The risk rose above 0.05 recently: 12 losses in 3012 audits."
+    # It stays, and does not stay recent.
+    later = read(*LATE, *[GOOD] * 5000).verdict
+    assert later.state == "changed"
+    assert later.reason == "The risk rose above 0.05 5000 audits ago: 12 losses in 8012 audits."
 
 
 def test_damaged_audits_count_as_losses() -> None:
@@ -81,6 +85,15 @@ def test_inputs_that_change_are_a_warning_only() -> None:
         monitor.add(replace(GOOD, score=4.0))
 
     assert monitor.verdict.state == "inputs"
+
+
+def test_an_audit_that_was_given_up_is_a_loss_and_says_nothing_of_inputs() -> None:
+    monitor = Monitor(KEY, OPTIONS, inputs())
+    for _ in range(40):
+        monitor.add(Audit(*KEY, exited=True, loss=1.0, id="a"))
+
+    assert monitor.verdict.lost == 40
+    assert not monitor.verdict.warning
 
 
 def test_a_restored_monitor_goes_on_where_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -178,8 +179,6 @@ def test_an_audit_that_comes_to_nothing_is_a_loss_and_harms_nobody(
         if how == "fails":
             raise RuntimeError("no")
         if how == "hangs":
-            import asyncio
-
             await asyncio.Event().wait()
         return full_answer.Answered(None, 3)
 
@@ -248,8 +247,13 @@ def test_an_alarm_of_another_worker_and_a_reset_are_noticed(
         for _ in range(10):
             journal.append(BAD)
         eventually(lambda: "lynxstop" not in ask(proxy).json())
+        assert proxy.count("lynxstop_alarm", model="toy", group="", risk="0.05") == 1
+        assert proxy.count("lynxstop_live_risk", **LABELS) == 1
         journal.append(Reset())
         eventually(lambda: "lynxstop" in ask(proxy).json())
+        # No audit has come since, and no alert goes on.
+        assert proxy.count("lynxstop_alarm", model="toy", group="", risk="0.05") == 0
+        assert math.isnan(proxy.count("lynxstop_live_risk", **LABELS))
 
 
 @pytest.mark.parametrize("harm", ["cut", "folder"])
@@ -313,6 +317,23 @@ def test_an_audit_whose_process_was_killed_is_a_loss(
         eventually(lambda: (ask(proxy), audited(proxy))[1] == {"lost": 1})
         eventually(lambda: (ask(proxy), proxy.count("lynxstop_live_risk", **LABELS))[1] == 1)
     assert (finding(tmp_path).audits, finding(tmp_path).lost) == (1, 1.0)
+
+
+def test_an_audit_that_waits_long_for_its_turn_is_not_given_up(
+    mock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(*given: Any) -> full_answer.Answered:
+        await asyncio.sleep(0.4)
+        return full_answer.Answered("\\boxed{1}", 3)
+
+    monkeypatch.setattr("lynxstop.proxy.full_answer.finished_thinking", slow)
+    monkeypatch.setattr(live_risk, "GIVEN_UP", 2.0)
+    with watching(mock[0], sections=section(tmp_path, seconds=1.0, concurrent=1, on_alarm="warn")) as proxy:
+        for number in range(7):
+            assert ask(proxy, number).json()["lynxstop"]["stopped"]
+        eventually(partial(counted, proxy, 7))
+        assert "lost" not in audited(proxy)
+    assert finding(tmp_path).audits == 7
 
 
 LABELS = {"model": "toy", "group": "", "risk": "0.05", "bound": "mean"}
