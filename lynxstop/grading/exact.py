@@ -10,7 +10,7 @@ from lynxstop.grading.formula import fraction_of, has_decimals, read_formula
 
 _LONGEST = 200
 _CLOSE = Fraction(1, 10**6)
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d)")
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d)")
 _EUROPEAN = re.compile(r"[-+]?\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,}|(?: \d{3})+,\d+)")
 _GROUPS = re.compile(r"[-+]?\d{1,4}(?:,\d{2,4})*,\d{3,4}(?:\.\d+)?")
 _COMMA = re.compile(r"[-+]?\d+,\d+")

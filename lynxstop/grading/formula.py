@@ -2,7 +2,7 @@
 
 A tree is a list of an operation and its operands, plain JSON: ``["add", a, b]``; the leaves are ``["number",
 "1.5"]``, ``["constant", "pi"]`` and ``["symbol", "x"]``. Notation that people read in two ways is refused:
-``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``, ``\\frac{dy}{dx}``, ``a(2)``,
+``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``, ``\\frac{dy}{dx}``, ``a(2)``, ``12(3)``,
 ``f^{(2)}``, ``u \\times v``, ``A B``.
 """
 
@@ -215,7 +215,8 @@ class _Reader:
                 self._take()
                 tree, divided = ["divide", tree, self._signed()], True
             elif self._starts(token):
-                if divided or token[0].isdigit() or token[0] == ".":
+                digits = tree[0] == "number" and self._is_bare(0) and self._rest[-2].isdigit()
+                if divided or digits or token[0].isdigit() or token[0] == ".":
                     raise Unreadable
                 factor = self._factor()
                 if _is_capital(tree) and _is_capital(factor):

@@ -30,7 +30,7 @@ Status = Literal["parsed", "unparsed", "timeout"]
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
 _RELATION = re.compile(r"[=<>]|\\[lg](?:e|eq|t)(?![a-z])|\\neq?(?![a-z])|\\approx|\\sim|\\equiv")
 _CONNECTIVES = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|,")
-_SPAN = re.compile(r"\d[\d.,]*-\d[\d.,]*(?:/\d+)?")
+_SPAN = re.compile(r"\d[\d.,]*(?:/\d+)?-\d[\d.,]*(?:/\d+)?")
 """A difference, a range, a score, or a mixed number."""
 _BUILDER = re.compile(r"\\mid|[:|]")
 _INFINITE = re.compile(r"([-+]?)\s*\\infty")

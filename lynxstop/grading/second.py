@@ -38,7 +38,7 @@ _NAMED = re.compile(r"sqrt|sin|cos|tan|ln|exp|pi")
 _TOKEN = re.compile(rf"{_NAMED.pattern}|[a-z]|\d+(?:\.\d*)?|\.\d+|\*\*|[-+*/()]")
 _CHOICE = re.compile(r"\(?([A-J])(?:[.:)]+(?: (.*))?)?", re.DOTALL)
 _OPEN = re.compile(
-    r"\\(?:text|math)|\.\.|\d[eE][-+\d]|^\d[\d.,]*[-–]\d[\d.,]*(?:/\d+)?$|(?<![a-z])[a-z]\(\w+\)|\\pi\(\d+\)"
+    r"\\(?:text|math)|\.\.|\d[eE][-+\d]|^\d[\d.,]*(?:/\d+)?[-–]\d[\d.,]*(?:/\d+)?$|\d\(\d+\)|\d/\d+/\d|^-?0,\d|(?<![a-z])[a-z]\(\w+\)|\\pi\(\d+\)"
     r"|\^\{\(|\^\{?o|[a-z]\s*\\times\s*[a-z]|^\\?\$[\d.,]+[a-zA-Z]"
 )
 """Notation that is read in several ways."""
