@@ -8,6 +8,7 @@ without cues is one row with an empty cue, score and loss.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from lynxstop.extras import need
 from lynxstop.recordings.prompts import prompt_digest, read_prompt
 
 _NUMBERS = {"cue": "int64", "score": "float64", "loss": "float64", "tokens": "int64", "full_tokens": "int64"}
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{32,64})", re.IGNORECASE)
 _KINDS = {"string": "texts", "int64": "whole numbers", "float64": "numbers"}
 PROMPT = "prompt_sha256"
 SUBGROUP = "subgroup:"
@@ -119,7 +121,15 @@ def _load(path: Path, by: str | None, loss: str, subgroups: Sequence[str] = ()) 
     for name in dict.fromkeys([*wanted, "tokens", "full_tokens", PROMPT]):
         if name in table.column_names:
             columns[name] = _cast(table.column(name), _NUMBERS.get(name, "string"), name, path)
+    if PROMPT in columns:
+        columns[PROMPT] = arrow.array(map(_plain_digest, columns[PROMPT].to_pylist()), arrow.string())
     return arrow.table(columns)
+
+
+def _plain_digest(text: str | None) -> str | None:
+    """One spelling of a digest, which other tools write in capitals or after "sha256:"."""
+    found = _DIGEST.fullmatch(text.strip()) if text else None
+    return found[1].lower() if found else text
 
 
 def _with_digests(table: Any, path: Path) -> Any:

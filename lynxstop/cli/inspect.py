@@ -48,8 +48,9 @@ def inspect(
         rows.add_row(key, str(value))
     _output.console.print(rows)
     if levels:
+        ends = ["valid until"] if any(level["expires"] for level in levels) else []
         menu = _output.table(
-            "Certified levels", "requests", "risk", "confidence", "loss", "method", "threshold"
+            "Certified levels", "requests", "risk", "confidence", "loss", "method", "threshold", *ends
         )
         for level in levels:
             threshold = level["threshold"]
@@ -60,18 +61,26 @@ def inspect(
                 level["loss"],
                 level["method"],
                 "never exit" if threshold == math.inf else f"{threshold:.4f}",
+                *([_until(level)] if ends else []),
             )
         _output.console.print(menu)
 
 
+def _until(level: dict[str, Any]) -> str:
+    return f"{level['expires'] or ''}"[:10] + (" (expired)" if level["expired"] else "")
+
+
 def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.artifacts.expiry import expiry_dates
     from lynxstop.artifacts.fingerprint import fingerprint, require_same
 
     bundle = Bundle.load(path)
     policy = bundle.policy
     if model is not None:
         require_same(policy.fingerprint, fingerprint(model), f"The bundle {path}")
+    ends = expiry_dates(bundle.path, policy)
+    dates = {key: date.isoformat() for key, date in ends.dates.items()}
     return {
         "kind": "bundle",
         "name": policy.name,
@@ -105,6 +114,8 @@ def _bundle(path: Path, model: Path | None) -> dict[str, Any]:
                 "loss": v.loss,
                 "method": v.method,
                 "threshold": v.threshold,
+                "expires": dates.get((v.risk, v.served.whose)),
+                "expired": ends.expired(v.risk, v.served.whose),
             }
             for v in policy.levels
         ],

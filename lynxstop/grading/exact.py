@@ -10,12 +10,13 @@ from lynxstop.grading.formula import fraction_of, has_decimals, read_formula
 
 _LONGEST = 200
 _CLOSE = Fraction(1, 10**6)
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d)")
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d/]|,\d)")
 _EUROPEAN = re.compile(r"[-+]?\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,}|(?: \d{3})+,\d+)")
 _GROUPS = re.compile(r"[-+]?\d{1,4}(?:,\d{2,4})*,\d{3,4}(?:\.\d+)?")
 _COMMA = re.compile(r"[-+]?\d+,\d+")
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
+_AND = re.compile(r"(\d+) and (?:(\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 _REPEATING = re.compile(
     r"([-+]?)(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d)|\\dot\{(\d)\}|\((\d+)\))"
 )
@@ -24,6 +25,7 @@ _ANGLE = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
 """Functions whose degrees are those of their angle, and no unit of the value."""
 _FACTORS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
 _SAME_UNITS = {
     "mm": "millimeter millimetre", "cm": "centimeter centimetre", "km": "kilometer kilometre",
@@ -42,10 +44,13 @@ _SHORT_WORDS = {
 }  # fmt: skip
 _CHANGES_VALUE = re.compile(
     r"(?:squared?d|cubed|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth"
-    r"|thousandth|millionth|hundred|thousand|million|billion|trillion|dozen|score|gross|pair|couple"
+    r"|[a-z]*(?:even|elf|een|ie)th|tens?$|[a-z]*illion|hundred|thousand|lakh|crore|dozen|score|gross|pair|couple"
     r"|factorial|repeat|recurring|base|binary|octal|hex|mod|remainder|choose|sqrt|root|infinity|power"
-    r"|plus|minus|times|negative|positive|less|more|least|most|about|approx|below|above|under|over|north|south"
-    r"|east|west|left|right|down|loss|profit|increase|decrease|before|after|or$|and$|to$|of$|am$|pm$|bce?$"
+    r"|double|triple|twice|inverse|reciprocal|percentile|plus|minus|times|negative|positive"
+    r"|less|fewer|more|extra|short|older|younger|taller|longer|faster|slower|higher|lower|larger|smaller|greater"
+    r"|least|most|about|approx|roughly|below|above|under|over|north|south|(?:anti|counter)?clockwise"
+    r"|east|west|left|right|down|loss|profit|increase|decrease|before|after|midnight|noon"
+    r"|or$|and$|to$|of$|am$|pm$|bce?$"
     r"|alpha$|beta$|gamma$|delta$|theta$|lambda$|sigma$|omega$|sin$|cos$|tan$|log$|exp$|not$|nor$|then$|than$)"
 )
 
@@ -107,7 +112,10 @@ def _unit(words: str, spaced: bool) -> str | None:
             found.append("/")
             continue
         singular = lowered.removesuffix("s") if len(lowered) > 3 else lowered
-        known = _UNITS.get(name, _UNITS.get(lowered, _UNITS.get(singular)))
+        other_case = len(name) == 2 and name[0] in "MN"  # a prefix of its own, as in "Mg" and "Nm"
+        known = (
+            _UNITS.get(name) if other_case else _UNITS.get(name, _UNITS.get(lowered, _UNITS.get(singular)))
+        )
         if known is None:
             product = len(set(name)) == len(name) and list(lowered) == sorted(lowered)
             if len(words) > len(name) and name in _LETTERS:
@@ -122,7 +130,7 @@ def _unit(words: str, spaced: bool) -> str | None:
             known = known or singular
         found.append(known + (f"^{power}" if power else prefix))
         prefix = ""
-    return " ".join(found)
+    return None if prefix else " ".join(found)
 
 
 def read_number(text: str) -> Number | None:
@@ -164,13 +172,17 @@ def same_number(left: Number, right: Number) -> bool | None:
 
 
 def readings(text: str) -> set[Fraction]:
-    """Every number that a text may be, where commas group digits in any way or stand for the point."""
+    """Every number that a text may be, where commas group digits or stand for the point, and "1 and 1/2"."""
+    text = read_measure(text).body
     number = read_number(text)
     found = set() if number is None else {number.value}
     if len(text) <= _LONGEST and _GROUPS.fullmatch(text):
         found.add(Fraction(text.replace(",", "")))
     if len(text) <= _LONGEST and _COMMA.fullmatch(text):
         found.add(Fraction(text.replace(",", ".")))
+    if len(text) <= _LONGEST and (mixed := _AND.fullmatch(text)):
+        whole, above, below = (int(part) for part in mixed.groups() if part is not None)
+        found |= {whole + Fraction(above, below)} if below else set()
     return found
 
 

@@ -2,7 +2,8 @@
 
 A tree is a list of an operation and its operands, plain JSON: ``["add", a, b]``; the leaves are ``["number",
 "1.5"]``, ``["constant", "pi"]`` and ``["symbol", "x"]``. Notation that people read in two ways is refused:
-``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``, ``\\frac{dy}{dx}``.
+``1/2x``, ``\\sin x/2``, ``\\sin(x)^2``, ``\\sin^{-1}x``, ``2^3^2``, ``\\frac{dy}{dx}``, ``a(2)``, ``12(3)``,
+``f^{(2)}``, ``u \\times v``, ``A B``.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ _CONSTANTS = {r"\pi": "pi", "e": "e", "i": "i"}
 _GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta",
     "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi",
-    "omega", "Gamma", "Delta", "Theta", "Lambda", "Phi", "Psi", "Omega",
+    "omega", "Gamma", "Delta", "Theta", "Lambda", "Phi", "Psi",
 }  # fmt: skip
+"""Without "Omega", which after a number is a unit."""
 _TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
 _FUNCTIONS = _TRIGONOMETRIC | {"arcsin", "arccos", "arctan", "ln", "log", "exp"}
+_NAMES_OF_FUNCTIONS = {
+    *"fghFGPC", "Gamma", "zeta", "phi", "varphi", "sigma", "tau", "mu", "psi", "Phi", "Psi", "Lambda",
+}  # fmt: skip
 _TIMES = {"*", r"\cdot", r"\times"}
 _DIVIDED = {"/", r"\div"}
 _CLOSED = {"(": ")", "{": "}"}
@@ -146,6 +151,17 @@ def _leads(tree: Tree, name: str) -> bool:
     return bool(tree == ["symbol", name])
 
 
+def _has_number(tree: Tree) -> bool:
+    return tree[0] == "number" or any(_has_number(part) for part in tree[1:] if isinstance(part, list))
+
+
+def _is_capital(tree: Tree) -> bool:
+    """Whether a product ends with a capital letter: two in a row may be matrices, or points of a line."""
+    if tree[0] == "multiply":
+        return _is_capital(tree[2])
+    return tree[0] == "symbol" and len(tree[1]) == 1 and bool(tree[1].isupper())
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self._rest = _tokens(text)[::-1]
@@ -191,14 +207,21 @@ class _Reader:
             token = self._next()
             if token in _TIMES:
                 self._take()
-                tree, divided = ["multiply", tree, self._signed()], False
+                factor = self._signed()
+                if token == r"\times" and not (_has_number(tree) or _has_number(factor)):
+                    raise Unreadable
+                tree, divided = ["multiply", tree, factor], False
             elif token in _DIVIDED:
                 self._take()
                 tree, divided = ["divide", tree, self._signed()], True
             elif self._starts(token):
-                if divided or token[0].isdigit() or token[0] == ".":
+                digits = tree[0] == "number" and self._is_bare(0) and self._rest[-2].isdigit()
+                if divided or digits or token[0].isdigit() or token[0] == ".":
                     raise Unreadable
-                tree = ["multiply", tree, self._factor()]
+                factor = self._factor()
+                if _is_capital(tree) and _is_capital(factor):
+                    raise Unreadable
+                tree = ["multiply", tree, factor]
             else:
                 return tree
 
@@ -224,8 +247,14 @@ class _Reader:
             tree = ["factorial", tree]
         elif self._next() == "^":
             self._take()
+            if tree[0] == "symbol" and self._rest[-2:] == ["(", "{"] and self._is_bare(1):
+                raise Unreadable
             tree = ["power", tree, self._exponent()]
-            if self._next() in ("^", "!") or (tree[1] == ["constant", "e"] and "'i'" in str(tree[2])):
+            if (
+                self._calls(tree[1])
+                or self._next() in ("^", "!")
+                or (tree[1] == ["constant", "e"] and "'i'" in str(tree[2]))
+            ):
                 raise Unreadable
         if self._next() in ("degree", "degrees"):
             self._take()
@@ -270,7 +299,7 @@ class _Reader:
             return self._group()
         self._take()
         if token in _CONSTANTS:
-            return ["constant", _CONSTANTS[token]]
+            return self._constant(token)
         match token:
             case r"\frac":
                 return self._fraction()
@@ -293,9 +322,27 @@ class _Reader:
         if self._next() == "_":
             self._take()
             name += "_" + self._subscript()
-        elif token in ("f", "g", "h", "F", "G", "P", "C") and self._next() == "(":
+        if self._calls(["symbol", name]):
             raise Unreadable
         return ["symbol", name]
+
+    def _constant(self, token: str) -> Tree:
+        if token == r"\pi" and self._is_bare(0) and self._rest[-2].isdigit():
+            raise Unreadable
+        return ["constant", _CONSTANTS[token]]
+
+    def _calls(self, tree: Tree) -> bool:
+        """Whether a symbol before brackets may be a function: by its name, or as its factor would be bare."""
+        if tree[0] != "symbol" or self._next() != "(":
+            return False
+        return self._is_bare(0) or tree[1].partition("_")[0] in _NAMES_OF_FUNCTIONS
+
+    def _is_bare(self, after: int) -> bool:
+        """Whether one number or name in brackets follows, after so many tokens."""
+        match self._rest[: -after - 4 : -1][after:]:
+            case ["(", inside, ")"]:
+                return inside.lstrip("\\").isalnum()
+        return False
 
     def _fraction(self) -> Tree:
         above, below = self._argument(), self._argument()

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -134,8 +135,8 @@ _NOTHING = object()
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # also of a number with more digits than Python reads
+        return json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError, ArithmeticError):  # also of a number that Python does not read
         return _NOTHING
 
 
@@ -152,7 +153,7 @@ def _equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
+    return bool(one == other or (one != one and other != other))  # NaN is as written
 
 
 def _boxed_or_whole(text: str) -> str | None:

@@ -30,6 +30,8 @@ Status = Literal["parsed", "unparsed", "timeout"]
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
 _RELATION = re.compile(r"[=<>]|\\[lg](?:e|eq|t)(?![a-z])|\\neq?(?![a-z])|\\approx|\\sim|\\equiv")
 _CONNECTIVES = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|,")
+_SPAN = re.compile(r"\d[\d.,]*(?:/\d+)?-\d[\d.,]*(?:/\d+)?")
+"""A difference, a range, a score, or a mixed number."""
 _BUILDER = re.compile(r"\\mid|[:|]")
 _INFINITE = re.compile(r"([-+]?)\s*\\infty")
 _LONGEST, _DEEPEST, _MOST_PARTS = 2000, 30, 40
@@ -172,6 +174,8 @@ def _same_value(left: str, right: str) -> bool | None:
     one, other = read_measure(left), read_measure(right)
     if one.unit == "%" or other.unit == "%":
         return _same_percentage(one, other)
+    if _SPAN.fullmatch(one.body) or _SPAN.fullmatch(other.body):
+        return None
     numbers = _scaled(one.body, one.factor), _scaled(other.body, other.factor)
     if numbers[0] is not None and numbers[1] is not None:
         same = same_number(numbers[0], numbers[1])
@@ -181,9 +185,12 @@ def _same_value(left: str, right: str) -> bool | None:
         return _same_words(left, right)
     else:
         same = _same_formula(one.body, other.body)
-        if not same and one.unit != other.unit and "degree" in (one.unit, other.unit):
-            in_radians = _same_formula(left, right)
-            same = True if in_radians else None if in_radians is None else same
+        if not same and one.unit != other.unit:
+            as_written = _same_formula(left, right)  # degrees as radians, letters of units as variables
+            if "degree" in (one.unit, other.unit):
+                same = True if as_written else None if as_written is None else same
+            elif as_written:
+                same = None
     if one.unit != other.unit and (one.unit and other.unit):
         return None
     unclear = len(one.unit) == 1 or len(other.unit) == 1
@@ -276,6 +283,8 @@ def _structured(parts: tuple[Parts | None, Parts | None], left: str, right: str)
     related = _RELATION.search(left) and _RELATION.search(right)
     if related and sorted(_CONNECTIVES.findall(left)) != sorted(_CONNECTIVES.findall(right)):
         return None
+    if any(map(_is_point, parts)) and len({part and part.kind for part in parts}) > 1:
+        return None
     verdict = _same_parts(*parts, left, right)
     if maybe_one_number(left) or maybe_one_number(right):
         if _is_number(left) and _is_number(right):
@@ -304,11 +313,16 @@ def _same_parts(one: Parts | None, other: Parts | None, left: str, right: str) -
         return None
     if not (one.ordered or other.ordered):
         verdict = _unordered(one.items, other.items, sets=kinds == {"{}"})
+        if verdict and _are_named(one) != _are_named(other) and not _in_order(one.items, other.items):
+            return None
         return verdict or None if "union" in kinds else verdict
     if "union" in kinds or r"\pm" in left + right:
         return None
     if len(kinds) == 1:
         return _in_order(one.items, other.items)
+    alone = [parts.items[0] for parts in (one, other) if not parts.ordered and len(parts.items) == 1]
+    if alone:
+        return _agree(alone[0], left if one.ordered else right) or None
     if "list" not in kinds:
         return False
     if _in_order(one.items, other.items):
@@ -316,9 +330,25 @@ def _same_parts(one: Parts | None, other: Parts | None, left: str, right: str) -
     return False if _unordered(one.items, other.items, sets=False) is False else None
 
 
+def _is_point(parts: Parts | None) -> bool:
+    """Whether these are the two ends of an interval, which are the same."""
+    return bool(parts and parts.kind == "[]" and len(parts.items) == 2 and _agree(*parts.items))
+
+
+def _are_named(parts: Parts) -> bool:
+    """Whether the parts are values of different variables, as in "a = 1, b = 2"."""
+    return len({named_variable(item) for item in parts.items}) > 1
+
+
+def _same_item(one: str, other: str) -> bool | None:
+    """Compare parts of a set or list, where a set of one thing is not that thing."""
+    same = _agree(one, other)
+    return None if same and one.startswith(r"\{") != other.startswith(r"\{") else same
+
+
 def _unordered(one: tuple[str, ...], other: tuple[str, ...], sets: bool) -> bool | None:
     """Match without regard to order; how often a part stands there counts in lists only."""
-    verdicts = [[_agree(item, candidate) for candidate in other] for item in one]
+    verdicts = [[_same_item(item, candidate) for candidate in other] for item in one]
     lines = [*verdicts, *zip(*verdicts, strict=True)] if one and other else [()] * (len(one) + len(other))
     if any(all(verdict is False for verdict in line) for line in lines):
         return False
@@ -341,7 +371,7 @@ def _paired(verdicts: list[list[bool | None]]) -> bool:
 def _in_order(one: tuple[str, ...], other: tuple[str, ...]) -> bool | None:
     if len(one) != len(other):
         return False
-    verdicts = [_agree(a, b) for a, b in zip(one, other, strict=True)]
+    verdicts = [_same_item(a, b) for a, b in zip(one, other, strict=True)]
     return False if False in verdicts else (None if None in verdicts else True)
 
 

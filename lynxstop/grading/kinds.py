@@ -44,7 +44,7 @@ _DATES = [
         r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)",
     )
 ]
-_SLASHED = re.compile(r"\d{1,2}([/.])\d{1,2}\1\d{4}")
+_SLASHED = re.compile(r"\d{1,4}([/.])\d{1,2}\1\d{1,4}")
 _MATRIX = re.compile(
     r"\\begin\s*\{(?P<kind>[pbBvV]?matrix|array)\}(?:\s*\{[lcr|]+\})?(?P<inside>.*?)\\end\s*\{(?P=kind)\}"
 )

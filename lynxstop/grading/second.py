@@ -37,6 +37,11 @@ _SPELLINGS = [
 _NAMED = re.compile(r"sqrt|sin|cos|tan|ln|exp|pi")
 _TOKEN = re.compile(rf"{_NAMED.pattern}|[a-z]|\d+(?:\.\d*)?|\.\d+|\*\*|[-+*/()]")
 _CHOICE = re.compile(r"\(?([A-J])(?:[.:)]+(?: (.*))?)?", re.DOTALL)
+_OPEN = re.compile(
+    r"\\(?:text|math)|\.\.|\d[eE][-+\d]|^\d[\d.,]*(?:/\d+)?[-–]\d[\d.,]*(?:/\d+)?$|\d\(\d+\)|\d/\d+/\d|^-?0,\d|(?<![a-z])[a-z]\(\w+\)|\\pi\(\d+\)"
+    r"|\^\{\(|\^\{?o|[a-z]\s*\\times\s*[a-z]|^\\?\$[\d.,]+[a-zA-Z]"
+)
+"""Notation that is read in several ways."""
 _ASSIGNED = re.compile(r"^\s*[a-z]\s*=(?!.*=)")
 _FUNCTIONS = {"sqrt", "sin", "cos", "tan", "ln", "exp"}
 
@@ -94,7 +99,7 @@ def second_opinion(left: str, right: str) -> bool | None:
     if choices[0] and choices[1]:
         open_options = choices[0][2] and choices[1][2] and choices[0][2] != choices[1][2]
         return None if open_options else choices[0][1] == choices[1][1]
-    if choices != (None, None) or re.search(r"\\(?:text|math)|\.\.|\d[eE][-+\d]", left + right):
+    if choices != (None, None) or _OPEN.search(left) or _OPEN.search(right):
         return None
     names = [_ASSIGNED.match(_respelled(text)) for text in (left, right)]
     if names[0] and names[1] and names[0][0].split() != names[1][0].split():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lynxstop.grading.exact import is_european
 
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\D*")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\D*")
 _WORDS = re.compile(r"\s+(?:and|or)\s+")
 _ZEROS = re.compile(r"(?<=\d),\s?(?=0\d\d(?!\d))")
 _GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

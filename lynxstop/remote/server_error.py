@@ -48,8 +48,9 @@ def error_in(document: Any) -> Json | None:
     if isinstance(inner, Mapping):
         return _with_message(inner)
     if inner and (isinstance(inner, str) or _words(document) is None):
-        kind = document.get("error_type") or document.get("type")
-        return {"message": str(inner), **({"type": kind} if isinstance(kind, str) else {})}
+        kind, code = document.get("error_type") or document.get("type"), _code(document)
+        said = {"type": kind if isinstance(kind, str) else None, "code": code}
+        return {"message": str(inner), **{name: value for name, value in said.items() if value is not None}}
     if _words(document) is not None and (inner or _is_error(document)):
         return _with_message({name: value for name, value in document.items() if name != "object"})
     if "detail" in document and not document.keys() - {"detail", "title", "status", "type"}:
@@ -114,6 +115,8 @@ def _is_error(document: Mapping[str, Any]) -> bool:
     named = (document.get("object"), document.get("type"), document.get("status"))
     if any("error" in str(name).lower() for name in named) or "error_msg" in document:
         return True
+    if isinstance(code := document.get("code"), str) and "choices" not in document:
+        return bool(code.strip("0")) and code not in ("200", "ok", "OK", "success")
     return any(http_status(document.get(name)) for name in _CODES) or (
         "msg" in document and document.get("code") not in (None, 0, 200)
     )
@@ -123,5 +126,9 @@ def _with_message(error: Mapping[str, Any]) -> Json:
     message = _words(error)
     if message is None:
         message = str(error.get("detail") or error.get("code") or "The server gave no message.")
-    code = next((error[name] for name in _CODES if error.get(name) is not None), None)
+    code = _code(error)
     return {**error, "message": message, **({} if code is None else {"code": code})}
+
+
+def _code(error: Mapping[str, Any]) -> Any:
+    return next((error[name] for name in _CODES if error.get(name) is not None), None)

@@ -1,14 +1,17 @@
 """Levels whose certificates have expired, with and without grace."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import NO_GRACE, expired, expiry_dates
 from lynxstop.calibration.options import CalibrationOptions
+from lynxstop.cli import app
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from tests.support.tiny_bundle import recorded, tiny_bundle
 from tests.support.worlds import sticky
@@ -51,3 +54,19 @@ def test_levels_of_a_bundle_expire_one_by_one(tmp_path: Path) -> None:
     assert gone(datetime.now(UTC)) == []
     assert gone(after) == [0.1]
     assert gone(after, 7 * DAY) == []
+    # and `inspect` says so
+    shown = [(v["risk"], v["expires"] is None, v["expired"]) for v in _inspected(bundle.path)]
+    assert sorted(shown) == [(0.1, False, False), (0.2, True, False)]
+
+
+def test_inspect_names_a_level_that_has_expired(tmp_path: Path) -> None:
+    table: Any = sticky().draw(500, 0)
+    bundle = tiny_bundle(tmp_path / "bundle", table.scores)
+    asked = CalibrationOptions(risks=[0.2], expires=datetime.now(UTC) - DAY)
+    install(bundle, calibrate_bundle(bundle, recorded(table), asked))
+    assert [level["expired"] for level in _inspected(bundle.path)] == [True]
+    assert "(expired)" in CliRunner().invoke(app, ["inspect", str(bundle.path)]).output
+
+
+def _inspected(path: Path) -> Any:
+    return json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)["levels"]

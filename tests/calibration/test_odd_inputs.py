@@ -18,6 +18,7 @@ from lynxstop.calibration.units import as_units
 from lynxstop.calibration.weighted import estimate_weights
 from lynxstop.cli import app
 from lynxstop.errors import CalibrationError, ConfigError, DataError
+from lynxstop.recordings.prompts import prompt_digest
 from lynxstop.workflows.verify_bundle import verify_path
 
 HEAD = ("trace_id", "problem_id", "cue", "score", "loss")
@@ -230,6 +231,17 @@ def test_a_prompt_stands_in_for_a_digest_that_is_empty(tmp_path):
     path = write(tmp_path / "table.csv", rows, (*HEAD, "prompt", "prompt_sha256"))
     # then the ten of one digest are one problem, and so are the four of one text without a digest
     assert level("--scores", path)["repeated"] == 9 + 3
+
+
+@pytest.mark.parametrize("spelt", [str.upper, " {} ".format, "sha256:{}".format, "SHA256:{}".format])
+def test_a_digest_is_known_in_other_spellings(tmp_path, spelt):
+    digest = prompt_digest("q")
+    rows = [(f"t{i}", f"p{i}", 0, 2.0, 0, spelt(digest) if i % 2 else digest) for i in range(20)]
+    path = write(tmp_path / "table.csv", rows, (*HEAD, "prompt_sha256"))
+    assert level("--scores", path)["repeated"] == 19
+    training = write(tmp_path / "train.csv", [("u", "r", 0, 2.0, 0, spelt(digest))], (*HEAD, "prompt_sha256"))
+    seen = command("--scores", path, "--train", training, "--method", "split")
+    assert "in training" in str(seen.exception)
 
 
 def test_prompts_that_are_no_prompts_are_refused(tmp_path):

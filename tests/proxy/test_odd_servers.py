@@ -501,6 +501,7 @@ ERRORS = [
     {"error": True, "message": "Too many.", "code": 429},
     {"error": {"error": {"message": "Too many.", "code": 429}}},
     {"error": {"msg": "Too many.", "code": 429}},
+    {"error": "Too many.", "code": 429},
     {"error_code": 429, "error_msg": "Too many."},
     [{"error": {"message": "Too many.", "code": 429}}],
     {
@@ -522,6 +523,15 @@ def test_the_words_of_an_error_arrive_however_they_are_written(error: Any) -> No
     assert (first.status_code, first.json()["error"]["message"]) == (429, "Too many.")
     later, _ = ask(Server(lambda events: [*events[:5], framed(error)]), path=MESSAGES, stream=True)
     assert events_of(later)[-1]["error"] == {"type": "rate_limit_error", "message": "Too many."}
+
+
+def test_an_error_by_the_name_of_its_code_is_one() -> None:
+    error = {"code": "Throttling", "message": "Too many.", "request_id": "r"}
+    first, _ = ask(Server(lambda events: [framed(error)]))
+    said = first.json()["error"]
+    assert (first.status_code, said["message"], said["code"]) == (502, "Too many.", "Throttling")
+    news = put(0, {"code": "200", "message": "queued"})
+    assert message_of(ask(Server(news))[0])["content"] == "1}."
 
 
 def test_an_error_without_a_stream_is_the_servers_own() -> None:
