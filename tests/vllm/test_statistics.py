@@ -108,3 +108,22 @@ def test_statistics_of_logits_and_of_log_probabilities_are_those_of_their_defini
         both = torch.cat([found, own.unsqueeze(1)], dim=1)
         np.testing.assert_allclose(both.numpy(), expected, rtol=1e-5, atol=1e-5)
         assert kept.row(5).logprobs(torch.tensor([7])) == -math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_vocabulary_is_described_row_by_row_and_each_row_by_itself(dtype) -> None:
+    # given a vocabulary of which only one row is taken at a time, and tokens that are impossible
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 140_000)).astype(np.float32) * 3)
+    logits[0, 5:40_000] = -math.inf
+    logits[1, END] = -math.inf
+    logits = logits.to(dtype)
+    found, seen = describe(logits, END)
+    # then all is as defined
+    shown = logits.double().numpy()
+    expected = np.array([known(row, 50_000, row) for row in shown])
+    np.testing.assert_allclose(found.numpy(), expected[:, :-1], rtol=1e-5, atol=1e-5)
+    tokens = torch.full((3,), 50_000)
+    np.testing.assert_allclose(seen.logprobs(tokens).numpy(), expected[:, -1], rtol=1e-5)
+    assert seen.logprobs(torch.full((3,), 17))[0] == -math.inf
+    # and the same, to the last bit, whatever else is in the batch
+    assert torch.equal(torch.cat([describe(row, END)[0] for row in logits.split(1)]), found)

@@ -11,7 +11,7 @@ from lynxstop.core.statistics import DEFINITIONS, NextToken
 
 _LEAST = -1e30
 _BLOCK = 512
-_PART, _PART_ON_CPU = 1 << 23, 1 << 19
+_PART, _PART_ON_CPU = 1 << 23, 1 << 18
 """Logits that are taken at once. On a CPU what lies between then stays in the caches."""
 
 
@@ -61,6 +61,9 @@ def describe(logits: Tensor, end_token: int, shifted: Tensor | None = None) -> t
         shifted = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     size = _PART_ON_CPU if logits.device.type == "cpu" else _PART
     rows = max(1, size // logits.shape[1])
+    if rows == 1 and logits.device.type == "cpu":
+        each, total = _describe_one_by_one(logits, end_token, shifted)
+        return each, Distributions(shifted, total)
     if rows >= logits.shape[0]:
         all_at_once, total = _describe(logits.float(), end_token, shifted)
         return all_at_once, Distributions(shifted, total)
@@ -83,11 +86,46 @@ def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, 
     # An impossible token contributes nothing: zero times any finite number.
     weights = shifted.clamp_(min=_LEAST).exp()
     total = weights.sum(dim=1)
+    return _defined(shifted, total, weights.mul_(shifted).sum(dim=1), second - highest, end_token)
+
+
+def _describe_one_by_one(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_describe`, for large vocabularies on a CPU: a row is read and written once, the rest is in caches."""
+    weights = torch.empty(logits.shape[1])
+    totals, sums, gaps = [], [], []
+    for given, out in zip(logits, shifted, strict=True):
+        highest, second = _top_two(given.float().unsqueeze(0))
+        torch.sub(given, highest, out=out)
+        torch.exp(out, out=weights)
+        weighted = torch.dot(weights, out)
+        if weighted.isnan():
+            # Impossible tokens: see `_describe`.
+            weighted = torch.dot(weights, out.clamp_(min=_LEAST))
+        totals.append(weights.sum())
+        sums.append(weighted)
+        gaps.append(second - highest)
+    return _defined(shifted, torch.stack(totals), torch.stack(sums), torch.cat(gaps), end_token)
+
+
+def _defined(
+    shifted: Tensor, total: Tensor, weighted: Tensor, gap: Tensor, end_token: int
+) -> tuple[Tensor, Tensor]:
+    """Return the statistics, and the logarithm of `total`.
+
+    Parameters
+    ----------
+    shifted : Tensor, shape (rows, vocabulary)
+        See `Distributions`.
+    total, weighted : Tensor, shape (rows,)
+        Sums of the exponentials of `shifted`, and of these times `shifted`.
+    gap : Tensor, shape (rows,)
+        Second highest logit minus the highest.
+    end_token : int
+    """
     log_total = total.log()
-    entropy = log_total - weights.mul_(shifted).sum(dim=1) / total
     end = shifted[:, end_token]
     end = torch.where(end > _LEAST, end, -torch.inf)
-    seen = NextToken(entropy, -log_total, second - highest - log_total, end - log_total)
+    seen = NextToken(log_total - weighted / total, -log_total, gap - log_total, end - log_total)
     return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1), log_total
 
 
