@@ -90,7 +90,7 @@ def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, 
 
 
 def _describe_one_by_one(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_describe`, for large vocabularies on a CPU: a row is read and written once, the rest is in caches."""
+    """As `_describe`, for large vocabularies on a CPU: a row is read and written once, all else is cached."""
     weights = torch.empty(logits.shape[1])
     totals, sums, gaps = [], [], []
     for given, out in zip(logits, shifted, strict=True):
