@@ -18,7 +18,7 @@ import typer
 
 from lynxstop.cli._checks import check_folder
 from lynxstop.cli._options import ServedRisk
-from lynxstop.core.conditions import Uncertified
+from lynxstop.core.conditions import NEUTRAL, Uncertified
 from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
 
@@ -196,7 +196,10 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
         additional = json.loads(given or "{}") | {"lynxstop": settings}
     except (json.JSONDecodeError, TypeError) as error:
         raise ConfigError("--additional-config is not a JSON object.") from error
-    sampling = {key: getattr(policy.sampling, key) for key in ("temperature", "top_p", "top_k")}
+    # The model's generation_config.json may name settings that no certificate is made under, and a limit.
+    sampling: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if value is not None}
+    sampling |= {key: getattr(policy.sampling, key) for key in ("temperature", "top_p", "top_k")}
+    sampling["max_new_tokens"] = None
     defaults = {
         "--dtype": policy.dtype.partition(",")[0],
         "--override-generation-config": json.dumps(sampling),

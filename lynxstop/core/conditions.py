@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from lynxstop.core.types import Sampling
 
-_NEUTRAL = {
+NEUTRAL = {
     "min_p": 0.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
@@ -29,7 +29,7 @@ _NEUTRAL = {
 """Settings that no certificate is made under, and the values at which they change nothing."""
 
 
-SETTINGS = ("temperature", "top_p", "top_k", "max_tokens", *_NEUTRAL)
+SETTINGS = ("temperature", "top_p", "top_k", "max_tokens", *NEUTRAL)
 """Names of everything that `Conditions.read` looks at."""
 
 
@@ -85,9 +85,7 @@ class Conditions:
             top_k if top_k > 0 else 0,
             limit_of(given.get("max_tokens")),
             tuple(
-                name
-                for name, value in _NEUTRAL.items()
-                if given.get(name, value) not in (value, None, {}, [])
+                name for name, value in NEUTRAL.items() if given.get(name, value) not in (value, None, {}, [])
             ),
         )
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.cli import app
 from lynxstop.cli.serve import CHOSEN, FRONT, command, middleware_config, reasoning_parser
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.families import ROWS
 from lynxstop.errors import ConfigError
 from lynxstop.proxy.vllm_middleware import VARIABLE
@@ -133,6 +134,17 @@ def test_a_bundle_with_a_quantised_cache_names_its_data_type() -> None:
     made = replace(BUNDLE, policy=BUNDLE.policy.model_copy(update={"dtype": "bfloat16, fp8 cache"}))
     line = command(Path("model"), made, {"bundle": "b"}, [])
     assert line[line.index("--dtype") + 1] == "bfloat16"
+
+
+def test_a_model_with_other_defaults_is_served_with_the_certified_sampling() -> None:
+    # given a model whose generation_config.json names a penalty and a limit of tokens
+    defaults = {"temperature": 0.6, "repetition_penalty": 1.05, "min_p": 0.1, "max_new_tokens": 64}
+    line = command(Path("model"), BUNDLE, {"bundle": "b"}, [])
+    # when vLLM overrides these with what it is given
+    defaults |= json.loads(line[line.index("--override-generation-config") + 1])
+    # then a request that names nothing departs from no certificate
+    served = Conditions.read({**defaults, "max_tokens": defaults["max_new_tokens"]})
+    assert BUNDLE.policy.sampling.conditions.departures(served) == ()
 
 
 @pytest.mark.parametrize(
