@@ -14,6 +14,8 @@ _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 """Configuration keys that change between library versions or by the way of loading, not with the model."""
 _SAMPLE = 65_536
 """Bytes of tensor data read at the start and at the end of every weights file."""
+_PATH = 4096
+"""Longer texts are no paths."""
 
 
 class Fingerprint(Strict):
@@ -40,7 +42,7 @@ def fingerprint(model: Path) -> Fingerprint:
     """
     try:
         config: dict[str, Any] = json.loads((model / "config.json").read_text())
-        settings: dict[str, Any] = json.loads((model / "tokenizer_config.json").read_text())
+        template = _template(model)
     except (OSError, json.JSONDecodeError) as error:
         why = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
         bundle = (model / "policy.json").is_file()
@@ -48,26 +50,17 @@ def fingerprint(model: Path) -> Fingerprint:
             f"{model} is {'a bundle, not' if bundle else 'not'} a model folder ({why}).",
             hint="Give a folder with config.json, tokenizer files and safetensors weights.",
         ) from error
-    tokenizer = hashlib.sha256()
-    vocabularies = [
-        path
-        for path in sorted(model.iterdir())
-        if path.name in {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tekken.json"}
-    ]
+    has_tokenizer, tokenizer = _vocabulary(model)
     weights = sorted(model.glob("*.safetensors"))
-    if not vocabularies or not weights:
-        missing = "tokenizer" if not vocabularies else "safetensors weights"
+    if not has_tokenizer or not weights:
+        missing = "safetensors weights" if has_tokenizer else "tokenizer"
         raise ModelError(f"{model} has no {missing}.", hint="Download the model's folder completely.")
-    for path in vocabularies:
-        tokenizer.update(path.name.encode() + b"\0" + path.read_bytes())
-    jinja = model / "chat_template.jinja"
-    template = jinja.read_text() if jinja.exists() else json.dumps(settings.get("chat_template"))
     stable = {key: value for key, value in config.items() if key not in _VOLATILE}
     return Fingerprint(
         config=_digest(json.dumps(stable, sort_keys=True).encode()),
         weights=_digest(b"".join(_weights_sample(path) for path in weights)),
-        tokenizer=tokenizer.hexdigest()[:32],
-        template=_digest(template.encode()),
+        tokenizer=tokenizer,
+        template=template,
     )
 
 
@@ -84,6 +77,54 @@ def require_same(recorded: Fingerprint, found: Fingerprint, what: str) -> None:
             f"{what} belongs to another model: {', '.join(different)} differ.",
             hint="Serve the model it was made for, or collect, train and calibrate again for this one.",
         )
+
+
+def require_same_tokenizer(recorded: Fingerprint, folder: Path, what: str) -> None:
+    """Refuse a tokenizer from a folder of its own that is not the recorded one, chat template included.
+
+    Raises
+    ------
+    FingerprintError
+        Names the parts that differ.
+    ModelError
+        When the folder has no tokenizer.
+    """
+    try:
+        found = {"tokenizer": _vocabulary(folder)[1], "template": _template(folder)}
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder} has no tokenizer.", hint="Serve with the model's own.") from error
+    require_same(recorded, recorded.model_copy(update=found), what)
+
+
+def require_same_template(recorded: Fingerprint, template: str, what: str) -> None:
+    """Refuse a chat template, given as a file or as text, that is not the recorded one.
+
+    Raises
+    ------
+    FingerprintError
+        When it is another.
+    """
+    path = Path(template)
+    text = path.read_text() if len(template) < _PATH and path.is_file() else template
+    # A model's own template may be in its file alone, or in that of the tokenizer's settings.
+    digests = {_digest(text.encode()), _digest(json.dumps(text).encode())}
+    if recorded.template not in digests:
+        require_same(recorded, recorded.model_copy(update={"template": min(digests)}), what)
+
+
+def _template(folder: Path) -> str:
+    """Return the digest of a folder's chat template."""
+    settings: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
+    jinja = folder / "chat_template.jinja"
+    text = jinja.read_text() if jinja.exists() else json.dumps(settings.get("chat_template"))
+    return _digest(text.encode())
+
+
+def _vocabulary(folder: Path) -> tuple[bool, str]:
+    """Whether a folder has a tokenizer, and the digest of its files."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
+    found = [path for path in sorted(folder.iterdir()) if path.name in names]
+    return bool(found), _digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in found))
 
 
 def _weights_sample(path: Path) -> bytes:

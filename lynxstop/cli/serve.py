@@ -87,7 +87,7 @@ def serve(
     from importlib.util import find_spec
 
     from lynxstop.artifacts.bundle import Bundle
-    from lynxstop.artifacts.fingerprint import fingerprint, require_same
+    from lynxstop.artifacts.fingerprint import fingerprint, require_same, require_same_template
     from lynxstop.engines.vllm.request_options import RequestOptionsReader
     from lynxstop.engines.vllm.settings import parse_risk, read_settings
     from lynxstop.errors import MissingExtraError
@@ -97,7 +97,10 @@ def serve(
     if find_spec("vllm") is None:
         raise MissingExtraError("vllm", "vllm")
     loaded = Bundle.load(bundle)
-    require_same(loaded.policy.fingerprint, fingerprint(model), f"The bundle {bundle}")
+    recorded = loaded.policy.fingerprint
+    require_same(recorded, fingerprint(model), f"The bundle {bundle}")
+    if (template := _take(context.args, "--chat-template")[0]) is not None:
+        require_same_template(recorded, template, f"The bundle {bundle}")
     settings: dict[str, Any] = {"bundle": str(bundle.resolve())}
     if mode is not None:
         settings["mode"] = mode

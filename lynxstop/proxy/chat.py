@@ -30,7 +30,7 @@ from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import Sample
 from lynxstop.proxy.service import Service, Services
 from lynxstop.proxy.shadow import ShadowRecord, ShadowRecorder
-from lynxstop.proxy.untouched import BY_CHAT_ROUTE, why_untouched
+from lynxstop.proxy.untouched import BY_CHAT_ROUTE, has_tools, why_untouched
 from lynxstop.remote.chat import Chat
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.dialects.base import CHAT
@@ -123,7 +123,8 @@ class ChatHandler(Answers):
         service = await self._service(server, model, options)
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
-        if service.plugin and (xargs := for_plugin(self._config.policy, options)):
+        xargs = for_plugin(self._config.policy, options, tools=has_tools(body)) if service.plugin else {}
+        if xargs:
             body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
             content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)

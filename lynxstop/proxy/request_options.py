@@ -158,11 +158,12 @@ def _group(asked: Any) -> str | None:
     return asked
 
 
-def for_plugin(own: PolicyConfig, options: ExitOptions) -> dict[str, Any]:
-    """Return the parameters for a plugin in the server; empty when nothing is set."""
+def for_plugin(own: PolicyConfig, options: ExitOptions, *, tools: bool) -> dict[str, Any]:
+    """Return the parameters for a plugin in the server, which cannot see tools; empty when nothing is set."""
+    given: dict[str, Any] = {"lynxstop_tools": 1} if tools else {}
     if not (options.named or own.risk is not None or own.mode != "stop" or own.reasoning_effort):
-        return {}
-    given: dict[str, Any] = {
+        return given
+    given |= {
         "lynxstop_risk": "off" if options.risk is None else options.risk,
         "lynxstop_mode": str(options.mode),
     }

@@ -17,6 +17,14 @@ _MULTIPLIED = ("repetition_penalty", "repeat_penalty")
 
 Body = Mapping[str, Any]
 
+
+def has_tools(body: Body) -> bool:
+    """Whether an answer to a request may call tools; on any route."""
+    choice = body.get("tool_choice")
+    choice = choice.get("type") if isinstance(choice, dict) else choice
+    return bool(body.get("tools") or body.get("functions")) and choice != "none"
+
+
 _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     # Looked at first, so that the others may rely on it.
     "malformed": lambda body: (
@@ -31,9 +39,7 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
         or any(body.get(name) for name in GRAMMARS)
     ),
     # A call that the model makes after a continuation would come as text.
-    "tools": lambda body: (
-        bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"
-    ),
+    "tools": has_tools,
     # They look at what was generated, and a continuation calls that prompt.
     "penalties": lambda body: (
         any(body.get(name) for name in _ADDED_UP)

@@ -28,7 +28,7 @@ from lynxstop.proxy.audit_metrics import AuditMetrics
 from lynxstop.proxy.live_risk import Treatment
 from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.request_options import ExitOptions
-from lynxstop.proxy.untouched import causes
+from lynxstop.proxy.untouched import causes, has_tools
 from lynxstop.proxy.vllm_audited import COMPLETIONS, AuditedRequest, Json, Message, Send
 from lynxstop.proxy.vllm_exchange import Exchange, MiddlewareSetup, sized
 
@@ -117,6 +117,8 @@ class VllmMiddleware:
             told["lynxstop_risk"] = OFF if treated.options.risk is None else treated.options.risk
         if treated.options.mode is not options.mode:
             told["lynxstop_mode"] = str(treated.options.mode)
+        if has_tools(body):
+            told["lynxstop_tools"] = 1
         asked = {**body, "vllm_xargs": {**xargs, **told}}
         if not _one_answer(path, body):
             return json.dumps(asked).encode(), None

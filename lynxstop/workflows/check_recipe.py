@@ -91,6 +91,7 @@ def check_recipe(model: Path, recipe: Recipe, *, most: int = 512, device: str | 
     for made, answers in zip(generations, forced, strict=True):
         after = [texts.decode([*loaded.engine.policy.exit_ids, *answer.ids]) for answer in answers]
         read = sum(bool(grade(texts.after_thinking(text), None).answer) for text in after)
-        closed = any(close in texts.decode(made.output_ids) for close in loaded.setup.delimiters.close)
+        ended = any(close in texts.decode(made.output_ids) for close in loaded.setup.delimiters.close)
+        closed = ended and made.exit is None
         tried.append(Tried(made.thinking_tokens, closed, len(made.events), read if answers else None))
     return RecipeCheck(tuple(tried))

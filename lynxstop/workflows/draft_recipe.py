@@ -12,6 +12,7 @@ from typing import Any
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.artifacts.tokenizer import load_tokenizer
+from lynxstop.core.conditions import Conditions
 from lynxstop.core.families import ROWS
 from lynxstop.core.surface import added_tokens
 from lynxstop.core.thinking import FAMILIES, Delimiters, detect_delimiters, marks_of
@@ -274,6 +275,11 @@ def _sampling(draft: Draft, generation: Mapping[str, Any], config: Mapping[str, 
         )
     if "do_sample" in generation or "temperature" in generation:
         draft.known.append("Sampling as in generation_config.json.")
+    if altered := Conditions.read(generation).altered:
+        draft.unknown.append(
+            f"generation_config.json sets {', '.join(altered)}, which no certificate is made under: "
+            "it is left out here, and has to be when the model is served (`lynxstop serve` does that)."
+        )
     limits = [config.get("max_position_embeddings"), getattr(tokenizer, "model_max_length", None)]
     context = min((limit for limit in limits if isinstance(limit, int) and 0 < limit < PLENTY), default=None)
     if context is None:

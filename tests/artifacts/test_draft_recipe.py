@@ -12,6 +12,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.cli import app
 from lynxstop.errors import ModelError
+from lynxstop.workflows.check_recipe import check_recipe
 from lynxstop.workflows.draft_recipe import draft_recipe
 from tests.support.byte_vocabulary import byte_tokenizer
 
@@ -152,6 +153,15 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         draft_recipe(damaged)
 
 
+def test_settings_that_nothing_is_certified_under_are_named(tmp_path: Path) -> None:
+    model = folder(
+        tmp_path, [], generation_config={"temperature": 0.7, "repetition_penalty": 1.05, "min_p": 0.0}
+    )
+    said = [one for one in draft_recipe(model).unknown if "no certificate" in one]
+    assert len(said) == 1
+    assert "sets repetition_penalty," in said[0]
+
+
 def test_the_command_drafts_and_checks_the_shipped_model(tmp_path: Path) -> None:
     # given the shipped model, when its recipe is drafted and tried out on three prompts
     out = tmp_path / "recipe.toml"
@@ -162,4 +172,9 @@ def test_the_command_drafts_and_checks_the_shipped_model(tmp_path: Path) -> None
     assert Recipe.load(out).model_dump(mode="json") == found["recipe"]
     assert found["check"]["problems"] == []
     assert all(one["thinking_tokens"] and one["cues"] for one in found["check"]["prompts"])
+    # and a thought that the recipe's budget ends has not ended by itself
+    drafted = Recipe.load(out)
+    guards = drafted.guards.model_copy(update={"budget": 5})
+    limited = check_recipe(shipped.MODEL, drafted.model_copy(update={"guards": guards}), most=600)
+    assert [one.closed for one in limited.tried] == [False] * 3
     assert "temperature = 0.9" in CliRunner().invoke(app, ["recipe", str(shipped.MODEL)]).stdout

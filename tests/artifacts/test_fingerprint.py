@@ -8,7 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from lynxstop import shipped
-from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.artifacts.fingerprint import (
+    fingerprint,
+    require_same,
+    require_same_template,
+    require_same_tokenizer,
+)
 from lynxstop.artifacts.policy_file import read_policy
 from lynxstop.errors import FingerprintError, ModelError
 
@@ -90,3 +95,42 @@ def test_an_incomplete_folder_is_refused(model: Path, missing: str) -> None:
 
     with pytest.raises(ModelError):
         fingerprint(model)
+
+
+@pytest.mark.parametrize("kept", ["settings", "file"])
+def test_a_template_given_to_the_server_is_compared_with_that_of_the_bundle(
+    model: Path, tmp_path: Path, kept: str
+) -> None:
+    # given a model whose template is in one of two places
+    own = "{{ messages }}\n"
+    if kept == "file":
+        (model / "chat_template.jinja").write_text(own)
+    else:
+        (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
+    recorded, other = fingerprint(model), tmp_path / "other.jinja"
+    # when a server is given it, as a file or as text, then it is the same
+    (tmp_path / "own.jinja").write_text(own)
+    for template in (str(tmp_path / "own.jinja"), own):
+        require_same_template(recorded, template, "The bundle")
+    # and any other is refused
+    other.write_text(own + " ")
+    for template in (str(other), own + " ", "x" * 10_000):
+        with pytest.raises(FingerprintError, match="template differ"):
+            require_same_template(recorded, template, "The bundle")
+
+
+def test_a_tokenizer_of_its_own_is_compared_with_that_of_the_bundle(model: Path, tmp_path: Path) -> None:
+    recorded, folder = fingerprint(model), tmp_path / "tokenizer"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    require_same_tokenizer(recorded, folder, "The bundle")
+    for name, part in (("tokenizer.json", "tokenizer"), ("tokenizer_config.json", "template")):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_text('{"chat_template": "x"}')
+        with pytest.raises(FingerprintError, match=f"model: {part} differ"):
+            require_same_tokenizer(recorded, folder, "The bundle")
+        (folder / name).write_bytes(kept)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match="no tokenizer"):
+        require_same_tokenizer(recorded, folder, "The bundle")

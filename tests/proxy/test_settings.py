@@ -10,6 +10,9 @@ import httpx
 import orjson
 import pytest
 
+from lynxstop.core.exits import Mode
+from lynxstop.proxy.config import PolicyConfig
+from lynxstop.proxy.request_options import ExitOptions, for_plugin
 from tests.support.canned import CHAT, COMPLETIONS, EXIT_IDS, Odd, chat, continuation
 from tests.support.servers import Proxied, serving
 from tests.support.watching import EXIT, watching
@@ -173,3 +176,12 @@ def test_a_level_is_found_in_one_order(
     if report:
         assert (report["exit"] == "score") is (risk == "0.1")
         assert report["stopped"] is (risk == "0.1" and headers.get("x-lynxstop-mode") != "shadow")
+
+
+def test_a_plugin_in_the_server_is_told_of_tools() -> None:
+    # it sees tokens only
+    own, asked = PolicyConfig(), ExitOptions(0.1, Mode.STOP)
+    assert for_plugin(own, asked, tools=True) == {"lynxstop_tools": 1}
+    assert for_plugin(own, asked, tools=False) == {}
+    named = for_plugin(PolicyConfig(risk=0.1), asked, tools=True)
+    assert named == {"lynxstop_tools": 1, "lynxstop_risk": 0.1, "lynxstop_mode": "stop"}

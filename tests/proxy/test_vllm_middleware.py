@@ -362,6 +362,21 @@ def test_what_cannot_be_continued_is_not_audited(made: Any, tmp_path: Path, more
     assert counts(registry) == {}
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"tools": [{"type": "function"}]}, 1),
+        ({"tools": [{"type": "function"}], "tool_choice": "none"}, None),
+        ({"tools": [{"name": "find"}], "tool_choice": {"type": "none"}}, None),
+        ({"tools": []}, None),
+    ],
+)
+def test_the_plugin_is_told_of_tools(made: Any, more: Any, told: Any) -> None:
+    middleware, server, _ = made()
+    assert serve(middleware, **more)[0].status_code == 200
+    assert server.asked[0]["vllm_xargs"].get("lynxstop_tools") == told
+
+
 def test_a_request_outside_the_certificate_is_not_audited(made: Any, tmp_path: Path) -> None:
     middleware, server, registry = made(monitor=audits(tmp_path))
     server.told = {**EXIT, "departures": ["temperature"]}

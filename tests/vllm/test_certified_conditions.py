@@ -173,6 +173,34 @@ def test_a_budget_of_its_own_holds_at_every_level(args: dict[str, Any], budget: 
     assert (found.watched, found.stops, found.budget) == (True, True, budget)
 
 
+@pytest.mark.parametrize(
+    ("structured", "args", "causes"),
+    [
+        (True, None, ("structured_output",)),
+        (False, {"lynxstop_tools": 1}, ("tools",)),
+        (True, {"lynxstop_tools": True, "lynxstop_budget": 9}, ("structured_output", "tools")),
+        (False, {"lynxstop_tools": False}, ()),
+    ],
+)
+def test_answers_in_a_form_are_not_certified_and_exits_only_close_their_thinking(
+    structured: bool, args: dict[str, Any] | None, causes: tuple[str, ...]
+) -> None:
+    def found(uncertified: Uncertified) -> RequestOptions:
+        settings = PluginSettings(uncertified=uncertified)
+        reader = RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED))
+        return reader.read(args, structured=structured, served=CERTIFIED)
+
+    thinks, stops = found(Uncertified.THINK), found(Uncertified.STOP)
+    assert thinks.departures == stops.departures == causes
+    assert thinks.threshold == (math.inf if causes else 2.0)
+    assert (stops.threshold, stops.structured) == (2.0, bool(causes))
+
+
+def test_tools_are_there_or_not() -> None:
+    with pytest.raises(ConfigError, match="lynxstop_tools"):
+        read(CERTIFIED, {"lynxstop_tools": "search"})
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many"])
 def test_a_budget_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="lynxstop_budget"):

@@ -240,11 +240,19 @@ def test_structured_output_follows_a_forced_exit(client: openai.OpenAI) -> None:
     # given a grammar for the answer
     answer = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=600, temperature=0,
-        extra_body={"vllm_xargs": {"lynxstop_risk": 0.2}, "structured_outputs": {"choice": ["17", "42"]}},
+        extra_body={
+            "vllm_xargs": {"lynxstop_risk": 0.2, "lynxstop_budget": 30},
+            "structured_outputs": {"choice": ["17", "42"]},
+        },
     )  # fmt: skip
     # when the request is stopped, then only the thinking block is closed and the grammar writes the answer
     assert answer.choices[0].message.content in ("17", "42")
     assert answer.choices[0].finish_reason == "stop"
+    # and no certificate is about it
+    found = answer.model_extra["lynxstop"]
+    assert (found["exit"], found["certificate"], found["departures"]) == (
+        "budget", None, ["structured_output"]
+    )  # fmt: skip
 
 
 def test_the_doctor_finds_the_plugin(server: str) -> None:

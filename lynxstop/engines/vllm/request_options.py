@@ -33,6 +33,7 @@ _KNOWN = (
     "lynxstop_report",
     "lynxstop_risk",
     "lynxstop_statistics",
+    "lynxstop_tools",
 )
 
 
@@ -77,7 +78,8 @@ class RequestOptions:
     record : str, optional
         Name under which its cues are recorded; "" has one made up, None does not record.
     structured : bool
-        Whether a grammar takes over after the thinking block: the forced sequence then ends with the block.
+        Whether a grammar or a choice of tools follows the thinking block: the forced sequence then ends with
+        the block.
     statistics : int
         Number of the request's first tokens whose distributions are recorded; cues are recorded besides.
     draw : Draw, optional
@@ -179,11 +181,13 @@ class RequestOptionsReader:
                 f"Unknown arguments: {', '.join(unknown)}.", hint=f"There are: {', '.join(_KNOWN)}."
             )
         options, risk, group, mode = self._default, self.default_risk, None, self._mode
+        forms = ("structured_output",) * structured
         if given:
             risk = parse_risk(given["lynxstop_risk"]) if "lynxstop_risk" in given else risk
             mode = parse_mode(given["lynxstop_mode"]) if "lynxstop_mode" in given else mode
             record = self._record(given["lynxstop_record"]) if "lynxstop_record" in given else options.record
             group = _group(given.get("lynxstop_group"))
+            forms += ("tools",) * _switch("lynxstop_tools", given.get("lynxstop_tools", False))
             options = self._options(risk, mode, record, group)
             options = _collecting(options, given)
         if served is not None and isinstance(risk, float) and options.watched:
@@ -191,6 +195,8 @@ class RequestOptionsReader:
             level = self._policy.level(risk, group, served)
             if level.sampling is not None:
                 options = replace(options, threshold=level.threshold)
+            # An answer after the whole exit text, which no form can begin with, is what was certified.
+            served = replace(served, altered=(*served.altered, *forms))
             options = self._compare(options, served, level)
         if "lynxstop_budget" in given:
             options = _limited(options, given["lynxstop_budget"], mode)
@@ -198,7 +204,7 @@ class RequestOptionsReader:
             options = _thinking(options, (*options.departures, no_exit))
         if "lynxstop_report" in given:
             options = replace(options, report=_tag(given["lynxstop_report"]))
-        return replace(options, structured=structured) if structured and options.watched else options
+        return replace(options, structured=True) if forms and options.watched else options
 
     def _no_exit(self, asked: Mapping[str, Any] | None) -> str | None:
         """Name the setting of a request that no exit goes together with; a recipe's budget is part of it."""
@@ -272,6 +278,12 @@ def _limited(options: RequestOptions, value: object, mode: Mode) -> RequestOptio
         raise ConfigError(f"lynxstop_budget is a number of thinking tokens, 1 or more, not {value!r}.")
     most = value if options.budget is None else min(value, options.budget)
     return replace(options, watched=True, budget=most, stops=mode is Mode.STOP)
+
+
+def _switch(name: str, value: object) -> bool:
+    if isinstance(value, bool | int) and value in (0, 1):
+        return bool(value)
+    raise ConfigError(f"{name} is true or false, not {value!r}.")
 
 
 def _tag(value: object) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.certified import Certified
-from lynxstop.artifacts.fingerprint import fingerprint, require_same
+from lynxstop.artifacts.fingerprint import fingerprint, require_same, require_same_tokenizer
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
@@ -130,9 +130,10 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     tokenizer = served_tokenizer(model)
     if settings.bundle is not None:
         bundle = Bundle.load(settings.bundle)
-        require_same(
-            bundle.policy.fingerprint, fingerprint(model_folder(model)), f"The bundle {settings.bundle}"
-        )
+        recorded, what = bundle.policy.fingerprint, f"The bundle {settings.bundle}"
+        require_same(recorded, fingerprint(model_folder(model)), what)
+        if Path(model.tokenizer).is_dir():
+            require_same_tokenizer(recorded, Path(model.tokenizer), what)
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
         probe = bundle.probe or _silent((depth,), width)
         default_risk = bundle.policy.default_risk
