@@ -249,7 +249,7 @@ def test_structured_output_follows_a_forced_exit(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content in ("17", "42")
     assert answer.choices[0].finish_reason == "stop"
     # and no certificate is about it
-    found = answer.model_extra["lynxstop"]
+    found = cast(Any, answer).lynxstop
     assert (found["exit"], found["certificate"], found["departures"]) == (
         "budget", None, ["structured_output"]
     )  # fmt: skip
