@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
+import logging
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
             # vLLM and what it imports warn a lot; ours are errors in the other tests.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """Let pytest hear what is logged: once an engine was made, vLLM keeps it to its own handlers."""
+    logging.getLogger("vllm").propagate = True
 
 
 COMMON = {
