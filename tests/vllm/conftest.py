@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
-import logging
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
