@@ -230,12 +230,14 @@ class Auditor:
     async def _place(self, *begun: Begun) -> AsyncIterator[None]:
         """Hold a place; an audit that waits long for one begins again, so that nobody gives it up."""
         taken = asyncio.ensure_future(self._places.acquire())
-        while not (await asyncio.wait([taken], timeout=self._config.seconds))[0]:
-            await self._live.keep(*begun)
         try:
+            while not (await asyncio.wait([taken], timeout=self._config.seconds))[0]:
+                await self._live.keep(*begun)
             yield
         finally:
-            self._places.release()
+            # One that is cancelled while it waits has no place to give back, and must not get one later.
+            if not taken.cancel():
+                self._places.release()
 
     async def _compare(self, heard: Audited) -> Compared:
         early = Answered(heard.answer, 0)

@@ -19,6 +19,8 @@ from lynxstop.monitor.journal import FileJournal, RedisJournal
 from lynxstop.monitor.levels import JOURNAL, open_state
 from lynxstop.monitor.monitor import Finding, LevelKey
 from lynxstop.proxy import full_answer, live_risk
+from lynxstop.proxy.audit import Auditor
+from lynxstop.proxy.config import MonitorConfig
 from lynxstop.proxy.monitoring import grader_of
 from tests.support.canned import CHAT
 from tests.support.redis_server import redis_server
@@ -334,6 +336,28 @@ def test_an_audit_that_waits_long_for_its_turn_is_not_given_up(
         eventually(partial(counted, proxy, 7))
         assert "lost" not in audited(proxy)
     assert finding(tmp_path).audits == 7
+
+
+def test_an_audit_that_is_cancelled_while_it_waits_takes_no_place() -> None:
+    async def run() -> bool:
+        auditor = Auditor.__new__(Auditor)
+        auditor._places = places = asyncio.Semaphore(1)
+        auditor._config = MonitorConfig(seconds=9.0)
+        await places.acquire()
+
+        async def wait() -> None:
+            async with auditor._place():
+                raise AssertionError
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        places.release()
+        await asyncio.sleep(0)
+        return places.locked()
+
+    assert not asyncio.run(run())
 
 
 LABELS = {"model": "toy", "group": "", "risk": "0.05", "bound": "mean"}
