@@ -22,7 +22,8 @@ from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.core.statistics import UNKNOWN, Statistics  # noqa: E402
 from lynxstop.engines.torch.statistics import describe  # noqa: E402
-from lynxstop.engines.vllm import per_request, quiet_tokens  # noqa: E402
+from lynxstop.engines.vllm import core_sessions, host_sessions, quiet_tokens  # noqa: E402
+from lynxstop.engines.vllm.host_sessions import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.per_request import PerRequestSessions  # noqa: E402
 from lynxstop.engines.vllm.quiet_tokens import QuietTokens  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
@@ -38,7 +39,7 @@ LOGITS = VOCABULARY + 1
 RULE = serve(rule_from("combined", learned(14)))
 policies = st.builds(
     lambda points, every, budget, guard, rule, minimum: StopPolicy(
-        EXIT, (Level(per_request._RISK, 0.3),), minimum, budget=budget, points=points,
+        EXIT, (Level(core_sessions._RISK, 0.3),), minimum, budget=budget, points=points,
         every=every if points & INTERVAL else 0,
         loop_guard=guard, rule=rule,
     ),
@@ -62,7 +63,7 @@ class Plain:
     """
 
     def __init__(self, policy: StopPolicy, prompt: list[int], mode: Mode) -> None:
-        self.session = Session(WATCH, policy, prompt, risk=per_request._RISK, mode=mode)
+        self.session = Session(WATCH, policy, prompt, risk=core_sessions._RISK, mode=mode)
         self.before: Any = None
         self.forced: int | None = None
         self.prompted, self.unread = False, 1
@@ -85,9 +86,16 @@ class Plain:
 class Both:
     """Requests in sessions of the engine, and each in a session of its own; None is one left alone."""
 
-    def __init__(self, policy: StopPolicy, mode: Mode = Mode.STOP, seed: int = 0) -> None:
+    sessions: HostSessions | PerRequestSessions
+
+    def __init__(
+        self, policy: StopPolicy, mode: Mode = Mode.STOP, seed: int = 0, *, host: bool = False
+    ) -> None:
         self.policy, self.mode, self.draw = policy, mode, np.random.default_rng(seed)
-        self.sessions = PerRequestSessions(MACHINE, policy, PROBE, torch.device("cpu"), SLOTS + 1, 2)
+        if host:
+            self.sessions = HostSessions(WATCH, policy, PROBE, SLOTS + 1, 2)
+        else:
+            self.sessions = PerRequestSessions(MACHINE, policy, PROBE, torch.device("cpu"), SLOTS + 1, 2)
         self.alone: list[Plain | None] = [None] * SLOTS
         self.all: list[Plain] = []
 
@@ -142,13 +150,14 @@ class Both:
             assert repr(float(exits[1, row : row + 1].view(torch.float32))) == repr(score)
             stops = one is not None and self.mode is Mode.STOP and not one.session.stopped
             assert bool(inside[row]) == (one is not None and one.session.inside and stops)
-            if one is None or sessions._by_slot[slots[row]] is not None:
+            here = sessions._by_slot[slots[row]]
+            if one is None or (here is not None and not here.ended):
                 assert int(positions[row]) == (0 if one is None else one.session.thinking_tokens)
 
     def compare(self, slot: int) -> None:
         """What a session has seen is the same in the end, signals and scores to the last bit."""
         one, here = self.alone[slot], self.sessions._by_slot[slot]
-        if one is None or here is None:
+        if one is None or here is None or here.ended:
             return
         self.sessions.park(slot)
         late, plain = here.session, one.session
@@ -165,6 +174,7 @@ class Both:
             assert repr(late._scorer.snapshot(0.0).signals) == repr(plain._scorer.snapshot(0.0).signals)
 
 
+@pytest.mark.parametrize("host", [True, False])
 @settings(max_examples=25, deadline=None)
 @given(
     policy=policies,
@@ -173,12 +183,15 @@ class Both:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_late_readers_decide_as_sessions_that_read_at_once(
-    policy: StopPolicy, mode: Mode, room: int, seed: int
+    host: bool, policy: StopPolicy, mode: Mode, room: int, seed: int
 ) -> None:
+    if host:
+        policy = replace(policy, points=CUE, every=0, loop_guard=None, rule=None)
     prompts = [[0], [0, 9], [0, 10], [9], None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quiet_tokens, "ROOM", room)
-        both = Both(policy, mode, seed)
+        patch.setattr(host_sessions, "_ROOM", room)
+        both = Both(policy, mode, seed, host=host)
         draw = both.draw
         for slot in range(SLOTS):
             both.admit(slot, [0])
@@ -201,7 +214,7 @@ def test_late_readers_decide_as_sessions_that_read_at_once(
     assert counts["exit_tokens"] == sum(exit.thinking_tokens for exit in exits)
 
 
-CUES = StopPolicy(EXIT, (Level(per_request._RISK, 0.3),), points=CUE, rule=RULE)
+CUES = StopPolicy(EXIT, (Level(core_sessions._RISK, 0.3),), points=CUE, rule=RULE)
 
 
 def test_tokens_that_are_computed_again_are_not_read_again() -> None:

@@ -1,8 +1,10 @@
-"""The device form of sessions decides as the core does, on the same streams."""
+"""Sessions of a batch, on a device and on the host, decide as the core does, on the same streams."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,10 +22,12 @@ from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.core.session import Session  # noqa: E402
 from lynxstop.core.thinking import Delimiters  # noqa: E402
 from lynxstop.core.watch import compile_watch  # noqa: E402
+from lynxstop.engines.vllm import host_sessions  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402
+from lynxstop.engines.vllm.host_sessions import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
-from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS  # noqa: E402
+from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS, BatchStep, SessionBatch  # noqa: E402
 from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
@@ -49,38 +53,63 @@ policies = st.builds(
 )  # fmt: skip
 
 
-def make(policy: StopPolicy, rows: int) -> DeviceSessions:
+KINDS = ("device", "host")
+Make = Callable[[StopPolicy, int], SessionBatch]
+
+
+def make(kind: str, policy: StopPolicy, rows: int) -> SessionBatch:
+    if kind == "host":
+        return HostSessions(WATCH, policy, PROBE, rows + 1, 2)
     return DeviceSessions(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
 
 
+@pytest.fixture(params=KINDS)
+def sessions_for(request: pytest.FixtureRequest) -> Make:
+    return partial(make, request.param)
+
+
 def drive(
-    sessions: DeviceSessions, fed: list[int], scores: list[float], read: list[bool] | None = None
+    sessions: SessionBatch,
+    fed: list[int],
+    scores: list[float],
+    read: list[bool] | None = None,
+    slots: list[int] | None = None,
 ) -> list[int | None]:
     """Read one token per row; return the tokens that are forced next."""
     values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
-    mask = None if read is None else torch.tensor(read)
-    sessions.step(torch.tensor(fed), lambda rows: values if rows is None else values[rows], mask)
+    mask = None if read is None else np.array(read)
+    where = np.arange(len(fed)) if slots is None else np.array(slots)
+    step = BatchStep(where, torch.tensor(fed), None, mask, lambda rows: [])
     logits = torch.zeros(len(fed), VOCABULARY)
+    sessions.observe(step, lambda rows: values if rows is None else values[rows], logits)
     sessions.force(logits)
     return [int(row.argmax()) if row.max() > 1e8 else None for row in logits]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=150, deadline=None)
 @given(
     policy=policies,
+    room=st.sampled_from([0, 1, 2, 256]),
     mode=st.sampled_from(Mode),
     prompts=st.lists(st.lists(tokens, max_size=6), min_size=1, max_size=3),
     data=st.data(),
 )
-def test_device_sessions_equal_core_sessions(
-    policy: StopPolicy, mode: Mode, prompts: list[list[int]], data: st.DataObject
+def test_sessions_of_a_batch_equal_core_sessions(
+    kind: str, policy: StopPolicy, room: int, mode: Mode, prompts: list[list[int]], data: st.DataObject
 ) -> None:
-    # given the same requests in the core and on the device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_sessions, "_ROOM", room)
+        compare(make(kind, policy, len(prompts)), policy, mode, prompts, data)
+
+
+def compare(
+    batch: SessionBatch, policy: StopPolicy, mode: Mode, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    # given the same requests in the core and in a batch
     core = [Session(WATCH, policy, prompt, risk=RISK, mode=mode) for prompt in prompts]
-    device = make(policy, len(prompts))
     for slot, prompt in enumerate(prompts):
-        device.admit(slot, prompt, RequestOptions(True, 0.0, policy.budget, mode is Mode.STOP))
-    device.load(np.arange(len(prompts)))
+        batch.admit(slot, prompt, RequestOptions(True, 0.0, policy.budget, mode is Mode.STOP))
     # when: both read the same tokens and scores, sometimes disobeying a forced token
     wanted: list[int | None] = [None] * len(prompts)
     for _ in range(data.draw(st.integers(1, 25))):
@@ -96,21 +125,21 @@ def test_device_sessions_equal_core_sessions(
         for session, token, score in zip(core, fed, scores, strict=True):
             asked = session.read(token)
             expected.append(session.decide(score if asked else None))
-        wanted = drive(device, fed, scores)
+        wanted = drive(batch, fed, scores)
         # then: both force the same tokens
         assert wanted == expected
     # and show the same exits, and which blocks are open
     for row, session in enumerate(core):
-        tokens, reason = divmod(int(device.exits()[0, row]), EXIT_KINDS)
-        score = float(device.exits()[1, row : row + 1].view(torch.float32))
+        tokens, reason = divmod(int(batch.exits()[0, row]), EXIT_KINDS)
+        score = float(batch.exits()[1, row : row + 1].view(torch.float32))
         taken = session.exit
         expected_exit = (None, 0) if taken is None else (taken.reason, taken.thinking_tokens)
         assert (REASONS[reason], tokens) == expected_exit
         assert taken is None or score == pytest.approx(taken.score, nan_ok=True)
         watched = session.mode is Mode.STOP and not session.stopped
-        assert bool(device.inside()[row]) == (watched and session.inside)
+        assert bool(batch.inside()[row]) == (watched and session.inside)
     # and count the same
-    counts = dict(zip(COUNTERS, device.counters.tolist(), strict=True))
+    counts = dict(zip(COUNTERS, batch.counters.tolist(), strict=True))
     exits = [session.exit for session in core if session.exit is not None]
     assert counts["cues"] == sum(len(session.events) for session in core)
     assert counts["exits_score"] == sum(exit.reason is Reason.SCORE for exit in exits)
@@ -128,94 +157,95 @@ def test_a_prompt_is_read_as_the_watch_reads_it(prompt: list[int]) -> None:
     assert state == MACHINE.roots[expected.thinking, expected.cue]
 
 
-def test_a_step_that_reads_nothing_changes_nothing() -> None:
+def test_a_step_that_reads_nothing_changes_nothing(
+    sessions_for: Make,
+) -> None:
     # given a request between a cue and its confirmation
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
-    device.admit(0, [0], RequestOptions(True, 0.0))
-    device.load(np.array([0]))
-    assert drive(device, [4], [1.0]) == [None]
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    batch.admit(0, [0], RequestOptions(True, 0.0))
+    assert drive(batch, [4], [1.0]) == [None]
     # when steps recompute its history, as after a preemption, with other scores
     for token in (10, 4, 9):
-        drive(device, [token], [-1.0], read=[False])
+        drive(batch, [token], [-1.0], read=[False])
     # then the confirmation still stops it
-    assert drive(device, [9], [-1.0]) == [EXIT[0]]
+    assert drive(batch, [9], [-1.0]) == [EXIT[0]]
 
 
-def test_state_survives_leaving_and_moving_rows() -> None:
+def test_state_survives_leaving_and_moving_rows(
+    sessions_for: Make,
+) -> None:
     # given two requests, one of them between a cue and its confirmation
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2)
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),)), 2)
     for slot in (0, 1):
-        device.admit(slot, [0], RequestOptions(True, 0.0))
-    device.load(np.array([0, 1]))
-    assert drive(device, [10, 4], [0.0, 1.0]) == [None, None]
+        batch.admit(slot, [0], RequestOptions(True, 0.0))
+    assert drive(batch, [10, 4], [0.0, 1.0]) == [None, None]
     # when it leaves, and comes back into another slot and row
-    parked = device.park(1)
-    device.load(np.array([0]))
-    drive(device, [10], [0.0])
-    device.resume(2, parked)
-    device.load(np.array([2, 0]))
+    parked = batch.park(1)
+    drive(batch, [10], [0.0])
+    batch.resume(2, parked)
     # then the confirmation still stops it, with the score taken before it left
-    assert drive(device, [9, 10], [-1.0, -1.0]) == [EXIT[0], None]
+    assert drive(batch, [9, 10], [-1.0, -1.0], slots=[2, 0]) == [EXIT[0], None]
 
 
-def test_rows_that_do_not_read_keep_their_state_while_being_forced() -> None:
+def test_rows_that_do_not_read_keep_their_state_while_being_forced(
+    sessions_for: Make,
+) -> None:
     # given a request in the middle of its exit
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
-    device.admit(0, [0], RequestOptions(True, 0.0))
-    device.load(np.array([0]))
-    assert drive(device, [4], [1.0]) == [None]
-    assert drive(device, [9], [0.0]) == [EXIT[0]]
-    assert drive(device, [EXIT[0]], [0.0]) == [EXIT[1]]
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    batch.admit(0, [0], RequestOptions(True, 0.0))
+    assert drive(batch, [4], [1.0]) == [None]
+    assert drive(batch, [9], [0.0]) == [EXIT[0]]
+    assert drive(batch, [EXIT[0]], [0.0]) == [EXIT[1]]
     # when a step feeds it part of its history, and then its last token
-    assert drive(device, [4], [1.0], [False]) == [EXIT[1]]
+    assert drive(batch, [4], [1.0], [False]) == [EXIT[1]]
     # then it goes on where it stood, and never stops again
-    assert drive(device, [EXIT[1]], [0.0]) == [EXIT[2]]
-    assert drive(device, [EXIT[2]], [0.0]) == [None]
-    assert drive(device, [0], [1.0]) == [None]
-    assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
+    assert drive(batch, [EXIT[1]], [0.0]) == [EXIT[2]]
+    assert drive(batch, [EXIT[2]], [0.0]) == [None]
+    assert drive(batch, [0], [1.0]) == [None]
+    assert drive(batch, [4], [1.0]) == drive(batch, [9], [1.0]) == [None]
 
 
-def test_a_structured_request_is_forced_to_the_end_of_thinking_only() -> None:
+def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
+    sessions_for: Make,
+) -> None:
     # given a request whose grammar takes over behind the thinking block
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
-    device.admit(0, [0], RequestOptions(True, 0.0, structured=True))
-    device.load(np.array([0]))
-    drive(device, [4], [1.0])
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),)), 1)
+    batch.admit(0, [0], RequestOptions(True, 0.0, structured=True))
+    drive(batch, [4], [1.0])
     # when it is stopped, then the tokens up to </think> are forced, and none behind it
-    assert [drive(device, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [
+    assert [drive(batch, [token], [0.0]) for token in (9, EXIT[0], EXIT[1])] == [
         [EXIT[0]],
         [EXIT[1]],
         [None],
     ]
 
 
-def test_shadow_counts_a_budget_but_never_forces() -> None:
+def test_shadow_counts_a_budget_but_never_forces(
+    sessions_for: Make,
+) -> None:
     # given a request in shadow mode with a budget
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1)
-    device.admit(0, [0], RequestOptions(True, 5.0, budget=2, stops=False))
-    device.load(np.array([0]))
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=2), 1)
+    batch.admit(0, [0], RequestOptions(True, 5.0, budget=2, stops=False))
     # when it thinks beyond it, then nothing is forced and one exit is counted
-    assert [drive(device, [10], [0.0]) for _ in range(5)] == [[None]] * 5
-    assert device.counters[COUNTERS.index("exits_budget")] == 1
+    assert [drive(batch, [10], [0.0]) for _ in range(5)] == [[None]] * 5
+    assert batch.counters[COUNTERS.index("exits_budget")] == 1
 
 
-def test_unwatched_rows_show_nothing() -> None:
+def test_unwatched_rows_show_nothing(sessions_for: Make) -> None:
     # given a request that lynxstop leaves alone
-    device = make(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1)
-    device.admit(0, [0], UNWATCHED)
-    device.load(np.array([0]))
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, 0.0),), budget=1), 1)
+    batch.admit(0, [0], UNWATCHED)
     # when it writes a cue, then nothing is counted or forced
-    assert drive(device, [4], [1.0]) == drive(device, [9], [1.0]) == [None]
-    assert device.counters.sum() == 0
+    assert drive(batch, [4], [1.0]) == drive(batch, [9], [1.0]) == [None]
+    assert batch.counters.sum() == 0
 
 
 @pytest.mark.parametrize("visible", [True, False])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_features_that_are_not_finite_never_exit(visible: bool, value: float) -> None:
+def test_features_that_are_not_finite_never_exit(sessions_for: Make, visible: bool, value: float) -> None:
     # given a request at a cue, with features that are not finite
-    device = make(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1)
-    device.admit(0, [0], RequestOptions(True, -1e9))
-    device.load(np.array([0]))
+    batch = sessions_for(StopPolicy(EXIT, (Level(RISK, -1e9),)), 1)
+    batch.admit(0, [0], RequestOptions(True, -1e9))
     # when the cue is proven, then nothing is forced, and the score is counted as lost
-    assert drive(device, [4], [value]) == drive(device, [9], [0.0]) == [None]
-    assert device.counters[COUNTERS.index("not_finite")] == 1
+    assert drive(batch, [4], [value]) == drive(batch, [9], [0.0]) == [None]
+    assert batch.counters[COUNTERS.index("not_finite")] == 1

@@ -20,15 +20,20 @@ class DeviceProbe:
     """
 
     def __init__(self, probe: Probe, device: torch.device) -> None:
-        self._maps = [
-            (torch.tensor(weight, device=device), torch.tensor(bias, device=device))
-            for weight, bias in probe.affines
-        ]
+        maps = [(torch.tensor(weight), torch.tensor(bias)) for weight, bias in probe.affines]
+        # One output more, of zeros: NaN where a feature is not finite.
+        maps[0] = (
+            torch.nn.functional.pad(maps[0][0], (0, 0, 0, 1)),
+            torch.nn.functional.pad(maps[0][1], (0, 1)),
+        )
+        self._maps = [(weight.to(device), bias.to(device)) for weight, bias in maps]
 
     def score(self, features: Tensor) -> Tensor:
         """Return float32 logits (cues,) of float32 features (cues, width); NaN where one is not finite."""
-        values = features
-        for number, (weight, bias) in enumerate(self._maps):
-            values = torch.nn.functional.linear(values.relu() if number else values, weight, bias)
-        # Zero times a number that is not finite is NaN; it reaches the logit even where ReLU would hide it.
-        return values[:, 0] + (features * 0.0).sum(dim=1)
+        (weight, bias), *others = self._maps
+        values = torch.nn.functional.linear(features, weight, bias)
+        # It reaches the logit even where ReLU would hide it.
+        values, unsound = values[:, :-1], values[:, -1]
+        for weight, bias in others:
+            values = torch.nn.functional.linear(values.relu(), weight, bias)
+        return values[:, 0] + unsound

@@ -161,10 +161,13 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     from lynxstop.engines.vllm.device_sessions import DeviceSessions
     from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
     from lynxstop.engines.vllm.fused_sessions import FusedSessions, can_fuse
+    from lynxstop.engines.vllm.host_sessions import HostSessions
     from lynxstop.engines.vllm.per_request import PerRequestSessions
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
+        if device.type == "cpu" and drafts is None:
+            return HostSessions(served.setup.watch, policy, served.probe, slots, served.closed)
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
         sessions.reports_exits = served.settings.reports is not None

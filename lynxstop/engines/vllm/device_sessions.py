@@ -2,14 +2,11 @@
 
 The state of a request is one column of an int32 matrix. Rows of the running batch work on a copy that stays
 in place until the batch changes, so that a step is arithmetic on a few small vectors, masked instead of
-branching: no Python per row, nothing that waits for the device. Where that is a CPU, the same arithmetic is
-done by NumPy in the same memory: on a few numbers, an operation of PyTorch takes several times as long.
+branching: no Python per row, nothing that waits for the device. A CPU takes this form under speculative
+decoding only; see `lynxstop.engines.vllm.host_sessions`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +69,6 @@ class DeviceSessions:
     """
 
     reports_exits = True
-    _by_numpy = True
-    """Whether arithmetic on a CPU is NumPy's."""
 
     def __init__(
         self,
@@ -85,10 +80,6 @@ class DeviceSessions:
         closed: int,
     ) -> None:
         self.device = device
-        self._host = device.type == "cpu" and self._by_numpy
-        # Functions that both libraries have under one name.
-        self._xp: Any = np if self._host else torch
-        self._shift: Any = np.right_shift if self._host else torch.bitwise_right_shift
         self.policy = policy
         self._counted = policy.guarded or policy.tilt != 0
         self.automaton, self.probe = automaton, probe
@@ -98,12 +89,10 @@ class DeviceSessions:
         self.table = torch.from_numpy(automaton.table.reshape(-1)).to(device)
         self.columns = automaton.table.shape[1]
         self._within = torch.from_numpy(automaton.within).to(device)
-        self._class_of, self._entries = self._array(self.classes), self._array(self.table)
-        self._beyond = self._array(torch.tensor(len(automaton.classes) - 1, device=device))
+        self._beyond = torch.tensor(len(automaton.classes) - 1, device=device)
         tilt = torch.tensor(policy.tilt, dtype=torch.float32, device=device)
-        self._tilt = self._array(tilt) if policy.tilt else None
+        self._tilt = tilt if policy.tilt else None
         self.exit_ids = torch.tensor(policy.exit_ids, dtype=torch.int64, device=device)
-        self._exit_ids = self._array(self.exit_ids)
         self._slots = torch.zeros(_FIELDS, slots, dtype=torch.int32, device=device)
         self._slots.copy_(silent().unsqueeze(1))
         self.running = np.zeros(0, dtype=np.int64)
@@ -111,7 +100,6 @@ class DeviceSessions:
         self._given: NDArray[np.int64] | None = None
         self._staged: dict[int, Tensor] = {}
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
-        self._counts = self._array(self.counters)
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
@@ -180,11 +168,11 @@ class DeviceSessions:
     def _bind(self, states: Tensor) -> None:
         """Work on states from now on: shape (fields, rows)."""
         self._rows = states
-        rows: list[Any] = list(self._array(states))
+        rows = list(states)
         self._state, self._seen, self._last, self._number, self._admitted = rows[:FORCED]
         self._forced, self._length, self._stops, self._budget = rows[FORCED:THRESHOLD]
-        self._threshold, self._pending = (rows[row].view(self._xp.float32) for row in (THRESHOLD, PENDING))
-        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(self._xp.float32)
+        self._threshold, self._pending = (rows[row].view(torch.float32) for row in (THRESHOLD, PENDING))
+        self._exit, self._exit_score = rows[EXIT], rows[SCORE].view(torch.float32)
         # Whether a row may be forced, or have a budget: a device would have to be waited for to know.
         self._forcing = True
         self._limited = self.device.type != "cpu" or bool((self._budget < ENDLESS).any())
@@ -212,16 +200,15 @@ class DeviceSessions:
             bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when
             None.
         """
-        fed, counting = self._array(tokens), None if read is None else self._array(read)
-        self._advance(fed, counting)
-        column = self._class_of[self._xp.minimum(fed, self._beyond)]
-        entry = self._entries[self._place(column)]
-        if counting is not None:
-            entry = self._xp.where(counting, entry, self._state << SHIFT)
-        self._shift(entry, SHIFT, out=self._state)
+        self._advance(tokens, read)
+        column = self.classes[torch.minimum(tokens, self._beyond)]
+        entry = self.table[torch.add(column, self._state, alpha=self.columns)]
+        if read is not None:
+            entry = torch.where(read, entry, self._state << SHIFT)
+        torch.bitwise_right_shift(entry, SHIFT, out=self._state)
         self._flags = entry & MASK
         self._seen += self._flags & THINKING
-        self._decide(features, counting)
+        self._decide(features, read)
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced; `logits` is (rows,
@@ -239,7 +226,7 @@ class DeviceSessions:
 
     def candidates(self) -> NDArray[np.int64]:
         """Rows of the last step whose token completes a cue; waits for the device."""
-        return np.flatnonzero(torch.as_tensor(self._flags).cpu().numpy() & CANDIDATE)
+        return np.flatnonzero(self._flags.cpu().numpy() & CANDIDATE)
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Scores, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
@@ -257,13 +244,7 @@ class DeviceSessions:
         """Say in which states a thinking block is open that may still be stopped; shape (fields, rows)."""
         return self._within[states[STATE]] & (states[STOPS] != 0)
 
-    def _place(self, column: Any) -> Any:
-        """Return where the table has the entry of each row's state and class; on a device in one kernel."""
-        if self._host:
-            return column + self._state * self.columns
-        return torch.add(column, self._state, alpha=self.columns)
-
-    def _advance(self, tokens: Any, read: Any) -> None:
+    def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
         if not self._forcing:
             return
@@ -271,16 +252,16 @@ class DeviceSessions:
         if self._none(active):
             self._forcing = False
             return
-        wanted = self._exit_ids[self._forced * active]
+        wanted = self.exit_ids[self._forced.clamp(min=0)]
         if read is not None:
             active = active & read
         obeyed = tokens == wanted
         following = self._forced + 1
-        following = self._xp.where(obeyed & (following < self._length), following, -1)
-        self._set(self._forced, active, following)
-        self._tally(_REFUSED, (active & ~obeyed)[None])
+        following = torch.where(obeyed & (following < self._length), following, -1)
+        torch.where(active, following, self._forced, out=self._forced)
+        self._tally(_REFUSED, (active & ~obeyed).unsqueeze(0))
 
-    def _decide(self, features: Features, read: Any) -> None:
+    def _decide(self, features: Features, read: Tensor | None) -> None:
         events = self._flags & (CANDIDATE | WHOLE | SETTLED)
         if not self._limited and self._none(events):
             return
@@ -289,7 +270,7 @@ class DeviceSessions:
             return
         candidate = (self._flags & CANDIDATE) != 0
         unscored = self._none(candidate)
-        scores = self._pending if unscored else self._array(self._score(features))
+        scores = self._pending if unscored else self._probe.score(features(None))
         whole = (self._flags & WHOLE) != 0
         settled = (self._flags & SETTLED) != 0
         earlier, pending = self._exceeds(settled, self._pending, self._seen - 1)
@@ -297,22 +278,27 @@ class DeviceSessions:
         hit = earlier | now
         spent &= ~hit
         stop = hit | spent
-        lost = candidate & self._xp.isnan(scores)
-        self._count((whole, settled, candidate, lost, hit, spent), stop)
+        lost = candidate & torch.isnan(scores)
+        counts = torch.stack([whole, settled, candidate, lost, hit, spent, stop]) * 1
+        counts[-1] *= self._seen
+        counts[1] += counts[0]
+        self._tally(0, counts[1:])
         if not self._none(stop):
             if self.reports_exits:
-                self._set(self._exit, stop, self._seen * EXIT_KINDS + 1 + spent)
-                self._set(self._exit_score, hit, self._xp.where(earlier, pending, current))
+                kind = self._seen * EXIT_KINDS + 1 + spent
+                torch.where(stop, kind, self._exit, out=self._exit)
+                score = torch.where(earlier, pending, current)
+                torch.where(hit, score, self._exit_score, out=self._exit_score)
             force = stop & (self._stops != 0)
-            self._fill(self._forced, force, 0)
+            self._forced.masked_fill_(force, 0)
             self._forcing = True
-            self._fill(self._state, force, DEAD)
-            self._fill(self._threshold, stop, np.inf)
-            self._fill(self._budget, stop, ENDLESS)
+            self._state.masked_fill_(force, DEAD)
+            self._threshold.masked_fill_(stop, torch.inf)
+            self._budget.masked_fill_(stop, ENDLESS)
         if not unscored:
-            self._set(self._pending, True if read is None else read, scores)
+            self._pending.copy_(scores if read is None else torch.where(read, scores, self._pending))
 
-    def _exceeds(self, cues: Any, scores: Any, positions: Any) -> tuple[Any, Any]:
+    def _exceeds(self, cues: Tensor, scores: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Say which cues exit, and return their scores as they are compared; all of shape (rows,)."""
         if self._none(cues):
             return cues, scores
@@ -321,68 +307,31 @@ class DeviceSessions:
             cues = self._admit(cues, positions)
         return cues & (scores > self._threshold), scores
 
-    def _array(self, tensor: Tensor) -> Any:
-        """Return what arithmetic is done with: on a CPU an array in the memory of the tensor."""
-        return tensor.numpy() if self._host else tensor
-
-    def _none(self, rows: Any) -> bool:
+    def _none(self, rows: Tensor) -> bool:
         """Whether a mask has no row. False on a device, which would have to be waited for to know."""
-        if self._host:
-            return not np.count_nonzero(rows)
         return self.device.type == "cpu" and not bool(rows.any())
 
-    def _set(self, target: Any, rows: Any, values: Any) -> None:
-        """Overwrite a field of some rows."""
-        if self._host:
-            np.copyto(target, values, where=rows)
-        elif rows is True:
-            target.copy_(values)
-        else:
-            torch.where(rows, values, target, out=target)
-
-    def _fill(self, target: Any, rows: Any, value: float) -> None:
-        """Overwrite a field of some rows with one number."""
-        if self._host:
-            target[rows] = value
-        else:
-            target.masked_fill_(rows, value)
-
-    def _count(self, shown: Sequence[Any], stop: Any) -> None:
-        """Count what rows showed, from the first of `COUNTERS` on; of those that stop, thinking tokens."""
-        if self._host:
-            whole, *rest = map(np.count_nonzero, shown)
-            rest[0] += whole
-            self._counts[: len(shown)] += (*rest, int(self._seen[stop].sum()))
-            return
-        counts = self._xp.stack([*shown, stop]) * 1
-        counts[-1] *= self._seen
-        counts[1] += counts[0]
-        self._tally(0, counts[1:])
-
-    def _tally(self, first: int, counts: Any) -> None:
+    def _tally(self, first: int, counts: Tensor) -> None:
         """Add what the rows counted to the counters from `first` on; shape (counters, rows)."""
-        self._counts[first : first + len(counts)] += counts.sum(1)
+        self.counters[first : first + len(counts)] += counts.sum(dim=1)
 
-    def _score(self, features: Features) -> Tensor:
-        return self._probe.score(features(None))
-
-    def _tilted(self, scores: Any) -> Any:
+    def _tilted(self, scores: Tensor) -> Tensor:
         """Lower scores as `lynxstop.core.rule.tilted` does, by the eligible cues so far; shape (rows,)."""
-        if self._tilt is None:
-            return scores
-        return scores - self._tilt * self._xp.asarray(self._admitted, dtype=self._xp.float32)
+        return scores if self._tilt is None else scores - self._tilt * self._admitted
 
-    def _admit(self, cues: Any, positions: Any) -> Any:
+    def _admit(self, cues: Tensor, positions: Tensor) -> Tensor:
         """Apply the guards to cues, as `lynxstop.core.rule.Eligibility` does; all of shape (rows,)."""
         policy = self.policy
         self._number += cues
-        admitted = cues & (positions - self._last >= policy.cooldown) & (positions >= policy.min_tokens)
+        admitted: Tensor = (
+            cues & (positions - self._last >= policy.cooldown) & (positions >= policy.min_tokens)
+        )
         if policy.stride > 1:
             admitted &= self._number % policy.stride == 0
         if policy.max_points is not None:
             admitted &= self._admitted < policy.max_points
         self._admitted += admitted
-        self._set(self._last, admitted, positions)
+        torch.where(admitted, positions, self._last, out=self._last)
         return admitted
 
     def _write_back(self) -> None:

@@ -47,8 +47,6 @@ class DraftedSessions(DeviceSessions):
         Most drafts of a request in a step.
     """
 
-    _by_numpy = False
-
     def __init__(self, *given: Any, drafts: int) -> None:
         super().__init__(*given)
         self._depth = drafts + 2

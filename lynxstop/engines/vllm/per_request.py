@@ -9,7 +9,6 @@ the device and comes over in one copy.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,48 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
-from lynxstop.core.exits import Mode, Reason
-from lynxstop.core.policy import Level, StopPolicy
-from lynxstop.core.session import Phase, Session
+from lynxstop.core.policy import StopPolicy
 from lynxstop.core.statistics import DTYPE, WIDTH, Statistics
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.statistics import Distributions, bits
+from lynxstop.engines.vllm.core_sessions import CoreSessions, Watched
 from lynxstop.engines.vllm.product_automaton import DEAD, ProductAutomaton
 from lynxstop.engines.vllm.quiet_tokens import QuietTokens
 from lynxstop.engines.vllm.request_options import RequestOptions
-from lynxstop.engines.vllm.session_batch import BOOST, COUNTERS, EXIT_KINDS, REASONS, BatchStep, Features
+from lynxstop.engines.vllm.session_batch import EXIT_KINDS, REASONS, BatchStep, Features
 from lynxstop.engines.vllm.statistics import TokenStatistics
-
-_THINKING, _FORCING = Phase.THINKING, Phase.FORCING
-_RISK = 0.5
-"""Stands for the level of a request, whose threshold its options name."""
-
-
-_COUNTED = {Reason.SCORE: "exits_score", Reason.BUDGET: "exits_budget", Reason.LOOP: "exits_loop"}
-
-
-class _Watched:
-    """A watched request: its session, and whether it may exit by a score."""
-
-    __slots__ = ("decides", "session")
-
-    def __init__(self, session: Session, decides: bool) -> None:
-        self.session = session
-        self.decides = decides
-
-    @property
-    def open(self) -> bool:
-        """Whether a thinking block is open that may still be stopped."""
-        return self.session.phase is _THINKING and not self.session.stopped
-
-    @property
-    def undecided(self) -> bool:
-        """Whether statistics can still decide anything."""
-        return self.decides and self.session.exit is None and self.open
 
 
 class _Parked(NamedTuple):
-    watched: _Watched | None
+    watched: Watched | None
     distribution: Distributions | None
     state: int
     exit: tuple[int, float] = (0, math.nan)
@@ -77,7 +48,7 @@ class _Known(NamedTuple):
 _ALONE = _Parked(None, None, DEAD)
 
 
-class PerRequestSessions:
+class PerRequestSessions(CoreSessions):
     """Core sessions of up to `slots` requests; see `lynxstop.engines.vllm.session_batch.SessionBatch`.
 
     Parameters
@@ -96,11 +67,6 @@ class PerRequestSessions:
         Exit tokens after which the thinking block is closed: a structured request is forced no further.
     record : bool
         Compute logits even for a rule that needs none.
-
-    Attributes
-    ----------
-    counters : Tensor
-        int64, on the host.
     """
 
     def __init__(
@@ -114,33 +80,23 @@ class PerRequestSessions:
         *,
         record: bool = False,
     ) -> None:
+        super().__init__(automaton.watch, policy, device, closed)
         rule = policy.rule
-        self.policy = policy
-        self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64)
-        self._counts = self.counters.numpy()
         self._automaton = automaton
-        self._closed = closed
-        self._device = device
         self._probe = DeviceProbe(probe, device) if rule is None or rule.hidden or record else None
         wanted = rule is not None and rule.statistics
         self._statistics = TokenStatistics(slots, policy.exit_ids[0]) if wanted else None
         self._quiet = QuietTokens(automaton, policy, slots)
-        self._by_slot: list[_Watched | None] = [None] * slots
+        self._by_slot: list[Watched | None] = [None] * slots
         self._watched, self._open, self._undecided, self._fresh, self._inside = np.zeros((5, slots), np.bool_)
         self._kinds, self._exit_scores = np.zeros(slots, np.int32), np.full(slots, np.nan, np.float32)
-        self._policies: dict[tuple[float, int | None, bool], StopPolicy] = {}
         self._slots = np.zeros(0, dtype=np.int64)
-        self._asked: dict[int, float] = {}
-        self._forced: dict[int, int] = {}
 
     def admit(self, slot: int, prompt_ids: list[int], options: RequestOptions) -> None:
         """Give a slot to a new request."""
         watched, state = None, DEAD
         if options.watched:
-            mode = Mode.STOP if options.stops else Mode.SHADOW
-            watch = self._automaton.watch
-            session = Session(watch, self._options(options), prompt_ids, risk=_RISK, mode=mode)
-            watched = _Watched(session, options.threshold < math.inf)
+            watched = Watched(self._start(prompt_ids, options), options.threshold < math.inf)
             state = self._automaton.start(prompt_ids)
         self.resume(slot, _Parked(watched, None, state))
         self._fresh[slot] = True
@@ -182,8 +138,7 @@ class PerRequestSessions:
             watched = self._by_slot[slot]
             assert watched is not None
             if not reads[row]:
-                if (token := watched.session.forced_token) is not None:
-                    self._forced[row] = token
+                self._forcing(row, watched)
                 continue
             self._quiet.catch_up(slot, watched.session)
             if self._read(row, watched, known):
@@ -196,12 +151,6 @@ class PerRequestSessions:
                 self._quiet.catch_up(slot, watched.session)
         return lost
 
-    def force(self, logits: Tensor) -> None:
-        """Raise the logit of the wanted token in rows that are being forced."""
-        if self._forced:
-            where = torch.tensor([list(self._forced), list(self._forced.values())]).to(logits.device)
-            logits[where[0], where[1]] += BOOST
-
     def exits(self) -> Tensor:
         """Exits decided so far in the rows of the last step; see `SessionBatch.exits`."""
         scores = self._exit_scores[self._slots].view(np.int32)
@@ -211,26 +160,10 @@ class PerRequestSessions:
         """Rows of the last step in which a thinking block is open that may still be stopped."""
         return torch.from_numpy(self._inside[self._slots]).to(self._device, non_blocking=True)
 
-    def candidates(self) -> NDArray[np.int64]:
-        """Rows of the last step whose score was wanted."""
-        return np.array(list(self._asked), dtype=np.int64)
-
     def shown(self) -> tuple[Tensor, Tensor]:
         """Logits, meaningful at candidates, and thinking tokens of all rows: float32 and int32."""
-        scores = [self._asked.get(row, math.nan) for row in range(len(self._slots))]
         positions = torch.from_numpy(self._quiet.seen[self._slots]).to(torch.int32)
-        return torch.tensor(scores, dtype=torch.float32, device=self._device), positions.to(self._device)
-
-    def _options(self, options: RequestOptions) -> StopPolicy:
-        """The policy with the threshold, budget and exit of one request."""
-        key = (options.threshold, options.budget, options.structured)
-        if key not in self._policies:
-            exit_ids = self.policy.exit_ids[: self._closed if options.structured else None]
-            level = Level(_RISK, options.threshold)
-            self._policies[key] = replace(
-                self.policy, exit_ids=exit_ids, levels=(level,), budget=options.budget
-            )
-        return self._policies[key]
+        return self._scores(len(self._slots)), positions.to(self._device)
 
     def _fetch(self, step: BatchStep, reads: NDArray[np.bool_], features: Features, logits: Tensor) -> _Known:
         """Bring over what the sessions need, before they have read their tokens: one copy.
@@ -254,39 +187,23 @@ class PerRequestSessions:
         statistics[looked], scores[scored] = numbers[:split].reshape(-1, WIDTH), numbers[split:]
         return _Known(host[:count], statistics, looked, scores)
 
-    def _read(self, row: int, watched: _Watched, known: _Known) -> bool:
+    def _read(self, row: int, watched: Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
         session, token = watched.session, int(known.tokens[row])
         wanted = session.forced_token
-        points, stopped = len(session.events), session.exit
         asked = session.read(token)
         statistics = Statistics(*known.statistics[row].tolist())
         if known.looked[row] and session.was_thinking and math.isnan(statistics.logprob):
             return False
         score = float(known.scores[row]) if asked and self._probe is not None else None
-        if asked:
-            self._asked[row] = math.nan if score is None else score
-        forced = session.decide(score, statistics)
-        if forced is not None:
-            self._forced[row] = forced
-        if asked or len(session.events) > points:
-            self._count("cues", len(session.events) - points)
-            self._count("scored", asked)
-            self._count("not_finite", score is not None and math.isnan(score))
-        if session.exit is not None and stopped is None:
-            self._count(_COUNTED[session.exit.reason])
-            self._count("exit_tokens", session.exit.thinking_tokens)
-        if wanted is not None and token != wanted:
-            self._count("refused")
+        self._decide(row, watched, score, statistics, asked=asked)
+        if wanted is not None:
+            self._count("refused", token != wanted)
         return True
 
-    def _count(self, name: str, amount: int = 1) -> None:
-        self._counts[COUNTERS.index(name)] += amount
-
-    def _keep(self, row: int, slot: int, watched: _Watched, looked: bool, logits: Tensor) -> None:
+    def _keep(self, row: int, slot: int, watched: Watched, looked: bool, logits: Tensor) -> None:
         """Keep what the next token's log-probability is read from while it can decide anything."""
-        ended = watched.session.stopped and watched.session.phase is not _FORCING
-        self._follow(slot, None if ended else watched)
+        self._follow(slot, None if watched.ended else watched)
         if self._statistics is None or looked == watched.undecided:
             return
         if looked:
@@ -294,7 +211,7 @@ class PerRequestSessions:
         else:
             self._statistics.begin(logits, row, slot)
 
-    def _follow(self, slot: int, watched: _Watched | None) -> None:
+    def _follow(self, slot: int, watched: Watched | None) -> None:
         """Say in arrays how a session stands; None leaves its slot alone."""
         self._by_slot[slot] = watched
         self._watched[slot] = watched is not None
@@ -304,7 +221,7 @@ class PerRequestSessions:
             self._open[slot] = self._undecided[slot] = self._inside[slot] = False
             return
         self._open[slot], self._undecided[slot] = watched.open, watched.undecided
-        self._inside[slot] = watched.open and session.inside and session.mode is Mode.STOP
+        self._inside[slot] = watched.shortened
         taken = session.exit
         if taken is not None:
             self._kinds[slot] = taken.thinking_tokens * EXIT_KINDS + REASONS.index(taken.reason)
