@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,7 @@ welcome."""
 _BUFFER = "lynxstop_state"
 
 
-@dataclass(frozen=True, slots=True)
-class RowFeatures:
+class RowFeatures(NamedTuple):
     """The features of a step's rows: gathered, or where they lie.
 
     Parameters
@@ -129,7 +127,7 @@ class HiddenStates:
             raise ModelError(
                 f"{expected} rows of hidden states were expected, {0 if last is None else len(last)} came."
             )
-        return last[at : at + rows]
+        return last if rows == expected else last[at : at + rows]
 
     def features(self, last: Tensor, places: Tensor | None, rows: Tensor | None) -> Tensor:
         """Return the features of rows: float32, shape (rows, len(layers) * width).

@@ -78,7 +78,8 @@ class BatchStep(NamedTuple):
 class SessionBatch(Protocol):
     """The sessions of a running batch.
 
-    On its device: `lynxstop.engines.vllm.device_sessions`; one by one: `lynxstop.engines.vllm.per_request`.
+    On its device: `lynxstop.engines.vllm.device_sessions`; one by one on the host:
+    `lynxstop.engines.vllm.host_sessions`, and with a rule `lynxstop.engines.vllm.per_request`.
 
     Attributes
     ----------
