@@ -116,6 +116,8 @@ def test_a_large_vocabulary_is_described_row_by_row_and_each_row_by_itself(dtype
     logits = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 140_000)).astype(np.float32) * 3)
     logits[0, 5:40_000] = -math.inf
     logits[1, END] = -math.inf
+    # and the two best ones in one block, or one after all whole blocks
+    logits[1, 700], logits[1, 701], logits[2, -1] = 20, 19, 20
     logits = logits.to(dtype)
     found, seen = describe(logits, END)
     # then all is as defined
