@@ -18,19 +18,19 @@ from lynxstop.engines.vllm.adapters import V1Adapter  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptionsReader  # noqa: E402
 from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
 from tests.vllm.test_second_adapter import Metrics, sampling_params  # noqa: E402
-from tests.vllm.test_sessions import EXIT, drive, make  # noqa: E402
+from tests.vllm.test_sessions import EXIT, KINDS, drive, make  # noqa: E402
 
 ROWS = 4
 PROMPT = [5, 0]
 WAIT, SO = 4, 9
 
 
-@pytest.fixture
-def adapter() -> V1Adapter:
+@pytest.fixture(params=KINDS)
+def adapter(request: pytest.FixtureRequest) -> V1Adapter:
     policy = StopPolicy(EXIT, (Level(0.05, 0.0),))
     reader = RequestOptionsReader(PluginSettings(None, risk=0.05), policy, 0.05, Certified(Conditions(0.0)))
     served: Any = SimpleNamespace(options=reader)
-    parts: Any = (make(policy, ROWS), None, Metrics())
+    parts: Any = (make(request.param, policy, ROWS), None, Metrics())
     return V1Adapter(SimpleNamespace(max_num_reqs=ROWS, requests={}), served, *parts)
 
 
@@ -49,9 +49,7 @@ def step(adapter: V1Adapter, names: list[str], fed: list[int], scores: list[floa
     adapter.slots.reading(slots, np.zeros(len(names), np.bool_))
     for name, token in zip(names, fed, strict=True):
         adapter.runner.requests[name].output_token_ids.append(token)
-    sessions: Any = adapter.sessions
-    sessions.load(slots)
-    return drive(sessions, fed, scores)
+    return drive(adapter.sessions, fed, scores, slots=slots.tolist())
 
 
 def test_answers_to_one_request_keep_their_own_state_through_a_preemption(adapter: V1Adapter) -> None:

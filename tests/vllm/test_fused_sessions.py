@@ -29,6 +29,7 @@ from lynxstop.engines.vllm.device_sessions import FORCED, PENDING, STATE, Device
 from lynxstop.engines.vllm.drafted_sessions import BASE, READ, DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.fused_sessions import FusedSessions  # noqa: E402
 from lynxstop.engines.vllm.hidden import HiddenStates, RowFeatures  # noqa: E402
+from lynxstop.engines.vllm.host_sessions import HostSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import DEAD  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
@@ -335,6 +336,8 @@ def test_the_kernel_serves_where_it_is_wanted(wanted: bool, drafts: int | None) 
     assert isinstance(found, FusedSessions) is wanted
     arrays = found.arrays if wanted else found
     assert isinstance(arrays, DraftedSessions) is (drafts is not None)
+    # (on a CPU without drafts the core's own sessions do, where it says not)
+    assert isinstance(arrays, HostSessions) is (drafts is None and not wanted)
 
 
 @pytest.mark.parametrize("kernel", ["fused_step", "fused_force"])

@@ -19,7 +19,7 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.adapters import V2Adapter
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
-from tests.vllm.test_sessions import EXIT, drive, make
+from tests.vllm.test_sessions import EXIT, KINDS, drive, make
 
 SLOTS = 4
 POLICY = StopPolicy(EXIT, (Level(0.05, 0.0),))
@@ -47,8 +47,8 @@ def sampling_params(**asked: Any) -> SimpleNamespace:
     )
 
 
-@pytest.fixture
-def adapter() -> V2Adapter:
+@pytest.fixture(params=KINDS)
+def adapter(request: pytest.FixtureRequest) -> V2Adapter:
     states = SimpleNamespace(
         index_to_req_id={},
         req_id_to_index={},
@@ -58,7 +58,7 @@ def adapter() -> V2Adapter:
     runner = SimpleNamespace(max_num_reqs=SLOTS, req_states=states)
     reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(Conditions(0.0)))
     served: Any = SimpleNamespace(options=reader)
-    parts: Any = (make(POLICY, SLOTS), None, Metrics())
+    parts: Any = (make(request.param, POLICY, SLOTS), None, Metrics())
     return V2Adapter(runner, served, *parts)
 
 
@@ -110,14 +110,12 @@ def test_a_request_that_cannot_be_read_costs_no_other_its_exit(adapter: V2Adapte
     # given a request in mid-thought, and a slot whose request left in mid-thought
     assert arrive(adapter, 0, "watched", [5, 0])
     assert arrive(adapter, 1, "aborted", [5, 0])
-    sessions: Any = adapter.sessions
-    sessions.load(np.array([0, 1]))
+    sessions = adapter.sessions
     assert drive(sessions, [10, 10], [0.0, 0.0]) == [None, None]
     adapter.finishing(SimpleNamespace(finished_req_ids={"aborted"}, preempted_req_ids=None))
     adapter.runner.req_states.req_id_to_index.pop("aborted")
     # when a request with arguments that nobody checked takes that slot
     assert not arrive(adapter, 1, "odd", [5, 0], extra_args={"lynxstop_risk": 0.3})
-    sessions.load(np.array([0, 1]))
     # then it is left alone, and the other is stopped as ever
     assert drive(sessions, [4, 4], [9.0, 9.0]) == [None, None]
     assert drive(sessions, [9, 9], [0.0, 0.0]) == [EXIT[0], None]
@@ -127,14 +125,12 @@ def test_a_request_that_cannot_be_read_costs_no_other_its_exit(adapter: V2Adapte
 def test_a_request_that_nobody_announced_is_not_taken_for_the_one_before_it(adapter: V2Adapter) -> None:
     # given a slot whose request left in mid-thought
     assert arrive(adapter, 0, "aborted", [5, 0])
-    sessions: Any = adapter.sessions
-    sessions.load(np.array([0]))
+    sessions = adapter.sessions
     drive(sessions, [10], [0.0])
     # when an error keeps the next one in it from being taken up
     adapter.runner.req_states.index_to_req_id[0] = "unknown"
     assert not adapter.add(0, sampling_params())
     # then the state of the former decides nothing
-    sessions.load(np.array([0]))
     assert drive(sessions, [4], [9.0]) == drive(sessions, [9], [0.0]) == [None]
 
 

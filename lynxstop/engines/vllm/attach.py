@@ -154,7 +154,7 @@ def _beside(served: Any, slots: int, device: Any, leads: bool) -> tuple[Any, Any
 
 
 def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = None) -> Any:
-    """Make the sessions: arithmetic on the device for a probe at cues, the core's own for everything else.
+    """Make the sessions: arithmetic on a device for a probe at cues, the core's own for everything else.
 
     `drafts` is the most drafts of a request in a step; None without speculative decoding.
     """
@@ -166,12 +166,12 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
 
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
-        if device.type == "cpu" and drafts is None:
-            return HostSessions(served.setup.watch, policy, served.probe, slots, served.closed)
+        fused = served.settings.fused_kernel and can_fuse(device)
+        if device.type == "cpu" and drafts is None and not fused:
+            return HostSessions(served.automaton.watch, policy, served.probe, slots, served.closed)
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
         sessions.reports_exits = served.settings.reports is not None
-        fused = served.settings.fused_kernel and can_fuse(device)
         return FusedSessions(sessions) if fused else sessions
     if drafts is not None:
         raise ConfigError(
