@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from lynxstop.engines.vllm import attach
 from tests.support.stepped import END, EXIT, SHORT_OF_MEMORY, Served, metric, preempt_all, steps, strip
 
 OPEN, CLOSE, WAIT = 0, 1, 5
 
 
-@pytest.fixture(scope="module")
-def served(make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
+@pytest.fixture(scope="module", params=["host", "device"])
+def served(request: pytest.FixtureRequest, make_llm: Any, make_model: Any, make_bundle: Any) -> Served:
+    """An engine with the sessions of a CPU, and one with those of a device."""
     model = make_model("Qwen3")
     bundle = make_bundle(model, (1, 3))
-    return make_llm(model, bundle, settings={"uncertified": "stop"}, **SHORT_OF_MEMORY), model, bundle
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attach, "_on_host", lambda device: request.param == "host")
+        return make_llm(model, bundle, settings={"uncertified": "stop"}, **SHORT_OF_MEMORY), model, bundle
 
 
 def contains(ids: list[int], part: tuple[int, ...]) -> int:

@@ -167,7 +167,7 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     policy = served.setup.policy
     if policy.rule is None and policy.points == CUE and policy.loop_guard is None:
         fused = served.settings.fused_kernel and can_fuse(device)
-        if device.type == "cpu" and drafts is None and not fused:
+        if _on_host(device) and drafts is None and not fused:
             return HostSessions(served.automaton.watch, policy, served.probe, slots, served.closed)
         given = (served.automaton, policy, served.probe, device, slots, served.closed)
         sessions = DeviceSessions(*given) if drafts is None else DraftedSessions(*given, drafts=drafts)
@@ -182,6 +182,11 @@ def make_sessions(served: Any, device: Any, slots: int, drafts: int | None = Non
     return PerRequestSessions(
         served.automaton, policy, served.probe, device, slots, served.closed, record=record
     )
+
+
+def _on_host(device: Any) -> bool:
+    """Whether tokens and hidden states need not be waited for."""
+    return str(device.type) == "cpu"
 
 
 def recorder_of(runner: Any) -> Any | None:
