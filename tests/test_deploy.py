@@ -6,6 +6,8 @@ import configparser
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -149,17 +151,22 @@ def dockerfile() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "lynxstop.service"])
+def test_what_is_installed_can_audit_and_record(name: str) -> None:
+    [extras] = re.findall(r"\bpip install .*\[([\w,]+)\]", (DEPLOY / name).read_text())
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    # Both need what compares answers.
+    assert {"proxy", "calibrate"} <= set(extras.split(",")) <= set(known)
+
+
 def test_the_container_runs_the_proxy() -> None:
     steps = dockerfile()
     entry = parsed(json.loads(steps["ENTRYPOINT"][0]))
     assert str(entry["port"]) == steps["EXPOSE"][0]
     assert f":{entry['port']}/health" in steps["HEALTHCHECK"][0]
     assert steps["USER"] == ["10001"]
-    extras = re.search(r"\[([\w,]+)\]", steps["RUN"][0])
-    assert extras is not None
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    # Monitoring and recording need what compares answers.
-    assert {"proxy", "calibrate"} <= set(extras[1].split(",")) <= set(known)
+    # A user of the system's has a low number; with this one its group would be whichever is free.
+    assert steps["RUN"][1] == "useradd --uid 10001 lynxstop"
     # A variable of the image would win over the file of whoever runs it.
     assert not [word for word in steps["ENV"][0].split() if word.startswith("LYNXSTOP_")]
 
@@ -174,7 +181,12 @@ def test_the_image_is_built_from_what_is_packaged_and_nothing_else() -> None:
 
 
 def test_compose_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    text = (DEPLOY / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    # Compose takes a relative path from the folder of its file, and makes one that is not there.
+    assert [path.split("/")[0] for path in re.findall(r"BUNDLE=(\S+)", text)] == ["$PWD"]
+    # The image runs `vllm serve`, which takes the model as its first word.
+    assert services["vllm"]["command"][0].startswith("${MODEL:?")
     own = services["lynxstop"]
     assert (DEPLOY / own["build"]["context"] / own["build"]["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
     given = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in own["environment"].items()}
@@ -241,6 +253,16 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     assert unit["Service"]["WorkingDirectory"] == f"%S/{unit['Service']['StateDirectory']}"
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="UNIT NOT VERIFIED: install systemd.")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "lynxstop.service"
+    installed = (DEPLOY / "lynxstop.service").read_text().replace("/opt/lynxstop/bin/lynxstop", "/bin/true")
+    unit.write_text(installed)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    # It only mentions what it does not know, and mentions other units, too.
+    assert not [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
+
+
 @pytest.mark.parametrize("name", ["lynxstop", "lynxstop-admin", "lynxstop-serve"])
 def test_variables_of_a_service_of_kubernetes_are_no_settings(name: str) -> None:
     prefix, address = name.upper().replace("-", "_"), "tcp://10.0.0.11:8400"
@@ -297,3 +319,5 @@ def test_litellm_is_put_in_front() -> None:
     [model] = given["model_list"]
     assert model["litellm_params"]["api_base"] == f"http://127.0.0.1:{DEFAULTS.serve.port}/v1"
     assert given["general_settings"]["forward_client_headers_to_llm_api"] is True
+    # LiteLLM does not start without one.
+    assert given["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"

@@ -72,11 +72,18 @@ class Bundle:
         StepError
             When there is no bundle at `path`.
         BundleError
-            When a file is missing, too large, damaged, tampered with, or of a newer version.
+            When a file is missing, cannot be read, or is too large, damaged, tampered with, or of a newer
+            version.
         """
-        policy = read_policy(path)
-        probe = _read_probe(path / WEIGHTS, policy)
-        _check_levels(path, policy)
+        try:
+            policy = read_policy(path)
+            probe = _read_probe(path / WEIGHTS, policy)
+            _check_levels(path, policy)
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or path} cannot be read: {error.strerror}.",
+                hint="The user that this runs as must be able to read the whole folder.",
+            ) from error
         return cls(path=path, policy=policy, probe=probe)
 
     def check(self) -> None:

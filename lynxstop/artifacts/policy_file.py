@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,15 @@ def read_policy(folder: Path) -> Policy:
         When there is none.
     BundleError
         When it is too large, damaged, changed, of a newer version, or says what cannot be served.
+    OSError
+        When the folder cannot be looked into.
     """
     path = folder / NAME
-    if not path.is_file():
+    try:
+        there = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    if not there:
         raise StepError(
             f"There is no bundle at {folder}: {NAME} is missing.",
             hint="Make one with `lynxstop collect` and `lynxstop train`.",

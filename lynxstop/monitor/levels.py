@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -240,14 +241,17 @@ def journal_at(state: str) -> Journal:
     Raises
     ------
     DataError
-        When there is none in the folder.
+        When there is none in the folder, or the folder cannot be read.
     """
     if state.startswith(("redis://", "rediss://", "unix://")):
         return RedisJournal(state)
-    if not (Path(state) / JOURNAL).exists() and not (Path(state) / SNAPSHOT).exists():
-        raise DataError(
-            f"{state} holds no audits.", hint="Give the folder that [monitor] state of the proxy names."
-        )
+    hint = "Give the folder that [monitor] state of the proxy names."
+    try:
+        held = os.listdir(state)
+    except OSError as error:
+        raise DataError(f"{state} cannot be read: {error.strerror}.", hint=hint) from error
+    if not {JOURNAL, SNAPSHOT} & set(held):
+        raise DataError(f"{state} holds no audits.", hint=hint)
     return FileJournal(Path(state) / JOURNAL)
 
 

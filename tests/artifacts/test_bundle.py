@@ -111,6 +111,12 @@ def test_a_missing_bundle_names_the_step_before(tmp_path: Path) -> None:
         Bundle.load(tmp_path / "nowhere")
 
 
+def test_a_bundle_that_cannot_be_looked_into_is_refused(tmp_path: Path) -> None:
+    """As one of another user's, which the tests, where they run as root, may look into all the same."""
+    with pytest.raises(BundleError, match="cannot be read: File name too long"):
+        Bundle.load(tmp_path / ("x" * 300))
+
+
 def break_digest(path: Path) -> None:
     content = bytearray((path / "probe.safetensors").read_bytes())
     content[-1] ^= 1

@@ -222,6 +222,9 @@ def test_two_workers_that_write_journal_and_snapshot_at_once(tmp_path: Path) -> 
 def test_a_folder_without_audits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no audits"):
         open_state(tmp_path)
+    # As one that this user may not look into; root may look into all.
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        open_state(tmp_path / ("x" * 300))
 
 
 def test_a_snapshot_is_written_when_much_was_read(tmp_path: Path) -> None:
