@@ -21,7 +21,9 @@ from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings
 from tests.vllm.test_sessions import EXIT, drive, make
 
-SLOTS = 4
+SLOTS, CONTEXT = 4, 32
+"""Slots, and tokens that a prompt and its output may have together."""
+CERTIFIED = Conditions(0.0, max_tokens=16)
 POLICY = StopPolicy(EXIT, (Level(0.05, 0.0),))
 
 
@@ -55,8 +57,8 @@ def adapter() -> V2Adapter:
         prompt_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
     )
-    runner = SimpleNamespace(max_num_reqs=SLOTS, req_states=states)
-    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(Conditions(0.0)))
+    runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=SLOTS, req_states=states)
+    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(CERTIFIED))
     served: Any = SimpleNamespace(options=reader)
     parts: Any = (make(POLICY, SLOTS), None, Metrics())
     return V2Adapter(runner, served, *parts)
@@ -104,6 +106,17 @@ def test_a_request_with_an_adapter_of_its_own_departs(adapter: V2Adapter) -> Non
     assert not arrive(adapter, 1, "adapted", [5, 0], lora_request=object())
     assert adapter.slots.options[1].departures == ("lora",)
     assert adapter.metrics.totals["lora"] == 1
+
+
+@pytest.mark.parametrize(("prompt_len", "departures"), [(16, ()), (17, ("max_tokens",))])
+def test_a_budget_that_the_context_cuts_departs(
+    adapter: V2Adapter, prompt_len: int, departures: tuple[str, ...]
+) -> None:
+    # given a request that may have as many tokens as were certified, or more, when its prompt leaves room
+    # for them, or for one less, then it departs from the certified conditions in the latter case alone
+    for slot, asked in enumerate((16, 1000)):
+        arrive(adapter, slot, f"r{slot}", [5, *[0] * (prompt_len - 1)], max_tokens=asked)
+        assert adapter.slots.options[slot].departures == departures
 
 
 def test_a_request_that_cannot_be_read_costs_no_other_its_exit(adapter: V2Adapter) -> None:

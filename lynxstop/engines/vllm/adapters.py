@@ -141,7 +141,7 @@ class RunnerAdapter:
             self._logged = True
             logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
 
-    def options(self, params: Any, new: bool, adapter: Any = None) -> RequestOptions:
+    def options(self, params: Any, new: bool, prompt_len: int, adapter: Any = None) -> RequestOptions:
         """Return the options of a request; those that cannot be read leave it alone.
 
         Parameters
@@ -149,10 +149,13 @@ class RunnerAdapter:
         params : vllm.SamplingParams
         new : bool
             Whether it comes for the first time, and not back after a preemption.
+        prompt_len : int
+            Tokens of its prompt: it can have no more of its own than the context leaves.
         adapter : vllm.LoRARequest, optional
             What changes the model for this request.
         """
         served = Conditions.read({name: getattr(params, name, None) for name in SETTINGS})
+        served = served.within(self.runner.max_model_len - prompt_len)
         if adapter is not None:
             served = replace(served, altered=(*served.altered, "lora"))
         try:
@@ -266,7 +269,7 @@ class V2Adapter(RunnerAdapter):
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
             self._longest[slot] = new.prompt_len + (params.max_tokens or _UNLIMITED)
-            options = self.options(params, outputs == 0, new.lora_request)
+            options = self.options(params, outputs == 0, new.prompt_len, new.lora_request)
             if self._drafted and options.draw is not None:
                 raise ConfigError("Requests with random numbers of their own cannot be drafted.")
             parked = self._parked.pop(name, None)

@@ -88,17 +88,25 @@ FIELDS = (
     Fields(
         _FIRST,
         "GPUModelRunner",
-        ("device", "discard_request_mask", "input_batch", "input_ids", "max_num_reqs", "query_start_loc",
-        "requests", "vllm_config"),
+        ("device", "discard_request_mask", "input_batch", "input_ids", "max_model_len", "max_num_reqs",
+        "query_start_loc", "requests", "vllm_config"),
     ),
-    Fields("vllm.v1.worker.gpu_input_batch", "CachedRequestState", ("lora_request", "output_token_ids")),
+    Fields(
+        "vllm.v1.worker.gpu_input_batch",
+        "CachedRequestState",
+        ("lora_request", "num_prompt_tokens", "output_token_ids"),
+    ),
     Fields("vllm.v1.worker.gpu_input_batch", "InputBatch", ("logitsprocs",)),
     Fields("vllm.v1.sample.logits_processor.state", "LogitsProcessors", ("all",)),
     Fields(FIRST_PROCESSORS, "BatchUpdate", ("removed", "added", "moved")),
     Fields(FIRST_PROCESSORS, "MoveDirectionality", ("SWAP",)),
     Fields("vllm.v1.utils", "CpuGpuBuffer", ("gpu", "np")),
     # The second runner.
-    Fields(_SECOND, "GPUModelRunner", ("device", "max_num_reqs", "req_states", "sampler", "vllm_config")),
+    Fields(
+        _SECOND,
+        "GPUModelRunner",
+        ("device", "max_model_len", "max_num_reqs", "req_states", "sampler", "vllm_config"),
+    ),
     Fields("vllm.v1.worker.gpu.sample.sampler", "Sampler", ("logits_processors",)),
     Fields(
         "vllm.v1.worker.gpu.states",
