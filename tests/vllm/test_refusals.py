@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lynxstop import shipped
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import setup_from_recipe
 from lynxstop.core.conditions import Conditions
@@ -17,7 +19,7 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import detect_delimiters
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
-from lynxstop.errors import BundleError, ConfigError, FingerprintError
+from lynxstop.errors import BundleError, ConfigError, FingerprintError, ModelError
 from tests.support.byte_vocabulary import byte_tokenizer
 from tests.support.tekken import write_tekken
 
@@ -239,6 +241,32 @@ def test_mistral_models_are_read_in_the_format_of_transformers(tmp_path: Path) -
     tokenizer = served_tokenizer(config)
     assert detect_delimiters(tokenizer).open == ("[THINK]",)
     assert len(tokenizer.encode("[/THINK]", add_special_tokens=False)) == 1
+
+
+def test_weights_in_a_cache_of_their_own_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a model of the hub: its weights lie where --download-dir says, and the rest where it is usual
+    pytest.importorskip("torch")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    from lynxstop.engines.vllm.served_bundle import served_fingerprint
+
+    usual, own, whole = (tmp_path / name for name in ("usual", "own", "whole"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(usual))
+    for cache in (usual, own):
+        (refs := cache / "models--maker--model" / "refs").mkdir(parents=True)
+        (refs / "main").write_text("c0ffee")
+        (cache / "models--maker--model" / "snapshots" / "c0ffee").mkdir(parents=True)
+    shutil.copytree(shipped.MODEL, whole)
+    for path in whole.iterdir():
+        cache = own if path.suffix == ".safetensors" else usual
+        shutil.copy(path, cache / "models--maker--model" / "snapshots" / "c0ffee")
+    model = SimpleNamespace(model="maker/model", revision=None)
+    config = SimpleNamespace(model_config=model, load_config=SimpleNamespace(download_dir=str(own)))
+    # when it is compared with a bundle, then it is the model that it is in one folder
+    assert served_fingerprint(config) == fingerprint(whole)
+    # and: weights that are not there are missed where they should be
+    config.load_config.download_dir = None
+    with pytest.raises(ModelError, match=r"usual.* has no safetensors weights"):
+        served_fingerprint(config)
 
 
 def test_a_damaged_bundle_is_refused_at_start(

@@ -146,8 +146,8 @@ FIELDS = (
     Fields(
         "vllm.config.vllm",
         "VllmConfig",
-        ("additional_config", "cache_config", "model_config", "parallel_config", "scheduler_config",
-        "speculative_config", "use_v2_model_runner"),
+        ("additional_config", "cache_config", "load_config", "model_config", "parallel_config",
+        "scheduler_config", "speculative_config", "use_v2_model_runner"),
     ),
     Fields(
         "vllm.config.model",
@@ -168,6 +168,7 @@ FIELDS = (
     ),
     Fields("vllm.config.model_arch", "ModelArchitectureConfig", ("quantization_config",)),
     Fields("vllm.config.cache", "CacheConfig", ("cache_dtype",)),
+    Fields("vllm.config.load", "LoadConfig", ("download_dir",)),
     Fields("vllm.tokenizers.mistral", "MistralTokenizer", ("IS_MISTRAL_TOKENIZER",)),
     Fields("vllm.config.scheduler", "SchedulerConfig", ("max_num_batched_tokens",)),
     Fields(

@@ -13,7 +13,12 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.certified import Certified
-from lynxstop.artifacts.fingerprint import fingerprint, require_same, require_same_tokenizer
+from lynxstop.artifacts.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    require_same,
+    require_same_tokenizer,
+)
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
@@ -131,7 +136,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     if settings.bundle is not None:
         bundle = Bundle.load(settings.bundle)
         recorded, what = bundle.policy.fingerprint, f"The bundle {settings.bundle}"
-        require_same(recorded, fingerprint(model_folder(model)), what)
+        require_same(recorded, served_fingerprint(config), what)
         if Path(model.tokenizer).is_dir():
             require_same_tokenizer(recorded, Path(model.tokenizer), what)
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
@@ -289,14 +294,24 @@ def require_one_close(setup: Setup) -> None:
         )
 
 
-def model_folder(model: Any) -> Path:
-    """Find the folder of a served model; a name on the hub is looked up in the local cache.
+def served_fingerprint(config: Any) -> Fingerprint:
+    """Fingerprint the model of an engine's configuration.
+
+    Of a name on the hub, vLLM keeps the weights in the cache that `--download-dir` names, and everything else
+    in the usual one.
 
     Raises
     ------
     ModelError
         When its files are not there.
     """
+    weights = config.load_config.download_dir
+    folder = _model_folder(config.model_config)
+    return fingerprint(folder, _model_folder(config.model_config, weights) if weights else None)
+
+
+def _model_folder(model: Any, cache: str | None = None) -> Path:
+    """Find the folder of a served model; a name on the hub is looked up in a local cache."""
     folder = Path(model.model)
     if folder.is_dir():
         return folder
@@ -304,7 +319,9 @@ def model_folder(model: Any) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model.model, revision=model.revision, local_files_only=True))
+        return Path(
+            snapshot_download(model.model, revision=model.revision, cache_dir=cache, local_files_only=True)
+        )
     except (LocalEntryNotFoundError, ValueError) as error:
         raise ModelError(
             f"The files of {model.model} cannot be found to compare them with the bundle.",
