@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 
 from lynxstop import shipped
 from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.artifacts.setup import setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import detect_delimiters
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
-from lynxstop.errors import BundleError, ConfigError, FingerprintError, ModelError
+from lynxstop.errors import BundleError, ConfigError, FingerprintError, ModelError, TokenizerError
 from tests.support.byte_vocabulary import byte_tokenizer
 from tests.support.tekken import write_tekken
 
@@ -292,12 +294,31 @@ def test_a_probe_of_another_width_is_refused_at_start(
         make_llm(model, make_bundle(model, width=32))
 
 
+def test_an_exit_that_would_end_the_text_is_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any, tmp_path: Path
+) -> None:
+    # given a model whose generation settings end a text at "=", which the exit text holds
+    model = tmp_path / "model"
+    shutil.copytree(make_model("Qwen3"), model)
+    settings = model / "generation_config.json"
+    sign = (tokenizer := transformers.AutoTokenizer.from_pretrained(model)).convert_tokens_to_ids("=")
+    settings.write_text(
+        json.dumps(json.loads(settings.read_text()) | {"eos_token_id": [tokenizer.eos_token_id, sign]})
+    )
+    # when an engine starts with its bundle, or it is compiled with a tokenizer that ends a text there
+    # then the error says so: every exit would end without an answer
+    bundle = make_bundle(model)
+    with pytest.raises(TokenizerError, match="ends a text"):
+        make_llm(model, bundle)
+    tokenizer.eos_token = "="
+    with pytest.raises(TokenizerError, match="ends a text"):
+        setup_from_bundle(bundle, tokenizer)
+
+
 def test_cues_that_no_token_can_write_are_refused_at_start(
     make_llm: Any, make_model: Any, make_bundle: Any
 ) -> None:
     # given a cue in letters that the vocabulary does not have
-    from lynxstop.errors import TokenizerError
-
     model = make_model("Qwen3")
     with pytest.raises(TokenizerError, match="zzz"):
         make_llm(model, make_bundle(model, cue_words=("zzz",)))

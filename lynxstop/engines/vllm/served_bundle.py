@@ -23,6 +23,7 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
+from lynxstop.core.watch import check_exit
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine, served_tokenizer
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
@@ -128,6 +129,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         When the engine does something the plugin cannot serve, or the default risk is not certified.
     BundleError
         When the bundle is damaged or its probe does not fit the model.
+    TokenizerError
+        When the exit text holds a token that ends a text.
     """
     check_engine(config, settings)
     model = config.model_config
@@ -161,6 +164,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         default_risk = certified = None
     setup.require_cut_after()
+    ends = _end_ids(model, tokenizer)
+    check_exit(setup.watch, setup.policy.exit_ids, ends)
     if settings.close_open_thinking:
         require_one_close(setup)
     if settings.loop_guard is not None:
@@ -194,7 +199,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         options,
         closing(setup),
         depth,
-        _end_ids(model, tokenizer),
+        ends,
     )
 
 
