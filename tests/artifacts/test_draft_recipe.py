@@ -1,6 +1,7 @@
 """A recipe drafted from a model's files says what they say, and names what they do not."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_a_tokenizer_file_alone_will_do(tmp_path: Path) -> None:
         ({}, {"do_sample": True, "top_k": -1}, None),
         ({}, {"do_sample": True, "temperature": 0.7, "top_p": 0}, "has top_p 0; 1 is taken"),
         ({}, {"do_sample": True, "temperature": "warm"}, "has temperature 'warm'; 1 is taken"),
+        ({}, {"do_sample": True, "temperature": math.inf}, "has temperature inf; 1 is taken"),
     ],
 )
 def test_odd_values_are_passed_over_and_told(
