@@ -32,8 +32,14 @@ class Fingerprint(Strict):
         return [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
 
 
-def fingerprint(model: Path) -> Fingerprint:
+def fingerprint(model: Path, weights: Path | None = None) -> Fingerprint:
     """Fingerprint a Hugging Face model folder.
+
+    Parameters
+    ----------
+    model : Path
+    weights : Path, optional
+        Folder of the weights, where they lie in one of their own.
 
     Raises
     ------
@@ -51,14 +57,16 @@ def fingerprint(model: Path) -> Fingerprint:
             hint="Give a folder with config.json, tokenizer files and safetensors weights.",
         ) from error
     has_tokenizer, tokenizer = _vocabulary(model)
-    weights = sorted(model.glob("*.safetensors"))
-    if not has_tokenizer or not weights:
-        missing = "safetensors weights" if has_tokenizer else "tokenizer"
-        raise ModelError(f"{model} has no {missing}.", hint="Download the model's folder completely.")
+    files = sorted((weights or model).glob("*.safetensors"))
+    if not has_tokenizer or not files:
+        missing = (
+            f"{weights or model} has no safetensors weights" if has_tokenizer else f"{model} has no tokenizer"
+        )
+        raise ModelError(f"{missing}.", hint="Download the model's folder completely.")
     stable = {key: value for key, value in config.items() if key not in _VOLATILE}
     return Fingerprint(
         config=_digest(json.dumps(stable, sort_keys=True).encode()),
-        weights=_digest(b"".join(_weights_sample(path) for path in weights)),
+        weights=_digest(b"".join(_weights_sample(path) for path in files)),
         tokenizer=tokenizer,
         template=template,
     )

@@ -98,7 +98,7 @@ class ProbeOptions(Strict):
 class SamplingOptions(Strict):
     """Sampling parameters as served."""
 
-    temperature: float = Field(default=0.6, ge=0)
+    temperature: float = Field(default=0.6, ge=0, allow_inf_nan=False)
     top_p: float = Field(default=0.95, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=32768, ge=1)

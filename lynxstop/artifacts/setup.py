@@ -53,8 +53,8 @@ def setup_from_recipe(recipe: Recipe, tokenizer: Any) -> Setup:
     Raises
     ------
     TokenizerError
-        When a cue, a delimiter or the exit text cannot be expressed in the tokenizer's tokens, or a special
-        token of the recipe is none in this tokenizer.
+        When a cue, a delimiter or the exit text cannot be expressed in the tokenizer's tokens, a special
+        token of the recipe is none in this tokenizer, or the exit text holds one that ends a text.
     ModelError
         When the recipe names no delimiters and the tokenizer shows no thinking block.
     """
@@ -134,5 +134,5 @@ def _compiled(
     cues: CueSet, delimiters: Delimiters, exit_text: str, policy: StopPolicy, cut: ExitSide, tokenizer: Any
 ) -> Setup:
     watch = compile_watch(tokenizer, cues, delimiters)
-    check_exit(watch, policy.exit_ids)
+    check_exit(watch, policy.exit_ids, (getattr(tokenizer, "eos_token_id", None),))
     return Setup(cues, delimiters, exit_text, cut, watch, policy)

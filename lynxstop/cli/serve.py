@@ -30,6 +30,8 @@ PATIENCE = 30.0
 """Seconds between the signal that ends the server and its being killed, besides vLLM's --shutdown-timeout."""
 FRONT = "lynxstop.proxy.vllm_middleware.VllmMiddleware"
 """What vLLM's server puts before its routes; it needs the configuration that `serve` writes."""
+IGNORED = frozenset({"--api-server-count", "-asc", "--grpc", "--headless"})
+"""Flags that vLLM's module takes and does nothing with: only its `vllm serve` obeys them."""
 CHOSEN: dict[str, str | None] = {
     "think": "qwen3",  # reads a block that the prompt opens, and one that the model does
     "cohere": None,  # needs a package that vLLM does not bring
@@ -191,9 +193,15 @@ def command(model: Path, bundle: Bundle, settings: dict[str, Any], flags: Sequen
     Raises
     ------
     ConfigError
-        When the flags hold an additional configuration that is not a JSON object.
+        When the flags hold an additional configuration that is not a JSON object, or one of `IGNORED`.
     """
     policy = bundle.policy
+    names = {flag.partition("=")[0].replace("_", "-") for flag in flags}
+    if ignored := sorted(IGNORED & names):
+        raise ConfigError(
+            f"The server that `lynxstop serve` starts does not obey {', '.join(ignored)}.",
+            hint="Leave it out, or use `vllm serve` with --additional-config, which reports no exits.",
+        )
     given, rest = _take(flags, "--additional-config")
     try:
         additional = json.loads(given or "{}") | {"lynxstop": settings}

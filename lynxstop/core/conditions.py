@@ -8,7 +8,7 @@ known about how often an exit changes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
@@ -55,7 +55,7 @@ class Conditions:
     top_k : number
         0 keeps all tokens.
     max_tokens : number or None
-        Most output tokens, thinking included; None when only the context limits them.
+        Most output tokens, thinking included; None when only the context limits them, and that is not known.
     altered : tuple of str
         Further settings that change the choice of tokens, by name.
     """
@@ -93,6 +93,11 @@ class Conditions:
     def of(cls, sampling: Sampling) -> Self:
         """Take the sampling of an engine of ours."""
         return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
+
+    def within(self, room: int) -> Self:
+        """Return these with no more output tokens than a context leaves after the prompt."""
+        most = self.max_tokens
+        return replace(self, max_tokens=room if most is None else min(most, room))
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -144,14 +144,26 @@ def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch
     )
 
 
-def check_exit(watch: Watch, exit_ids: Iterable[int]) -> None:
-    """Make sure that the tokens of a forced exit leave the thinking block.
+def check_exit(watch: Watch, exit_ids: Sequence[int], end_ids: Container[int | None] = ()) -> None:
+    """Make sure that the tokens of a forced exit leave the thinking block, and room for an answer.
+
+    Parameters
+    ----------
+    watch : Watch
+    exit_ids : sequence of int
+    end_ids : container of int
+        Tokens that end a text, where they are known.
 
     Raises
     ------
     TokenizerError
-        When a thinking block is still open after them.
+        When a thinking block is still open after them, or one of them ends the text.
     """
+    if any(token in end_ids for token in exit_ids):
+        raise TokenizerError(
+            "The exit text holds a token that ends a text: engines stop there, before any answer.",
+            hint="Leave it out of [exit] text in the recipe.",
+        )
     state = watch.thinking.opened
     for token in exit_ids:
         state = watch.thinking.step(state, token)

@@ -226,7 +226,9 @@ def _between(tokenizer: Any, close: str) -> str | None:
     except Exception:  # templates raise what they like, and there may be none
         return None
     between, said, _ = text.partition(_THOUGHT)[2].partition(_SAID)
-    return between if said and close in between else None
+    # A token that ends the text there is one that a server writes between two requests.
+    ended = (end := getattr(tokenizer, "eos_token", None)) is not None and end in between
+    return between if said and close in between and not ended else None
 
 
 def _switch(draft: Draft, tokenizer: Any, delimiters: Delimiters) -> None:

@@ -1,6 +1,7 @@
 """A recipe drafted from a model's files says what they say, and names what they do not."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_the_template_says_how_an_answer_is_opened(tmp_path: Path) -> None:
     assert shown.exit.text == silent.exit.text == "{close}" + opened
 
 
+def test_an_end_of_text_in_the_template_is_not_forced(tmp_path: Path) -> None:
+    # given a template that ends a text between the thought and the answer, as two requests would
+    path = folder(
+        tmp_path / "model", ["<think>", "</think>"], TEMPLATE.replace("</think>", "</think><|end|>")
+    )
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<|end|>"}))
+    # when its recipe is drafted, then its exits do not end the text, and the guess is named
+    draft = draft_recipe(path)
+    assert draft.recipe.exit.text == "\n{close}\n\nThe final answer is \\boxed{"
+    assert any("what follows the thinking" in line for line in draft.unknown)
+
+
 def test_a_model_that_does_not_think_by_itself(tmp_path: Path) -> None:
     # given only tokenizer files, without any thinking
     draft = draft_recipe(folder(tmp_path / "plain", [], "{{ messages[-1].content }}"))
@@ -98,6 +112,7 @@ def test_a_tokenizer_file_alone_will_do(tmp_path: Path) -> None:
         ({}, {"do_sample": True, "top_k": -1}, None),
         ({}, {"do_sample": True, "temperature": 0.7, "top_p": 0}, "has top_p 0; 1 is taken"),
         ({}, {"do_sample": True, "temperature": "warm"}, "has temperature 'warm'; 1 is taken"),
+        ({}, {"do_sample": True, "temperature": math.inf}, "has temperature inf; 1 is taken"),
     ],
 )
 def test_odd_values_are_passed_over_and_told(

@@ -128,6 +128,13 @@ def test_the_server_separates_the_thinking_of_every_family() -> None:
     assert line[line.index("--reasoning-parser") + 1] == "qwen3"
 
 
+@pytest.mark.parametrize("flag", ["--headless", "--api_server_count=4", "-asc", "--grpc"])
+def test_flags_that_the_server_would_ignore_are_refused(flag: str) -> None:
+    # given a flag that only `vllm serve` obeys, when a command is made of it, then the error names it
+    with pytest.raises(ConfigError, match="does not obey " + flag.partition("=")[0].replace("_", "-")):
+        command(Path("model"), BUNDLE, {"bundle": "b"}, ["--port", "1", flag, "4"])
+
+
 def test_a_bundle_with_a_quantised_cache_names_its_data_type() -> None:
     # given a bundle that was made with a cache of another type, when its server is started, then vLLM gets
     # the data type alone

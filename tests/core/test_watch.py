@@ -51,6 +51,13 @@ def test_an_exit_must_close_the_block(words):
             check_exit(words.watch, bad)
 
 
+def test_an_exit_must_not_end_the_text(words):
+    exit_ids = words.ids("</think>", " so")
+    check_exit(words.watch, exit_ids, {None, 10**6})
+    with pytest.raises(TokenizerError, match="ends a text"):
+        check_exit(words.watch, exit_ids, exit_ids[-1:])
+
+
 def test_compile_watch_reads_a_whole_text(tokenizers):
     tokenizer = tokenizers["byte-level"]
     watch = compile_watch(tokenizer, CueSet(("wait", "hold on")), FAMILIES["think"])

@@ -154,6 +154,78 @@ def test_assisted_generation_is_refused(
         outputs(model, requests[:1], processor, assistant_model=tiny(seed=1))
 
 
+def test_guidance_is_refused(
+    tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes, requests: list[Request]
+) -> None:
+    # given guidance, whose second pass leaves hidden states of another prompt; when it runs, it is refused
+    model = tiny()
+    with (
+        EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
+        pytest.raises(ModelError, match="guidance"),
+    ):
+        outputs(model, requests[:1], processor, guidance_scale=1.5)
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Gemma2"])
+@pytest.mark.parametrize(
+    "options",
+    [{"cache_implementation": "static"}, {"prefill_chunk_size": 2}, {"use_cache": False}],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_way_of_computing_changes_no_exit(
+    options: dict[str, Any],
+    kind: str,
+    tiny: Tiny,
+    watch: Watch,
+    policy: StopPolicy,
+    linear_probe: Probes,
+    requests: list[Request],
+) -> None:
+    # given left-padded requests, when they are computed in another way, then tokens and exits are the same
+    model = tiny(kind)
+    with EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor:
+        expected = outputs(model, requests, processor), [one and one.seen_at for one in processor.exits]
+        found = (
+            outputs(model, requests, processor, **options),
+            [one and one.seen_at for one in processor.exits],
+        )
+    assert found == expected
+    assert any(one is not None for one in expected[1])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_call_whose_prompt_is_one_token_longer_than_the_last_text_starts_anew(
+    cached: bool, tiny: Tiny, watch: Watch
+) -> None:
+    # given a text of a first call, of which all tokens but the last were read
+    model = tiny()
+    with EarlyExitProcessor(model, watch, StopPolicy((1, 16), budget=7)) as processor:
+        first = Request("first", (10, 0))
+        outputs(model, [first], processor, max_new_tokens=5, use_cache=cached)
+        # when another prompt has just one token more, then its thinking is counted from its own start
+        other = Request("other", (10, 10, 10, 10, 10, 10, 0))
+        [tokens] = outputs(model, [other], processor, max_new_tokens=12, use_cache=cached)
+    assert tokens[7:9] == [1, 16]
+    assert processor.exits[0] is not None
+    assert processor.exits[0].seen_at == 6
+
+
+def test_a_row_that_a_criterion_ended_thinks_no_more(
+    tiny: Tiny, watch: Watch, requests: list[Request]
+) -> None:
+    # given texts that never end by themselves, every other of which a criterion ends in mid-thought
+    model = tiny(bias={2: -50.0, 15: -50.0})
+    model.generation_config.pad_token_id = 15
+
+    def even(input_ids: torch.Tensor, scores: Any) -> torch.Tensor:
+        return torch.tensor([row % 2 == 0 and input_ids.shape[1] > 9 for row in range(len(input_ids))])
+
+    # when the others reach the budget, then these have no exit
+    with EarlyExitProcessor(model, watch, StopPolicy((1, 16), budget=20)) as processor:
+        outputs(model, requests, processor, stopping_criteria=[even])
+    assert [one is None for one in processor.exits] == [True, False] * 4
+
+
 def test_an_uncertified_risk_is_refused(tiny: Tiny, watch: Watch, policy: StopPolicy) -> None:
     with pytest.raises(ConfigError, match="not certified"):
         EarlyExitProcessor(tiny(), watch, policy, risk=0.5)

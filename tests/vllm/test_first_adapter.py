@@ -12,12 +12,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lynxstop.artifacts.certified import Certified  # noqa: E402
-from lynxstop.core.conditions import Conditions  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.engines.vllm.adapters import V1Adapter  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptionsReader  # noqa: E402
 from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
-from tests.vllm.test_second_adapter import Metrics, sampling_params  # noqa: E402
+from tests.vllm.test_second_adapter import CERTIFIED, CONTEXT, Metrics, sampling_params  # noqa: E402
 from tests.vllm.test_sessions import EXIT, KINDS, drive, make  # noqa: E402
 
 ROWS = 4
@@ -28,17 +27,25 @@ WAIT, SO = 4, 9
 @pytest.fixture(params=KINDS)
 def adapter(request: pytest.FixtureRequest) -> V1Adapter:
     policy = StopPolicy(EXIT, (Level(0.05, 0.0),))
-    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), policy, 0.05, Certified(Conditions(0.0)))
+    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), policy, 0.05, Certified(CERTIFIED))
     served: Any = SimpleNamespace(options=reader)
     parts: Any = (make(request.param, policy, ROWS), None, Metrics())
-    return V1Adapter(SimpleNamespace(max_num_reqs=ROWS, requests={}), served, *parts)
+    runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=ROWS, requests={})
+    return V1Adapter(runner, served, *parts)
+
+
+def known(**has: Any) -> SimpleNamespace:
+    """A request as the runner keeps it."""
+    return SimpleNamespace(
+        **{"output_token_ids": [], "num_prompt_tokens": len(PROMPT), "lora_request": None} | has
+    )
 
 
 def update(adapter: V1Adapter, removed: list[int], added: dict[int, str], params: Any) -> None:
     """Change the batch as the runner does it: requests by row."""
     requests = adapter.runner.requests
     for name in added.values():
-        requests.setdefault(name, SimpleNamespace(output_token_ids=[], lora_request=None))
+        requests.setdefault(name, known())
     coming = [(row, params, PROMPT, requests[name].output_token_ids) for row, name in added.items()]
     adapter.update(SimpleNamespace(removed=removed, added=coming, moved=[]))
 
@@ -83,10 +90,20 @@ def test_a_request_that_was_aborted_while_preempted_leaves_nothing(adapter: V1Ad
 
 def test_a_request_with_an_adapter_of_its_own_departs(adapter: V1Adapter) -> None:
     # given a request that changes the model, when it comes, then the certificate does not hold for it
-    adapter.runner.requests["r"] = SimpleNamespace(output_token_ids=[], lora_request=object())
+    adapter.runner.requests["r"] = known(lora_request=object())
     update(adapter, [], {0: "r"}, sampling_params())
     assert not adapter.rows.any_watched
     assert adapter.metrics.totals["lora"] == 1
+
+
+@pytest.mark.parametrize(("prompt_len", "departures"), [(16, 0), (17, 1)])
+def test_a_budget_that_the_context_cuts_departs(adapter: V1Adapter, prompt_len: int, departures: int) -> None:
+    # given a request that may have as many tokens as were certified, when its prompt leaves room for one less
+    adapter.runner.requests["r"] = known(num_prompt_tokens=prompt_len)
+    update(adapter, [], {0: "r"}, sampling_params(max_tokens=1000))
+    # then it departs from the certified conditions
+    assert adapter.metrics.totals.get("max_tokens", 0) == departures
+    assert adapter.rows.any_watched is (departures == 0)
 
 
 def test_arguments_that_nobody_checked_cost_no_other_request_its_exit(adapter: V1Adapter) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 
+from lynxstop import shipped
+from lynxstop.artifacts.fingerprint import fingerprint
 from lynxstop.artifacts.recipe import Recipe
-from lynxstop.artifacts.setup import setup_from_recipe
+from lynxstop.artifacts.setup import setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Conditions
 from lynxstop.core.exits import Mode
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.thinking import detect_delimiters
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.settings import PluginSettings, read_settings
-from lynxstop.errors import BundleError, ConfigError, FingerprintError
+from lynxstop.errors import BundleError, ConfigError, FingerprintError, ModelError, TokenizerError
 from tests.support.byte_vocabulary import byte_tokenizer
 from tests.support.tekken import write_tekken
 
@@ -241,6 +245,32 @@ def test_mistral_models_are_read_in_the_format_of_transformers(tmp_path: Path) -
     assert len(tokenizer.encode("[/THINK]", add_special_tokens=False)) == 1
 
 
+def test_weights_in_a_cache_of_their_own_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a model of the hub: its weights lie where --download-dir says, and the rest where it is usual
+    pytest.importorskip("torch")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    from lynxstop.engines.vllm.served_bundle import served_fingerprint
+
+    usual, own, whole = (tmp_path / name for name in ("usual", "own", "whole"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(usual))
+    for cache in (usual, own):
+        (refs := cache / "models--maker--model" / "refs").mkdir(parents=True)
+        (refs / "main").write_text("c0ffee")
+        (cache / "models--maker--model" / "snapshots" / "c0ffee").mkdir(parents=True)
+    shutil.copytree(shipped.MODEL, whole)
+    for path in whole.iterdir():
+        cache = own if path.suffix == ".safetensors" else usual
+        shutil.copy(path, cache / "models--maker--model" / "snapshots" / "c0ffee")
+    model = SimpleNamespace(model="maker/model", revision=None)
+    config = SimpleNamespace(model_config=model, load_config=SimpleNamespace(download_dir=str(own)))
+    # when it is compared with a bundle, then it is the model that it is in one folder
+    assert served_fingerprint(config) == fingerprint(whole)
+    # and: weights that are not there are missed where they should be
+    config.load_config.download_dir = None
+    with pytest.raises(ModelError, match=r"usual.* has no safetensors weights"):
+        served_fingerprint(config)
+
+
 def test_a_damaged_bundle_is_refused_at_start(
     make_llm: Any, make_model: Any, make_bundle: Any, tmp_path: Path
 ) -> None:
@@ -264,12 +294,31 @@ def test_a_probe_of_another_width_is_refused_at_start(
         make_llm(model, make_bundle(model, width=32))
 
 
+def test_an_exit_that_would_end_the_text_is_refused_at_start(
+    make_llm: Any, make_model: Any, make_bundle: Any, tmp_path: Path
+) -> None:
+    # given a model whose generation settings end a text at "=", which the exit text holds
+    model = tmp_path / "model"
+    shutil.copytree(make_model("Qwen3"), model)
+    settings = model / "generation_config.json"
+    sign = (tokenizer := transformers.AutoTokenizer.from_pretrained(model)).convert_tokens_to_ids("=")
+    settings.write_text(
+        json.dumps(json.loads(settings.read_text()) | {"eos_token_id": [tokenizer.eos_token_id, sign]})
+    )
+    # when an engine starts with its bundle, or it is compiled with a tokenizer that ends a text there
+    # then the error says so: every exit would end without an answer
+    bundle = make_bundle(model)
+    with pytest.raises(TokenizerError, match="ends a text"):
+        make_llm(model, bundle)
+    tokenizer.eos_token = "="
+    with pytest.raises(TokenizerError, match="ends a text"):
+        setup_from_bundle(bundle, tokenizer)
+
+
 def test_cues_that_no_token_can_write_are_refused_at_start(
     make_llm: Any, make_model: Any, make_bundle: Any
 ) -> None:
     # given a cue in letters that the vocabulary does not have
-    from lynxstop.errors import TokenizerError
-
     model = make_model("Qwen3")
     with pytest.raises(TokenizerError, match="zzz"):
         make_llm(model, make_bundle(model, cue_words=("zzz",)))

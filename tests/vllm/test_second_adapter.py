@@ -14,14 +14,17 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lynxstop.artifacts.certified import Certified
-from lynxstop.core.conditions import Conditions
+from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.adapters import V2Adapter
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
+from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts
 from lynxstop.engines.vllm.settings import PluginSettings
-from tests.vllm.test_sessions import EXIT, KINDS, drive, make
+from tests.vllm.test_sessions import EXIT, KINDS, MACHINE, PROBE, drive, make
 
-SLOTS = 4
+SLOTS, CONTEXT = 4, 32
+"""Slots, and tokens that a prompt and its output may have together."""
+CERTIFIED = Conditions(0.0, max_tokens=16)
 POLICY = StopPolicy(EXIT, (Level(0.05, 0.0),))
 
 
@@ -43,7 +46,15 @@ class Metrics:
 def sampling_params(**asked: Any) -> SimpleNamespace:
     """What an adapter reads of the parameters of a request."""
     return SimpleNamespace(
-        **{"extra_args": None, "structured_outputs": None, "temperature": 0.0, "max_tokens": 16} | asked
+        **{
+            "extra_args": None,
+            "structured_outputs": None,
+            "temperature": 0.0,
+            "max_tokens": 16,
+            "stop_token_ids": [],
+            "eos_token_id": None,
+        }
+        | asked
     )
 
 
@@ -55,8 +66,8 @@ def adapter(request: pytest.FixtureRequest) -> V2Adapter:
         prompt_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
     )
-    runner = SimpleNamespace(max_num_reqs=SLOTS, req_states=states)
-    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(Conditions(0.0)))
+    runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=SLOTS, req_states=states)
+    reader = RequestOptionsReader(PluginSettings(None, risk=0.05), POLICY, 0.05, Certified(CERTIFIED))
     served: Any = SimpleNamespace(options=reader)
     parts: Any = (make(request.param, POLICY, SLOTS), None, Metrics())
     return V2Adapter(runner, served, *parts)
@@ -104,6 +115,17 @@ def test_a_request_with_an_adapter_of_its_own_departs(adapter: V2Adapter) -> Non
     assert not arrive(adapter, 1, "adapted", [5, 0], lora_request=object())
     assert adapter.slots.options[1].departures == ("lora",)
     assert adapter.metrics.totals["lora"] == 1
+
+
+@pytest.mark.parametrize(("prompt_len", "departures"), [(16, ()), (17, ("max_tokens",))])
+def test_a_budget_that_the_context_cuts_departs(
+    adapter: V2Adapter, prompt_len: int, departures: tuple[str, ...]
+) -> None:
+    # given a request that may have as many tokens as were certified, or more, when its prompt leaves room
+    # for them, or for one less, then it departs from the certified conditions in the latter case alone
+    for slot, asked in enumerate((16, 1000)):
+        arrive(adapter, slot, f"r{slot}", [5, *[0] * (prompt_len - 1)], max_tokens=asked)
+        assert adapter.slots.options[slot].departures == departures
 
 
 def test_a_request_that_cannot_be_read_costs_no_other_its_exit(adapter: V2Adapter) -> None:
@@ -160,3 +182,81 @@ def test_a_portion_that_vllm_does_not_show_moves_no_row_of_the_next(adapter: V2A
     assert step.places is not None
     assert step.places.tolist() == [9]
     assert taken == [(1, 1, 2)]
+
+
+WAIT, STOP, END = 4, 9, 2
+
+
+@pytest.fixture
+def drafted() -> V2Adapter:
+    """An adapter under speculative decoding, of three drafts."""
+    import torch
+
+    from lynxstop.engines.vllm.drafted_sessions import DraftedSessions
+
+    states = SimpleNamespace(
+        index_to_req_id={},
+        req_id_to_index={},
+        prompt_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
+        prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
+        total_len=SimpleNamespace(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
+        all_token_ids=SimpleNamespace(gpu=torch.zeros(SLOTS, CONTEXT, dtype=torch.int32)),
+    )
+    runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=SLOTS, req_states=states)
+    settings = PluginSettings(None, risk=0.05, uncertified=Uncertified.STOP)
+    served: Any = SimpleNamespace(options=RequestOptionsReader(settings, POLICY, 0.05, Certified(CERTIFIED)))
+    sessions = DraftedSessions(MACHINE, POLICY, PROBE, torch.device("cpu"), SLOTS + 1, 2, drafts=3)
+    parts: Any = (sessions, None, Metrics())
+    return V2Adapter(runner, served, *parts, drafts=3)
+
+
+def draft_step(adapter: V2Adapter, row: list[int], sampled: list[int], *, read: bool = True) -> None:
+    """Run the request in slot 0 on its last token and drafts; tokens are sampled, and all count."""
+    import torch
+
+    states, sessions = adapter.runner.req_states, adapter.sessions
+    length = max(int(states.total_len.gpu[0]), int(states.prompt_len.np[0]))
+    positions = torch.arange(length - 1, length - 1 + len(row))
+    drafts = Drafts(np.array([0]), np.array([len(row)]), positions, np.array([False]))
+    step = BatchStep(np.array([0]), torch.tensor(row), None, np.array([read]), lambda _: [], drafts)
+    scores = torch.full((len(row), 1), 9.0)
+    sessions.observe(step, lambda rows: scores if rows is None else scores[rows], scores)
+    states.all_token_ids.gpu[0, length : length + len(sampled)] = torch.tensor(sampled)
+    states.total_len.gpu[0] = length + len(sampled)
+
+
+def finished(adapter: V2Adapter) -> dict[str, int]:
+    """Let the request go; return what has been counted."""
+    adapter.finishing(SimpleNamespace(finished_req_ids={"r"}, preempted_req_ids=None))
+    counts = zip(COUNTERS, adapter.sessions.counters.tolist(), strict=True)
+    return {name: count for name, count in counts if count}
+
+
+@pytest.mark.parametrize("asked", [{"eos_token_id": END}, {"stop_token_ids": [7, END]}], ids=str)
+def test_what_drafts_show_after_the_end_of_a_text_is_not_counted(
+    drafted: V2Adapter, asked: dict[str, Any]
+) -> None:
+    # given a request that ends its text right after a cue, in drafts that were all accepted
+    arrive(drafted, 0, "r", [5, 0], **asked)
+    draft_step(drafted, [0], [WAIT], read=False)
+    draft_step(drafted, [WAIT, END], [END, EXIT[0]])
+    # when it is gone, then nothing has proved its cue, as without drafts
+    assert finished(drafted) == {"scored": 1}
+
+
+def test_a_request_that_a_token_did_not_end_is_counted_to_its_limit(drafted: V2Adapter) -> None:
+    # given the same request, whose text no token ends, and whose limit lies after it
+    arrive(drafted, 0, "r", [5, 0], max_tokens=3)
+    draft_step(drafted, [0], [WAIT], read=False)
+    draft_step(drafted, [WAIT, END], [END, EXIT[0]])
+    assert finished(drafted) == {"cues": 1, "scored": 1, "exits_score": 1, "exit_tokens": 2}
+
+
+def test_a_request_that_went_on_before_its_end_was_known_is_not_lost(drafted: V2Adapter) -> None:
+    # given a request that is over within its accepted drafts, and a step after these, which was under way
+    arrive(drafted, 0, "r", [5, 0], eos_token_id=END)
+    draft_step(drafted, [0], [STOP], read=False)
+    draft_step(drafted, [STOP, END, STOP, STOP], [END, STOP, STOP, STOP])
+    draft_step(drafted, [STOP], [STOP])
+    # when it is gone, then its state is not missed
+    assert finished(drafted) == {}

@@ -55,7 +55,7 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     ConfigError
         When `risk` is not certified, or there is no probe to hold it.
     ModelError
-        When the model has no such layers; from `generate`, on beam search and assisted generation.
+        When the model has no such layers; from `generate`, on beam search, assisted generation and guidance.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget the last call; `generate` does not need it."""
         self._sessions: list[Session] = []
-        self._width = 0
+        self._last: Tensor | None = None
         self._fresh = False
-        self._passed = False
+        self._passes = 0
         self._mask: Tensor | None = None
         self._logprobs: Tensor | None = None
 
@@ -126,19 +126,24 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return `scores` (rows, vocabulary); where an exit is forced, only its token is left possible."""
-        if not self._passed:
+        if not self._passes:
             raise ModelError(
                 "The model has not run since the last token: assisted generation cannot be stopped early.",
                 hint="Leave the assistant out, and close processors of other models.",
             )
-        if self._fresh or input_ids.shape != (len(self._sessions), self._width + 1):
+        if self._fresh or not self._goes_on(input_ids):
             _refuse_beams(scores)
             self._start(input_ids)
             scored: list[int] = []
+        elif self._passes > 1:
+            raise ModelError(
+                "The model has run twice since the last token: guidance cannot be stopped early.",
+                hint="Leave guidance_scale out.",
+            )
         else:
             scored = self._read(input_ids[:, -1].tolist())
-        self._width = input_ids.shape[1]
-        self._fresh = self._passed = False
+        self._last = input_ids
+        self._fresh, self._passes = False, 0
         values = self._score(scored)
         known = self._know(input_ids, scores)
         forced = {}
@@ -160,18 +165,27 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See whether this pass starts a call of `generate`, and which of its tokens are padding."""
-        self._passed = True
+        self._passes += 1
         ids = args[0] if args else kwargs.get("input_ids")
         if not isinstance(ids, Tensor) or ids.shape[1] == 1:
             return
         cache = kwargs.get(cache_argument(kwargs))
-        if ids.shape[1] != self._width + 1 if cache is None else cache.get_seq_length() == 0:
-            self._fresh = True
+        # Without a cache each pass reads everything.
+        goes_on = self._goes_on(ids, whole=True) if cache is None else cache.get_seq_length() > 0
+        self._fresh |= not goes_on
         self._mask = kwargs.get("attention_mask")
+
+    def _goes_on(self, ids: Tensor, *, whole: bool = False) -> bool:
+        """Whether these are the last sequences and one token more; judged by their shape unless `whole`."""
+        before = self._last
+        if before is None or ids.shape != (before.shape[0], before.shape[1] + 1):
+            return False
+        return not whole or torch.equal(ids[:, :-1], before)
 
     def _start(self, input_ids: Tensor) -> None:
         prompts = input_ids.tolist()
-        if self._mask is not None and self._mask.shape == input_ids.shape:
+        # With a static cache it is a mask of pairs of tokens, or one for each kind of layer.
+        if isinstance(self._mask, Tensor) and self._mask.shape == input_ids.shape:
             real = self._mask.tolist()
         else:
             real = [_without_padding(prompt, self._pad_id) for prompt in prompts]
@@ -191,7 +205,8 @@ class EarlyExitProcessor(LogitsProcessor):  # type: ignore[misc]
     def _read(self, tokens: list[int]) -> list[int]:
         scored = []
         for row, (session, token) in enumerate(zip(self._sessions, tokens, strict=True)):
-            if token in self._eos_ids:
+            # A row that a stopping criterion ended is padded.
+            if token in self._eos_ids or token == self._pad_id:
                 session.finish()
             elif session.read(token):
                 scored.append(row)

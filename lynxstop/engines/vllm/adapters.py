@@ -141,7 +141,7 @@ class RunnerAdapter:
             self._logged = True
             logger.error("lynxstop failed (logged once); its requests go on untouched.", exc_info=error)
 
-    def options(self, params: Any, new: bool, adapter: Any = None) -> RequestOptions:
+    def options(self, params: Any, new: bool, prompt_len: int, adapter: Any = None) -> RequestOptions:
         """Return the options of a request; those that cannot be read leave it alone.
 
         Parameters
@@ -149,10 +149,13 @@ class RunnerAdapter:
         params : vllm.SamplingParams
         new : bool
             Whether it comes for the first time, and not back after a preemption.
+        prompt_len : int
+            Tokens of its prompt: it can have no more of its own than the context leaves.
         adapter : vllm.LoRARequest, optional
             What changes the model for this request.
         """
         served = Conditions.read({name: getattr(params, name, None) for name in SETTINGS})
+        served = served.within(self.runner.max_model_len - prompt_len)
         if adapter is not None:
             served = replace(served, altered=(*served.altered, "lora"))
         try:
@@ -212,15 +215,16 @@ class V2Adapter(RunnerAdapter):
     Under speculative decoding a request has one row more per draft, and a large step comes in portions.
     """
 
-    def __init__(self, runner: Any, served: ServedBundle, *parts: Any, drafted: bool = False) -> None:
-        super().__init__(runner, served, *parts, drafted=drafted)
-        self._drafted = drafted
+    def __init__(self, runner: Any, served: ServedBundle, *parts: Any, drafts: int | None = None) -> None:
+        super().__init__(runner, served, *parts, drafted=drafts is not None)
+        self._drafts = drafts
         self._parked: dict[str, Parked] = {}
         self._arriving: dict[str, Any] = {}
         self._batch: Any = None
         self._portion = 0
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
         self._longest = np.zeros(runner.max_num_reqs, dtype=np.int64)
+        self._stops: list[set[int]] = [set() for _ in range(runner.max_num_reqs)]
 
     def finishing(self, output: Any) -> None:
         """Before the runner frees slots: keep the state of preempted requests, forget that of finished
@@ -233,17 +237,32 @@ class V2Adapter(RunnerAdapter):
                 if self.slots.watched[slot]:
                     gone.append(slot)
                 self.slots.leave(slot, 0)
-        if gone and self._drafted:
-            # Drafts beyond the limit of a request may have been accepted, too: its text does not have them.
-            lengths = states.total_len.gpu[gone]
-            longest = torch.from_numpy(self._longest[gone]).to(lengths.device, non_blocking=True)
-            self.sessions.settle(gone, torch.minimum(lengths, longest))
+        if gone and self._drafts is not None:
+            self.sessions.settle(gone, self._lengths(gone, self._drafts))
         for name in output.preempted_req_ids or ():
             if (slot := states.req_id_to_index.get(name)) is None:
                 continue
             outputs = int(self._fed[slot] - states.prompt_len.np[slot]) + 1
             if (parked := self.slots.leave(slot, outputs)) is not None:
                 self._parked[name] = parked
+
+    def _lengths(self, slots: list[int], drafts: int) -> Tensor:
+        """Lengths of the sequences of finished requests, up to their limit or the token that ended them.
+
+        Drafts beyond that may have been accepted, too, and a step after them may have been under way.
+        """
+        states = self.runner.req_states
+        lengths = states.total_len.gpu[slots].long()
+        width = max(len(self._stops[slot]) for slot in slots)
+        stops = [[*self._stops[slot], *[-1] * (width - len(self._stops[slot]))] for slot in slots]
+        given = np.stack([self._longest[slots], states.prompt_len.np[slots], slots])
+        longest, first, rows = torch.from_numpy(given).to(lengths.device, non_blocking=True)
+        last = torch.arange(2 * (drafts + 1), device=lengths.device)
+        places = torch.maximum(lengths.unsqueeze(1) - 1 - last, first.unsqueeze(1))
+        tokens = states.all_token_ids.gpu[rows.unsqueeze(1), places]
+        ended = (tokens.unsqueeze(2) == torch.tensor(stops, device=lengths.device).unsqueeze(1)).any(dim=2)
+        ends = torch.where(ended, places + 1, lengths.unsqueeze(1)).amin(dim=1)
+        return torch.minimum(ends, longest)
 
     def arriving(self, output: Any) -> None:
         """Before the runner fills slots: remember who comes."""
@@ -266,8 +285,11 @@ class V2Adapter(RunnerAdapter):
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
             self._longest[slot] = new.prompt_len + (params.max_tokens or _UNLIMITED)
-            options = self.options(params, outputs == 0, new.lora_request)
-            if self._drafted and options.draw is not None:
+            if self._drafts is not None:
+                ends = (*(params.stop_token_ids or ()), params.eos_token_id)
+                self._stops[slot] = {token for token in ends if token is not None}
+            options = self.options(params, outputs == 0, new.prompt_len, new.lora_request)
+            if self._drafts is not None and options.draw is not None:
                 raise ConfigError("Requests with random numbers of their own cannot be drafted.")
             parked = self._parked.pop(name, None)
             prompt = new.prefill_token_ids[: new.prompt_len]
@@ -297,7 +319,7 @@ class V2Adapter(RunnerAdapter):
             return [int(index) for index in self._fed[slots[rows]] - 1 - first[slots[rows]]]
 
         drafts = None
-        if self._drafted:
+        if self._drafts is not None:
             ends = self._batch.cu_num_logits_np[request : request + len(slots) + 1].astype(np.int64)
             drafts = Drafts(ends[:-1] - at, np.diff(ends), ctx.pos, partial)
         places = self._batch.logits_indices[at : at + len(logits)]

@@ -115,7 +115,7 @@ def _hand_over(runner: Any, served: Any) -> None:
         recorder = Recorder(rows, served.setup.policy.exit_ids[0])
     beside = _beside(served, slots, runner.device, leads)
     parts = (runner, served, sessions, hidden, metrics, recorder, *beside)
-    adapter = V1Adapter(*parts) if first else V2Adapter(*parts, drafted=drafts is not None)
+    adapter = V1Adapter(*parts) if first else V2Adapter(*parts, drafts=drafts)
     if isinstance(adapter, V2Adapter):
         _before(runner, "finish_requests", adapter.finishing)
         _before(runner, "add_requests", adapter.arriving)

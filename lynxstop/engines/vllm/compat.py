@@ -88,22 +88,30 @@ FIELDS = (
     Fields(
         _FIRST,
         "GPUModelRunner",
-        ("device", "discard_request_mask", "input_batch", "input_ids", "max_num_reqs", "query_start_loc",
-        "requests", "vllm_config"),
+        ("device", "discard_request_mask", "input_batch", "input_ids", "max_model_len", "max_num_reqs",
+        "query_start_loc", "requests", "vllm_config"),
     ),
-    Fields("vllm.v1.worker.gpu_input_batch", "CachedRequestState", ("lora_request", "output_token_ids")),
+    Fields(
+        "vllm.v1.worker.gpu_input_batch",
+        "CachedRequestState",
+        ("lora_request", "num_prompt_tokens", "output_token_ids"),
+    ),
     Fields("vllm.v1.worker.gpu_input_batch", "InputBatch", ("logitsprocs",)),
     Fields("vllm.v1.sample.logits_processor.state", "LogitsProcessors", ("all",)),
     Fields(FIRST_PROCESSORS, "BatchUpdate", ("removed", "added", "moved")),
     Fields(FIRST_PROCESSORS, "MoveDirectionality", ("SWAP",)),
     Fields("vllm.v1.utils", "CpuGpuBuffer", ("gpu", "np")),
     # The second runner.
-    Fields(_SECOND, "GPUModelRunner", ("device", "max_num_reqs", "req_states", "sampler", "vllm_config")),
+    Fields(
+        _SECOND,
+        "GPUModelRunner",
+        ("device", "max_model_len", "max_num_reqs", "req_states", "sampler", "vllm_config"),
+    ),
     Fields("vllm.v1.worker.gpu.sample.sampler", "Sampler", ("logits_processors",)),
     Fields(
         "vllm.v1.worker.gpu.states",
         "RequestState",
-        ("index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
+        ("all_token_ids", "index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
     ),
     Fields("vllm.v1.worker.gpu.buffer_utils", "UvaBackedTensor", ("np",)),
     Fields(
@@ -138,8 +146,8 @@ FIELDS = (
     Fields(
         "vllm.config.vllm",
         "VllmConfig",
-        ("additional_config", "cache_config", "model_config", "parallel_config", "scheduler_config",
-        "speculative_config", "use_v2_model_runner"),
+        ("additional_config", "cache_config", "load_config", "model_config", "parallel_config",
+        "scheduler_config", "speculative_config", "use_v2_model_runner"),
     ),
     Fields(
         "vllm.config.model",
@@ -160,12 +168,14 @@ FIELDS = (
     ),
     Fields("vllm.config.model_arch", "ModelArchitectureConfig", ("quantization_config",)),
     Fields("vllm.config.cache", "CacheConfig", ("cache_dtype",)),
+    Fields("vllm.config.load", "LoadConfig", ("download_dir",)),
     Fields("vllm.tokenizers.mistral", "MistralTokenizer", ("IS_MISTRAL_TOKENIZER",)),
     Fields("vllm.config.scheduler", "SchedulerConfig", ("max_num_batched_tokens",)),
     Fields(
         "vllm.sampling_params",
         "SamplingParams",
-        ("allowed_token_ids", "bad_words", "extra_args", "frequency_penalty", "logit_bias", "max_tokens",
+        ("allowed_token_ids", "bad_words", "eos_token_id", "extra_args", "frequency_penalty", "logit_bias",
+        "max_tokens",
         "min_p", "min_tokens", "presence_penalty", "repetition_detection", "repetition_penalty", "stop",
         "stop_token_ids", "structured_outputs", "temperature",
         "thinking_token_budget", "top_k", "top_p"),

@@ -85,7 +85,8 @@ class DraftedSessions(DeviceSessions):
         """Count what requests that are finished did in their last step; int lengths of their sequences."""
         self.unstage()
         kept = self._kept[:, :, torch.tensor(slots, device=self.device)]
-        self._current(kept, lengths.to(torch.int32) - 1)
+        # A step that was under way when a text ended has counted all before it.
+        self._current(kept, torch.maximum(lengths.to(torch.int32) - 1, kept[0, BASE]))
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read the rows of each request in order, score and decide; what is lost is counted on the device."""

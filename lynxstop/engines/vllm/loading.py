@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
-from lynxstop.artifacts.fingerprint import Fingerprint, fingerprint
+from lynxstop.artifacts.fingerprint import Fingerprint
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
 from lynxstop.artifacts.tokenizer import load_tokenizer
@@ -107,7 +107,7 @@ def load_engine(
         raise ConfigError(f"vLLM does not take these arguments: {error}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot serve {model}: {error}") from error
-    from lynxstop.engines.vllm.served_bundle import data_type, model_folder
+    from lynxstop.engines.vllm.served_bundle import data_type, served_fingerprint
 
     config = llm.llm_engine.model_config
     depth = config.hf_text_config.num_hidden_layers
@@ -116,7 +116,7 @@ def load_engine(
         engine=VllmEngine(llm, setup, counted, policy),
         tokenizer=tokenizer,
         setup=setup,
-        fingerprint=fingerprint(model_folder(config)),
+        fingerprint=served_fingerprint(llm.llm_engine.vllm_config),
         dtype=data_type(llm.llm_engine.vllm_config),
     )
     if isinstance(made_by, Recipe):

@@ -191,7 +191,9 @@ class RequestOptionsReader:
             options = self._options(risk, mode, record, group)
             options = _collecting(options, given)
         if served is not None and isinstance(risk, float) and options.watched:
-            served = served if options.draw is None else Conditions.of(options.draw.sampling)
+            if options.draw is not None:
+                # Drawn by its collector; its limit is vLLM's own.
+                served = replace(Conditions.of(options.draw.sampling), max_tokens=served.max_tokens)
             level = self._policy.level(risk, group, served)
             if level.sampling is not None:
                 options = replace(options, threshold=level.threshold)

@@ -13,11 +13,17 @@ import numpy as np
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.certified import Certified
-from lynxstop.artifacts.fingerprint import fingerprint, require_same, require_same_tokenizer
+from lynxstop.artifacts.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    require_same,
+    require_same_tokenizer,
+)
 from lynxstop.artifacts.probe import Probe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe
 from lynxstop.core.conditions import Uncertified
 from lynxstop.core.policy import StopPolicy
+from lynxstop.core.watch import check_exit
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine, served_tokenizer
 from lynxstop.engines.vllm.product_automaton import ProductAutomaton, product
@@ -123,6 +129,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         When the engine does something the plugin cannot serve, or the default risk is not certified.
     BundleError
         When the bundle is damaged or its probe does not fit the model.
+    TokenizerError
+        When the exit text holds a token that ends a text.
     """
     check_engine(config, settings)
     model = config.model_config
@@ -131,7 +139,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
     if settings.bundle is not None:
         bundle = Bundle.load(settings.bundle)
         recorded, what = bundle.policy.fingerprint, f"The bundle {settings.bundle}"
-        require_same(recorded, fingerprint(model_folder(model)), what)
+        require_same(recorded, served_fingerprint(config), what)
         if Path(model.tokenizer).is_dir():
             require_same_tokenizer(recorded, Path(model.tokenizer), what)
         name, setup = bundle.policy.name, setup_from_bundle(bundle, tokenizer)
@@ -156,6 +164,8 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         )
         default_risk = certified = None
     setup.require_cut_after()
+    ends = _end_ids(model, tokenizer)
+    check_exit(setup.watch, setup.policy.exit_ids, ends)
     if settings.close_open_thinking:
         require_one_close(setup)
     if settings.loop_guard is not None:
@@ -189,7 +199,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         options,
         closing(setup),
         depth,
-        _end_ids(model, tokenizer),
+        ends,
     )
 
 
@@ -289,14 +299,24 @@ def require_one_close(setup: Setup) -> None:
         )
 
 
-def model_folder(model: Any) -> Path:
-    """Find the folder of a served model; a name on the hub is looked up in the local cache.
+def served_fingerprint(config: Any) -> Fingerprint:
+    """Fingerprint the model of an engine's configuration.
+
+    Of a name on the hub, vLLM keeps the weights in the cache that `--download-dir` names, and everything else
+    in the usual one.
 
     Raises
     ------
     ModelError
         When its files are not there.
     """
+    weights = config.load_config.download_dir
+    folder = _model_folder(config.model_config)
+    return fingerprint(folder, _model_folder(config.model_config, weights) if weights else None)
+
+
+def _model_folder(model: Any, cache: str | None = None) -> Path:
+    """Find the folder of a served model; a name on the hub is looked up in a local cache."""
     folder = Path(model.model)
     if folder.is_dir():
         return folder
@@ -304,7 +324,9 @@ def model_folder(model: Any) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model.model, revision=model.revision, local_files_only=True))
+        return Path(
+            snapshot_download(model.model, revision=model.revision, cache_dir=cache, local_files_only=True)
+        )
     except (LocalEntryNotFoundError, ValueError) as error:
         raise ModelError(
             f"The files of {model.model} cannot be found to compare them with the bundle.",

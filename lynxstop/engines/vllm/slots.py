@@ -127,7 +127,8 @@ class BatchRows:
     ----------
     slots : SlotTable
     options : callable
-        Gives the options of a request from its sampling parameters, whether it is new, and its adapter.
+        Gives the options of a request from its sampling parameters, whether it is new, the length of its
+        prompt, and its adapter.
     lost : callable
         Called for each request that came back without its state, or that the runner does not have.
     known : dict
@@ -137,7 +138,7 @@ class BatchRows:
     def __init__(
         self,
         slots: SlotTable,
-        options: Callable[[Any, bool, Any], RequestOptions],
+        options: Callable[[Any, bool, int, Any], RequestOptions],
         lost: Callable[[], None],
         known: dict[str, Any],
     ) -> None:
@@ -188,7 +189,7 @@ class BatchRows:
             self._lost()
             return
         name, request = found
-        options = self._options(params, not output_ids, request.lora_request)
+        options = self._options(params, not output_ids, request.num_prompt_tokens, request.lora_request)
         if not options.watched:
             return
         slot = self._free.pop()
