@@ -274,6 +274,41 @@ def test_what_is_due() -> None:
     assert fresh.due(0) == {"b", "c"}
 
 
+class Slow:
+    """A server whose list of models takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def call(self, path: str, body: Any = None) -> Any:
+        await asyncio.sleep(self.seconds)
+        return {"data": [{"id": "toy"}]}
+
+
+def test_a_slow_list_of_models_ends_no_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "ANSWER_SECONDS", 0.05)
+    services, server = Services(None), Slow(0.12)
+    services._found["toy"] = Service(cause="fingerprint")
+
+    async def looks(count: int) -> list[str | None]:
+        found = []
+        for _ in range(count):
+            await freshness.check(services, server, 1000)  # type: ignore[arg-type]
+            found.append(services.freshness.away)
+        return found
+
+    # two looks are in vain, and the third waits long enough
+    assert asyncio.run(looks(6)) == [None] * 6
+    assert services.states() == {"toy": "fingerprint"}
+    assert services.freshness.first == "toy"
+    # one that never answers is away after four, and stays so
+    server.seconds = 60
+    assert asyncio.run(looks(5)) == [*[None] * 3, *["It does not answer."] * 2]
+    assert not services.states()
+    server.seconds = 0
+    assert asyncio.run(looks(1)) == [None]
+
+
 def test_a_look_that_fails_does_not_end_the_watch() -> None:
     class Odd(Services):
         async def ready(self, server: Any) -> str | None:
