@@ -207,6 +207,9 @@ class Services(Promise):
             failed = Service(cause="unresolved", trouble=str(error) or "The server took too long.")
             self._failed[model] = time.monotonic() + RETRY_SECONDS, failed
             return failed
+        if found == before:
+            # What was found out beside, as about tools, holds as long as a service does.
+            found = before
         self._found[model] = found
         self._failed.pop(model, None)
         self.freshness.examined(model, found.system_fingerprint)
@@ -222,6 +225,7 @@ class Services(Promise):
         self._failed.clear()
         self.freshness.clear()
         self._able.clear()
+        self._listed = frozenset()
         self._dialect = self._only = None
 
     def lost(self, error: UpstreamError) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -218,6 +219,25 @@ def test_without_any_sign_the_age_of_an_examination_counts() -> None:
         server.app = server.other
         exit_of(proxy)
         eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
+
+
+def test_how_tools_are_answered_is_not_found_out_again_with_each_examination() -> None:
+    tools = [{"type": "function", "function": {"name": "check", "parameters": {"type": "object"}}}]
+    asked: list[int] = []
+    with deployed(recheck_seconds=0.1) as (proxy, server, services):
+
+        def looked_since(before: int) -> bool:
+            return services.looks > before
+
+        for _ in range(3):
+            looks = services.looks
+            answer = httpx.post(proxy.url + CHAT, json={**BODY, "tools": tools}, timeout=60).json()
+            assert answer["lynxstop"]["stopped"]
+            with_tools = [record.body["tools"] for record in server.right.records if "tools" in record.body]
+            asked.append(len([own for own in with_tools if own != tools]))
+            eventually(partial(looked_since, looks))
+    assert asked[0] > 0
+    assert asked == [asked[0]] * 3
 
 
 def test_other_models_do_not_concern_ready() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -11,11 +12,12 @@ import pytest
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
 from lynxstop.proxy.service import Service, Services
+from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT
 from tests.support.servers import serving
-from tests.support.watching import watching
+from tests.support.watching import Fixed, watching
 
 
 class Looking(Services):
@@ -253,6 +255,25 @@ def test_requests_that_wait_for_an_examination_that_fails_wait_for_no_other() ->
     services = Failing(UpstreamError("Busy.", status=429), GOOD)
     assert causes(services, 5, together=True) == ["unresolved"] * 5
     assert services.looks == 1
+
+
+def test_an_examination_that_finds_the_same_keeps_what_was_found_out_beside() -> None:
+    config, server = Fixed(0.0).service.stream_config, cast(Any, None)
+    assert config is not None
+    looks = [Service(OpenAI("tokens", lead), replace(config, exit_ids=(1,))) for lead in ("", "", "{open}")]
+    services = Looking(*looks)
+
+    async def run() -> list[Service | None]:
+        first = await services.of(server, "toy")
+        found: list[Service | None] = [first]
+        for _ in range(2):
+            await services.again(server, "toy")
+            found.append(services.known("toy"))
+        return found
+
+    first, same, other = asyncio.run(run())
+    assert first is same is looks[0]
+    assert other is looks[2]
 
 
 def test_a_server_that_never_lists_its_models_holds_no_check_up(monkeypatch: pytest.MonkeyPatch) -> None:
