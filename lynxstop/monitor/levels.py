@@ -18,6 +18,7 @@ from typing import Any
 
 from lynxstop.artifacts import atomic
 from lynxstop.errors import DataError
+from lynxstop.monitor.damage import Damage
 from lynxstop.monitor.entries import Begun, Damaged, Entry, Lost, Reset
 from lynxstop.monitor.exchangeability import ExchangeabilityTest
 from lynxstop.monitor.journal import FileJournal, Journal, RedisJournal
@@ -61,7 +62,7 @@ class LevelMonitors:
     snapshot: Path | None = None
     monitors: dict[LevelKey, Monitor] = field(default_factory=dict)
     pending: dict[str, tuple[LevelKey, float]] = field(default_factory=dict)
-    damaged: int = 0
+    damage: Damage = field(default_factory=Damage)
     offset: int = 0
     mark: str = ""
     lost: str = ""
@@ -128,7 +129,7 @@ class LevelMonitors:
         elif isinstance(entry, Lost):
             self.lost = entry.why
         elif isinstance(entry, Damaged):
-            self.damaged += 1
+            self.damage.total += 1
             for monitor in self.monitors.values():
                 monitor.add(entry)
         elif isinstance(entry, Begun):
@@ -142,18 +143,18 @@ class LevelMonitors:
         """Return a level's monitor; audits lost before its first one may have been its own."""
         if key not in self.monitors:
             self.monitors[key] = Monitor(key, self.options, self.inputs(key))
-            for _ in range(self.damaged):
+            for _ in range(self.damage.of(key)):
                 self.monitors[key].add(Damaged())
         return self.monitors[key]
 
     def _reset(self, reset: Reset) -> None:
-        whole = (reset.model, reset.group, reset.risk) == (None, None, None)
         for key in [key for key in self.monitors if key.within(reset)]:
             del self.monitors[key]
         for name in [name for name, (key, _) in self.pending.items() if key.within(reset)]:
             del self.pending[name]
-        if whole:
-            self.damaged, self.lost = 0, ""
+        self.damage.reset(reset)
+        if (reset.model, reset.group, reset.risk) == (None, None, None):
+            self.lost = ""
 
     def save(self, *, force: bool = True) -> None:
         """Write the state, atomically, with a digest of itself; without `force`, on an alarm or after much.
@@ -173,7 +174,8 @@ class LevelMonitors:
             "options": asdict(self.options),
             "offset": self.offset,
             "mark": self.mark,
-            "damaged": self.damaged,
+            "damaged": self.damage.total,
+            "damaged_before": self.damage.to_json(),
             "lost": self.lost,
             "pending": {name: list(key) for name, (key, _) in self.pending.items()},
             "monitors": [monitor.to_json() for monitor in self.monitors.values()],
@@ -265,7 +267,8 @@ def _restore(made: LevelMonitors, content: dict[str, Any], options: MonitorOptio
     made.monitors = {monitor.key: monitor for monitor in monitors}
     now = time.monotonic()
     made.pending = {name: (LevelKey(*key), now) for name, key in content["pending"].items()}
-    made.damaged, made.offset, made.mark = content["damaged"], content["offset"], content["mark"]
+    made.damage = Damage.from_json(content["damaged"], content.get("damaged_before", ()))
+    made.offset, made.mark = content["offset"], content["mark"]
 
 
 def _snapshot(path: Path) -> dict[str, Any] | None:

@@ -142,8 +142,9 @@ class App:
     async def _run(self, incoming: Incoming, reply: Reply, route: str) -> None:
         # The handler and the task that listens to the client run concurrently, so that the handler can be
         # cancelled at any point: before the first chunk, between two, and in a request that is not streamed.
-        work = asyncio.create_task(self._serve(incoming, reply))
+        # The listener begins: most bodies have arrived by then.
         client = asyncio.create_task(incoming.listen())
+        work = asyncio.create_task(self._serve(incoming, reply))
         outcome = "failed"
         self.metrics.active.inc()
         try:
@@ -153,9 +154,11 @@ class App:
             # The server drains no longer. This is the outermost task of the request: nothing waits for it.
             outcome = "cut_by_shutdown"
         finally:
-            work.cancel()
             client.cancel()
-            await asyncio.gather(work, client, return_exceptions=True)
+            if client.done() or not work.done():
+                work.cancel()
+                await asyncio.gather(work, client, return_exceptions=True)
+            # Else the listener alone is left, and ends by itself.
             if outcome == "cut_by_shutdown":
                 await failures.answer(reply, _SHUTDOWN)
             incoming.notes["outcome"] = outcome
@@ -198,6 +201,9 @@ class App:
 
     async def _read(self, incoming: Incoming) -> None:
         limits = self.config.limits
+        if incoming.arrived_whole:
+            await incoming.read(limits.body_bytes)
+            return
         try:
             async with asyncio.timeout(limits.body_seconds):
                 await incoming.read(limits.body_bytes)

@@ -63,12 +63,14 @@ class Incoming:
         self._size = 0
         self._whole = False
         self._read = False
+        # Of headers that repeat, the first counts.
+        self._first = dict(reversed(self.headers))
         self._news = asyncio.Event()
         self._room = asyncio.Event()
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header, or None."""
-        value = find(self.headers, name.lower().encode("latin-1"))
+        value = self._first.get(name.lower().encode("latin-1"))
         return None if value is None else value.decode("latin-1")
 
     @property
@@ -150,6 +152,11 @@ class Incoming:
                     return
                 self._news.clear()
                 await self._news.wait()
+
+    @property
+    def arrived_whole(self) -> bool:
+        """Whether `read` waits for nothing more."""
+        return self._whole
 
     @property
     def has_body(self) -> bool:

@@ -28,7 +28,10 @@ CHECK_SECONDS = 3.0
 """Time between two looks at the server's list of models."""
 
 ANSWER_SECONDS = 5.0
-"""Longest wait for that list."""
+"""Longest wait for that list; after each look in vain, so much longer."""
+
+IN_VAIN = 4
+"""Looks in a row without an answer after which a server is away: 50 seconds of waiting."""
 
 _CHANGING = frozenset({"created", "permission"})
 """Keys of a listed model that are new in every answer."""
@@ -58,6 +61,8 @@ class Freshness:
         Models to examine again.
     signs : dict or None
         Digests of what it lists, by model; None before it has listed any.
+    unanswered : int
+        Looks in a row at that list that took too long.
     away : str or None
         Why it cannot be reached.
     keyless : bool
@@ -71,6 +76,7 @@ class Freshness:
     asked: set[str] = field(default_factory=set)
     suspects: set[str] = field(default_factory=set)
     signs: dict[str, str] | None = None
+    unanswered: int = 0
     away: str | None = None
     keyless: bool = False
     first: str | None = None
@@ -139,11 +145,20 @@ async def check(services: Services, server: Server, recheck_seconds: float) -> N
     """
     freshness = services.freshness
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS * (1 + freshness.unanswered)):
             models = listed(await server.call("/v1/models"))
-    except (UpstreamError, TimeoutError) as error:
-        if getattr(error, "status_code", 0) not in _REFUSED:
-            is_away(services, str(error) or "It does not answer.")
+        freshness.unanswered = 0
+    except UpstreamError as error:
+        freshness.unanswered = 0
+        if error.status_code not in _REFUSED:
+            is_away(services, str(error))
+            return
+        models = None
+    except TimeoutError:
+        # Busy, for all that is known: models in use are examined again when it is time for that.
+        freshness.unanswered = min(freshness.unanswered + 1, IN_VAIN)
+        if freshness.unanswered == IN_VAIN or freshness.away is not None:
+            is_away(services, "It does not answer.")
             return
         models = None
     if freshness.away is not None:

@@ -72,7 +72,11 @@ def _part(
     upstream = Upstream(config.upstream, hide_keys=bool(config.serve.api_keys))
     bundle = None if config.policy.bundle is None else Bundle.load(config.policy.bundle)
     services = Services(
-        bundle, config.upstream.dialect, timedelta(days=config.policy.grace_days), config.upstream.model
+        bundle,
+        config.upstream.dialect,
+        timedelta(days=config.policy.grace_days),
+        config.upstream.model,
+        () if given is None else given.models,
     )
     # A level that backends take over may be one of another's bundle.
     check_levels(config.policy, services.policy)

@@ -92,9 +92,13 @@ def read_options(
                 error.message, code="risk_not_certified", hint='Choose one of them, or "off".'
             ) from None
     mode = given.get("mode", config.mode)
-    if mode not in tuple(Mode):
-        raise RequestError(f"lynxstop.mode is stop or shadow, not {str(mode)[:40]!r}.", code="bad_lynxstop")
-    return ExitOptions(risk, Mode(mode), _race(given.get("race", 1)), _group(given.get("group")), bool(given))
+    try:
+        found = Mode(mode)
+    except ValueError:
+        raise RequestError(
+            f"lynxstop.mode is stop or shadow, not {str(mode)[:40]!r}.", code="bad_lynxstop"
+        ) from None
+    return ExitOptions(risk, found, _race(given.get("race", 1)), _group(given.get("group")), bool(given))
 
 
 def check_levels(config: PolicyConfig, policy: StopPolicy | None) -> None:
@@ -119,7 +123,7 @@ def _given(incoming: Incoming, body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise RequestError('The key "lynxstop" is an object, such as {"risk": 0.05}.', code="bad_lynxstop")
     given = {name: value for name, value in given.items() if value is not None}
-    if unknown := sorted(set(given) - set(_NAMES)):
+    if given and (unknown := sorted(set(given) - set(_NAMES))):
         raise RequestError(
             f'The key "lynxstop" has no {str(unknown[0])[:40]!r}.',
             code="bad_lynxstop",

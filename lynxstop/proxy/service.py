@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ _LOST = ("upstream_unreachable", "upstream_died")
 """Failures after which another server may answer."""
 
 _MOST_MODELS = 64
+"""Most models that are examined though the server does not list them: clients may make up any name."""
+
 _NAME = 200
 
 Result = TypeVar("Result")
@@ -76,6 +79,8 @@ class Service:
 NO_KEY = Service(cause="unresolved")
 """For a request whose key the server refuses; other requests may have another."""
 
+_UNRESOLVED = Service(cause="unresolved")
+
 
 class Services(Promise):
     """The services of all models of one server; the server is examined when a model is first named.
@@ -90,6 +95,8 @@ class Services(Promise):
         How long after its expiry a level is still used.
     model : str, optional
         The model that the bundle is for; by default the first that the server lists.
+    names : sequence of str
+        Further models of the configuration.
 
     Attributes
     ----------
@@ -103,9 +110,12 @@ class Services(Promise):
         dialect: str = "auto",
         grace: timedelta = NO_GRACE,
         model: str | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__(bundle, grace)
         self.model = model
+        self._names = frozenset(names)
+        self._listed: frozenset[str] = frozenset()
         self._stream_config = (
             stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
         )
@@ -114,7 +124,8 @@ class Services(Promise):
         self._able: dict[str, Dialect] = {}
         self._found: dict[str, Service] = {}
         self._failed: dict[str, tuple[float, Service]] = {}
-        self._looking = asyncio.Lock()
+        # Names that clients made up hold up no model of the server.
+        self._looking, self._looking_at_others = asyncio.Lock(), asyncio.Lock()
         self._first: asyncio.Task[str | None] | None = None
         self._only: str | None = None
         self.freshness = Freshness()
@@ -131,16 +142,41 @@ class Services(Promise):
         """
         if self.bundle is None:
             return Service(cause="no_bundle")
+        if (known := self._remembered(model)) is not None:
+            return known
+        if await self._crowded(server, model):
+            return _UNRESOLVED
+        async with self._turn(model):
+            if (known := self._remembered(model)) is not None:
+                return known
+            return _UNRESOLVED if await self._crowded(server, model) else await self._examine(server, model)
+
+    def _remembered(self, model: str) -> Service | None:
+        """Return what the last examination found; None before one, and some time after one that failed."""
         if (found := self._found.get(model)) is not None:
             self.freshness.asked.add(model)
             return found
-        until, failed = self._failed.get(model, (0.0, Service(cause="unresolved")))
-        if time.monotonic() < until or len(self._found) >= _MOST_MODELS:
-            return failed
-        async with self._looking:
-            if (found := self._found.get(model)) is not None:
-                return found
-            return await self._examine(server, model)
+        until, failed = self._failed.get(model, (0.0, None))
+        return failed if time.monotonic() < until else None
+
+    @property
+    def _own(self) -> set[str | None]:
+        """The models that the server lists or the configuration names."""
+        signs = self.freshness.signs or ()
+        return {*signs, *self._listed, *self._names, self.model, self.freshness.first}
+
+    def _turn(self, model: str) -> asyncio.Lock:
+        return self._looking if model in self._own else self._looking_at_others
+
+    async def _crowded(self, server: Server, model: str) -> bool:
+        """Say whether a model is not to be examined: nobody lists it, and too many of these are known."""
+        own = self._own
+        if model in own or len(self._found.keys() - own) < _MOST_MODELS:
+            return False
+        if self.freshness.signs is None:  # only clients have a key
+            with suppress(UpstreamError):
+                self._listed = frozenset(listed(await server.call("/v1/models")))
+        return model not in self._own
 
     async def again(self, server: Server, model: str) -> None:
         """Examine the server once more, while requests are served as before.
@@ -148,7 +184,7 @@ class Services(Promise):
         What was found before is kept where the server is too busy to answer. Where it wants a key that only
         clients have, that ends, so that the next client's is used.
         """
-        async with self._looking:
+        async with self._turn(model):
             service = await self._examine(server, model)
             self.freshness.keyless = service is NO_KEY
             if service is NO_KEY:
@@ -171,6 +207,9 @@ class Services(Promise):
             failed = Service(cause="unresolved", trouble=str(error) or "The server took too long.")
             self._failed[model] = time.monotonic() + RETRY_SECONDS, failed
             return failed
+        if found == before:
+            # What was found out beside, as about tools, holds as long as a service does.
+            found = before
         self._found[model] = found
         self._failed.pop(model, None)
         self.freshness.examined(model, found.system_fingerprint)
@@ -186,6 +225,7 @@ class Services(Promise):
         self._failed.clear()
         self.freshness.clear()
         self._able.clear()
+        self._listed = frozenset()
         self._dialect = self._only = None
 
     def lost(self, error: UpstreamError) -> None:
@@ -227,8 +267,7 @@ class Services(Promise):
 
     def shown_states(self) -> dict[str, str]:
         """Return the states of models whose names are the server's; a client may name anything."""
-        own = {*(self.freshness.signs or ()), self.model, self.freshness.first}
-        states = self.states()
+        own, states = self._own, self.states()
         shown = {model: state for model, state in states.items() if model in own}
         if self.freshness.away is not None and (first := self.model or self.freshness.first):
             shown[first] = "away"
@@ -279,8 +318,9 @@ class Services(Promise):
         model = self.model or self.freshness.first
         if model is None:
             try:
-                model = next(iter(listed(await server.call("/v1/models"))), None)
-            except UpstreamError:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    model = next(iter(listed(await server.call("/v1/models"))), None)
+            except (UpstreamError, TimeoutError):
                 # Another check reports that, or only clients have a key.
                 return None
             self.freshness.first = model
@@ -334,7 +374,9 @@ class Services(Promise):
         if (known := self._able.get(model)) is not None:
             return known
         spoken = await dialect.prioritised(server, model)
-        if (spoken.prioritises or spoken.in_place) and len(self._able) < _MOST_MODELS:
+        if spoken.prioritises or spoken.in_place:
+            if len(self._able) >= _MOST_MODELS:
+                self._able.clear()
             self._able[model] = spoken
         return spoken
 

@@ -9,7 +9,9 @@ from lynxstop.core.no_exit import why_no_exit
 from lynxstop.remote.chat_route import GRAMMARS
 from lynxstop.remote.dialects.base import TOP
 
-_NUMBERS = ("max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
+_OBJECT, _NUMBER = dict | None, int | None
+_OBJECTS = ("stream_options", "response_format")
+_NUMBERS = ("stream", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
 
 _ADDED_UP = ("presence_penalty", "frequency_penalty", "dry_multiplier", "mirostat", "no_repeat_ngram_size")
 _MULTIPLIED = ("repetition_penalty", "repeat_penalty")
@@ -29,8 +31,8 @@ _CAUSES: Mapping[str, Callable[[Body], bool]] = {
     # Looked at first, so that the others may rely on it.
     "malformed": lambda body: (
         not isinstance(body.get("messages"), list)
-        or not all(isinstance(body.get(name), dict | None) for name in ("stream_options", "response_format"))
-        or not all(isinstance(body.get(name), int | None) for name in ("stream", *_NUMBERS))
+        or not all(isinstance(body.get(name), _OBJECT) for name in _OBJECTS)
+        or not all(isinstance(body.get(name), _NUMBER) for name in _NUMBERS)
     ),
     "several_choices": lambda body: body.get("n") not in (None, 1) or bool(body.get("use_beam_search")),
     # A grammar starts after the thinking; forced tokens would break it.

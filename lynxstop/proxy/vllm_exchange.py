@@ -306,6 +306,11 @@ class Exchange:
         return as_headers({"request": self._name, "mode": str(options.mode), "risk": risk})
 
 
+def unsized(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Return headers without the length of a body."""
+    return [(name, value) for name, value in headers if name.lower() != b"content-length"]
+
+
 def sized(headers: Any, size: int) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-    return [*kept, (b"content-length", str(size).encode())]
+    """Return headers with another length of the body."""
+    return [*unsized(headers), (b"content-length", str(size).encode())]

@@ -4,6 +4,9 @@ The plugin decides inside the engine, and cannot see clients. `lynxstop serve` p
 vLLM's routes for chats and completions. It names each request to the plugin (`lynxstop_report`), adds what
 the plugin decided to the answer, in the form of the proxy, and audits a share of the requests. Whatever goes
 wrong here, the request is answered as if it were not there.
+
+vLLM puts it before its own check of API keys. So a body is read, and a request taken up, only when vLLM asks
+for the body: what it refuses without that costs nothing here.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.request_options import ExitOptions
 from lynxstop.proxy.untouched import causes, has_tools
 from lynxstop.proxy.vllm_audited import COMPLETIONS, AuditedRequest, Json, Message, Send
-from lynxstop.proxy.vllm_exchange import Exchange, MiddlewareSetup, sized
+from lynxstop.proxy.vllm_exchange import Exchange, MiddlewareSetup, sized, unsized
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -82,21 +85,32 @@ class VllmMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST" or path not in ROUTES:
             await self._app(scope, receive, send)
             return
-        content, left = await _read(receive)
-        exchange = None
+        exchange: Exchange | None = None
+        given: Receive | None = None
+        sending = send
+
+        async def receiving() -> Message:
+            nonlocal exchange, given, sending
+            if given is None:
+                content, left = await _read(receive)
+                try:
+                    content, exchange = self._begin(scope, path, content)
+                except Exception as error:
+                    self._log(error)
+                if exchange is not None:
+                    sending = exchange.sending(send)
+                given = _given(content, receive, left=left)
+            return await given()
+
+        async def sent(message: Message) -> None:
+            await sending(message)
+
         try:
-            content, exchange = self._begin(scope, path, content)
-        except Exception as error:
-            self._log(error)
-        scope = {**scope, "headers": sized(scope["headers"], len(content))}
-        given = _given(content, receive, left=left)
-        if exchange is None:
-            await self._app(scope, given, send)
-            return
-        try:
-            await self._app(scope, given, exchange.sending(send))
+            # How long the body will be is not known yet.
+            await self._app({**scope, "headers": unsized(scope["headers"])}, receiving, sent)
         finally:
-            self._end(exchange)
+            if exchange is not None:
+                self._end(exchange)
 
     def _begin(self, scope: Scope, path: str, content: bytes) -> tuple[bytes, Exchange | None]:
         """Take up a request: what vLLM gets, and its exchange where it is to have a report."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import entry_points
 
 from lynxstop.core.statistics import DEFINITIONS
@@ -50,6 +50,16 @@ def signal(key: str) -> Signal:
     ConfigError
         When there is no signal of this name, or it does not take these numbers.
     """
+    maker, numbers = _made_by(key)
+    try:
+        return maker(*numbers)
+    except (TypeError, ValueError) as error:
+        raise _not_taken(key) from error
+
+
+@lru_cache(maxsize=1024)
+def _made_by(key: str) -> tuple[Callable[..., Signal], tuple[float, ...]]:
+    """Return the maker that a key names, and its numbers; requests ask for the same ones again and again."""
     name, *numbers = key.split(":")
     maker = SIGNALS.get(name) or _others().get(name)
     if maker is None:
@@ -57,6 +67,11 @@ def signal(key: str) -> Signal:
             f"There is no signal {name!r}.", hint=f"There are: {', '.join((*SIGNALS, *_others()))}."
         )
     try:
-        return maker(*(float(n) if "." in n else int(n) for n in numbers))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"The signal {name!r} does not take {numbers}.") from error
+        return maker, tuple(float(n) if "." in n else int(n) for n in numbers)
+    except ValueError as error:
+        raise _not_taken(key) from error
+
+
+def _not_taken(key: str) -> ConfigError:
+    name, *numbers = key.split(":")
+    return ConfigError(f"The signal {name!r} does not take {numbers}.")

@@ -23,6 +23,7 @@ from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration, calibrate
 from lynxstop.calibration.traces import TraceTable
 from lynxstop.errors import CalibrationError, ConfigError, DataError
+from lynxstop.monitor.damage import Damage
 from lynxstop.monitor.entries import Audit, Begun, Damaged, Lost, Reset
 from lynxstop.monitor.journal import Journal
 from lynxstop.monitor.levels import open_monitors
@@ -83,15 +84,16 @@ def read_audits(journal: Journal) -> AuditedTraffic:
     """
     levels: dict[LevelKey, LevelAudits] = {}
     pending: dict[str, LevelKey] = {}
-    damaged, lost = 0, ""
+    damage, lost = Damage(), ""
     for entry, _ in journal.read(0):
         if isinstance(entry, Damaged):
-            damaged += 1
+            damage.total += 1
         elif isinstance(entry, Reset):
             levels = {key: audits for key, audits in levels.items() if not key.within(entry)}
             pending = {name: key for name, key in pending.items() if not key.within(entry)}
+            damage.reset(entry)
             if not any((entry.model, entry.group, entry.risk)):
-                damaged, lost = 0, ""
+                lost = ""
         elif isinstance(entry, Lost):
             lost = entry.why
         elif isinstance(entry, Begun):
@@ -103,8 +105,8 @@ def read_audits(journal: Journal) -> AuditedTraffic:
         raise DataError(lost, hint="Run `lynxstop monitor reset`, and audit anew.")
     for key in pending.values():
         levels.setdefault(key, LevelAudits()).lost += 1
-    for audits in levels.values():
-        audits.lost += damaged
+    for key, audits in levels.items():
+        audits.lost += damage.of(key)
     ended = [entry for audits in levels.values() for entry in audits.ended]
     prompts = [entry.prompt for entry in ended if entry.prompt]
     return AuditedTraffic(levels, len(prompts) - len(set(prompts)), sum(one.calibrated for one in ended))

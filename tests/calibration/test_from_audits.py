@@ -16,6 +16,7 @@ from lynxstop.monitor.entries import Audit, Begun, Reset
 from lynxstop.monitor.journal import FileJournal
 from lynxstop.monitor.levels import JOURNAL
 from lynxstop.recordings.shadow_files import TABLE
+from lynxstop.workflows.audited_traffic import read_audits
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install
 from lynxstop.workflows.calibrate_samplings import calibrate_samplings
 from lynxstop.workflows.shadow_traffic import ShadowTraffic, calibrate_from_shadow, read_shadow
@@ -159,6 +160,16 @@ def test_what_was_lost_is_a_loss_and_a_reset_starts_anew(served, audit, tmp_path
     [row] = call(served, state)["levels"]
 
     assert (row["n"], row["k"]) == (153, 3)
+
+
+def test_damage_from_before_the_reset_of_a_level_is_not_its_own(audit, tmp_path):
+    state = journal(tmp_path / "state", *audit(0.2, [0.0]), *audit(0.05, [0.0]))
+    (state / JOURNAL).write_bytes((state / JOURNAL).read_bytes() + b"garbled\n")
+    journal(state, Reset(risk=0.2), *audit(0.2, [0.0]))
+
+    levels = read_audits(FileJournal(state / JOURNAL)).levels
+
+    assert {key.risk: audits.lost for key, audits in levels.items()} == {0.05: 1, 0.2: 0}
 
 
 def test_each_sampling_is_tested_on_its_own_audits(bundle, data, simulated, tmp_path):

@@ -151,7 +151,7 @@ def test_auditors_killed_at_any_time_leave_nothing_but_their_last_audit_open(tmp
     found = opened(tmp_path)
     begun = [one for one, _ in found.journal.read(0) if not isinstance(one, Audit)]
     assert state(found) == "ok"
-    assert found.damaged <= 6
+    assert found.damage.total <= 6
     assert len(found.overdue(-1)) <= 6
     assert found.findings[KEY].audits >= len(begun) - 6
     # whoever goes on gives them up: each is a loss, once
@@ -159,7 +159,7 @@ def test_auditors_killed_at_any_time_leave_nothing_but_their_last_audit_open(tmp
         found.journal.append(Audit(*key, exited=True, loss=1.0, id=name))
     lost = len(found.pending)
     found.catch_up()
-    assert (found.findings[KEY].lost, found.pending) == (lost + found.damaged, {})
+    assert (found.findings[KEY].lost, found.pending) == (lost + found.damage.total, {})
 
 
 def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

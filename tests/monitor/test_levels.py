@@ -193,6 +193,28 @@ def test_a_reset_is_of_the_levels_that_it_names(tmp_path: Path) -> None:
     assert not live.findings
 
 
+def test_a_reset_of_a_level_leaves_no_damage_from_before_it(tmp_path: Path) -> None:
+    log = journal(tmp_path, GOOD)
+    path = tmp_path / JOURNAL
+    path.write_bytes(path.read_bytes() + b'0123 {"model":"m","gro\n' * 2)
+    log.append(Reset(risk=0.05))
+    log.append(Reset(model="n"))
+    path.write_bytes(path.read_bytes() + b"garbled\n")
+    for entry in (GOOD, replace(GOOD, risk=0.1), replace(GOOD, model="n", risk=0.1)):
+        log.append(entry)
+    live = opened(tmp_path)
+    counts = {LevelKey("m", None, 0.05): 1, LevelKey("m", None, 0.1): 3, LevelKey("n", None, 0.1): 1}
+
+    assert {key: found.damaged for key, found in live.findings.items()} == counts
+    # What came before a reset is known after a restart too, for levels that have no audits yet.
+    live.save()
+    log.append(replace(GOOD, model="n", risk=0.2))
+    assert opened(tmp_path).findings[LevelKey("n", None, 0.2)].damaged == 1
+    log.append(Reset())
+    log.append(GOOD)
+    assert opened(tmp_path).findings[KEY].damaged == 0
+
+
 WRITER = """
 import sys
 from pathlib import Path

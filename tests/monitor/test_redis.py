@@ -105,7 +105,7 @@ def test_a_torn_value_is_a_loss(server: Server, size: int) -> None:
     live.catch_up()
 
     assert state(live) == state(opened(server)) == "alarm"
-    assert live.damaged == 10
+    assert live.damage.total == 10
 
 
 def test_a_key_that_holds_something_else_is_unknown(server: Server) -> None:

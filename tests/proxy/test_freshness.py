@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -220,6 +221,25 @@ def test_without_any_sign_the_age_of_an_examination_counts() -> None:
         eventually(lambda: services.shown_states() == {"toy": "fingerprint"})
 
 
+def test_how_tools_are_answered_is_not_found_out_again_with_each_examination() -> None:
+    tools = [{"type": "function", "function": {"name": "check", "parameters": {"type": "object"}}}]
+    asked: list[int] = []
+    with deployed(recheck_seconds=0.1) as (proxy, server, services):
+
+        def looked_since(before: int) -> bool:
+            return services.looks > before
+
+        for _ in range(3):
+            looks = services.looks
+            answer = httpx.post(proxy.url + CHAT, json={**BODY, "tools": tools}, timeout=60).json()
+            assert answer["lynxstop"]["stopped"]
+            with_tools = [record.body["tools"] for record in server.right.records if "tools" in record.body]
+            asked.append(len([own for own in with_tools if own != tools]))
+            eventually(partial(looked_since, looks))
+    assert asked[0] > 0
+    assert asked == [asked[0]] * 3
+
+
 def test_other_models_do_not_concern_ready() -> None:
     with deployed() as (proxy, _, services):
         services._found["alias"] = Service(cause="fingerprint", trouble="The name differs.")
@@ -272,6 +292,41 @@ def test_what_is_due() -> None:
     assert fresh.knows("c", "g")
     assert fresh.due(1000) == {"c"}
     assert fresh.due(0) == {"b", "c"}
+
+
+class Slow:
+    """A server whose list of models takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def call(self, path: str, body: Any = None) -> Any:
+        await asyncio.sleep(self.seconds)
+        return {"data": [{"id": "toy"}]}
+
+
+def test_a_slow_list_of_models_ends_no_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "ANSWER_SECONDS", 0.05)
+    services, server = Services(None), Slow(0.12)
+    services._found["toy"] = Service(cause="fingerprint")
+
+    async def looks(count: int) -> list[str | None]:
+        found = []
+        for _ in range(count):
+            await freshness.check(services, server, 1000)  # type: ignore[arg-type]
+            found.append(services.freshness.away)
+        return found
+
+    # two looks are in vain, and the third waits long enough
+    assert asyncio.run(looks(6)) == [None] * 6
+    assert services.states() == {"toy": "fingerprint"}
+    assert services.freshness.first == "toy"
+    # one that never answers is away after four, and stays so
+    server.seconds = 60
+    assert asyncio.run(looks(5)) == [*[None] * 3, *["It does not answer."] * 2]
+    assert not services.states()
+    server.seconds = 0
+    assert asyncio.run(looks(1)) == [None]
 
 
 def test_a_look_that_fails_does_not_end_the_watch() -> None:

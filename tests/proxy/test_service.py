@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -11,11 +12,12 @@ import pytest
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
 from lynxstop.proxy.service import Service, Services
+from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT
 from tests.support.servers import serving
-from tests.support.watching import watching
+from tests.support.watching import Fixed, watching
 
 
 class Looking(Services):
@@ -189,3 +191,96 @@ def test_a_client_that_goes_leaves_the_look_to_the_next() -> None:
         return (await second).cause
 
     assert asyncio.run(run()) is None
+
+
+class Taking(Looking):
+    """Takes any name, as llama.cpp's server does."""
+
+    async def _look(self, server: Any, model: str) -> Service:
+        self.looks += 1
+        await asyncio.sleep(0)
+        return GOOD
+
+
+MADE_UP = [f"made-up-{number}" for number in range(200)]
+
+
+def served(services: Services, server: Any, *models: str) -> list[str | None]:
+    async def run() -> list[str | None]:
+        found = await asyncio.gather(*(services.of(server, model) for model in models))
+        return [one.cause for one in found]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("keyless", [False, True])
+def test_names_that_clients_make_up_keep_no_model_of_the_server_unwatched(keyless: bool) -> None:
+    services, server = Taking(), Listing(TOY)
+    services._names = frozenset({"configured"})
+    if not keyless:
+        services.freshness.signs = {"toy": "", "other": ""}
+    assert served(services, server, *MADE_UP).count(None) == 64
+    assert served(services, server, "toy", "other", "configured") == [None] * 3
+    assert services.looks == 67
+    assert served(services, server, MADE_UP[0], MADE_UP[-1], "toy") == [None, "unresolved", None]
+
+
+def test_names_that_clients_make_up_hold_up_no_model_of_the_server() -> None:
+    class Waiting(Taking):
+        async def _look(self, server: Any, model: str) -> Service:
+            if model in MADE_UP:
+                await asyncio.Event().wait()
+            return GOOD
+
+    services = Waiting()
+    services.freshness.signs = {"toy": ""}
+
+    async def run() -> Service:
+        flood = [asyncio.create_task(services.of(cast(Any, None), name)) for name in MADE_UP]
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(services.of(cast(Any, None), "toy"), 10)
+        for one in flood:
+            one.cancel()
+        return found
+
+    assert asyncio.run(run()) is GOOD
+
+
+def test_requests_that_wait_for_an_examination_that_fails_wait_for_no_other() -> None:
+    class Failing(Looking):
+        async def _look(self, server: Any, model: str) -> Service:
+            await asyncio.sleep(0)
+            return await super()._look(server, model)
+
+    services = Failing(UpstreamError("Busy.", status=429), GOOD)
+    assert causes(services, 5, together=True) == ["unresolved"] * 5
+    assert services.looks == 1
+
+
+def test_an_examination_that_finds_the_same_keeps_what_was_found_out_beside() -> None:
+    config, server = Fixed(0.0).service.stream_config, cast(Any, None)
+    assert config is not None
+    looks = [Service(OpenAI("tokens", lead), replace(config, exit_ids=(1,))) for lead in ("", "", "{open}")]
+    services = Looking(*looks)
+
+    async def run() -> list[Service | None]:
+        first = await services.of(server, "toy")
+        found: list[Service | None] = [first]
+        for _ in range(2):
+            await services.again(server, "toy")
+            found.append(services.known("toy"))
+        return found
+
+    first, same, other = asyncio.run(run())
+    assert first is same is looks[0]
+    assert other is looks[2]
+
+
+def test_a_server_that_never_lists_its_models_holds_no_check_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Listing):
+        async def call(self, path: str, body: Any = None) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(service, "LOOK_SECONDS", 0.05)
+    hanging: Any = Hanging(None)
+    assert asyncio.run(asyncio.wait_for(Looking().ready(hanging), 10)) is None

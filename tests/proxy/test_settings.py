@@ -178,6 +178,13 @@ def test_a_level_is_found_in_one_order(
         assert report["stopped"] is (risk == "0.1" and headers.get("x-lynxstop-mode") != "shadow")
 
 
+def test_of_a_header_that_repeats_the_first_counts(mock: Any) -> None:
+    repeated = [("x-lynxstop-risk", "0.1"), ("X-Lynxstop-Risk", "0.05")]
+    with watching(mock[0], math.inf, sections=LEVELS) as proxy:
+        assert ask(proxy, repeated)["lynxstop"]["exit"] == "score"
+        assert ask(proxy, repeated[::-1])["lynxstop"]["exit"] is None
+
+
 def test_a_plugin_in_the_server_is_told_of_tools() -> None:
     # it sees tokens only
     own, asked = PolicyConfig(), ExitOptions(0.1, Mode.STOP)

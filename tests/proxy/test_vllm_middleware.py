@@ -227,6 +227,44 @@ def test_requests_that_are_not_ours_pass_as_they_are(made: Any) -> None:
     assert "lynxstop" not in serve(middleware)[0].text
 
 
+def test_a_body_is_not_read_before_the_servers_check_of_keys(made: Any, tmp_path: Path) -> None:
+    # given a server that refuses a request by its headers, as vLLM's AuthenticationMiddleware does
+    middleware, server, _ = made(monitor=audits(tmp_path))
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        if dict(scope["headers"]).get(b"authorization") == b"Bearer right":
+            await server(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"Unauthorized"})
+
+    middleware._app = refusing
+    body = orjson.dumps({"model": "tiny", "messages": []})
+    read = []
+
+    async def ask(key: bytes) -> list[Any]:
+        sent: list[Any] = []
+        headers = [(b"authorization", key), (b"content-length", str(len(body)).encode())]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "root_path": ""}
+
+        async def receive() -> Any:
+            read.append(key)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await middleware(scope, receive, send)
+        return sent
+
+    # when one has no right key, and another has
+    refused, answered = asyncio.run(ask(b"Bearer no")), asyncio.run(ask(b"Bearer right"))
+    # then only the other's body is read, and answered with a report
+    assert read == [b"Bearer right"]
+    assert [refused[0]["status"], refused[1]["body"]] == [401, b"Unauthorized"]
+    assert orjson.loads(answered[1]["body"])["lynxstop"]["stopped"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_exits_are_audited_off_the_clients_path(made: Any, tmp_path: Path, stream: bool) -> None:
     # given a share that is audited

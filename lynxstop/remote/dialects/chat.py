@@ -21,6 +21,12 @@ class ChatDialect(Dialect):
     in_place = False
     neutral: Mapping[str, Any] = MappingProxyType({})
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     async def end_thinking(self, server: Server, id: str) -> bool:
         """No route for that is known."""
         return False

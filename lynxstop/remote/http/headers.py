@@ -27,14 +27,20 @@ _KEEPS_RUNNING = frozenset({b"x-conversation-id"})
 """With this header, llama.cpp's server generates to the end after the client has disconnected."""
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding", b"content-type"})
 
+_NOT_CALLED = HOP_BY_HOP | _REQUEST_ONLY | _OF_THE_BODY | _KEEPS_RUNNING
+
 _OF_THE_ANSWER = frozenset(
     {b"content-length", b"content-encoding", b"content-type", b"cache-control", b"x-accel-buffering"}
 )
+_NOT_ANSWERED = HOP_BY_HOP | _OF_THE_ANSWER
 
 
 def find(headers: Headers, name: bytes) -> bytes | None:
     """Return the first value of a header, or None; `name` in lower case."""
-    return next((value for key, value in headers if key.lower() == name), None)
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return None
 
 
 def without(headers: Headers, names: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
@@ -54,7 +60,7 @@ def for_relay(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def for_call(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers of a request that we write ourselves, as JSON and on a client's behalf."""
-    kept = without(headers, HOP_BY_HOP | _REQUEST_ONLY | _OF_THE_BODY | _KEEPS_RUNNING | _listed(headers))
+    kept = without(headers, _NOT_CALLED | _listed(headers))
     return [*kept, (b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
 
 
@@ -65,7 +71,7 @@ def for_client(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def for_answer(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers of an answer that we write ourselves from another: those about the body are left out."""
-    return without(for_client(headers), _OF_THE_ANSWER)
+    return without(headers, _NOT_ANSWERED | _listed(headers))
 
 
 def _listed(headers: Headers) -> frozenset[bytes]:

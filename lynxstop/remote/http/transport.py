@@ -119,6 +119,9 @@ class _Session:
     def __init__(self) -> None:
         self.trusted = trusted()
         self._session: Any = None
+        self._aiohttp: Any = need("aiohttp", "fast")
+        self._multidict: Any = need("multidict", "fast")
+        self._yarl: Any = need("yarl", "fast")
 
     def __call__(self) -> _Session:
         """Return the session; the adapter calls this before each request."""
@@ -126,11 +129,9 @@ class _Session:
 
     def request(self, method: str, url: str, **options: Any) -> Any:
         """Send a request to an address that is not quoted again, its headers one by one."""
-        aiohttp: Any = need("aiohttp", "fast")
-        multidict: Any = need("multidict", "fast")
-        yarl: Any = need("yarl", "fast")
+        aiohttp = self._aiohttp
         raw = options["headers"].raw
-        options["headers"] = multidict.CIMultiDict(
+        options["headers"] = self._multidict.CIMultiDict(
             (name.decode("latin-1"), _text(value)) for name, value in raw
         )
         if self._session is None:
@@ -143,7 +144,7 @@ class _Session:
                 max_line_size=LINE_BYTES,
                 max_field_size=LINE_BYTES,
             )
-        return self._session.request(method, yarl.URL(url, encoded=True), **options)
+        return self._session.request(method, self._yarl.URL(url, encoded=True), **options)
 
     async def close(self) -> None:
         """Close all connections."""

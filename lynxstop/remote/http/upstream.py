@@ -114,7 +114,8 @@ class Upstream:
         self._own_key: Headers = []
         if config.api_key is not None:
             self._own_key = [(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())]
-        self._timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
+        timeout = httpx.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
+        self._extensions = {"timeout": timeout.as_dict()}
         # Transports are used without httpx's client, which would look for redirects, cookies and more.
         self._transport: httpx.AsyncBaseTransport | None = None
         self._fresh: httpx.AsyncBaseTransport | None = None
@@ -187,6 +188,20 @@ class Upstream:
                 await transport.aclose()
         self._transport = self._fresh = None
 
+    def _with_body(self, method: str, headers: Headers, body: bytes) -> httpx.Request:
+        """Make a request as httpx does, which takes three times as long to add the same two headers."""
+        sized = find(headers, b"content-length") is not None
+        length = [] if sized else [(b"Content-Length", str(len(body)).encode())]
+        made = httpx.Request(
+            method,
+            self._address,
+            headers=[(b"Host", self._address.netloc), *headers, *length],
+            stream=httpx.ByteStream(body),
+            extensions=self._extensions,
+        )
+        made.read()
+        return made
+
     async def _send(
         self, method: str, target: bytes, headers: Headers, content: bytes | AsyncIterator[bytes] | None
     ) -> httpx.Response:
@@ -196,13 +211,12 @@ class Upstream:
         """
 
         def request() -> httpx.Request:
-            made = httpx.Request(
-                method,
-                self._address,
-                headers=list(headers),
-                content=content,
-                extensions={"timeout": self._timeout.as_dict()},
-            )
+            if isinstance(content, bytes):
+                made = self._with_body(method, headers, content)
+            else:
+                made = httpx.Request(
+                    method, self._address, headers=list(headers), content=content, extensions=self._extensions
+                )
             made.url = _Address(self._address, target)
             return made
 
