@@ -137,7 +137,7 @@ def test_a_file_is_graded_as_asked_beside_a_suite_with_a_grader_of_its_own(
     problems = [Problem(str(number), f"{number}?") for number in range(4)]
     suites = {"gpqa": ("hf://gpqa/test", "choice"), "csqa": ("hf://csqa/test", "choice")}
     file = str(shipped.PROBLEMS / "test.jsonl")
-    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, *suites.get(name, (name, None))))
+    monkeypatch.setattr(workflow, "load_suite", lambda name, _: (problems, *suites.get(name, (name, None))))
     graders: dict[Path, Any] = {}
 
     def recorded(work: Any, place: Path, some: object, *, grader: Any) -> None:
@@ -197,7 +197,7 @@ def test_what_has_changed_is_measured_again_and_no_more(
     # given a suite with a grader of its own, carried to another one and to a file
     problems = load_problems(shipped.PROBLEMS / "test.jsonl")
     suites = {"gpqa": "choice", "csqa": "choice"}
-    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, name, suites.get(name)))
+    monkeypatch.setattr(workflow, "load_suite", lambda name, _: (problems, name, suites.get(name)))
     file = tmp_path / "file.jsonl"
     file.write_text('{"id": "a", "prompt": "1?"}\n')
     options = StudyOptions(transfers=(str(file), "csqa"))
