@@ -29,7 +29,7 @@ from lynxstop.evaluate.report import as_json
 from lynxstop.grading.graders import name_of
 from lynxstop.grading.grading import Grader
 from lynxstop.recordings.problems import Problem, digest_problems
-from lynxstop.recordings.prompts import prompt_digest
+from lynxstop.recordings.prompts import content_id, prompt_digest
 from lynxstop.recordings.storage import Recording
 from lynxstop.rules.plain import Budget
 from lynxstop.rules.table import all_rules
@@ -217,14 +217,18 @@ def _identity(model: str, engine: str) -> Any:
     return model if engine == "openai" else fingerprint(folder_of(model)).model_dump()
 
 
-def shuffled(problems: Sequence[Problem]) -> list[Problem]:
-    """Return problems by the digest of their prompts, each prompt once.
+def shuffled(problems: Sequence[Problem], known: Sequence[Problem] = ()) -> list[Problem]:
+    """Return problems by the digest of their prompts, each prompt once, without those that are known.
 
-    A file may be sorted, by year or difficulty: its first half is no sample of the second.
+    A file may be sorted, by year or difficulty: its first half is no sample of the second. Two files may
+    number their problems alike, so ids are made of the prompts.
     """
+    there = {prompt_digest(one.prompt, one.tools) for one in known}
     first: dict[str, Problem] = {}
     for problem in problems:
-        first.setdefault(prompt_digest(problem.prompt, problem.tools), problem)
+        digest = prompt_digest(problem.prompt, problem.tools)
+        if digest not in there:
+            first.setdefault(digest, replace(problem, id=content_id(problem.prompt, problem.tools)))
     return [problem for _, problem in sorted(first.items())]
 
 
@@ -336,7 +340,10 @@ class _Work:
         if not levels:
             raise DataError("No level exits, so there is nothing to carry over.")
         problems, source, own = load_suite(name, self._commits)
-        problems = shuffled(problems)[: self._options.transfer_problems]
+        fresh = shuffled(problems, self._problems)
+        if shared := len(shuffled(problems)) - len(fresh):
+            self._tell(f"{shared} problems of {name} are in {self._found.suite}, too, and are left out.")
+        problems = fresh[: self._options.transfer_problems]
         if len(problems) < 2:
             raise DataError(f"{name} has too few problems.")
         half = len(problems) // 2
@@ -357,6 +364,7 @@ class _Work:
                 risk=level.risk,
                 reference=reference,
                 loss=LOSSES[self._options.loss],
+                confidence=self._options.confidence,
                 **traces,
             )
             rows.append(asdict(line) | {"risk": level.risk, "loss": level.loss, "suite": source})

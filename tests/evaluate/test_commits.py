@@ -22,7 +22,7 @@ from tests.support.small_hub import Hub, serve
 
 datasets = pytest.importorskip("datasets")
 OLD, NEW = "1" * 40, "2" * 40
-SUITE = "hf://some/sums@main/train"
+SUITE, OTHER = "hf://some/sums@main/train", "hf://some/products@main/train"
 
 
 def commit(*sums: str) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
-    """A Hub with one data set, of one commit."""
+    """A Hub with two data sets, of one commit each."""
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -55,7 +55,9 @@ def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("datasets.config.USE_PARQUET_EXPORT", False)
     handler: Any = server.RequestHandlerClass
-    handler.hub = Hub(datasets={"some/sums": {OLD: commit("1+1", "2+0")}})
+    handler.hub = Hub(
+        datasets={"some/sums": {OLD: commit("1+1", "2+0")}, "some/products": {OLD: commit("1*2", "2*1")}}
+    )
     found: Hub = handler.hub
     return found
 
@@ -67,7 +69,7 @@ def prompts(source: str) -> list[Any]:
 def test_a_study_reads_one_commit_and_names_it(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a study that measures nothing, on a branch and carried to it
+    # given a study that measures nothing, on a branch and carried to another
     read: list[Any] = []
 
     def certify(model: str, problems: Any, folder: Path, **named: object) -> Any:
@@ -84,22 +86,26 @@ def test_a_study_reads_one_commit_and_names_it(
     monkeypatch.setattr(workflow._Work, "_scored", lambda work, data: None)
     monkeypatch.setattr(workflow, "check_unseen", lambda bundle, data: None)
     monkeypatch.setattr(workflow, "Recording", SimpleNamespace(open=lambda place: None))
-    monkeypatch.setattr(workflow, "shift", lambda *given, **named: Delay(0.0, 0.0))
+    monkeypatch.setattr(workflow, "shift", lambda *given, **named: Delay(named["confidence"], 0.0))
 
     def run(size: int) -> Study:
         read.clear()
-        options = StudyOptions(transfers=[SUITE], transfer_problems=size)
+        options = StudyOptions(confidence=0.9, transfers=[OTHER], transfer_problems=size)
         return study(str(shipped.MODEL), SUITE, tmp_path / "out", options=options)
 
     named = f"hf://some/sums@{OLD}/train"
     for size in (2, 3):
-        # when it is called again after the branch has moved on
+        # when it is called again after both branches have moved on
         found = run(size)
         hub.datasets["some/sums"][NEW] = commit("1+1", "3-1", "4-2")
+        hub.datasets["some/products"][NEW] = commit("1*2", "2*1", "2/1")
         # then every part has read the first commit, and says so
-        assert sorted(read[0]) == sorted([*read[1], *read[2]]) == ["1+1?", "2+0?"]
+        assert read[0] == ["1+1?", "2+0?"]
+        assert sorted([*read[1], *read[2]]) == ["1*2?", "2*1?"]
         assert found.report()["suite"] == found.source == named
-        assert {row["suite"] for row in found.transfers} == {named}
+        assert {row["suite"] for row in found.transfers} == {f"hf://some/products@{OLD}/train"}
+        # and is calibrated again at the confidence that was asked for
+        assert {row["share"] for row in found.transfers} == {0.9}
     assert prompts(SUITE) == ["1+1?", "3-1?", "4-2?"]
     assert named in study_page(Study("m", "s", found.source, 1, StudyOptions()), "lynxstop study m")
 
