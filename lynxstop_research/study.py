@@ -221,14 +221,16 @@ def shuffled(problems: Sequence[Problem], known: Sequence[Problem] = ()) -> list
     """Return problems by the digest of their prompts, each prompt once, without those that are known.
 
     A file may be sorted, by year or difficulty: its first half is no sample of the second. Two files may
-    number their problems alike, so ids are made of the prompts.
+    number their problems alike: an id that a known problem has is made of the prompt.
     """
     there = {prompt_digest(one.prompt, one.tools) for one in known}
+    taken = {one.id for one in known}
     first: dict[str, Problem] = {}
     for problem in problems:
         digest = prompt_digest(problem.prompt, problem.tools)
         if digest not in there:
-            first.setdefault(digest, replace(problem, id=content_id(problem.prompt, problem.tools)))
+            name = content_id(problem.prompt, problem.tools) if problem.id in taken else problem.id
+            first.setdefault(digest, replace(problem, id=name))
     return [problem for _, problem in sorted(first.items())]
 
 

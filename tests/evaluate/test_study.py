@@ -305,7 +305,7 @@ def test_what_a_transfer_shares_with_the_study_is_left_out_and_numbers_are_no_na
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given two suites that number their problems alike, and share a prompt
-    suites = {"gpqa": ["1+1?", "2+2?", "3+3?"], "csqa": ["4+4?", "2+2?", "5+5?"]}
+    suites = {"gpqa": ["1+1?", "2+2?", "3+3?"], "csqa": ["4+4?", "2+2?", "5+5?", "6+6?"]}
 
     def load(name: str, _: object) -> Any:
         return [Problem(str(number), text) for number, text in enumerate(suites[name])], name, "math"
@@ -329,8 +329,10 @@ def test_what_a_transfer_shares_with_the_study_is_left_out_and_numbers_are_no_na
     options = StudyOptions(transfers=["csqa"])
     study(str(shipped.MODEL), "gpqa", tmp_path, options=options, tell=told.append)
 
-    assert {one.prompt for one in recorded} == {"4+4?", "5+5?"}
-    assert not {one.id for one in recorded} & {"0", "1", "2"}
+    names = {one.prompt: one.id for one in recorded}
+    assert set(names) == {"4+4?", "5+5?", "6+6?"}
+    assert names["6+6?"] == "3"
+    assert not {"0", "2"} & set(names.values())
     assert "1 problems of csqa are in gpqa, too, and are left out." in told
 
 
