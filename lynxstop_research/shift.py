@@ -219,6 +219,7 @@ def shift(
     calibration: Scored,
     test: Scored,
     loss: Loss = AUDITED,
+    confidence: float = 0.95,
 ) -> Shift:
     """Serve a threshold of the source on the target, watch it, and calibrate again.
 
@@ -232,8 +233,10 @@ def shift(
         Traces of the target, scored by the source's probe.
     loss : Loss
         That the threshold was certified for.
+    confidence : float
+        Of the certificate that is made again, of this level alone.
     """
-    again = certified(calibration, risk, loss=loss)
+    again = certified(calibration, risk, confidence, loss)
     number, losses = len(test.table.trace_ids), losses_at(test, threshold, loss)
     audited = loss == AUDITED
     return Shift(

@@ -29,7 +29,7 @@ from lynxstop.evaluate.report import as_json
 from lynxstop.grading.graders import name_of
 from lynxstop.grading.grading import Grader
 from lynxstop.recordings.problems import Problem, digest_problems
-from lynxstop.recordings.prompts import prompt_digest
+from lynxstop.recordings.prompts import content_id, prompt_digest
 from lynxstop.recordings.storage import Recording
 from lynxstop.rules.plain import Budget
 from lynxstop.rules.table import all_rules
@@ -42,7 +42,7 @@ from lynxstop_research import study_flips
 from lynxstop_research.machine import machine
 from lynxstop_research.shift import Scored, scored, shift
 from lynxstop_research.study_speed import equal_budget, speed
-from lynxstop_research.suites import SUITES, check_suite, load_suite, title_of
+from lynxstop_research.suites import SUITES, Commits, check_suite, load_suite, title_of
 
 RISKS = (0.01, 0.02, 0.05, 0.10)
 Rows = list[dict[str, Any]]
@@ -149,7 +149,8 @@ def study(
     suite : str
         A name in `lynxstop_research.suites.SUITES`, or a file of problems.
     out : path
-        Folder; the same call goes on there. Recordings and the bundle are those of `lynxstop certify`.
+        Folder; the same call goes on there, with data sets at the same commits. Recordings and the bundle
+        are those of `lynxstop certify`.
     options : StudyOptions, optional
     recipe : Recipe, optional
     limit : int, optional
@@ -170,7 +171,8 @@ def study(
     for name in options.transfers:
         check_suite(name)
     of_files = options.collect.grader
-    problems, source, grader = load_suite(suite)
+    commits = Commits(folder / "revisions.json")
+    problems, source, grader = load_suite(suite, commits)
     problems, identity = problems[:limit], _identity(model, options.collect.engine)
     collect = replace(options.collect, grader=grader or of_files)
     options = replace(options, collect=collect)
@@ -185,7 +187,7 @@ def study(
             raise
         found.failed["certificates"] = str(error)
         tell(f"No certificate: {error}")
-    work = _Work(found, folder, problems, identity, of_files, recipe, tell, console)
+    work = _Work(found, folder, problems, identity, of_files, recipe, commits, tell, console)
     parts: list[tuple[str, Rows, Callable[[], Rows], Sequence[Any]]] = [
         ("speed", found.speed, work.speed, [options.timed, options.compared, machine()]),
         (
@@ -215,14 +217,20 @@ def _identity(model: str, engine: str) -> Any:
     return model if engine == "openai" else fingerprint(folder_of(model)).model_dump()
 
 
-def shuffled(problems: Sequence[Problem]) -> list[Problem]:
-    """Return problems by the digest of their prompts, each prompt once.
+def shuffled(problems: Sequence[Problem], known: Sequence[Problem] = ()) -> list[Problem]:
+    """Return problems by the digest of their prompts, each prompt once, without those that are known.
 
-    A file may be sorted, by year or difficulty: its first half is no sample of the second.
+    A file may be sorted, by year or difficulty: its first half is no sample of the second. Two files may
+    number their problems alike: an id that a known problem has is made of the prompt.
     """
+    there = {prompt_digest(one.prompt, one.tools) for one in known}
+    taken = {one.id for one in known}
     first: dict[str, Problem] = {}
     for problem in problems:
-        first.setdefault(prompt_digest(problem.prompt, problem.tools), problem)
+        digest = prompt_digest(problem.prompt, problem.tools)
+        if digest not in there:
+            name = content_id(problem.prompt, problem.tools) if problem.id in taken else problem.id
+            first.setdefault(digest, replace(problem, id=name))
     return [problem for _, problem in sorted(first.items())]
 
 
@@ -247,12 +255,13 @@ class _Work:
         identity: Any,
         of_files: str | Grader,
         recipe: Recipe | None,
+        commits: Commits,
         tell: Callable[[str], None],
         console: Console | None,
     ) -> None:
         self._found, self._folder, self._tell, self._console = found, folder, tell, console
         self._options, self._problems, self._identity = found.options, problems, identity
-        self._of_files = of_files
+        self._of_files, self._commits = of_files, commits
         self._unseen = split_problems(problems)["test"] or problems
         self._bundle: Bundle | None = None if found.made is None else found.made.bundle
         written = folder / "recipe.toml"
@@ -332,8 +341,11 @@ class _Work:
         levels = [level for level in bundle.policy.pooled if level.threshold < np.inf]
         if not levels:
             raise DataError("No level exits, so there is nothing to carry over.")
-        problems, source, own = load_suite(name)
-        problems = shuffled(problems)[: self._options.transfer_problems]
+        problems, source, own = load_suite(name, self._commits)
+        fresh = shuffled(problems, self._problems)
+        if shared := len(shuffled(problems)) - len(fresh):
+            self._tell(f"{shared} problems of {name} are in {self._found.suite}, too, and are left out.")
+        problems = fresh[: self._options.transfer_problems]
         if len(problems) < 2:
             raise DataError(f"{name} has too few problems.")
         half = len(problems) // 2
@@ -354,6 +366,7 @@ class _Work:
                 risk=level.risk,
                 reference=reference,
                 loss=LOSSES[self._options.loss],
+                confidence=self._options.confidence,
                 **traces,
             )
             rows.append(asdict(line) | {"risk": level.risk, "loss": level.loss, "suite": source})

@@ -122,8 +122,10 @@ def _transfers(page: Page, found: Sequence[dict[str, Any]]) -> None:
     sources = "; ".join(dict.fromkeys(row["suite"] for row in found))
     page.text(
         f"Certified on {found[0]['source']}. Risks are of the loss {found[0]['loss']}, with exact 95% "
-        "intervals; audits and requests are medians over orders of the same requests. Audits measure the "
-        f"loss {AUDITED.name} only. A change is a warning unless the monitor is told to stop on it. "
+        "intervals, each for one row alone; audits and requests are medians over orders of the same "
+        "requests. Each level is calibrated again on its own. Problems that are in both are left out. Audits "
+        f"measure the loss {AUDITED.name} only. A change is a warning unless the monitor is told to stop "
+        "on it. "
         f"Problems: {sources}.",
         note=True,
     )
@@ -167,7 +169,8 @@ def _speed(page: Page, found: Sequence[dict[str, Any]]) -> None:
         "the rounds; tokens per request; answers that differ with exact 95% intervals. All "
         "settings draw the same random numbers, except for one that says so: how often two full answers to "
         "one request differ, and how much the speed differs by itself. A certified budget stops at the first "
-        "decision point after a number of thinking tokens, and has the risk of its level. A budget of a "
+        "decision point after a number of thinking tokens, and is certified at the same levels, by a "
+        "certificate of its own. A budget of a "
         "number of tokens is the one under which the calibration traces think as many as at a certified "
         "level, or a half and a quarter of the longest where there is none; its risk is whatever it is. "
         "Budgets take turns with full thinking in engines of their own, and are compared with that.",
@@ -205,8 +208,9 @@ def _flips(page: Page, found: Sequence[dict[str, Any]]) -> None:
     engine, batch = found[0]["against"]
     page.text(
         f"Compared with {engine}, {batch or 'default'} at a time, on the same requests and random numbers. A "
-        "decision is flipped when the text up to it is the same, and its score on the other side. No flip "
-        "among n decisions leaves a rate of up to about 3 / n possible.",
+        "decision is flipped when the text up to it is the same, and its score on the other side. Decisions "
+        "of one request are not independent: no flip in n requests leaves up to about 3 / n of requests "
+        "possible.",
         note=True,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+from lynxstop.artifacts import atomic
 from lynxstop.errors import DataError
 from lynxstop.grading.graders import MATH
-from lynxstop.recordings.hub import PREFIX
+from lynxstop.recordings.hub import PREFIX, at_commit
 from lynxstop.recordings.problems import Problem, load_problems
 
 
@@ -30,13 +32,49 @@ SUITES = {
 """By the name that `lynxstop study --suite` takes."""
 
 
-def load_suite(name: str) -> tuple[list[Problem], str, str | None]:
+class Commits:
+    """The commit that each data set was first read at, kept in a file: `main` is another one next month."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def of(self, source: str) -> str:
+        """Name a source at its commit; a file, and what has no commit, as it is.
+
+        Raises
+        ------
+        DataError
+            When the data set cannot be read, or the file is damaged.
+        """
+        if not source.startswith(PREFIX):
+            return source
+        known = self._read()
+        if source not in known:
+            known[source] = at_commit(source)
+            if known[source] != source:
+                atomic.write_text(self._path, json.dumps(known, indent=1) + "\n")
+        return known[source]
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return {str(source): str(commit) for source, commit in json.loads(self._path.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{self._path} is damaged, so at which commit data sets were read is not known.",
+                hint="Restore it, or remove it to read them as they are now.",
+            ) from error
+
+
+def load_suite(name: str, commits: Commits | None = None) -> tuple[list[Problem], str, str | None]:
     """Read a suite, or a file of problems.
 
     Returns
     -------
     (problems, source, grader)
-        The grader is None for a file.
+        The source is a file or a data set, with `commits` at the commit that was read. The grader is None
+        for a file.
 
     Raises
     ------
@@ -46,6 +84,7 @@ def load_suite(name: str) -> tuple[list[Problem], str, str | None]:
     if name not in SUITES and "." not in name and "/" not in name:
         raise DataError(f"There is no suite {name!r}.", hint=f"Suites: {', '.join(SUITES)}; or name a file.")
     source, grader = SUITES.get(name, (name, None))
+    source = source if commits is None else commits.of(source)
     return load_problems(source), source, grader
 
 

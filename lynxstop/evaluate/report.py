@@ -59,6 +59,11 @@ def lead(found: Comparison) -> str:
     )
     if rivals and not best["paper"]:
         text += f" The best published rule, {rivals[0]['rule']}, saves {rivals[0]['saved_net']:.1%}."
+    if sum(line.row["certified"] for line in found.lines) > 1:
+        text += (
+            " Each rule is certified on its own: the best of them has no promise until it is certified on "
+            "other problems."
+        )
     return text
 
 

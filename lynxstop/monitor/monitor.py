@@ -193,11 +193,14 @@ class Monitor:
         risk = self.key.risk
         observed = f"{self.lost:g} losses in {self.audits} audits"
         if self.test.alarm:
-            return f"The risk has been above {risk:g} since deployment: {observed}."
+            return (
+                f"The risk has been above {risk:g} since the start or the last reset (a false alarm has a "
+                f"probability of at most {self.options.level:g}): {observed}."
+            )
         if self.detector.alarms:
             since = self.audits - self.changed_at
             when = f"{since} audit{'s'[: since > 1]} ago" if since else "recently"
-            return f"The risk rose above {risk:g} {when}: {observed}."
+            return f"The risk seems to have risen above {risk:g} {when}: {observed}."
         return ""
 
     def to_json(self) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def add_certified(page: Page, made: CertifiedModel) -> None:
         )
         page.text(
             f"{made.held_out[0]['n_problems']} held-out problems, replayed; the limit of the share that "
-            "differs is an exact upper limit at 95% confidence, from these problems alone.",
+            "differs is an exact upper limit at 95% confidence, of each level alone and from these problems "
+            "alone.",
             note=True,
         )
     else:

@@ -32,6 +32,7 @@ from lynxstop.probes.target import Target
 from lynxstop.probes.train import TrainedProbe, require_both_outcomes
 from lynxstop.recordings.meta_file import META, read_meta
 from lynxstop.recordings.problems import Problem, load_problems
+from lynxstop.recordings.prompts import prompt_digest
 from lynxstop.recordings.schema import Meta
 from lynxstop.recordings.storage import Recording
 from lynxstop.recordings.store import store_at
@@ -185,7 +186,8 @@ def certify(
         They are split by their prompts; gold answers are optional for the loss "disagree".
     out : path
         Folder: `recipe.toml`, `recorded/train`, `recorded/calibration`, `recorded/test` and `bundle`. The
-        same call goes on where it was interrupted, and more problems are added to what is recorded.
+        same call goes on where it was interrupted, and problems that were added to the file are recorded
+        beside the others.
     recipe : Recipe, optional
         How the model is watched; by default that of an earlier call, else one drafted from its files.
     options : CertifyOptions, optional
@@ -207,7 +209,7 @@ def certify(
     ------
     DataError
         When there are too few problems for any of the levels; says what so many can certify. When the loss
-        needs gold answers, and there are none.
+        needs gold answers, and there are none. When `out` has recordings of other problems.
     LynxstopError
         As the steps do.
     """
@@ -232,6 +234,7 @@ def certify(
         model = folder_of(name)
         fingerprint(Path(model))
     base_url = options.collect.arguments.get("base_url")
+    _refuse_others(folder / "recorded", parts)
     settings = settle_recipe(folder, name, model, recipe, tell, base_url)
     with closing(load_source(options.collect.engine, str(model), settings, options.collect)) as source:
         data = _record(source, parts, folder / "recorded", settings, options, tell, ask, console)
@@ -269,6 +272,23 @@ def certify(
         tried=tried,
         serve=_serving(model, bundle, options.collect),
     )
+
+
+def _refuse_others(folder: Path, parts: dict[str, list[Problem]]) -> None:
+    """Refuse recordings of problems that are not given: a certificate would be about those, too."""
+    recorded = {
+        prompt
+        for name in parts
+        if (meta := _meta(folder / name)) is not None and meta.finished
+        for prompt in Recording.open(folder / name, verify=False).prompts
+    }
+    given = {prompt_digest(one.prompt, one.tools) for problems in parts.values() for one in problems}
+    if others := len(recorded - given):
+        raise DataError(
+            f"{folder} has recordings of {others} problems that are not among those given, and the "
+            "certificate would be about them, too.",
+            hint="Give them as well, or name another folder with --out.",
+        )
 
 
 def _record(

@@ -101,7 +101,7 @@ def test_a_risk_that_rose_lately_is_said(served, audit, tmp_path):
     assert call(served, state)["changed"] == {}
     rising = journal(tmp_path / "rising", *steady, *audit(0.05, [1.0] * 12))
     result = CliRunner().invoke(app, ["calibrate", str(served.path), "--from-audit", str(rising)])
-    assert "rose above 0.05 recently" in result.output
+    assert "seems to have risen above 0.05 recently" in result.output
     found = call(served, rising)
     assert not found["levels"][0]["refused"]
     assert found["changed"]["0.05"].endswith("52 losses in 2012 audits.")

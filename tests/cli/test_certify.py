@@ -17,6 +17,7 @@ from lynxstop.calibration.plan import smallest_size
 from lynxstop.cli import app
 from lynxstop.cli import certify as command
 from lynxstop.collect import partial
+from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import folder_of
 from lynxstop.errors import ConfigError, DataError, ModelError
@@ -32,6 +33,7 @@ from lynxstop.workflows.certify_plan import SHARES, Estimate, floor, outlook, re
 from lynxstop.workflows.draft_recipe import draft_recipe
 from lynxstop.workflows.settle_recipe import settle_recipe
 from lynxstop.workflows.verify_bundle import verify_path
+from tests.support.scripted import SAMPLING, ScriptedSource, problems
 from tests.support.servers import eventually, program, serving
 
 RISK = "30%"
@@ -99,6 +101,17 @@ def test_too_few_problems_are_refused_before_anything_is_loaded(tmp_path: Path) 
     assert "40 problems are too few" in done.exception.message
     assert "even without a single loss" in done.exception.message
     assert "Give about" in str(done.exception.hint)
+
+
+def test_recordings_of_problems_that_are_not_given_are_refused(tmp_path: Path) -> None:
+    # given a folder in which another file was begun
+    collect(ScriptedSource(), problems(20), tmp_path / "recorded" / "train", SAMPLING, CollectOptions())
+    others = [Problem(str(number), f"another {number}") for number in range(120)]
+    # then a certificate on this file would be about both, and is not made
+    with pytest.raises(DataError, match="20 problems that are not among those given"):
+        workflow.certify(shipped.MODEL, others, tmp_path)
+    with pytest.raises(ConfigError, match="recorded with other settings"):
+        workflow.certify(shipped.MODEL, [*others, *problems(20)], tmp_path)
 
 
 def test_arguments_of_the_engine_reach_it(tmp_path: Path) -> None:

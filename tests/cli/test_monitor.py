@@ -67,7 +67,7 @@ def test_the_table_says_what_the_json_says(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 1
     assert "alarm" in result.stderr
     assert "100.00%" in result.stderr
-    assert "has been above 0.05 since deployment" in result.stderr
+    assert "has been above 0.05 since the start or the last reset" in result.stderr
 
 
 def test_a_folder_without_audits_says_which_it_wants(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.errors import ConfigError, DataError
 from lynxstop.evaluate.compare import compare
 from lynxstop.evaluate.intervals import draws, ratio
-from lynxstop.evaluate.report import as_csv, as_json, as_page, lead
+from lynxstop.evaluate.report import as_csv, as_json, as_page, lead, ordered
 from lynxstop.replay.exits import ExitTable, read_exits
 from lynxstop.replay.parts import parts_of
 from lynxstop.replay.points import read_points, score_points
@@ -173,6 +173,11 @@ def test_the_main_sentence_rounds_neither_risk_nor_confidence_away(scripted):
     assert "At a certified 99.5% risk of disagree (confidence 99.9%)" in lead(found)
     found = compare(scripted, [rule_named("budget")], risk=0.004)
     assert lead(found) == "No rule could be certified at 0.4%."
+
+
+def test_the_best_of_several_rules_is_promised_nothing(found):
+    assert "the best of them has no promise" in lead(found)
+    assert "no promise" not in lead(replace(found, lines=ordered(found)[:1]))
 
 
 def test_intervals_resample_problems_not_traces():

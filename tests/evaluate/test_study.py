@@ -134,10 +134,14 @@ def test_a_file_is_graded_as_asked_beside_a_suite_with_a_grader_of_its_own(
     stubbed: Stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a certificate on multiple choice, carried to a file of mathematics and to another suite
-    problems = [Problem(str(number), f"{number}?") for number in range(4)]
     suites = {"gpqa": ("hf://gpqa/test", "choice"), "csqa": ("hf://csqa/test", "choice")}
     file = str(shipped.PROBLEMS / "test.jsonl")
-    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, *suites.get(name, (name, None))))
+
+    def load(name: str, _: object) -> Any:
+        problems = [Problem(str(number), f"{name}, {number}?") for number in range(4)]
+        return problems, *suites.get(name, (name, None))
+
+    monkeypatch.setattr(workflow, "load_suite", load)
     graders: dict[Path, Any] = {}
 
     def recorded(work: Any, place: Path, some: object, *, grader: Any) -> None:
@@ -197,7 +201,7 @@ def test_what_has_changed_is_measured_again_and_no_more(
     # given a suite with a grader of its own, carried to another one and to a file
     problems = load_problems(shipped.PROBLEMS / "test.jsonl")
     suites = {"gpqa": "choice", "csqa": "choice"}
-    monkeypatch.setattr(workflow, "load_suite", lambda name: (problems, name, suites.get(name)))
+    monkeypatch.setattr(workflow, "load_suite", lambda name, _: (problems, name, suites.get(name)))
     file = tmp_path / "file.jsonl"
     file.write_text('{"id": "a", "prompt": "1?"}\n')
     options = StudyOptions(transfers=(str(file), "csqa"))
@@ -295,6 +299,41 @@ def test_halves_of_a_sorted_file_are_alike_and_share_no_prompt() -> None:
     assert sorted(found) == list(range(100))
     assert abs(sum(found[:50]) - sum(found[50:])) < 1_000
     assert shuffled(problems[::-1])[0].prompt == shuffled(problems)[0].prompt
+
+
+def test_what_a_transfer_shares_with_the_study_is_left_out_and_numbers_are_no_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two suites that number their problems alike, and share a prompt
+    suites = {"gpqa": ["1+1?", "2+2?", "3+3?"], "csqa": ["4+4?", "2+2?", "5+5?", "6+6?"]}
+
+    def load(name: str, _: object) -> Any:
+        return [Problem(str(number), text) for number, text in enumerate(suites[name])], name, "math"
+
+    def certify(*given: object, **named: object) -> Any:
+        return SimpleNamespace(bundle=Bundle.load(shipped.BUNDLE))
+
+    recorded: list[Problem] = []
+
+    def record(work: Any, place: Path, some: list[Problem], **changed: object) -> None:
+        recorded.extend(some)
+        if place.name == "test":
+            raise DataError("Enough.")
+
+    monkeypatch.setattr(workflow, "load_suite", load)
+    monkeypatch.setattr(workflow, "certify", certify)
+    monkeypatch.setattr(workflow._Work, "_recorded", record)
+    for name in ("rules", "speed", "flips"):
+        monkeypatch.setattr(workflow._Work, name, lambda work: [])
+    told: list[str] = []
+    options = StudyOptions(transfers=["csqa"])
+    study(str(shipped.MODEL), "gpqa", tmp_path, options=options, tell=told.append)
+
+    names = {one.prompt: one.id for one in recorded}
+    assert set(names) == {"4+4?", "5+5?", "6+6?"}
+    assert names["6+6?"] == "3"
+    assert not {"0", "2"} & set(names.values())
+    assert "1 problems of csqa are in gpqa, too, and are left out." in told
 
 
 def test_nothing_on_the_page_is_markup_or_from_elsewhere() -> None:

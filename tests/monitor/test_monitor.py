@@ -45,7 +45,10 @@ def test_a_broken_promise_raises_the_alarm_and_says_why() -> None:
     verdict = read(*[BAD if number % 3 == 0 else GOOD for number in range(100)]).verdict
 
     assert verdict.state == "alarm"
-    assert verdict.reason == "The risk has been above 0.05 since deployment: 34 losses in 100 audits."
+    assert verdict.reason == (
+        "The risk has been above 0.05 since the start or the last reset (a false alarm has a probability of "
+        "at most 0.01): 34 losses in 100 audits."
+    )
 
 
 LATE = [GOOD] * 3000 + [BAD] * 12
@@ -56,11 +59,13 @@ def test_a_late_change_is_a_warning_unless_it_is_to_stop_exits() -> None:
     stopped = read(*LATE, options=MonitorOptions(stop_on_change=True)).verdict
 
     assert (warned.state, stopped.state) == ("changed", "alarm")
-    assert warned.reason == "The risk rose above 0.05 recently: 12 losses in 3012 audits."
+    assert warned.reason == "The risk seems to have risen above 0.05 recently: 12 losses in 3012 audits."
     # It stays, and does not stay recent.
     later = read(*LATE, *[GOOD] * 5000).verdict
     assert later.state == "changed"
-    assert later.reason == "The risk rose above 0.05 5000 audits ago: 12 losses in 8012 audits."
+    assert (
+        later.reason == "The risk seems to have risen above 0.05 5000 audits ago: 12 losses in 8012 audits."
+    )
 
 
 def test_damaged_audits_count_as_losses() -> None:

@@ -232,7 +232,7 @@ def test_after_an_alarm_exits_stop_as_configured(
             eventually(lambda: KEY in open_state(tmp_path).findings)
         status, said = notices(proxy)
         assert status == 200
-        assert "has been above 0.1 since deployment" in said
+        assert "has been above 0.1 since the start or the last reset" in said
         assert "lynxstop monitor reset" in said
         assert proxy.count("lynxstop_alarm", model="toy", group="", risk="0.1") == 1
         # Another level is not concerned.

@@ -117,5 +117,8 @@ def test_spammed_cues_are_decided_one_by_one_and_change_nothing(cues: int) -> No
         assert counted(proxy)["completed"] == 1
         # The last one is not followed by the word that would confirm it.
         assert proxy.count("lynxstop_cues_total") in (cues - 1, cues)
-    assert answer.content.count(b'" Wait,"') >= cues
-    assert b'"stopped":false' in answer.content
+    found = [json.loads(part[6:]) for part in answer.content.split(b"\n\n") if part.startswith(b"data: {")]
+    said = [choice["delta"].get("reasoning") for event in found for choice in event.get("choices") or ()]
+    assert said.count(" Wait,") == cues
+    assert set(said) == {" Wait,", None}
+    assert found[-1]["lynxstop"]["stopped"] is False

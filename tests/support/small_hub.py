@@ -1,4 +1,4 @@
-"""A small server that speaks as much of the Hub's API as its real client needs for models."""
+"""A small server that speaks as much of the Hub's API as its real clients need for models and data sets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Hub:
-    """Repositories by name, each a dict of files."""
+    """Repositories by name, each a dict of files; of data sets every commit, the newest last, as `main`."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     lie_about_size: int | None = None
     broken: bool = False
+    hangs_up: bool = False
 
     def sha(self, name: str) -> str:
         files = self.repositories[name]
@@ -61,8 +63,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> None:
         path = self._path()
+        if self.hub.hangs_up:
+            self.close_connection = True
+            return None
         if self.hub.broken:
             return self._answer(500, b"{}")
+        if "datasets" in path[:2]:
+            return self._dataset(path)
         if path[:2] == ["api", "models"]:
             name = "/".join(path[2:4])
             if name not in self.hub.repositories:
@@ -81,6 +88,27 @@ class Handler(BaseHTTPRequestHandler):
             return self._missing("EntryNotFound")
         etag = hashlib.sha1(content).hexdigest()
         return self._answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": self.hub.sha(name)})
+
+    def _dataset(self, path: list[str]) -> None:
+        """``api/datasets/OWNER/NAME/KIND/REVISION/...`` or ``datasets/OWNER/NAME/resolve/REVISION/FILE``."""
+        about = path[0] == "api"
+        owner, name, kind, revision, *rest = path[1 + about :]
+        commits = self.hub.datasets.get(f"{owner}/{name}", {})
+        commit = next(reversed(commits), "") if revision == "main" else revision
+        if commit not in commits:
+            return self._missing("RevisionNotFound" if commits else "RepoNotFound")
+        files, place = commits[commit], "/".join(rest)
+        if not about:
+            if place not in files:
+                return self._missing("EntryNotFound")
+            etag = hashlib.sha1(files[place]).hexdigest()
+            return self._answer(200, files[place], {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
+        if kind == "tree":
+            entries = [(file, len(content)) for file, content in files.items() if not place]
+            return self._json(
+                [{"type": "file", "path": file, "size": size, "oid": "0" * 40} for file, size in entries]
+            )
+        return self._json({"id": f"{owner}/{name}", "sha": commit, "siblings": []})
 
     do_GET = do_HEAD = _get
 
