@@ -171,8 +171,9 @@ def watching_app(upstream: str, threshold: float = 1e30, exit_ids: tuple[int, ..
     from lynxstop.proxy.app import create_app
     from lynxstop.proxy.chat import ChatHandler
     from lynxstop.proxy.config import ProxyConfig
+    from lynxstop.proxy.examination import Service
     from lynxstop.proxy.metrics import Metrics
-    from lynxstop.proxy.service import Service, Services
+    from lynxstop.proxy.service import Services
     from lynxstop.remote.dialects.vllm import Vllm
     from lynxstop.remote.http.upstream import Upstream
     from lynxstop.remote.stream_config import StreamConfig

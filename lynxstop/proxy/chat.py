@@ -20,6 +20,7 @@ from lynxstop.proxy.chat_request import ChatRequest
 from lynxstop.proxy.chat_routes import UNCERTIFIED, ChatRoutes, need_of
 from lynxstop.proxy.choices import Choices, splits
 from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.full_answer import Heard
 from lynxstop.proxy.live_risk import LiveRisk, Treatment
@@ -28,7 +29,7 @@ from lynxstop.proxy.race import Race, check
 from lynxstop.proxy.request_options import KEY, ExitOptions, for_plugin, read_options
 from lynxstop.proxy.running import Running
 from lynxstop.proxy.sample import Sample
-from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecord, ShadowRecorder
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, has_tools, why_untouched
 from lynxstop.remote.chat import Chat

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lynxstop.monitor.arms import Arm
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.exchange import Incoming, Reply
 from lynxstop.proxy.race import seeded
 from lynxstop.proxy.request_options import ExitOptions
-from lynxstop.proxy.service import Service
 from lynxstop.remote.events import ClientEvent
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.encoded import encoded

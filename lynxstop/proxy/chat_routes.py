@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.logs import logger
-from lynxstop.proxy.service import LOOK_SECONDS, RETRY_SECONDS, Service
+from lynxstop.proxy.service import LOOK_SECONDS, RETRY_SECONDS
 from lynxstop.proxy.untouched import BY_CHAT_ROUTE, causes
 from lynxstop.remote.chat_route_check import ExitText, check_chat_route, refused
 from lynxstop.remote.continuation_check import UncontinuedError

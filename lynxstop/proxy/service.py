@@ -1,4 +1,4 @@
-"""What the proxy serves: a bundle, the server's dialect, and whether the two fit together."""
+"""The services of a server's models: what an examination found, as long as it holds."""
 
 from __future__ import annotations
 
@@ -7,25 +7,17 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.errors import LynxstopError, UpstreamError
+from lynxstop.proxy.examination import Examiner, Service
 from lynxstop.proxy.freshness import Freshness, listed
 from lynxstop.proxy.logs import logger
-from lynxstop.proxy.promise import Promise, stream_config_of
-from lynxstop.remote.continuation_check import UncontinuedError, check_continuation
-from lynxstop.remote.dialects.base import Dialect
-from lynxstop.remote.dialects.table import choose
-from lynxstop.remote.identity import identified
+from lynxstop.proxy.promise import Promise
 from lynxstop.remote.server import Server
-from lynxstop.remote.stream_config import StreamConfig
-
-ENGINE = "openai"
-"""Engine of the bundles whose traces were recorded through a server's stream."""
 
 RETRY_SECONDS = 10.0
 """After a failed examination of the server, requests pass through for so long before the next one."""
@@ -43,38 +35,6 @@ _MOST_MODELS = 64
 """Most models that are examined though the server does not list them: clients may make up any name."""
 
 _NAME = 200
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """How the requests for one model are served.
-
-    Parameters
-    ----------
-    dialect : Dialect or None
-    stream_config : StreamConfig or None
-        What is watched and what may stop a request; None when nothing is decided here.
-    cause : str or None
-        Why not: requests are then passed through, and counted by it.
-    trouble : str or None
-        The same for operators, in a sentence; None when it is as it should be.
-    system_fingerprint : str or None
-        What the server called its configuration when it was examined.
-    """
-
-    dialect: Dialect | None = None
-    stream_config: StreamConfig | None = None
-    cause: str | None = None
-    trouble: str | None = None
-    system_fingerprint: str | None = None
-
-    @property
-    def plugin(self) -> bool:
-        """Whether decisions are left to the plugin inside the server."""
-        return self.cause == "plugin"
-
 
 NO_KEY = Service(cause="unresolved")
 """For a request whose key the server refuses; other requests may have another."""
@@ -116,12 +76,7 @@ class Services(Promise):
         self.model = model
         self._names = frozenset(names)
         self._listed: frozenset[str] = frozenset()
-        self._stream_config = (
-            stream_config_of(bundle) if bundle is not None and bundle.policy.engine == ENGINE else None
-        )
-        self._name = dialect
-        self._dialect: Dialect | None = None
-        self._able: dict[str, Dialect] = {}
+        self._examiner = None if bundle is None else Examiner(bundle, dialect)
         self._found: dict[str, Service] = {}
         self._failed: dict[str, tuple[float, Service]] = {}
         # Names that clients made up hold up no model of the server.
@@ -224,9 +179,10 @@ class Services(Promise):
         self._found.clear()
         self._failed.clear()
         self.freshness.clear()
-        self._able.clear()
+        if self._examiner is not None:
+            self._examiner.forget()
         self._listed = frozenset()
-        self._dialect = self._only = None
+        self._only = None
 
     def lost(self, error: UpstreamError) -> None:
         """Take note that a request has failed: one that the server did not live to answer."""
@@ -240,7 +196,7 @@ class Services(Promise):
     @property
     def decides(self) -> bool:
         """Whether decisions are made here, and not by a plugin in the server."""
-        return self._stream_config is not None
+        return self._examiner is not None and self._examiner.stream_config is not None
 
     def belongs(self, model: str, event: Mapping[str, Any]) -> bool:
         """Say whether an event comes from the server that was examined, as far as it shows.
@@ -251,7 +207,8 @@ class Services(Promise):
         if self.freshness.knows(model, event.get("system_fingerprint")):
             return True
         self.freshness.suspects.add(model)
-        self._able.pop(model, None)
+        if self._examiner is not None:
+            self._examiner.forget(model)
         if self._found.pop(model, None) is not None:
             logger.warning("forgotten", extra={"fields": {"cause": "system_fingerprint", "models": 1}})
         return False
@@ -330,76 +287,8 @@ class Services(Promise):
         return (self._found.get(model) or await self.of(server, model)).trouble
 
     async def _look(self, server: Server, model: str) -> Service:
-        assert self.bundle is not None
-        if self._dialect is None:
-            self._dialect = await choose(self._name, server)
-        dialect, policy = self._dialect, self.bundle.policy
-        if self._stream_config is None:
-            if await dialect.has_plugin(server):
-                return Service(dialect, cause="plugin")
-            return Service(
-                dialect,
-                cause="no_plugin",
-                trouble=f"The bundle is for {policy.engine}; the server has no lynxstop plugin.",
-            )
-        # Side by side: with a busy server each of them waits for its turn.
-        checked, identity, hurried = await asyncio.gather(
-            check_continuation(
-                server, dialect, model, exit_text=policy.exit_text, open=policy.delimiters.open[0]
-            ),
-            identified(server, dialect, model),
-            self._prioritised(server, dialect, model),
-            return_exceptions=True,
-        )
-        if isinstance(checked, UncontinuedError):
-            return Service(dialect, cause=checked.code, trouble=str(checked))
-        checked, (fingerprint, system) = found(checked), found(identity)
-        if different := policy.fingerprint.differences(fingerprint):
-            return Service(
-                dialect, cause="fingerprint", trouble=_differing(different), system_fingerprint=system
-            )
-        exit_ids = await checked.dialect.tokenize(server, model, policy.exit_text)
-        stream_config = replace(
-            self._stream_config,
-            exit_ids=exit_ids,
-            exit_tokens=checked.exit_tokens,
-            opened=checked.opened,
-            opened_by=checked.opened_by,
-        )
-        spoken = found(hurried) if checked.dialect is dialect else checked.dialect
-        return Service(spoken, stream_config, system_fingerprint=system)
-
-    async def _prioritised(self, server: Server, dialect: Dialect, model: str) -> Dialect:
-        """Find out what the server can do beside; what it can is kept: with llama.cpp, it costs a chat."""
-        if (known := self._able.get(model)) is not None:
-            return known
-        spoken = await dialect.prioritised(server, model)
-        if spoken.prioritises or spoken.in_place:
-            if len(self._able) >= _MOST_MODELS:
-                self._able.clear()
-            self._able[model] = spoken
-        return spoken
-
-
-def found(result: Result | BaseException) -> Result:
-    """Return what one of several tasks has found.
-
-    Raises
-    ------
-    BaseException
-        What it has failed with.
-    """
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def _differing(parts: Sequence[str]) -> str:
-    """Say what of a fingerprint differs."""
-    said = f"The bundle belongs to another model or server: {', '.join(parts)} differ."
-    if list(parts) == ["config"]:
-        said += " The answers are the same: the bundle was made under another name of the model, or dialect."
-    return said
+        assert self._examiner is not None
+        return await self._examiner.look(server, model)
 
 
 def _tell(model: str, service: Service, seconds: float) -> None:

@@ -11,9 +11,10 @@ from lynxstop._version import __version__
 from lynxstop.proxy.backends import Backend
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.service import Services
 
 Json = dict[str, Any]
 

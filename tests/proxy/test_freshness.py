@@ -19,10 +19,11 @@ from lynxstop.proxy import freshness
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.background import Background
 from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.freshness import Freshness, listed, sign
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.routes import routes
-from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.service import Services
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.identity import identified

@@ -13,7 +13,9 @@ import httpx
 import orjson
 import pytest
 
-from lynxstop.proxy.service import Services
+from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle
+from lynxstop.proxy.examination import Examiner
 from lynxstop.remote.dialects.llamacpp import LlamaCpp
 from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
@@ -131,17 +133,17 @@ def test_whether_a_server_ends_thinking_is_tried_before_it_is_relied_on() -> Non
 
 
 def test_what_a_server_is_able_to_is_tried_once() -> None:
-    server, services = Llama(), Services(None)
+    server, examiner = Llama(), Examiner(Bundle.load(shipped.STREAM_BUNDLE), "llama.cpp")
 
     async def chats(url: str) -> list[int]:
         upstream, counts = Upstream(ConnectionConfig(url=url)), []
         for _ in range(2):
             for _ in range(2):
-                found = await services._prioritised(Connection(upstream), LlamaCpp(), "toy")
+                found = await examiner._prioritised(Connection(upstream), LlamaCpp(), "toy")
                 assert found.in_place
                 counts.append(len(server._chats()))
             # Another server may come back.
-            services.forget()
+            examiner.forget()
         await upstream.aclose()
         return counts
 

@@ -11,7 +11,8 @@ import pytest
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy import service
-from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.examination import Service
+from lynxstop.proxy.service import Services
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings

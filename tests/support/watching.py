@@ -18,12 +18,13 @@ from lynxstop.core.thinking import Delimiters
 from lynxstop.proxy.app import create_app
 from lynxstop.proxy.chat_routes import ChatRoutes
 from lynxstop.proxy.config import ProxyConfig
+from lynxstop.proxy.examination import Service
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.monitoring import Monitoring
 from lynxstop.proxy.operators import Operators
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.running import Running
-from lynxstop.proxy.service import Service, Services
+from lynxstop.proxy.service import Services
 from lynxstop.proxy.shadow import ShadowRecorder
 from lynxstop.remote.dialects.base import Dialect
 from lynxstop.remote.dialects.vllm import Vllm

@@ -335,6 +335,7 @@ def test_a_request_whose_statistics_are_lost_is_left_alone() -> None:
     both.admit(0, [0])
     for token in (0, 9):
         both.step([0], [token])
+    assert isinstance(both.sessions, PerRequestSessions)
     assert both.sessions._statistics is not None
     both.sessions._statistics.take(0)
     step = BatchStep(np.zeros(1, np.int64), torch.tensor([9]), None, None, lambda rows: [])

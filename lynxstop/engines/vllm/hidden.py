@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ welcome."""
 _BUFFER = "lynxstop_state"
 
 
-class RowFeatures(NamedTuple):
+@dataclass(slots=True)
+class RowFeatures:
     """The features of a step's rows: gathered, or where they lie.
 
     Parameters
