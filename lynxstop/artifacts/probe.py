@@ -117,10 +117,10 @@ class Probe:
         return cls(layers, tuple((np.ascontiguousarray(w), np.ascontiguousarray(b)) for w, b in pairs))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file; it is complete or absent."""
+        """Write a safetensors file; it is complete or absent, and the same bytes for the same probe."""
         metadata = {"format": FORMAT, "layers": json.dumps(self.layers), "width": str(self.width)}
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors().items()}
-        atomic.write_bytes(Path(path), save(tensors, metadata))
+        atomic.write_bytes(Path(path), _ordered(save(tensors, metadata), metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Probe:
@@ -154,3 +154,12 @@ class Probe:
         if probe.width != width:
             raise BundleError(f"The probe at {path} says it takes {width} features, but takes {probe.width}.")
         return probe
+
+
+def _ordered(content: bytes, metadata: dict[str, str]) -> bytes:
+    """Write the metadata in their own order: the library's is another one in each call."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]

@@ -67,6 +67,14 @@ def test_a_saved_probe_comes_back(mlp: Probe, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["probe.safetensors"]
 
 
+def test_one_probe_is_the_same_file_whenever_it_is_saved(mlp: Probe, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(12)]
+    for path in paths:
+        mlp.save(path)
+
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_a_probe_that_cannot_be_written_leaves_nothing(mlp: Probe, tmp_path: Path) -> None:
     (tmp_path / "probe").mkdir()
     with pytest.raises(OSError):
