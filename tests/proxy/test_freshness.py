@@ -90,7 +90,10 @@ class Comparing(Services):
         self.level = lambda options: None  # type: ignore[method-assign]
         self._certificates = {}
         fixed = Fixed(-float("inf"))
-        self.policy, self._stream_config = fixed.policy, fixed.service.stream_config
+        self.policy = fixed.policy
+        self._examiner: Any = SimpleNamespace(
+            stream_config=fixed.service.stream_config, forget=lambda model=None: None
+        )
         self.expected: Fingerprint | None = None
         self.looks = 0
 
@@ -102,9 +105,9 @@ class Comparing(Services):
             return Service(
                 Vllm(), cause="fingerprint", trouble=f"{different} differ.", system_fingerprint=system
             )
-        assert self._stream_config is not None
         exit_ids = await Vllm().tokenize(server, model, EXIT)
-        return Service(Vllm(), replace(self._stream_config, exit_ids=exit_ids), system_fingerprint=system)
+        config = replace(self._examiner.stream_config, exit_ids=exit_ids)
+        return Service(Vllm(), config, system_fingerprint=system)
 
 
 @pytest.fixture(autouse=True)
