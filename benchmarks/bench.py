@@ -30,13 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Benchmark(NamedTuple):
-    """A script, what it measures, and how it is called."""
+    """A script, what it measures, how it is called, and with which variables (`NAME=VALUE`)."""
 
     title: str
     script: str
     about: str
     full: str = ""
     quick: str = ""
+    variables: str = ""
 
 
 BENCHMARKS = (
@@ -98,9 +99,10 @@ BENCHMARKS = (
     Benchmark(
         "A decoding step of vLLM",
         "vllm_step",
-        "Ratio of the processor time with lynxstop to that without, measured in shuffled rounds.",
-        "--clock cpu --batch 1 16 64",
-        "--clock cpu --batch 1 --rounds 4",
+        "Ratio of the time with lynxstop to that without, measured in shuffled rounds.",
+        "--batch 1 16 64",
+        "--batch 1 --rounds 4",
+        "OMP_NUM_THREADS=1",
     ),
 )
 
@@ -108,13 +110,14 @@ BENCHMARKS = (
 def run(one: Benchmark, *, quick: bool, runs: int) -> Result:
     """Run a benchmark several times."""
     arguments = one.quick if quick else one.full
-    command = f"python benchmarks/{one.script}.py {arguments}".rstrip()
+    command = f"{one.variables} python benchmarks/{one.script}.py {arguments}".strip()
     tables, seconds, load = [], [], os.getloadavg()[0]
     for _ in range(runs):
         begun = time.monotonic()
-        words = [sys.executable, *shlex.split(command)[1:]]
+        words = [sys.executable, f"benchmarks/{one.script}.py", *shlex.split(arguments)]
         # Drawn tables are not to be cut to the width of a terminal.
         surroundings = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        surroundings |= dict(pair.split("=", 1) for pair in shlex.split(one.variables))
         done = subprocess.run(words, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False)
         seconds.append(time.monotonic() - begun)
         if done.returncode:

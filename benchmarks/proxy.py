@@ -497,12 +497,19 @@ def show(found: dict[str, Any]) -> None:
         cells = " | ".join(f"{row[name]:.0f} us" for name in BETWEEN)
         step = ", all streams in step" if row["in_step"] else ""
         print(f"| {row['pace'] * 1e3:g} ms{step} | {cells} |")
-    each = ", ".join(f"{name} {p50:.2f} ({p99:.2f})" for name, (p50, p99) in found["one_by_one"].items())
-    print(f"\nFirst event of one request at a time, p50 (p99), ms: {each}.\n")
+    each = found["one_by_one"]
+    print(f"\n| first event, one request at a time | {' | '.join(each)} |\n|{'---|' * (len(each) + 1)}")
+    for number, share in enumerate(("p50", "p99")):
+        print(f"| {share} | {' | '.join(f'{times[number]:.2f} ms' for times in each.values())} |")
+    print()
     many, requests, after = found["many"], found["requests"], found["after_exits"]
     print(f"{after['exits']} exits: {after['tokens_after']} tokens each after the deciding one.")
     print(f"\n{many['streams']} streams at once: {many['failed']} failed.")
-    print(f"{requests['number']} requests: {requests['failed']} failed; RSS {requests['rss_mib']} MiB.")
+    print(f"{requests['number']} requests: {requests['failed']} failed.\n")
+    fifth = requests["number"] // len(requests["rss_mib"])
+    print("| after requests | RSS |\n|---|---|")
+    for number, size in enumerate(requests["rss_mib"], 1):
+        print(f"| {number * fifth:,} | {size} MiB |")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,13 @@ from promise import CERTIFIED, FLAGS, MODEL, Command
 from lynxstop import shipped
 from lynxstop.demo import held_out
 
+MEASURES = {
+    "silence": "silence",
+    "without_sign": "without a sign of life",
+    "seconds": "answered after",
+}
+"""What is measured of each request, and how it is called."""
+
 
 async def one(client: httpx.AsyncClient, url: str, prompt: str, seed: int) -> dict[str, Any]:
     """Ask one request; measure the silences of its stream, in seconds."""
@@ -59,7 +66,7 @@ async def ask(url: str, clients: int) -> dict[str, Any]:
     async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) as client:
         rows = await asyncio.gather(*(one(client, url, prompts[n], n) for n in range(clients)))
     found: dict[str, Any] = {"stopped": sum(row["stopped"] for row in rows)}
-    for name in ("silence", "without_sign", "seconds"):
+    for name in MEASURES:
         values = [row[name] for row in rows]
         found[name] = [round(float(value), 2) for value in np.quantile(values, [0.5, 0.9, 1.0])]
     found["all"] = round(time.monotonic() - begun, 1)
@@ -98,12 +105,14 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"{arguments.clients} clients at once, {arguments.at_once} answered at a time; p50, p90, longest\n")
-    print("| scheduling | silence, s | without a sign of life, s | answered after, s | stopped | all, s |")
-    print("|---|---|---|---|---|---|")
+    print(f"{arguments.clients} clients at once, {arguments.at_once} answered at a time\n")
+    print("| scheduling | seconds | p50 | p90 | longest |\n|---|---|---|---|---|")
     for name, row in found.items():
-        cells = [" / ".join(map(str, row[what])) for what in ("silence", "without_sign", "seconds")]
-        print(f"| {name} | {' | '.join(cells)} | {row['stopped']} | {row['all']} |")
+        for what, title in MEASURES.items():
+            print(f"| {name} | {title} | {' | '.join(map(str, row[what]))} |")
+    print("\n| scheduling | stopped | all answered after, s |\n|---|---|---|")
+    for name, row in found.items():
+        print(f"| {name} | {row['stopped']} | {row['all']} |")
 
 
 if __name__ == "__main__":
