@@ -76,6 +76,24 @@ def test_a_loaded_engine_compares_itself() -> None:
         assert found.always == departs
 
 
+CONTEXT = 1 << 20
+
+
+@pytest.mark.parametrize(("spare", "warns"), [(0, True), (1, False)])
+def test_an_operator_is_told_that_the_context_is_too_short(
+    monkeypatch: pytest.MonkeyPatch, spare: int, warns: bool
+) -> None:
+    # given a context that has not one token for the prompt beside the certified output, or just one
+    said: list[str] = []
+    monkeypatch.setattr(served_bundle.logger, "warning", lambda text, *given: said.append(text % given))
+    given = Bundle.load(shipped.BUNDLE)
+    certified = Certified.of(given, engine=VllmEngine, dtype="float32")
+    context = given.policy.sampling.max_tokens + spare
+    served_bundle._warn(given, certified, PluginSettings(), "float32", context)
+    # then that is said in the first case
+    assert [f"up to {context} output tokens" in text for text in said] == [True] * warns
+
+
 @pytest.mark.parametrize(
     ("engine", "dtype", "says"),
     [
@@ -91,7 +109,7 @@ def test_an_operator_is_told_what_to_do_about_the_engine(
     monkeypatch.setattr(served_bundle.logger, "warning", lambda text, *given: said.append(text % given))
     given = made_with(bundle, engine, dtype)
     certified = Certified.of(given, engine=VllmEngine, dtype="bfloat16")
-    served_bundle._warn(given, certified, PluginSettings(), "bfloat16")
+    served_bundle._warn(given, certified, PluginSettings(), "bfloat16", CONTEXT)
     # then there is one advice; a data type that only a server has is not advised
     assert len(said) == 1
     assert said[0].endswith(says)

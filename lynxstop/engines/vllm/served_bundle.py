@@ -147,7 +147,7 @@ def load_served(config: Any, settings: PluginSettings) -> ServedBundle:
         default_risk = bundle.policy.default_risk
         dtype = data_type(config)
         certified = Certified.of(bundle, engine=VllmEngine, dtype=dtype, grace=settings.grace)
-        _warn(bundle, certified, settings, dtype)
+        _warn(bundle, certified, settings, dtype, model.max_model_len)
     else:
         assert settings.recipe is not None
         recipe = settings.recipe
@@ -241,7 +241,7 @@ def _silent(layers: tuple[int, ...], width: int) -> Probe:
     return Probe(layers, ((np.zeros((1, width * len(layers)), np.float32), np.zeros(1, np.float32)),))
 
 
-def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype: str) -> None:
+def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype: str, context: int) -> None:
     """Say once what keeps requests from being stopped under a certificate."""
     policy = bundle.policy
     what = "think to the end" if settings.uncertified is Uncertified.THINK else "are stopped uncertified"
@@ -261,6 +261,16 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype:
             dtype,
             what,
             policy.dtype,
+        )
+    levels = [level.sampling or policy.sampling for level in policy.levels]
+    if (least := min((one.max_tokens for one in levels), default=0)) >= context:
+        logger.warning(
+            "lynxstop: the bundle is certified for up to %d output tokens, and the context has %d, the prompt "
+            "included: all requests %s. Raise max_model_len where the model allows it, or calibrate again "
+            "with a smaller max_tokens.",
+            least,
+            context,
+            what,
         )
     gone = [level for level in policy.levels if certified.dates.expired(level.risk, level.served.whose)]
     if gone:
