@@ -265,9 +265,9 @@ def _warn(bundle: Bundle, certified: Certified, settings: PluginSettings, dtype:
     levels = [level.sampling or policy.sampling for level in policy.levels]
     if (least := min((one.max_tokens for one in levels), default=0)) >= context:
         logger.warning(
-            "lynxstop: the bundle is certified for up to %d output tokens, and the context has %d, the prompt "
-            "included: all requests %s. Raise max_model_len where the model allows it, or calibrate again "
-            "with a smaller max_tokens.",
+            "lynxstop: the bundle is certified for up to %d output tokens, and the context has %d, "
+            "the prompt included: all requests %s. Raise max_model_len where the model allows it, "
+            "or calibrate again with a smaller max_tokens.",
             least,
             context,
             what,
