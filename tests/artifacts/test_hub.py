@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +15,7 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.hub import known_files, pull
 from lynxstop.cli import app
 from lynxstop.errors import BundleError, ConfigError, LynxstopError, UpstreamError
-from tests.support.small_hub import Hub, serve
+from tests.support.small_hub import Hub, ask, serve
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 TOKEN = "hf_secret_of_the_test"
@@ -33,17 +32,9 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", url)
-    # The library reads the variable when it is imported.
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    found = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", ask(server, monkeypatch, found))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    handler: Any = server.RequestHandlerClass
-    handler.hub = Hub()
-    found: Hub = handler.hub
     return found
 
 

@@ -143,27 +143,19 @@ def test_beams_are_refused(
         outputs(model, requests, processor, num_beams=2, do_sample=sampled)
 
 
-def test_assisted_generation_is_refused(
-    tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes, requests: list[Request]
+@pytest.mark.parametrize("kind", ["assisted", "guidance"])
+def test_steps_of_more_or_fewer_passes_are_refused(
+    kind: str, tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes, requests: list[Request]
 ) -> None:
+    # given an assistant, or guidance, whose second pass leaves hidden states of another prompt
     model = tiny()
+    options = {"assistant_model": tiny(seed=1)} if kind == "assisted" else {"guidance_scale": 1.5}
+    # when it runs, then it is refused by name
     with (
         EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
-        pytest.raises(ModelError, match="assisted"),
+        pytest.raises(ModelError, match=kind),
     ):
-        outputs(model, requests[:1], processor, assistant_model=tiny(seed=1))
-
-
-def test_guidance_is_refused(
-    tiny: Tiny, watch: Watch, policy: StopPolicy, linear_probe: Probes, requests: list[Request]
-) -> None:
-    # given guidance, whose second pass leaves hidden states of another prompt; when it runs, it is refused
-    model = tiny()
-    with (
-        EarlyExitProcessor(model, watch, policy, probe=linear_probe(), risk=0.2) as processor,
-        pytest.raises(ModelError, match="guidance"),
-    ):
-        outputs(model, requests[:1], processor, guidance_scale=1.5)
+        outputs(model, requests[:1], processor, **options)
 
 
 @pytest.mark.parametrize("kind", ["Qwen3", "Gemma2"])

@@ -18,7 +18,7 @@ from lynxstop_research import study as workflow
 from lynxstop_research.shift import Delay
 from lynxstop_research.study import Study, StudyOptions, study
 from lynxstop_research.study_page import study_page
-from tests.support.small_hub import Hub, serve
+from tests.support.small_hub import Hub, ask, serve
 
 datasets = pytest.importorskip("datasets")
 OLD, NEW = "1" * 40, "2" * 40
@@ -42,11 +42,10 @@ def server() -> Iterator[ThreadingHTTPServer]:
 @pytest.fixture
 def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """A Hub with two data sets, of one commit each."""
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    found = Hub(
+        datasets={"some/sums": {OLD: commit("1+1", "2+0")}, "some/products": {OLD: commit("1*2", "2*1")}}
+    )
+    url = ask(server, monkeypatch, found)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", url)
     monkeypatch.setattr(
@@ -54,11 +53,6 @@ def hub(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("datasets.config.USE_PARQUET_EXPORT", False)
-    handler: Any = server.RequestHandlerClass
-    handler.hub = Hub(
-        datasets={"some/sums": {OLD: commit("1+1", "2+0")}, "some/products": {OLD: commit("1*2", "2*1")}}
-    )
-    found: Hub = handler.hub
     return found
 
 

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 
 @dataclass
 class Hub:
@@ -150,3 +152,16 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+def ask(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> str:
+    """Let the library ask a server, and the server serve a Hub; return its address."""
+    url = f"http://127.0.0.1:{server.server_port}"
+    # The library reads the variable when it is imported.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    handler: Any = server.RequestHandlerClass
+    handler.hub = hub
+    return url

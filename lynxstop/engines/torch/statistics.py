@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Self
 
 import torch
@@ -93,19 +92,19 @@ def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, 
 def _describe_one_by_one(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, Tensor]:
     """As `_describe`, for large vocabularies on a CPU: a row is read and written once, all else is cached."""
     weights = torch.empty(logits.shape[1])
-    found = []
+    totals, sums, gaps = [], [], []
     for given, out in zip(logits, shifted, strict=True):
-        row = given.float()
-        highest, second = _top_two_of_one(row)
-        torch.sub(row, highest, out=out)
+        highest, second = _top_two(given.float().unsqueeze(0))
+        torch.sub(given, highest, out=out)
         torch.exp(out, out=weights)
-        weighted = float(torch.dot(weights, out))
-        if math.isnan(weighted):
+        weighted = torch.dot(weights, out)
+        if weighted.isnan():
             # Impossible tokens: see `_describe`.
-            weighted = float(torch.dot(weights, out.clamp_(min=_LEAST)))
-        found.append((float(weights.sum()), weighted, second - highest))
-    total, weighted_sums, gaps = torch.tensor(found, dtype=torch.float32).unbind(1)
-    return _defined(shifted, total, weighted_sums, gaps, end_token)
+            weighted = torch.dot(weights, out.clamp_(min=_LEAST))
+        totals.append(weights.sum())
+        sums.append(weighted)
+        gaps.append(second - highest)
+    return _defined(shifted, torch.stack(totals), torch.stack(sums), torch.cat(gaps), end_token)
 
 
 def _defined(
@@ -139,17 +138,6 @@ def _top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.cat([whole.gather(1, best).flatten(1), logits[:, blocks * _BLOCK :]], dim=1)
     highest, second = logits.topk(2, dim=1).values.unbind(1)
     return highest, second
-
-
-def _top_two_of_one(logits: Tensor) -> tuple[float, float]:
-    """As `_top_two`, for one row on a CPU: there an operation costs as much as what a block holds."""
-    blocks = logits.shape[0] // _BLOCK
-    whole, rest = logits[: blocks * _BLOCK].view(blocks, _BLOCK), logits[blocks * _BLOCK :]
-    best = whole.amax(dim=1).topk(2)
-    highest = [*best.values.tolist(), *whole[int(best.indices[0])].topk(2).values.tolist()[1:]]
-    highest += rest.topk(min(2, len(rest))).values.tolist()
-    first, second = sorted(highest)[-2:][::-1]
-    return first, second
 
 
 def bits(values: Tensor) -> Tensor:

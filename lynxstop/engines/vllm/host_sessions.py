@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
-from lynxstop.core.session import Phase
+from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.watch import Watch
 from lynxstop.engines.torch.device_probe import DeviceProbe
@@ -33,8 +33,8 @@ class _Follower(Watched):
 
     __slots__ = ("missed", "place", "room")
 
-    def __init__(self, watched: Watched, place: Place) -> None:
-        super().__init__(watched.session, watched.decides)
+    def __init__(self, session: Session, place: Place) -> None:
+        super().__init__(session, decides=True)
         self.missed: list[int] = []
         self.place = place
         self.room = 0
@@ -70,7 +70,7 @@ class HostSessions(CoreSessions):
         follower = None
         if options.watched:
             session = self._start(prompt_ids, options)
-            follower = _Follower(Watched(session, True), self._places.at(session.state))
+            follower = _Follower(session, self._places.at(session.state))
             self._make_room(follower)
         self.resume(slot, follower)
 
