@@ -12,8 +12,8 @@ _MOST = 1 << 16
 """Tokens that are remembered over all places: a text visits few of them."""
 
 
-class Place(dict[int, "Place"]):
-    """A state of the watch: the quiet tokens seen there, each with the place that it leads to."""
+class Place(dict[int, "Place | None"]):
+    """A state of the watch: the tokens seen there, each with the place it leads to; None if not quiet."""
 
     __slots__ = ("state",)
 
@@ -43,21 +43,21 @@ class QuietPlaces:
         return place
 
     def learn(self, place: Place, token: int) -> None:
-        """Remember a token if it is quiet there.
+        """Remember whether a token is quiet there.
 
         Quiet is a thinking token that neither completes nor confirms a cue, and any token with no thinking
         block open before or after it.
         """
+        if token in place:
+            return
         seen = self._watch.read(place.state, token)
         if self._watch.inside(place.state):
             quiet = seen.thinking and not (seen.confirmed or seen.here or seen.pending)
         else:
             quiet = not seen.thinking
-        if not quiet or token in place:
-            return
         if self._known >= _MOST:
             for one in self._places.values():
                 one.clear()
             self._known = 0
         self._known += 1
-        place[token] = self.at(seen.state)
+        place[token] = self.at(seen.state) if quiet else None
