@@ -97,6 +97,13 @@ BENCHMARKS = (
         "--clients 3 --at-once 1",
     ),
     Benchmark(
+        "Net savings",
+        "savings",
+        "Tokens that vLLM generates and computes, by its own counters; a step takes 20 ms.",
+        "",
+        "-n 4 --step 0.001",
+    ),
+    Benchmark(
         "A decoding step of vLLM",
         "vllm_step",
         "Ratio of the time with lynxstop to that without, measured in shuffled rounds.",

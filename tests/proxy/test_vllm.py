@@ -33,6 +33,7 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore"),
 ]
+KEEPS_THINKING = Path(__file__).parents[2] / "benchmarks" / "keeps_thinking.jinja"
 QUESTIONS = [str(problem.prompt) for problem in held_out.problems(6, None)]
 FLAGS = [
     "--served-model-name", "reasoner", "--dtype", "float32", "--reasoning-parser", "qwen3",
@@ -241,12 +242,6 @@ def test_a_schema_holds_for_the_answer_after_an_exit(stock: str, proxy: Proxied)
     assert stopped
 
 
-TEMPLATE = """{%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\n' }}
-{%- if message.reasoning %}{{- '<think>\n' + message.reasoning + '\n</think>\n\n' }}{%- endif %}
-{{- message.content + '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"""
 TOOL = {
     "type": "function",
     "function": {
@@ -260,9 +255,8 @@ TOOL = {
 
 def test_a_call_after_an_exit_is_what_the_servers_parser_makes_of_it(tmp_path: Path) -> None:
     """With a template that keeps the thinking of a continued message, as the large models' templates do."""
-    (tmp_path / "template.jinja").write_text(TEMPLATE)
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(shipped.MODEL), *FLAGS]
-    line += ["--chat-template", str(tmp_path / "template.jinja")]
+    line += ["--chat-template", str(KEEPS_THINKING)]
     line += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     choice = {"type": "function", "function": {"name": "tell"}}
     with launched(line, tmp_path / "log") as url, watching(url, -20.0) as made:
