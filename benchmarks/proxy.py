@@ -5,9 +5,9 @@ a few lines of the same libraries, the proxy that only relays, and the proxy tha
 never stops. A fifth one asks all four at the same time, so that all see the same machine. The delay of a
 stream's first event is counted from before the client connects, that of a later one from when the upstream
 wrote it; what is added is the difference of quantiles to the direct connection. Streams begin spread over the
-length of one, each followed by another, and then once more all within the time between two events. Processor
-time per event is measured again with one of them asked at a time: with streams that keep apart, and with
-streams in step, as an engine sends what it generates for a batch.
+length of one, each followed by another; then all within the time between two events; then all at once.
+Processor time per event is measured again with one of them asked at a time: with streams that keep apart, and
+with streams in step, as an engine sends what it generates for a batch.
 
     python benchmarks/proxy.py [--streams 64] [--events 300] [--pace 0.02] [--requests 10000] [--json]
 """
@@ -446,6 +446,7 @@ def main() -> None:
         gap = events * pace / streams
         found["spread"] = asyncio.run(measure(servers, streams, events, pace, gap, 2))
         found["together"] = asyncio.run(measure(servers, streams, events, pace, pace / streams, 1))
+        found["at_once"] = asyncio.run(measure(servers, streams, events, pace, 0.0, 1))
         found["alone"] = [
             {
                 "pace": each,
@@ -479,8 +480,9 @@ def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     kinds = {"first_ms": "first event", "chunk_ms": "later events", "held_ms": "cues and the word after"}
     size = f"{found['streams']} streams of {found['events']} events, one every {found['pace'] * 1e3:g} ms"
-    for way, begun in (("spread", "begun one after the other"), ("together", "begun all at once")):
-        print(f"{size}, {begun}\n")
+    begun = {"spread": "one after the other", "together": "between two events", "at_once": "all at once"}
+    for way, how in begun.items():
+        print(f"{size}, begun {how}\n")
         print("| | direct | a bare relay adds | relaying adds | watching adds |\n|---|---|---|---|---|")
         timed = found[way]
         for what, label in kinds.items():

@@ -53,13 +53,13 @@ class Answers:
     async def _answer(self, request: ChatRequest, source: AnswerSource) -> None:
         """Let a source answer a request."""
         reply = request.reply
-        parts = [self._document(request, source) for _ in range(request.choices)]
-        document = parts[0] if len(parts) == 1 else JoinedChoices(parts)
         try:
             async with aclosing(source.bursts()) as bursts:
                 if request.body.get("stream"):
                     await self._stream(request, bursts, self._frames(request, source))
                     return
+                parts = [self._document(request, source) for _ in range(request.choices)]
+                document = parts[0] if len(parts) == 1 else JoinedChoices(parts)
                 async for burst in bursts:
                     for event in burst:
                         document.add(as_json(event))
