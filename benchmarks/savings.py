@@ -5,6 +5,7 @@ once at a certified risk. Tokens are those that vLLM generated and computed as p
 A server generates on until it notices that its stream was cut, and computes the kept thinking again for the
 answer. How much that is depends on how long a step takes; the small model's alone takes 2 ms, in which its
 own front end does not even send what it writes. So every step sleeps as long as one of a usual model takes.
+Tokens that the proxy never read are those, and those that vLLM shows in no event, such as the end of a text.
 
     python benchmarks/savings.py [--risk 0.05] [-n 60] [--at-once 16] [--step 0.02] [--json]
 
@@ -168,7 +169,7 @@ async def ask(url: str, way: Way, arguments: argparse.Namespace) -> dict[str, An
     for name in ("thinking", "generated", "computed"):
         found[f"saved_{name}"] = round(1 - early[name] / found["full"][name], 4)
     if way.bundle == shipped.STREAM_BUNDLE and early["stopped"]:
-        found["after_exit"] = round((early["generated"] - early["read"]) / early["stopped"], 2)
+        found["unread"] = round((early["generated"] - early["read"]) / early["stopped"], 2)
     return found
 
 
@@ -200,11 +201,11 @@ def main() -> None:
         return
     print(f"{arguments.n} problems, risk {arguments.risk:g}\n")
     print(
-        "| saved | thinking | generated | computed | tokens generated after an exit |\n|---|---|---|---|---|"
+        "| saved | thinking | generated | computed | generated and not read, per exit |\n|---|---|---|---|---|"
     )
     for name, row in found.items():
         shares = [f"{row[f'saved_{what}']:.1%}" for what in ("thinking", "generated", "computed")]
-        print(f"| {name} | {' | '.join(shares)} | {row.get('after_exit', '-')} |")
+        print(f"| {name} | {' | '.join(shares)} | {row.get('unread', '-')} |")
     columns = [(name, level) for name in found for level in ("full", "early")]
     print(
         f"\n| | {' | '.join(f'{name}: {level}' for name, level in columns)} |\n|{'---|' * (len(columns) + 1)}"

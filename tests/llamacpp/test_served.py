@@ -30,6 +30,7 @@ text = "\\n{close}\\n\\nThe answer is \\\\boxed{"
 cut = "before"
 [sampling]
 temperature = 0.9
+top_p = 1.0
 max_tokens = 1100
 answer_tokens = 16
 """
