@@ -15,7 +15,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.seal import seal
 from lynxstop.artifacts.sums import SUMS
 from lynxstop.calibration.options import CalibrationOptions
-from lynxstop.errors import LynxstopError
+from lynxstop.errors import DataError, LynxstopError
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install, write_bundle_sums
 from lynxstop.workflows.verify_bundle import verify_path
 
@@ -93,6 +93,22 @@ def test_without_sums_changes_of_what_is_served_are_found(tmp_path):
     card.write_text(re.sub(r"Observed \d+/", "Observed 4/", text))
     assert card.read_text() != text
     assert not holds(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("absent.csv", "no score table"),
+        ("empty.csv", "Empty CSV file"),
+        (".", "no score table"),
+        ("x.parquet", "evidence"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_error(tmp_path, name, said):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match=said):
+        verify_path(shipped.BUNDLE, tmp_path / name)
 
 
 @pytest.fixture
