@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy, ServedSampling
+from lynxstop.artifacts.bundle import FOLDER, SCORES, Bundle, CertifiedLevel, Policy, ServedSampling
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
@@ -35,7 +35,6 @@ from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
 from lynxstop.replay.thinned import guards_of
 
-FOLDER = "certificates"
 _MOST_PAIRS = 5000
 """Pairs of answers that the second comparator judges; it takes milliseconds for each."""
 THRESHOLDS = "thresholds"

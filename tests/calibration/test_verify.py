@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle, write_bundle
 from lynxstop.artifacts.seal import seal
 from lynxstop.artifacts.sums import SUMS
 from lynxstop.calibration.options import CalibrationOptions
@@ -209,6 +210,17 @@ def test_a_certificate_that_no_level_names_is_found(made):
     first = sorted((made / "certificates").glob("risk-*.json"))[0]
     shutil.copy(first, first.with_name("risk-0.05-all-00000000.json"))
     assert any("of no level" in line for line in verify_path(made).differences)
+
+
+def test_a_bundle_that_another_takes_the_place_of_leaves_no_certificate(made, data):
+    # given a certified bundle, and a new one in its folder
+    old = Bundle.load(made)
+    policy = old.policy.model_copy(update={"levels": (), "default_risk": None})
+    new = write_bundle(made, policy, old.probe, old.training_scores(), old.training())
+    assert not list((made / "certificates").iterdir())
+    # then what is certified there is the whole of it
+    install(new, calibrate_bundle(new, data, CalibrationOptions(risks=[0.1])))
+    assert holds(made)
 
 
 def test_evidence_on_training_problems_is_found(made):
