@@ -206,10 +206,14 @@ def test_a_file_that_the_sums_do_not_name_is_found(made):
         assert verify_path(made).differences == (f"{line.split()[1]} is not named in {SUMS}.",)
 
 
-def test_a_certificate_that_no_level_names_is_found(made):
+def test_a_certificate_that_no_level_names_is_found(made, data):
     first = sorted((made / "certificates").glob("risk-*.json"))[0]
     shutil.copy(first, first.with_name("risk-0.05-all-00000000.json"))
     assert any("of no level" in line for line in verify_path(made).differences)
+    # then certifying again, as the error says, leaves it out
+    loaded = Bundle.load(made)
+    install(loaded, calibrate_bundle(loaded, data, CalibrationOptions(risks=[0.1], by="family")))
+    assert holds(made)
 
 
 def test_a_bundle_that_another_takes_the_place_of_leaves_no_certificate(made, data):
