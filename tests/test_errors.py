@@ -1,6 +1,7 @@
 """Errors say what to do."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def test_the_hint_follows_the_message() -> None:
 def test_a_missing_extra_names_what_to_install() -> None:
     with pytest.raises(MissingExtraError, match=r"pip install 'lynxstop\[proxy\]'"):
         need("no_such_module_anywhere", "proxy")
+
+
+@pytest.mark.parametrize(
+    "words", ["demo", "calibrate nosuch nosuch --report r.html", "curve nosuch --report r.html"]
+)
+def test_what_a_report_needs_is_looked_for_first(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(shipped, "BUNDLE", Path("nosuch"))
+    done = CliRunner().invoke(app, words.split())
+    assert isinstance(done.exception, MissingExtraError)
+    assert "lynxstop[report]" in str(done.exception.hint)
 
 
 def test_the_tree_drawn_in_the_module_is_the_real_one() -> None:

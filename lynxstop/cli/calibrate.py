@@ -200,7 +200,10 @@ def calibrate(
 def _check_places(bundle: Path | None, out: Path | None, report: Path | None) -> None:
     from lynxstop.artifacts.bundle import FOLDER
     from lynxstop.cli._checks import check_file, check_folder
+    from lynxstop.extras import need
 
+    if report is not None:
+        need("matplotlib", "report")
     if bundle is not None and bundle.is_dir():
         check_folder(bundle, "the argument BUNDLE")
         check_folder(bundle / FOLDER, "the argument BUNDLE")

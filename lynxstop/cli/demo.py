@@ -58,6 +58,7 @@ def demo(
     from lynxstop.demo.result import result
     from lynxstop.demo.run import demonstrate
     from lynxstop.engines.transformers.loading import load_engine
+    from lynxstop.extras import need
 
     if rebuild:
         from lynxstop.demo.rebuild import rebuild as build
@@ -67,6 +68,7 @@ def demo(
         if json:
             _output.emit(compared)
         return
+    need("matplotlib", "report")
     check_file(report, "--report")
     bundle = Bundle.load(shipped.BUNDLE)
     level = risk if risk is not None else bundle.policy.default_risk
