@@ -76,6 +76,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("plan --risk 5% --expected-loss 6%", "cannot be certified at risk 0.05", "Raise the risk"),
         ("recipes nosuch", "no recipe 'nosuch'", "Shipped: "),
         ("doctor http://127.0.0.1:9", "127.0.0.1:9", ""),
+        ("doctor folder", "'folder' is not the address of a server", "--model"),
         ("certify nosuch folder", "is a folder", "In it there are: good.jsonl"),
         ("certify nosuch empty.jsonl", "holds no problems", "one problem a line"),
         ("certify nosuch binary.jsonl", "not UTF-8", "Convert"),
