@@ -82,7 +82,7 @@ def _unreadable(store: Store, name: str, error: Exception) -> DataError:
     """Say whether a file is another user's alone, or no good."""
     if isinstance(error, PermissionError):
         return DataError(
-            f"{store}/{name} cannot be read: {error.strerror}.",
+            f"{store}/{name} cannot be read: Permission denied.",
             hint="The user that this runs as must be able to read the whole folder.",
         )
     return DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED)
