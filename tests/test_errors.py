@@ -1,6 +1,7 @@
 """Errors say what to do."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def test_the_hint_follows_the_message() -> None:
 def test_a_missing_extra_names_what_to_install() -> None:
     with pytest.raises(MissingExtraError, match=r"pip install 'lynxstop\[proxy\]'"):
         need("no_such_module_anywhere", "proxy")
+
+
+@pytest.mark.parametrize(
+    "words", ["demo", "calibrate nosuch nosuch --report r.html", "curve nosuch --report r.html"]
+)
+def test_what_a_report_needs_is_looked_for_first(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(shipped, "BUNDLE", Path("nosuch"))
+    done = CliRunner().invoke(app, words.split())
+    assert isinstance(done.exception, MissingExtraError)
+    assert "lynxstop[report]" in str(done.exception.hint)
 
 
 def test_the_tree_drawn_in_the_module_is_the_real_one() -> None:
@@ -64,6 +76,7 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("plan --risk 5% --expected-loss 6%", "cannot be certified at risk 0.05", "Raise the risk"),
         ("recipes nosuch", "no recipe 'nosuch'", "Shipped: "),
         ("doctor http://127.0.0.1:9", "127.0.0.1:9", ""),
+        ("doctor folder", "'folder' is not the address of a server", "--model"),
         ("certify nosuch folder", "is a folder", "In it there are: good.jsonl"),
         ("certify nosuch empty.jsonl", "holds no problems", "one problem a line"),
         ("certify nosuch binary.jsonl", "not UTF-8", "Convert"),
@@ -82,6 +95,16 @@ BAD_RECIPE = "[probe]\nlayerz = [1]\n"
         ("collect {model} good.jsonl out --dtype nosuch", "no data type 'nosuch'", "float32"),
         ("collect {model} good.jsonl out --device cuda:99", "device 'cuda:99'", "leave it out"),
         ("train nosuch good.jsonl", "good.jsonl cannot be written to", "BUNDLE"),
+        ("evaluate nosuch --csv good.jsonl/r", "good.jsonl cannot be written to", "--csv"),
+        ("evaluate nosuch --report good.jsonl/r", "good.jsonl cannot be written to", "--report"),
+        ("curve nosuch --report good.jsonl/r", "good.jsonl cannot be written to", "--report"),
+        ("cues nosuch --out good.jsonl/r", "good.jsonl cannot be written to", "--out"),
+        ("recipe nosuch --out good.jsonl/r", "good.jsonl cannot be written to", "--out"),
+        ("recipe nosuch --out folder", "folder is a folder", "--out"),
+        ("export nosuch nosuch nosuch good.jsonl/r", "good.jsonl cannot be written to", "OUT"),
+        ("pull me/mine good.jsonl/r", "good.jsonl cannot be written to", "BUNDLE"),
+        ("demo --report good.jsonl/r", "good.jsonl cannot be written to", "--report"),
+        ("demo --rebuild --workdir good.jsonl", "good.jsonl cannot be written to", "--workdir"),
         ("calibrate {model} data", "no bundle at", "lynxstop train"),
         ("run {model} {model} hello", "no bundle at", "lynxstop train"),
         ("verify nosuch", "nosuch cannot be read", "Give a bundle"),

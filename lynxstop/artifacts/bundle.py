@@ -39,6 +39,7 @@ from lynxstop.artifacts.sums import SUMS
 from lynxstop.errors import BundleError, ConfigError
 
 SCORES, TRAINING, WEIGHTS = "scores.safetensors", "training.json", "probe.safetensors"
+FOLDER, CERTIFICATES = "certificates", ("risk-*.json", "evidence-*.parquet")
 MAX_TENSORS = 256 << 20
 """Bytes of a file of tensors: many times what the widest models need."""
 _MAX_TRAINING = 16 << 20
@@ -171,8 +172,8 @@ def _place(level: CertifiedLevel) -> tuple[float, str, str]:
 def write_bundle(
     path: Path, policy: Policy, probe: Probe | None, scores: TrainingScores, training: Mapping[str, Any]
 ) -> Bundle:
-    """Write a new, not yet calibrated bundle; the policy goes last, so that an interrupted write is no
-    bundle.
+    """Write a new, not yet calibrated bundle in place of any that is there, whose certificates are removed;
+    the policy goes last, so that an interrupted write is no bundle.
 
     `policy.probe_sha256` is set to the digest of the written probe, or to None without one, and
     `policy.files` to those of the other files.
@@ -180,6 +181,9 @@ def write_bundle(
     path.mkdir(parents=True, exist_ok=True)
     for name in ("policy.json", SUMS):
         (path / name).unlink(missing_ok=True)
+    for pattern in CERTIFICATES:
+        for old in (path / FOLDER).glob(pattern):
+            old.unlink()
     weights = path / WEIGHTS
     if probe is None:
         weights.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def fingerprint(model: Path, weights: Path | None = None) -> Fingerprint:
     Raises
     ------
     ModelError
-        When the folder has no configuration, no weights or no tokenizer.
+        When the folder has no configuration, no weights or no tokenizer, or a file cannot be read.
     """
     try:
         config: dict[str, Any] = json.loads((model / "config.json").read_text())
@@ -56,8 +56,15 @@ def fingerprint(model: Path, weights: Path | None = None) -> Fingerprint:
             f"{model} is {'a bundle, not' if bundle else 'not'} a model folder ({why}).",
             hint="Give a folder with config.json, tokenizer files and safetensors weights.",
         ) from error
-    has_tokenizer, tokenizer = _vocabulary(model)
     files = sorted((weights or model).glob("*.safetensors"))
+    try:
+        has_tokenizer, tokenizer = _vocabulary(model)
+        samples = b"".join(_weights_sample(path) for path in files)
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename} cannot be read: {error.strerror}.",
+            hint="The user that this runs as must be able to read the whole folder.",
+        ) from error
     if not has_tokenizer or not files:
         missing = (
             f"{weights or model} has no safetensors weights" if has_tokenizer else f"{model} has no tokenizer"
@@ -66,7 +73,7 @@ def fingerprint(model: Path, weights: Path | None = None) -> Fingerprint:
     stable = {key: value for key, value in config.items() if key not in _VOLATILE}
     return Fingerprint(
         config=_digest(json.dumps(stable, sort_keys=True).encode()),
-        weights=_digest(b"".join(_weights_sample(path) for path in files)),
+        weights=_digest(samples),
         tokenizer=tokenizer,
         template=template,
     )

@@ -13,15 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import MAX_TENSORS, SCORES, TRAINING, WEIGHTS, Bundle
+from lynxstop.artifacts.bundle import CERTIFICATES, FOLDER, MAX_TENSORS, SCORES, TRAINING, WEIGHTS, Bundle
 from lynxstop.artifacts.policy_file import NAME
 from lynxstop.artifacts.sums import SUMS, sums_text
 from lynxstop.errors import BundleError, ConfigError, UpstreamError
 from lynxstop.extras import need
 
 _PLAIN = (NAME, WEIGHTS, SCORES, TRAINING, "README.md", "recipe.toml", SUMS)
-_CERTIFICATES = ("risk-*.json", "evidence-*.parquet")
-_FOLDER = "certificates"
 MAX_BYTES = 4 * MAX_TENSORS
 """Of a whole bundle that is pulled."""
 
@@ -31,7 +29,7 @@ def known_files(names: list[str]) -> list[str]:
     found = []
     for name in names:
         path = PurePosixPath(name)
-        certificate = path.parts[:-1] == (_FOLDER,) and any(map(path.match, _CERTIFICATES))
+        certificate = path.parts[:-1] == (FOLDER,) and any(map(path.match, CERTIFICATES))
         if name in _PLAIN or certificate:
             found.append(name)
     return sorted(found)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,8 @@ def read_table(
     DataError
         When the file cannot be read, a column is missing, or its content makes no sense.
     """
-    arrow = need("pyarrow", "calibrate")
-    if not Path(path).is_file():
-        raise DataError(f"There is no score table {path}.", hint="Check the path: a CSV or Parquet file.")
-    try:
+    with _reading(path):
         table = _load(path, by, loss, subgroups)
-    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read as a score table: {reason(error)}.",
-            hint="Save it as Parquet, or as CSV in UTF-8 with commas and one line of column names.",
-        ) from error
     return _assemble(table, path, by, subgroups)
 
 
@@ -208,9 +201,31 @@ def _without_nan(column: Any) -> Any:
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a score table's columns."""
-    names: list[str] = _open(path, None).column_names
+    """Return the names of a score table's columns.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read.
+    """
+    with _reading(path):
+        names: list[str] = _open(path, None).column_names
     return names
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one sentence why a file is no table."""
+    arrow = need("pyarrow", "calibrate")
+    if not Path(path).is_file():
+        raise DataError(f"There is no score table {path}.", hint="Check the path: a CSV or Parquet file.")
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as a score table: {reason(error)}.",
+            hint="Save it as Parquet, or as CSV in UTF-8 with commas and one line of column names.",
+        ) from error
 
 
 def reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a server needs of the machine, looked at before it starts."""
+"""What a command needs of the machine, looked at before it begins."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
         ) from None
 
 
-def check_file(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written; make nothing.
+def check_file(path: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written; make nothing. None is no file.
 
     Raises
     ------
     ConfigError
         When it is a folder, or its folder cannot be written to or made.
     """
+    if path is None:
+        return
     check_folder(path.parent, option)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder.", hint=f"Name a file in it with {option}.")

@@ -136,7 +136,7 @@ def calibrate(
     from lynxstop.calibration.options import CalibrationOptions
     from lynxstop.workflows import calibrate_bundle as bundles
 
-    _check_places(out, report)
+    _check_places(bundle, out, report)
     options = CalibrationOptions(
         risks=risk or [0.05],
         confidence=confidence,
@@ -197,13 +197,19 @@ def calibrate(
     _tell(made, old, {"written": str(bundle or out) if bundle or out else None, "tried": before}, json)
 
 
-def _check_places(out: Path | None, report: Path | None) -> None:
+def _check_places(bundle: Path | None, out: Path | None, report: Path | None) -> None:
+    from lynxstop.artifacts.bundle import FOLDER
     from lynxstop.cli._checks import check_file, check_folder
+    from lynxstop.extras import need
 
+    if report is not None:
+        need("matplotlib", "report")
+    if bundle is not None and bundle.is_dir():
+        check_folder(bundle, "the argument BUNDLE")
+        check_folder(bundle / FOLDER, "the argument BUNDLE")
     if out is not None:
         check_folder(out, "--out")
-    if report is not None:
-        check_file(report, "--report")
+    check_file(report, "--report")
 
 
 def _tell(

@@ -50,10 +50,12 @@ def cues(
     - `lynxstop cues recorded/train --model MODEL --risk 0.02 --json`
     """
     from lynxstop.artifacts import atomic
+    from lynxstop.cli._checks import check_file
     from lynxstop.recordings.storage import Recording
     from lynxstop.replay.parts import spread
     from lynxstop_research.cue_search import search
 
+    check_file(out, "--out")
     recorded = Recording.open(data)
     decode = None if model is None else _decoder(model, recorded)
     with _output.progress() as bar:

@@ -37,6 +37,7 @@ def curve(
     - `lynxstop curve recorded --layers 2,4 --repeats 50 --json`
     """
     from lynxstop.artifacts import atomic
+    from lynxstop.cli._checks import check_file
     from lynxstop.cli.train import layers_of
     from lynxstop.extras import need
     from lynxstop.probes.target import target_named
@@ -46,6 +47,7 @@ def curve(
     predicted = target_named(target)
     if not (0 < risk < 1 and 0 < confidence < 1):
         raise ConfigError("Risk and confidence lie between 0 and 1.")
+    check_file(report, "--report")
     if report is not None:
         need("matplotlib", "report")
     recorded = Recording.open(data, partial=True)

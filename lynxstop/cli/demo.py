@@ -52,19 +52,24 @@ def demo(
     """
     from lynxstop import shipped
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.cli._checks import check_file, check_folder
     from lynxstop.demo import held_out
     from lynxstop.demo.report import write_report
     from lynxstop.demo.result import result
     from lynxstop.demo.run import demonstrate
     from lynxstop.engines.transformers.loading import load_engine
+    from lynxstop.extras import need
 
     if rebuild:
         from lynxstop.demo.rebuild import rebuild as build
 
+        check_folder(workdir, "--workdir")
         compared = build(workdir, _output.console)
         if json:
             _output.emit(compared)
         return
+    need("matplotlib", "report")
+    check_file(report, "--report")
     bundle = Bundle.load(shipped.BUNDLE)
     level = risk if risk is not None else bundle.policy.default_risk
     if level is None:

@@ -10,7 +10,7 @@ import typer
 
 from lynxstop.cli import _output
 from lynxstop.cli._options import Json
-from lynxstop.errors import ModelError, UpstreamError
+from lynxstop.errors import ConfigError, ModelError, UpstreamError
 from lynxstop.extras import need
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ def doctor(
     if url is None:
         _examine_machine(model, bundle, json)
         return
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{url!r} is not the address of a server.",
+            hint="Give one like http://127.0.0.1:8000. The folder of a model goes to --model.",
+        )
     for package in ("httpx", "msgspec", "orjson"):
         need(package, "proxy")
     import asyncio

@@ -65,8 +65,11 @@ def evaluate(
     - `lynxstop evaluate recorded/test --bundle bundle --json`
     """
     from lynxstop.artifacts.bundle import Bundle
+    from lynxstop.cli._checks import check_file
     from lynxstop.recordings.storage import Recording
 
+    check_file(csv, "--csv")
+    check_file(report, "--report")
     if bundle is not None and rules is None:
         _check_of_rules(context)
     loaded = None if bundle is None else Bundle.load(bundle)

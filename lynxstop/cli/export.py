@@ -36,11 +36,13 @@ def export(
     - `lynxstop export MODEL recorded/train train.jsonl groups.jsonl --decay 0.8 --json`
     """
     from lynxstop.artifacts import atomic
+    from lynxstop.cli._checks import check_file
     from lynxstop.recordings.problems import load_problems
     from lynxstop.recordings.storage import Recording
     from lynxstop.workflows.draft_recipe import tokenizer_of
     from lynxstop_research.export import serial_groups, to_lines
 
+    check_file(out, "the argument OUT")
     tokenizer = tokenizer_of(model)
     named = columns(id_column, prompt_column, None)
     prompts = {problem.id: problem.prompt for problem in load_problems(problems, named)}

@@ -30,7 +30,9 @@ def pull(
     - `lynxstop pull me/my-bundle bundle --revision v1 --json`
     """
     from lynxstop.artifacts import hub
+    from lynxstop.cli._checks import check_folder
 
+    check_folder(bundle.parent, "the argument BUNDLE")
     found = hub.pull(repo_id, bundle, revision=revision, force=force)
     risks = [level.risk for level in found.policy.pooled]
     if json:

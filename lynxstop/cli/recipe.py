@@ -44,9 +44,11 @@ def recipe(
     - `lynxstop recipe MODEL --json`
     """
     from lynxstop.artifacts import atomic
+    from lynxstop.cli._checks import check_file
     from lynxstop.workflows.check_recipe import check_recipe
     from lynxstop.workflows.draft_recipe import draft_recipe
 
+    check_file(out, "--out")
     draft = draft_recipe(model)
     checked = check_recipe(model, draft.recipe, most=check_tokens, device=device) if check else None
     if out is not None:

@@ -27,6 +27,8 @@ from lynxstop.collect.rows import Row
 from lynxstop.core.exits import CueEvent, Exit, Reason
 from lynxstop.core.types import Generation, Request, Signals, Tokens
 from lynxstop.errors import LynxstopError
+from lynxstop.recordings import shards
+from lynxstop.recordings.schema import Instalment
 from lynxstop.recordings.store import Store
 
 _NAME = re.compile(r"shard-(\d+)-(\d+)\.partial")
@@ -189,6 +191,14 @@ def files(store: Store, numbers: Iterable[int]) -> list[str]:
 def ids(store: Store, numbers: Iterable[int], key: str) -> set[str]:
     """Ids of the traces in the partial files of these shards."""
     return {entry["id"] for name in files(store, numbers) for entry, _ in _read(store, name, key)}
+
+
+def count_kept(store: Store, part: Instalment, shard_size: int) -> int:
+    """Return how many traces of an instalment are there, in complete shards and beside the others."""
+    done = set(shards.complete(store, part.shards))
+    before = ((number - part.shards.start) * shard_size for number in done)
+    traces = sum(min(shard_size, part.traces - first) for first in before)
+    return traces + len(ids(store, set(part.shards) - done, part.key))
 
 
 def _pack(key: str, entries: Sequence[Entry]) -> bytes:

@@ -125,7 +125,7 @@ def carry_out(
                     meter.recorded(*counts)
         except (KeyboardInterrupt, SystemExit):
             if console is not None:
-                _say_what_is_kept(console, store, work)
+                _say_what_is_kept(console, store, meta)
             raise
         store.clear()
         _remove(store, partial.files(store, work.numbers))
@@ -138,13 +138,11 @@ def _remove(store: Store, names: Iterable[str]) -> None:
         store.remove(name)
 
 
-def _say_what_is_kept(console: Console, store: Store, work: Work) -> None:
-    done = set(shards.complete(store, work.numbers))
-    traces = sum(len(work.part(number)) for number in done)
-    traces += len(partial.ids(store, set(work.numbers) - done, work.key))
+def _say_what_is_kept(console: Console, store: Store, meta: Meta) -> None:
+    last = meta.instalments[-1]
+    traces = partial.count_kept(store, last, meta.shard_size)
     console.print(
-        f"Interrupted: {traces} of {len(work.jobs)} traces are kept in {store}; "
-        "run the same command to go on.",
+        f"Interrupted: {traces} of {last.traces} traces are kept in {store}; run the same command to go on.",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -78,6 +78,16 @@ def complete(store: Store, numbers: range) -> list[int]:
     return [number for number in numbers if names(number)[-1] in found]
 
 
+def _unreadable(store: Store, name: str, error: Exception) -> DataError:
+    """Say whether a file is another user's alone, or no good."""
+    if isinstance(error, PermissionError):
+        return DataError(
+            f"{store}/{name} cannot be read: Permission denied.",
+            hint="The user that this runs as must be able to read the whole folder.",
+        )
+    return DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED)
+
+
 def read_table(
     store: Store, name: str, columns: Mapping[str, str], key: str, wanted: Sequence[str] | None = None
 ) -> Any:
@@ -95,7 +105,7 @@ def read_table(
             absent = LATER & (columns.keys() - set(schema.names))
             table = file.read([one for one in wanted or schema.names if one not in absent])
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+        raise _unreadable(store, name, error) from error
     if (schema.metadata or {}).get(_KEY) != key.encode():
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     if schema.remove_metadata() != _schema({n: kind for n, kind in columns.items() if n not in absent}):
@@ -123,7 +133,7 @@ def digests(store: Store, number: int) -> dict[str, str]:
         content = store.read(name)
         schema = parquet.read_schema(arrow.BufferReader(content))
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+        raise _unreadable(store, name, error) from error
     return {**_parts(schema), name: hashlib.sha256(content).hexdigest()}
 
 
@@ -155,7 +165,7 @@ def map_features(store: Store, name: str, rows: int, width: int, key: str) -> ND
         sound = end - start == 4 * rows * width and path.stat().st_size == 8 + length + end
         shape, kind, found = entry["shape"], entry["dtype"], header["__metadata__"]["key"]
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+        raise _unreadable(store, name, error) from error
     if found != key:
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     if not sound or shape != [rows, width] or kind != "F32":
@@ -180,7 +190,7 @@ def read_tokens(store: Store, name: str, lengths: Sequence[int], key: str) -> li
             found = (file.metadata() or {}).get("key")
             ids, thinking, statistics = (file.get_tensor(name) for name in ("ids", "thinking", "statistics"))
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{store}/{name} is missing or damaged.", hint=_DAMAGED) from error
+        raise _unreadable(store, name, error) from error
     if found != key:
         raise DataError(f"{store}/{name} belongs to another recording.", hint=_FOREIGN)
     total = sum(lengths)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynxstop.artifacts import atomic
-from lynxstop.artifacts.bundle import SCORES, Bundle, CertifiedLevel, Policy, ServedSampling
+from lynxstop.artifacts.bundle import FOLDER, SCORES, Bundle, CertifiedLevel, Policy, ServedSampling
 from lynxstop.artifacts.card import card
 from lynxstop.artifacts.fingerprint import require_same
 from lynxstop.artifacts.front_matter import Measured
@@ -35,7 +35,6 @@ from lynxstop.replay.recorded import from_recorded
 from lynxstop.replay.serving import scores_of
 from lynxstop.replay.thinned import guards_of
 
-FOLDER = "certificates"
 _MOST_PAIRS = 5000
 """Pairs of answers that the second comparator judges; it takes milliseconds for each."""
 THRESHOLDS = "thresholds"
@@ -184,7 +183,7 @@ def install(
             (v.risk for v in levels if v.served.whose is None and np.isfinite(v.threshold)), None
         )
     certified = bundle.with_levels(levels, texts, default_risk)
-    _prune(certified, calibration)
+    _prune(certified)
     text = card(certified.policy, certified.training(), measured(certified))
     atomic.write_text(certified.path / "README.md", text)
     write_bundle_sums(certified.path)
@@ -240,13 +239,12 @@ def _interval(count: float, n: int) -> tuple[float, float] | None:
     return clopper_pearson_interval(count, n) if count == int(count) else None
 
 
-def _prune(bundle: Bundle, calibration: Calibration) -> None:
-    """Remove the certificates these replace, and evidence that no certificate rests on any more."""
+def _prune(bundle: Bundle) -> None:
+    """Remove certificates that no level names any more, and evidence that no certificate rests on."""
     folder, named = bundle.path / FOLDER, {level.certificate for level in bundle.policy.levels}
-    for risk in {certificate.risk for certificate in calibration.certificates}:
-        for path in folder.glob(f"risk-{risk:g}-*.json"):
-            if f"{FOLDER}/{path.name}" not in named:
-                path.unlink()
+    for path in folder.glob("risk-*.json"):
+        if f"{FOLDER}/{path.name}" not in named:
+            path.unlink()
     needed = {evidence_name(Certificate.load(path)) for path in folder.glob("risk-*.json")}
     for path in folder.glob("evidence-*.parquet"):
         if path.name not in needed:

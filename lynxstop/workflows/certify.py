@@ -22,6 +22,7 @@ from lynxstop.calibration.losses import recorded_loss
 from lynxstop.calibration.options import CalibrationOptions
 from lynxstop.calibration.run import Calibration
 from lynxstop.collect.options import CollectOptions
+from lynxstop.collect.partial import count_kept
 from lynxstop.collect.runner import collect
 from lynxstop.collect.source import Source
 from lynxstop.collect.sources import folder_of, load_source
@@ -337,9 +338,10 @@ def _meta(place: Path) -> Meta | None:
 
 
 def _recorded(place: Path) -> int:
-    """Traces of finished collections; those of unfinished ones count as missing."""
-    meta = _meta(place)
-    return meta.traces if meta is not None and meta.finished else 0
+    """Traces that are there, those that an interruption left too."""
+    if (meta := _meta(place)) is None:
+        return 0
+    return sum(count_kept(store_at(place), part, meta.shard_size) for part in meta.instalments)
 
 
 def _serving(model: str | Path, bundle: Bundle, options: CollectOptions) -> str | None:

@@ -144,7 +144,8 @@ def require_enough(parts: Mapping[str, Sequence[Problem]], found: Outlook) -> No
             f"{found.problems} of them certify: at {100 * found.confidence:g}% confidence that is enough for "
             f"no risk below {found.strictest:.1%}, even without a single loss."
         )
-        other = f", or --risk {math.ceil(100 * found.strictest)}%" if found.strictest < 0.5 else ""
+        another = found.strictest < 0.5 and training >= LEAST_TRAINING
+        other = f", or --risk {math.ceil(100 * found.strictest)}%" if another else ""
     elif training < LEAST_TRAINING:
         why, other = f"{training} of them train the probe, and {LEAST_TRAINING} are the least.", ""
     else:

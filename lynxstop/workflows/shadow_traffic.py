@@ -64,6 +64,11 @@ def read_shadow(folder: Path, *, by: str | None = None, subgroups: Sequence[str]
     path = folder / TABLE
     try:
         content = path.read_text(encoding="utf-8")
+    except PermissionError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}.",
+            hint="Only the user that the proxy runs as can read what it records: run this as that user.",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{folder} holds no shadow traffic.",

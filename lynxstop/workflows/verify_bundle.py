@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lynxstop.artifacts.bundle import SCORES, Bundle
+from lynxstop.artifacts.bundle import FOLDER, SCORES, Bundle
 from lynxstop.artifacts.hub import own_files
 from lynxstop.artifacts.policy_file import NAME
 from lynxstop.artifacts.sums import SUMS, read_sums, sums_differ
@@ -22,7 +22,7 @@ from lynxstop.calibration.traces import TraceTable
 from lynxstop.calibration.units import check_disjoint
 from lynxstop.calibration.verify import differences
 from lynxstop.errors import CalibrationError, DataError
-from lynxstop.workflows.calibrate_bundle import FOLDER, THRESHOLDS, evidence_name
+from lynxstop.workflows.calibrate_bundle import THRESHOLDS, evidence_name
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,15 @@ def test_an_incomplete_folder_is_refused(model: Path, missing: str) -> None:
         fingerprint(model)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_cannot_be_read_is_named(model: Path, name: str) -> None:
+    """As one of another user's, which the tests, where they run as root, may read all the same."""
+    (model / name).unlink()
+    (model / name).mkdir()
+    with pytest.raises(ModelError, match=f"{name} cannot be read: Is a directory"):
+        fingerprint(model)
+
+
 @pytest.mark.parametrize("kept", ["settings", "file"])
 def test_a_template_given_to_the_server_is_compared_with_that_of_the_bundle(
     model: Path, tmp_path: Path, kept: str

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -241,6 +242,15 @@ def test_damaged_shadow_traffic_is_one_clear_error(tmp_path):
     head = "trace_id,problem_id,cue,score,loss,tokens,full_tokens,model,answer_tokens"
     (tmp_path / TABLE).write_text(f"{head}\nt,p,0,1.0,0,5,9,m,many\n")
     with pytest.raises(DataError, match=r"is damaged.*'many'"):
+        read_shadow(tmp_path)
+
+
+def test_what_the_proxy_recorded_for_its_own_user_is_not_called_absent(tmp_path, monkeypatch):
+    def denied(path, encoding):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(DataError, match=r"scores\.csv cannot be read: Permission denied"):
         read_shadow(tmp_path)
 
 

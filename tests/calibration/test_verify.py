@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load, save
 
 from lynxstop import shipped
+from lynxstop.artifacts.bundle import Bundle, write_bundle
 from lynxstop.artifacts.seal import seal
 from lynxstop.artifacts.sums import SUMS
 from lynxstop.calibration.options import CalibrationOptions
-from lynxstop.errors import LynxstopError
+from lynxstop.errors import DataError, LynxstopError
 from lynxstop.workflows.calibrate_bundle import calibrate_bundle, install, write_bundle_sums
 from lynxstop.workflows.verify_bundle import verify_path
 
@@ -93,6 +94,22 @@ def test_without_sums_changes_of_what_is_served_are_found(tmp_path):
     card.write_text(re.sub(r"Observed \d+/", "Observed 4/", text))
     assert card.read_text() != text
     assert not holds(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("absent.csv", "no score table"),
+        ("empty.csv", "Empty CSV file"),
+        (".", "no score table"),
+        ("x.parquet", "evidence"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_error(tmp_path, name, said):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match=said):
+        verify_path(shipped.BUNDLE, tmp_path / name)
 
 
 @pytest.fixture
@@ -189,10 +206,25 @@ def test_a_file_that_the_sums_do_not_name_is_found(made):
         assert verify_path(made).differences == (f"{line.split()[1]} is not named in {SUMS}.",)
 
 
-def test_a_certificate_that_no_level_names_is_found(made):
+def test_a_certificate_that_no_level_names_is_found(made, data):
     first = sorted((made / "certificates").glob("risk-*.json"))[0]
     shutil.copy(first, first.with_name("risk-0.05-all-00000000.json"))
     assert any("of no level" in line for line in verify_path(made).differences)
+    # then certifying again, as the error says, leaves it out
+    loaded = Bundle.load(made)
+    install(loaded, calibrate_bundle(loaded, data, CalibrationOptions(risks=[0.1], by="family")))
+    assert holds(made)
+
+
+def test_a_bundle_that_another_takes_the_place_of_leaves_no_certificate(made, data):
+    # given a certified bundle, and a new one in its folder
+    old = Bundle.load(made)
+    policy = old.policy.model_copy(update={"levels": (), "default_risk": None})
+    new = write_bundle(made, policy, old.probe, old.training_scores(), old.training())
+    assert not list((made / "certificates").iterdir())
+    # then what is certified there is the whole of it
+    install(new, calibrate_bundle(new, data, CalibrationOptions(risks=[0.1])))
+    assert holds(made)
 
 
 def test_evidence_on_training_problems_is_found(made):

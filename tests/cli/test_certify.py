@@ -178,6 +178,8 @@ def test_signals_end_it_with_what_is_done_kept_and_it_goes_on(tmp_path: Path) ->
             assert child.returncode == status, said
             assert "Traceback" not in said
             assert ("traces are kept in " in said) is (number is not None)
+            if before:
+                assert f"\n{len(ids) - len(before)} traces are left to record" in said
             assert asked().isdisjoint(before)
             assert len(kept(out / "recorded")) > len(before)
     assert kept(out / "recorded") == ids
@@ -241,8 +243,15 @@ def test_levels_out_of_reach_leave_their_error_to_the_others() -> None:
     assert outlook(int(needed), (0.05, 0.1), 0.95).risks == (0.05, 0.1)
     assert outlook(int(needed) - 1, (0.05, 0.1), 0.95).risks == (0.1,)
     none = outlook(10, (0.05,), 0.95)
-    with pytest.raises(DataError, match=r"no risk below 25\.9%"):
-        require_enough({"train": [], "calibration": [], "test": []}, none)
+    parts: dict[str, list[Problem]] = {"train": [], "calibration": [], "test": []}
+    with pytest.raises(DataError, match=r"no risk below 25\.9%") as caught:
+        require_enough(parts, none)
+    # then a higher risk is no remedy where too few are left to train on
+    assert "--risk" not in str(caught.value.hint)
+    parts["train"] = [Problem(str(number), "") for number in range(20)]
+    with pytest.raises(DataError) as caught:
+        require_enough(parts, none)
+    assert "or --risk 26%" in str(caught.value.hint)
 
 
 def test_the_recipe_is_the_shipped_one_or_drafted_and_written_down(

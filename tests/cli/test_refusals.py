@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 ) -> None:
     folder = tmp_path / "folder"
     if denied:
-        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
     else:
         folder.write_text("a file")
     with pytest.raises(ConfigError, match="cannot be written to") as caught:
@@ -115,6 +115,10 @@ def test_a_folder_that_cannot_be_written_is_refused(
     assert "--record" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="Choose another folder"), alone_in(folder):
         pass
+    if denied:
+        done = CliRunner().invoke(app, ["calibrate", str(shipped.BUNDLE), "nosuch"])
+        assert isinstance(done.exception, ConfigError)
+        assert "cannot be written to" in done.exception.message
     monkeypatch.undo()
     if not denied:
         done = CliRunner().invoke(app, ["proxy", "--port", "0", "--record", str(folder)])

@@ -12,6 +12,7 @@ from lynxstop.collect.runner import collect
 from lynxstop.errors import DataError, StepError
 from lynxstop.recordings.schema import CUES, TRACES
 from lynxstop.recordings.storage import Recording
+from lynxstop.recordings.store import Folder
 from tests.support.scripted import HIDDEN, LAYERS, SAMPLING, ScriptedSource, problems
 
 
@@ -28,6 +29,16 @@ def test_the_tables_have_the_documented_columns_and_belong_together(recorded):
     assert data.features().dtype == np.float32
     assert data.problem_ids == tuple(f"p{i}" for i in range(10))
     assert data.whole
+
+
+def test_what_belongs_to_another_user_is_not_called_damaged(recorded, monkeypatch):
+    def denied(store, name):
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(Folder, "local", denied)
+    with pytest.raises(DataError, match="cannot be read: Permission denied") as caught:
+        Recording.open(recorded.path, verify=False)
+    assert "Delete" not in str(caught.value.hint)
 
 
 def test_layers_and_rows_select_features(recorded):
