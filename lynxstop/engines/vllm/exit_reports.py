@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ class ExitReports:
                 copied.record()
             self._coming = slots.copy(), host, copied
         self._read(wait=False)
+
+    def settle(self, slots: Sequence[int], exits: Tensor) -> None:
+        """Read what requests that are finished have come to, all of it, before they leave."""
+        if not self._open.keys().isdisjoint(slots):
+            self._read(wait=True)
+            self.observe(np.array(slots), exits)
 
     def _read(self, *, wait: bool) -> None:
         """Take up a copy that has arrived."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
 from lynxstop.engines.vllm.session_batch import SessionBatch
+from lynxstop.engines.vllm.text_ends import TextEnds
 
 
 class Parked(NamedTuple):
@@ -42,13 +43,16 @@ class SlotTable:
         By slot.
     entered, left : list of callables
         Called with the slot of a request that comes, and its options; and of one that goes.
+    ends : TextEnds
+        Where the texts of the requests end.
     watched, recorded, drawn : bool arrays of shape (slots,)
         Which requests are watched, recorded, and have random numbers of their own.
     """
 
     def __init__(self, sessions: SessionBatch, count: int, *, drafted: bool = False) -> None:
         self.sessions = sessions
-        self.entered: list[Callable[[int, RequestOptions], None]] = []
+        self.ends = TextEnds(count + 1)
+        self.entered: list[Callable[[int, RequestOptions], None]] = [self.ends.enter]
         self.left: list[Callable[[int], None]] = []
         self._drafted = drafted
         self.idle = count
