@@ -94,7 +94,7 @@ class Conditions:
         """Take the sampling of an engine of ours."""
         return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
 
-    def within(self, room: int) -> Self:
+    def within(self, room: float) -> Self:
         """Return these with no more output tokens than a context leaves after the prompt."""
         most = self.max_tokens
         return replace(self, max_tokens=room if most is None else min(most, room))
