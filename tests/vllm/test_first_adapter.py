@@ -18,7 +18,7 @@ from lynxstop.engines.vllm.request_options import RequestOptionsReader  # noqa: 
 from lynxstop.engines.vllm.session_batch import COUNTERS  # noqa: E402
 from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
 from tests.vllm.test_second_adapter import CERTIFIED, CONTEXT, Metrics, sampling_params  # noqa: E402
-from tests.vllm.test_sessions import EXIT, KINDS, drive, make  # noqa: E402
+from tests.vllm.test_sessions import EXIT, KINDS, make, serve  # noqa: E402
 
 ROWS = 4
 PROMPT = [5, 0]
@@ -53,11 +53,15 @@ def update(adapter: V1Adapter, removed: list[int], added: dict[int, str], params
 
 def step(adapter: V1Adapter, names: list[str], fed: list[int], scores: list[float]) -> list[int | None]:
     """Sample tokens and read them; return what is forced next."""
-    slots = adapter.rows.of(len(names))
-    adapter.slots.reading(slots, np.zeros(len(names), np.bool_))
+    many, runner = len(names), adapter.runner
     for name, token in zip(names, fed, strict=True):
-        adapter.runner.requests[name].output_token_ids.append(token)
-    return drive(adapter.sessions, fed, scores, slots=slots.tolist(), ends=adapter.slots.ends)
+        runner.requests[name].output_token_ids.append(token)
+    runner.query_start_loc = SimpleNamespace(np=np.arange(many + 1))
+    runner.input_ids = SimpleNamespace(gpu=torch.tensor(fed))
+    runner.discard_request_mask = SimpleNamespace(np=np.zeros(many, np.bool_))
+    batch = adapter.step(torch.zeros(many, 1), None)
+    assert batch is not None
+    return serve(adapter.sessions, batch._replace(read=None), scores)
 
 
 def test_answers_to_one_request_keep_their_own_state_through_a_preemption(adapter: V1Adapter) -> None:

@@ -184,6 +184,8 @@ def test_a_portion_that_vllm_does_not_show_moves_no_row_of_the_next(adapter: V2A
     assert step.places is not None
     assert step.places.tolist() == [9]
     assert taken == [(1, 1, 2)]
+    # and it tells where the texts end
+    assert step.ends is adapter.slots.ends
 
 
 WAIT, STOP, END = 4, 9, 2

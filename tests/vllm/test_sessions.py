@@ -29,7 +29,6 @@ from lynxstop.engines.vllm.per_request import PerRequestSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS, BatchStep, SessionBatch  # noqa: E402
-from lynxstop.engines.vllm.text_ends import TextEnds  # noqa: E402
 from tests.support.tiny_vocabulary import make_tokenizer  # noqa: E402
 
 SPECIAL = ("<think>", "</think>", "<|end|>")
@@ -78,14 +77,17 @@ def drive(
     scores: list[float],
     read: list[bool] | None = None,
     slots: list[int] | None = None,
-    ends: TextEnds | None = None,
 ) -> list[int | None]:
     """Read one token per row; return the tokens that are forced next."""
-    values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
     mask = None if read is None else np.array(read)
     where = np.arange(len(fed)) if slots is None else np.array(slots)
-    step = BatchStep(where, torch.tensor(fed), None, mask, lambda rows: [], ends=ends)
-    logits = torch.zeros(len(fed), VOCABULARY)
+    return serve(sessions, BatchStep(where, torch.tensor(fed), None, mask, lambda rows: []), scores)
+
+
+def serve(sessions: SessionBatch, step: BatchStep, scores: list[float]) -> list[int | None]:
+    """Read a step; return the tokens that are forced next."""
+    values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
+    logits = torch.zeros(len(values), VOCABULARY)
     sessions.observe(step, lambda rows: values if rows is None else values[rows], logits)
     sessions.force(logits)
     return [int(row.argmax()) if row.max() > 1e8 else None for row in logits]
