@@ -25,6 +25,8 @@ NEUTRAL = {
     "bad_words": None,
     "thinking_token_budget": None,
     "repetition_detection": None,
+    "ignore_eos": False,
+    "watermarking": False,
 }
 """Settings that no certificate is made under, and the values at which they change nothing."""
 
