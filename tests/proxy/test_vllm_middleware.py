@@ -480,3 +480,16 @@ def test_audits_need_a_bundle_that_promises_what_they_measure() -> None:
     )
     with pytest.raises(ConfigError, match="disagree"):
         Monitoring.check(config, bundle)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"vllm_xargs": {"lynxstop_group": ["a"]}}, {"vllm_xargs": "x"}, {"stream": True, "stream_options": [1]}],
+    ids=str,
+)
+def test_what_vllm_will_refuse_reaches_it_as_it_is(made: Any, asked: Any) -> None:
+    # given a body with a value of a type that vLLM, or the plugin, refuses, when it comes
+    middleware, _, _ = made()
+    content = json.dumps(asked).encode()
+    # then it is left alone, and no error is logged
+    assert middleware._begin({}, CHAT, content) == (content, None)

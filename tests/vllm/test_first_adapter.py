@@ -142,7 +142,7 @@ def test_a_budget_beyond_all_limits_is_none(adapter: V1Adapter, budget: int) -> 
 
 
 @pytest.mark.parametrize(
-    "asked", [{"eos_token_id": END}, {"stop_token_ids": [10**12, END], "eos_token_id": 7}], ids=str
+    "asked", [{"eos_token_id": END}, {"stop_token_ids": [3, END], "eos_token_id": 7}], ids=str
 )
 def test_a_step_that_was_under_way_at_the_end_of_a_text_counts_nothing(
     adapter: V1Adapter, asked: dict[str, Any]

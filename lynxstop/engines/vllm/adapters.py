@@ -26,9 +26,6 @@ from lynxstop.errors import ConfigError
 
 logger = logging.getLogger("vllm.lynxstop")
 
-_TOKENS = 2**31
-"""More than any vocabulary has; clients may name what they like."""
-
 
 class RunnerAdapter:
     """Serves a runner's steps, and keeps any error of ours away from it.
@@ -175,7 +172,7 @@ class RunnerAdapter:
         ends = (*(params.stop_token_ids or ()), params.eos_token_id)
         return replace(
             options,
-            ends=frozenset(token for token in ends if token is not None and 0 <= token < _TOKENS),
+            ends=frozenset(token for token in ends if token is not None),
             limit=int(prompt_len + (served.max_tokens or 0)),
         )
 
