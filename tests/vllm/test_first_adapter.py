@@ -165,3 +165,14 @@ def counted(adapter: V1Adapter) -> dict[str, int]:
     return {
         name: count for name, count in zip(COUNTERS, adapter.sessions.counters.tolist(), strict=True) if count
     }
+
+
+def test_requests_that_change_their_rows_in_one_update_keep_their_state(adapter: V1Adapter) -> None:
+    # given two requests, one of them between a cue and its proof
+    update(adapter, [], {0: "a", 1: "b"}, sampling_params())
+    assert step(adapter, ["a", "b"], [SO, WAIT], [0.0, 9.0]) == [None, None]
+    # when both are computed again, each in the other's row, as after a reset of the prefix cache
+    update(adapter, [], {0: "b", 1: "a"}, sampling_params())
+    # then the one is stopped, and none is lost
+    assert step(adapter, ["b", "a"], [SO, SO], [0.0, 0.0]) == [EXIT[0], None]
+    assert adapter.metrics.totals == {"errors": 0, "lost": 0}

@@ -176,10 +176,10 @@ class BatchRows:
         self._view = None
         for name in [name for name in self._parked if name not in self._known]:
             del self._parked[name]
-        for row in change.removed:
+        # A row that is filled again at once is only among those added, maybe by a request that is in another.
+        for row in (*change.removed, *(row for row, *_ in change.added)):
             self._leave(row)
         for row, params, prompt_ids, output_ids in change.added:
-            self._leave(row)
             self._enter(row, params, prompt_ids or [], output_ids)
         for one, other, direction in change.moved:
             if direction.name == "SWAP":
