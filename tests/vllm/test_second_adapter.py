@@ -204,7 +204,6 @@ def drafted() -> V2Adapter:
         prompt_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         total_len=SimpleNamespace(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
-        all_token_ids=SimpleNamespace(gpu=torch.zeros(SLOTS, CONTEXT, dtype=torch.int32)),
     )
     runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=SLOTS, req_states=states)
     settings = PluginSettings(None, risk=0.05, uncertified=Uncertified.STOP)
@@ -226,7 +225,6 @@ def draft_step(adapter: V2Adapter, row: list[int], sampled: list[int], *, read: 
     step = BatchStep(np.array([0]), torch.tensor(row), None, np.array([read]), lambda _: [], drafts, ends)
     scores = torch.full((len(row), 1), 9.0)
     sessions.observe(step, lambda rows: scores if rows is None else scores[rows], scores)
-    states.all_token_ids.gpu[0, length : length + len(sampled)] = torch.tensor(sampled)
     states.total_len.gpu[0] = length + len(sampled)
 
 
