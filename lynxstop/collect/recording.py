@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -17,6 +18,7 @@ from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.runner import collect
 from lynxstop.collect.sources import load_source
 from lynxstop.core.types import Sampling
+from lynxstop.errors import ConfigError
 from lynxstop.recordings.problems import Problem
 
 
@@ -51,9 +53,12 @@ def record(
 
     Raises
     ------
+    ConfigError
+        When a launcher started this process as one of several.
     LynxstopError
         As `lynxstop.collect.sources.load_source` and `lynxstop.collect.runner.collect` do.
     """
+    _require_alone()
     options = options or CollectOptions()
     sampling = Sampling(**recipe.sampling.model_dump(), seed=options.seed)
     if options.cluster is not None:
@@ -76,6 +81,18 @@ def record(
         "thinking_tokens": _mean(traces["thinking_tokens"].to_pylist()),
         "budget": data.meta.budget,
     }
+
+
+def _require_alone() -> None:
+    """Refuse to be one of several processes of a launcher such as torchrun: each would record everything."""
+    processes = os.environ.get("WORLD_SIZE", "")
+    if "RANK" in os.environ and processes.isdecimal() and int(processes) > 1:
+        raise ConfigError(
+            f"This is one of {processes} processes of a launcher (RANK and WORLD_SIZE are set), and each of "
+            "them would record all problems.",
+            hint="Start it once, without torchrun, or unset both variables. One process uses several GPUs "
+            "with --engine vllm --argument tensor_parallel_size=N, and several machines with --engine ray.",
+        )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

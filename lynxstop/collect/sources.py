@@ -11,6 +11,7 @@ from typing import Any
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import with_budget
 from lynxstop.collect.source import Source
+from lynxstop.engines.context import check_recipe
 from lynxstop.errors import ConfigError, ModelError
 from lynxstop.extras import need
 
@@ -101,6 +102,7 @@ def _transformers(model: str, recipe: Recipe, options: SourceOptions) -> Source:
         folder_of(model), recipe, device=options.device, dtype=options.dtype, batch_size=options.batch_size
     )
     loaded.engine.policy = with_budget(loaded.engine.policy, recipe)
+    check_recipe(loaded.engine.policy, recipe, loaded.engine.context)
     return loaded
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lynxstop.core.cues import CueSet
 from lynxstop.core.thinking import Delimiters
-from lynxstop.errors import ModelError
+from lynxstop.errors import DataError, LynxstopError, ModelError
 from lynxstop.recordings.prompts import Prompt, messages
 
 _CUE_TOKENS = 12
@@ -37,15 +37,27 @@ class Texts:
         ------
         ModelError
             When the tokenizer has no chat template.
+        DataError
+            When the template does not take the prompt.
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(
                 "The tokenizer has no chat template.", hint="Use a chat model, or add a chat_template."
             )
         more = {"tools": list(tools)} if tools else {}
-        text = self._tokenizer.apply_chat_template(
-            messages(prompt), add_generation_prompt=True, tokenize=False, **more
-        )
+        turns = messages(prompt)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False, **more
+            )
+        except LynxstopError:
+            raise
+        except Exception as error:  # templates raise what they like
+            first = str(error).strip().partition("\n")[0].rstrip(".")
+            raise DataError(
+                f"The chat template does not take the prompt {str(turns)[:200]}: {first}.",
+                hint="Some take no system text, or no tools. Leave those problems out, or change it.",
+            ) from error
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -25,6 +25,8 @@ NEUTRAL = {
     "bad_words": None,
     "thinking_token_budget": None,
     "repetition_detection": None,
+    "ignore_eos": False,
+    "watermarking": False,
 }
 """Settings that no certificate is made under, and the values at which they change nothing."""
 
@@ -94,7 +96,7 @@ class Conditions:
         """Take the sampling of an engine of ours."""
         return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens)
 
-    def within(self, room: int) -> Self:
+    def within(self, room: float) -> Self:
         """Return these with no more output tokens than a context leaves after the prompt."""
         most = self.max_tokens
         return replace(self, max_tokens=room if most is None else min(most, room))

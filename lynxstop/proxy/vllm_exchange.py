@@ -110,6 +110,9 @@ class Exchange:
             more["return_token_ids"] = True
         if body.get("stream"):
             more["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+            if not self._usage:
+                # Alone it shows nothing.
+                more["stream_options"]["continuous_usage_stats"] = False
         self.content = json.dumps({**asked, **more}).encode()
         self._told: Json | None = None
         self._start: Message | None = None

@@ -118,7 +118,8 @@ class VllmMiddleware:
             body = json.loads(content)
         except ValueError:
             return content, None
-        xargs = body.get("vllm_xargs") or {} if isinstance(body, dict) else None
+        sound = isinstance(body, dict) and isinstance(body.get("stream_options"), dict | None)
+        xargs = body.get("vllm_xargs") or {} if sound else None
         if not isinstance(xargs, dict) or (options := self._options(body, xargs)) is None:
             return content, None
         # A client's own name would leave reports that nobody takes.
@@ -169,7 +170,7 @@ class VllmMiddleware:
             level = risk if isinstance(risk, float) else None
             served = self._setup.promise.served(body)
             return ExitOptions(level, parse_mode(mode), group=group, served=served)
-        except LynxstopError:
+        except (LynxstopError, TypeError):  # a group may be of any type
             return None
 
     def _end(self, exchange: Exchange) -> None:

@@ -232,12 +232,13 @@ def _between(tokenizer: Any, close: str) -> str | None:
 
 
 def _switch(draft: Draft, tokenizer: Any, delimiters: Delimiters) -> None:
-    """Say so where the chat template, as it is by default, keeps the model from thinking."""
+    """Say so where the chat template fails, or, as it is by default, keeps the model from thinking."""
     try:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": _SAID}], tokenize=False, add_generation_prompt=True
         )
-    except Exception:  # templates raise what they like, and there may be none
+    except Exception as error:  # templates raise what they like, and there may be none
+        draft.unknown.append(f"no prompt can be written with the chat template: {_first_line(error)}.")
         return
     begun = text.rpartition(_SAID)[2]
     if max(map(begun.rfind, delimiters.close)) > max(map(begun.rfind, delimiters.open)):

@@ -193,3 +193,11 @@ def test_the_command_drafts_and_checks_the_shipped_model(tmp_path: Path) -> None
     limited = check_recipe(shipped.MODEL, drafted.model_copy(update={"guards": guards}), most=600)
     assert [one.closed for one in limited.tried] == [False] * 3
     assert "temperature = 0.9" in CliRunner().invoke(app, ["recipe", str(shipped.MODEL)]).stdout
+
+
+def test_a_template_that_writes_no_prompt_is_told(tmp_path: Path) -> None:
+    # given a template that refuses everything
+    path = folder(tmp_path, ["<think>", "</think>"], "{{ raise_exception('only tools') }}")
+    # when a recipe is drafted, then it says that nothing can be recorded with it
+    told = "no prompt can be written with the chat template: only tools."
+    assert told in draft_recipe(path).unknown

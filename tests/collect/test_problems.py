@@ -328,3 +328,17 @@ def test_a_conversation_and_its_tools_reach_the_chat_template_whole():
     texts = Texts(Template(), Delimiters(("<think>",), ("</think>",)), CueSet(("wait",)))
     assert json.loads(bytes(texts.prompt_ids(chat))) == [list(chat), None]
     assert json.loads(bytes(texts.prompt_ids(chat, (TOOL,)))) == [list(chat), [TOOL]]
+
+
+def test_a_prompt_that_the_chat_template_does_not_take_is_an_error():
+    # given a template as Gemma's, which takes no system text
+    class Template:
+        chat_template = "x"
+
+        def apply_chat_template(self, turns, **settings):
+            raise TypeError("System role not supported.\nat line 3")
+
+    chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
+    texts = Texts(Template(), Delimiters(("<think>",), ("</think>",)), CueSet(("wait",)))
+    with pytest.raises(DataError, match=r"Be brief.*: System role not supported\. "):
+        texts.prompt_ids(chat)

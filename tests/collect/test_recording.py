@@ -9,7 +9,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.recipe import Recipe
 from lynxstop.collect.options import CollectOptions
 from lynxstop.collect.recording import record
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, ModelError
 from lynxstop.recordings.problems import load_problems
 from lynxstop.recordings.storage import Recording
 
@@ -50,3 +50,24 @@ def test_a_trace_cut_short_answers_too(tmp_path):
 def test_no_room_to_think_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no room"):
         record(shipped.MODEL, load_problems(shipped.PROBLEMS / "test.jsonl")[:1], tmp_path / "d", recipe(12))
+
+
+def test_a_trace_that_the_context_cannot_hold_is_an_error(tmp_path):
+    # given a model that is made for 2,048 tokens, and a recipe that lets traces have more
+    problems = load_problems(shipped.PROBLEMS / "test.jsonl")[:1]
+    with pytest.raises(ConfigError, match="a trace have 2,999 tokens, and the context has 2,048"):
+        record(shipped.MODEL, problems, tmp_path / "d", recipe(3000))
+
+
+def test_one_of_several_processes_records_nothing(tmp_path, monkeypatch):
+    # given a process that torchrun started beside another
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # when it records, then it is told to be alone, before anything is loaded
+    with pytest.raises(ConfigError, match="one of 2 processes") as refused:
+        record("nosuch", [], tmp_path / "d", recipe(150))
+    assert "without torchrun" in str(refused.value.hint)
+    # and a single process of a launcher is alone
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(ModelError, match="no model folder"):
+        record("nosuch", [], tmp_path / "d", recipe(150))

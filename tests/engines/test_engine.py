@@ -20,7 +20,7 @@ from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.core.types import Generation, Request, Sampling
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.transformers import TransformersEngine
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, DataError
 
 Tiny = Callable[..., Any]
 Make = Callable[..., TransformersEngine]
@@ -332,3 +332,49 @@ def test_a_request_is_stopped_at_the_level_of_its_sampling(engine: Make, request
     assert not any(made.exit for made in greedy.values())
     assert all(made.exit for made in sampled.values() if made.events)
     assert any(made.events for made in greedy.values())
+
+
+def test_no_more_is_generated_than_the_context_holds(
+    engine: Make, tiny: Tiny, requests: list[Request]
+) -> None:
+    # given a model that is made for 30 tokens, and limits beyond it
+    model = tiny()
+    whole = run(engine(model), requests, SAMPLED)
+    model.config.max_position_embeddings = 30
+    short = engine(model, certified=Certified(Conditions.of(SAMPLED)))
+    # when requests run, then they are what they were up to there, and at a risk they depart
+    found = run(short, at_risk(requests, 0.05), SAMPLED)
+    for name, made in found.items():
+        room = 30 - len(made.request.prompt_ids)
+        assert made.output_ids == whole[name].output_ids[:room]
+        assert made.finish == ("length" if len(whole[name].output_ids) > room else whole[name].finish)
+        assert made.exit is None
+    assert short.departures == {"max_tokens": len(requests)}
+    # and a forced exit has the answer that still fits
+    cut = next(made for made in whole.values() if len(made.output_ids) > 26)
+    room = 30 - len(cut.request.prompt_ids)
+    [[early, late]] = short.force_exits([cut], SAMPLED, [[room - 4, room - 3]])
+    assert len(early.ids) == 1
+    assert (late.ids, late.finish) == ((), "length")
+    # and a prompt that fills it is refused
+    with pytest.raises(DataError, match="The prompt of 'long' has 30 tokens, and the context has 30"):
+        short.generate([Request("long", (8,) * 30)], SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("positions", "context"),
+    [
+        ({"rope_type": "default"}, 512),
+        ({"rope_type": "linear", "factor": 2.0}, 1024),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+    ],
+    ids=str,
+)
+def test_the_context_is_that_of_the_configuration(
+    engine: Make, tiny: Tiny, positions: dict[str, Any], context: int
+) -> None:
+    model = tiny()
+    model.config.rope_parameters = positions
+    assert engine(model).context == context
+    model.config.max_position_embeddings = 0
+    assert engine(model).context == math.inf

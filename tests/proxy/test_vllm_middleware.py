@@ -73,7 +73,10 @@ class Server:
             {"choices": [{"index": 0, "delta": said, "finish_reason": None, **ids}]},
             {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         ]
-        if (body.get("stream_options") or {}).get("include_usage"):
+        counts = body.get("stream_options") or {}
+        if counts.get("include_usage"):
+            if counts.get("continuous_usage_stats"):
+                events = [event | {"usage": usage} for event in events]
             events.append({"choices": [], "usage": usage, "system_fingerprint": "fp"})
         parts = [b"data: " + orjson.dumps(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
         await self._say(send, b"text/event-stream; charset=utf-8", *parts)
@@ -167,14 +170,14 @@ def test_an_answer_has_its_report(made: Any) -> None:
 def test_a_stream_ends_with_its_report(made: Any, tmp_path: Path, usage: bool, arm: float) -> None:
     # given a stream, audited or not, with or without usage
     middleware, _, _ = made(monitor=audits(tmp_path, audit=arm))
-    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
-    (answer,) = serve(middleware, stream=True, **options)
+    options = {"include_usage": usage, "continuous_usage_stats": True}
+    (answer,) = serve(middleware, stream=True, stream_options=options)
     events = events_of(answer)
     # then the last event has the report, and nothing shows that more was asked for
     assert events[-1]["lynxstop"]["exit"] == "score"
     assert ["lynxstop" in event for event in events[:-1]] == [False] * (len(events) - 1)
     assert [bool(event["choices"]) for event in events] == [True, True, True, *([False] * usage)]
-    assert ("usage" in events[-1]) is usage
+    assert ["usage" in event for event in events] == [usage] * len(events)
     assert events[-1]["system_fingerprint"] == "fp"
     assert "token_ids" not in answer.text
     assert (answer.headers["x-lynxstop-risk"], answer.headers["x-lynxstop-mode"]) == ("0.05", "stop")
@@ -477,3 +480,16 @@ def test_audits_need_a_bundle_that_promises_what_they_measure() -> None:
     )
     with pytest.raises(ConfigError, match="disagree"):
         Monitoring.check(config, bundle)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"vllm_xargs": {"lynxstop_group": ["a"]}}, {"vllm_xargs": "x"}, {"stream": True, "stream_options": [1]}],
+    ids=str,
+)
+def test_what_vllm_will_refuse_reaches_it_as_it_is(made: Any, asked: Any) -> None:
+    # given a body with a value of a type that vLLM, or the plugin, refuses, when it comes
+    middleware, _, _ = made()
+    content = json.dumps(asked).encode()
+    # then it is left alone, and no error is logged
+    assert middleware._begin({}, CHAT, content) == (content, None)

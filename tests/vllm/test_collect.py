@@ -152,7 +152,7 @@ def test_what_does_not_fit_in_the_context_is_said_before_hours_are_spent(
         SourceOptions(arguments={"enforce_eager": True, "max_model_len": longest + more, "block_size": 32})
         for more in (0, 64)
     )
-    with pytest.raises(ConfigError, match=f"vLLM's context has {longest:,}"):
+    with pytest.raises(ConfigError, match=f"the context has {longest:,}"):
         load_source("vllm", str(shipped.MODEL), recipe, short)
     # and one that a long prompt leaves too little of
     with closing(load_source("vllm", str(shipped.MODEL), recipe, long)) as source:

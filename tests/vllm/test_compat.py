@@ -233,5 +233,5 @@ def test_an_object_without_an_attribute_is_refused() -> None:
 
     state: Any = object.__new__(RequestState)
     # when the runner is handed over, then the message names class and attribute
-    with pytest.raises(ConfigError, match=r"RequestState has no all_token_ids, .*"):
+    with pytest.raises(ConfigError, match=r"RequestState has no index_to_req_id, .*"):
         compat.check_fields(state)

@@ -142,13 +142,30 @@ def test_a_copy_that_comes_late_tells_nothing_of_the_next_request_in_a_slot(tmp_
     reports.observe(np.array([0, 1]), exits)
     assert read_report(tmp_path, TAGS[0]) is not None
     # when the same exit comes once more, behind another request that has taken its slot
-    reports._coming = np.array([0, 1]), exits, copy
+    reports._coming.append((np.array([0, 1]), exits, copy))
     reports.leave(0)
     reports.enter(0, RequestOptions(True, report=TAGS[2]))
     copy.arrived = True
     reports.observe(np.array([1]), torch.zeros(2, 1, dtype=torch.int32))
     # then nothing is told of that one
     assert read_report(tmp_path, TAGS[2]) is None
+
+
+def test_exits_are_told_while_an_earlier_copy_is_under_way(tmp_path: Path) -> None:
+    # given a step in two portions, the copy of the first of which has not arrived
+    reports, copy = ExitReports(tmp_path), Copy()
+    for slot in (0, 1):
+        reports.enter(slot, RequestOptions(True, report=TAGS[slot]))
+    reports._coming.append((np.array([0]), torch.zeros(2, 1, dtype=torch.int32), copy))
+    exits = torch.zeros(2, 1, dtype=torch.int32)
+    exits[0, 0] = 5 * EXIT_KINDS + REASONS.index(Reason.SCORE)
+    # when the second one stops its request, and both have arrived by the time that it leaves
+    reports.observe(np.array([1]), exits)
+    copy.arrived = True
+    reports.leave(1)
+    # then its exit is told
+    assert read_report(tmp_path, TAGS[1]) is not None
+    assert read_report(tmp_path, TAGS[0]) is None
 
 
 def test_exits_that_the_host_knows_are_brought_to_the_logits() -> None:

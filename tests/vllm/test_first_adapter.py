@@ -15,16 +15,17 @@ from lynxstop.artifacts.certified import Certified  # noqa: E402
 from lynxstop.core.policy import Level, StopPolicy  # noqa: E402
 from lynxstop.engines.vllm.adapters import V1Adapter  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptionsReader  # noqa: E402
+from lynxstop.engines.vllm.session_batch import COUNTERS  # noqa: E402
 from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
 from tests.vllm.test_second_adapter import CERTIFIED, CONTEXT, Metrics, sampling_params  # noqa: E402
-from tests.vllm.test_sessions import EXIT, KINDS, drive, make  # noqa: E402
+from tests.vllm.test_sessions import EXIT, KINDS, make, serve  # noqa: E402
 
 ROWS = 4
 PROMPT = [5, 0]
-WAIT, SO = 4, 9
+WAIT, SO, END = 4, 9, 2
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=(*KINDS, "request"))
 def adapter(request: pytest.FixtureRequest) -> V1Adapter:
     policy = StopPolicy(EXIT, (Level(0.05, 0.0),))
     reader = RequestOptionsReader(PluginSettings(None, risk=0.05), policy, 0.05, Certified(CERTIFIED))
@@ -52,11 +53,15 @@ def update(adapter: V1Adapter, removed: list[int], added: dict[int, str], params
 
 def step(adapter: V1Adapter, names: list[str], fed: list[int], scores: list[float]) -> list[int | None]:
     """Sample tokens and read them; return what is forced next."""
-    slots = adapter.rows.of(len(names))
-    adapter.slots.reading(slots, np.zeros(len(names), np.bool_))
+    many, runner = len(names), adapter.runner
     for name, token in zip(names, fed, strict=True):
-        adapter.runner.requests[name].output_token_ids.append(token)
-    return drive(adapter.sessions, fed, scores, slots=slots.tolist())
+        runner.requests[name].output_token_ids.append(token)
+    runner.query_start_loc = SimpleNamespace(np=np.arange(many + 1))
+    runner.input_ids = SimpleNamespace(gpu=torch.tensor(fed))
+    runner.discard_request_mask = SimpleNamespace(np=np.zeros(many, np.bool_))
+    batch = adapter.step(torch.zeros(many, 1), None)
+    assert batch is not None
+    return serve(adapter.sessions, batch._replace(read=None), scores)
 
 
 def test_answers_to_one_request_keep_their_own_state_through_a_preemption(adapter: V1Adapter) -> None:
@@ -134,3 +139,40 @@ def test_a_budget_beyond_all_limits_is_none(adapter: V1Adapter, budget: int) -> 
     assert step(adapter, ["r"], [WAIT], [9.0]) == [None]
     assert step(adapter, ["r"], [SO], [0.0]) == [EXIT[0]]
     assert adapter.metrics.totals["errors"] == 0
+
+
+@pytest.mark.parametrize(
+    "asked", [{"eos_token_id": END}, {"stop_token_ids": [3, END], "eos_token_id": 7}], ids=str
+)
+def test_a_step_that_was_under_way_at_the_end_of_a_text_counts_nothing(
+    adapter: V1Adapter, asked: dict[str, Any]
+) -> None:
+    # given two requests at a cue, one of which came back from a preemption, and a third that nothing ends
+    update(adapter, [], {0: "r", 1: "back"}, sampling_params(**asked))
+    update(adapter, [], {2: "on"}, sampling_params())
+    step(adapter, ["r", "back", "on"], [SO, SO, SO], [0.0] * 3)
+    update(adapter, [1], {}, None)
+    update(adapter, [], {1: "back"}, sampling_params(**asked))
+    assert step(adapter, ["r", "back", "on"], [WAIT] * 3, [9.0] * 3) == [None] * 3
+    # when the next token ends the texts of two, and is read before that was known (asynchronous scheduling)
+    assert step(adapter, ["r", "back", "on"], [END] * 3, [0.0] * 3) == [None, None, EXIT[0]]
+    # then only the cue of the third has been proved
+    assert counted(adapter) == {"cues": 1, "scored": 3, "exits_score": 1, "exit_tokens": 3}
+    assert adapter.sessions.exits()[0].count_nonzero() == 1
+
+
+def counted(adapter: V1Adapter) -> dict[str, int]:
+    return {
+        name: count for name, count in zip(COUNTERS, adapter.sessions.counters.tolist(), strict=True) if count
+    }
+
+
+def test_requests_that_change_their_rows_in_one_update_keep_their_state(adapter: V1Adapter) -> None:
+    # given two requests, one of them between a cue and its proof
+    update(adapter, [], {0: "a", 1: "b"}, sampling_params())
+    assert step(adapter, ["a", "b"], [SO, WAIT], [0.0, 9.0]) == [None, None]
+    # when both are computed again, each in the other's row, as after a reset of the prefix cache
+    update(adapter, [], {0: "b", 1: "a"}, sampling_params())
+    # then the one is stopped, and none is lost
+    assert step(adapter, ["b", "a"], [SO, SO], [0.0, 0.0]) == [EXIT[0], None]
+    assert adapter.metrics.totals == {"errors": 0, "lost": 0}

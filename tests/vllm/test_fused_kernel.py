@@ -22,6 +22,7 @@ from lynxstop.engines.vllm.drafted_sessions import DraftedSessions  # noqa: E402
 from lynxstop.engines.vllm.fused_sessions import FusedSessions  # noqa: E402
 from lynxstop.engines.vllm.request_options import RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import BatchStep, Drafts  # noqa: E402
+from lynxstop.engines.vllm.text_ends import TextEnds  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, PROBE, RISK, VOCABULARY  # noqa: E402
 
 
@@ -54,7 +55,7 @@ def test_the_kernel_compiles_for_a_gpu(sizes: tuple[int, ...], guarded: bool, dr
     }  # fmt: skip
     kinds: dict[str, Any] = dict.fromkeys(fused_step.arg_names, "i32")
     kinds |= dict.fromkeys(constants, "constexpr") | {"tilt": "fp32", "states": ("*bf16", "*bf16")}
-    kinds |= dict.fromkeys(("kept", "requests", "classes", "table", "tokens"), "*i32")
+    kinds |= dict.fromkeys(("kept", "requests", "classes", "table", "tokens", "ends"), "*i32")
     kinds |= dict.fromkeys(("shows", "wanted", "exits"), "*i32")
     kinds |= dict.fromkeys(("places", "positions", "exit_ids", "counters"), "*i64")
     kinds |= dict.fromkeys(("logits", "scratch"), "*fp32")
@@ -116,8 +117,11 @@ def test_a_step_is_one_launch_and_waits_for_nothing(
     sessions = FusedSessions(
         DeviceSessions(*given_) if drafts is None else DraftedSessions(*given_, drafts=drafts)
     )
+    ends = TextEnds(5)
     for slot in range(4):
-        sessions.admit(slot, [0], RequestOptions(True, 0.0))
+        terms = RequestOptions(True, 0.0, ends=frozenset({2, 3}), limit=9)
+        sessions.admit(slot, [0], terms)
+        ends.enter(slot, terms)
     rows = 4 if drafts is None else 4 * (1 + drafts)
     features, logits = torch.zeros(rows, 1, device=device), torch.zeros(rows, VOCABULARY, device=device)
     tokens, positions = torch.zeros(2, rows, dtype=torch.int32, device=device)
@@ -127,7 +131,7 @@ def test_a_step_is_one_launch_and_waits_for_nothing(
         plan = Drafts(starts, np.full(4, 1 + drafts), positions, np.zeros(4, dtype=np.bool_))
     counted: list[list[str]] = []
     for _ in range(3):
-        step = BatchStep(np.arange(4), tokens, None, None, lambda _: [], plan)
+        step = BatchStep(np.arange(4), tokens, None, None, lambda _: [], plan, ends)
         with _Operations() as seen:
             # when a step is armed
             sessions.observe(step, lambda _: features, logits)

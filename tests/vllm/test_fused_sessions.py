@@ -34,6 +34,7 @@ from lynxstop.engines.vllm.product_automaton import DEAD  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts  # noqa: E402
 from lynxstop.engines.vllm.settings import PluginSettings  # noqa: E402
+from lynxstop.engines.vllm.text_ends import TextEnds  # noqa: E402
 from tests.vllm.test_sessions import EXIT, MACHINE, RISK, VOCABULARY  # noqa: E402
 
 # numpy, which computes in the interpreter, warns of infinity minus infinity
@@ -66,7 +67,10 @@ def options(draw: np.random.Generator) -> RequestOptions:
         return UNWATCHED
     budget = None if draw.random() < 0.6 else int(draw.integers(1, 9))
     stops, structured = bool(draw.random() < 0.8), bool(draw.random() < 0.2)
-    return RequestOptions(True, float(draw.choice(LEVELS)), budget, stops, structured=structured)
+    ends = frozenset(draw.choice((10, 11), draw.integers(3)).tolist()) if draw.random() < 0.3 else frozenset()
+    limit = int(draw.integers(8, 40)) if draw.random() < 0.3 else None
+    threshold = float(draw.choice(LEVELS))
+    return RequestOptions(True, threshold, budget, stops, structured=structured, ends=ends, limit=limit)
 
 
 def run(sessions: Any, step: BatchStep, features: Any, *, asked: bool = False) -> Any:
@@ -95,6 +99,7 @@ class Stream:
 
     def __init__(self, draw: np.random.Generator) -> None:
         self.draw = draw
+        self.ends = TextEnds(SLOTS + 1)
         self.wanted = [-1] * SLOTS
 
     def step(self) -> tuple[BatchStep, Any]:
@@ -109,7 +114,7 @@ class Stream:
         near = draw.uniform(-1, 2, many)
         features[:, 0] = torch.from_numpy(np.where(draw.random(many) < 0.5, draw.choice(SCORES, many), near))
         read = None if draw.random() < 0.5 else draw.random(many) < 0.8
-        return BatchStep(slots, torch.tensor(tokens), None, read, lambda _: []), features
+        return BatchStep(slots, torch.tensor(tokens), None, read, lambda _: [], ends=self.ends), features
 
 
 @settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -118,15 +123,16 @@ def test_the_kernel_equals_the_array_form(policy: StopPolicy, seed: int) -> None
     # given: the same requests, levels, budgets and modes in both forms
     draw = np.random.default_rng(seed)
     arrays, fused = both(policy)
+    stream = Stream(draw)
 
     def admit(slot: int) -> None:
         terms = options(draw)
+        stream.ends.enter(slot, terms)
         for one in (arrays, fused):
             one.admit(slot, [0, 12, 3, 4, 10, 10], terms)
 
     for slot in range(SLOTS):
         admit(slot)
-    stream = Stream(draw)
     for _ in range(STEPS):
         # and: new requests in the place of others
         if draw.random() < 0.2:
@@ -178,6 +184,7 @@ class DraftedStream:
 
     def __init__(self, draw: np.random.Generator) -> None:
         self.draw = draw
+        self.ends = TextEnds(SLOTS + 1)
         self.base = [5] * SLOTS
         self.read = [0] * SLOTS
         self.wanted: list[list[int]] = [[] for _ in range(SLOTS)]
@@ -211,7 +218,7 @@ class DraftedStream:
         read = None if draw.random() < 0.5 else draw.random(many) < 0.85
         drafts = Drafts(starts, counts, torch.tensor(positions), held)
         places = torch.tensor(draw.permutation(2 * len(tokens))[: len(tokens)])
-        step = BatchStep(slots, torch.tensor(tokens), places, read, lambda _: [], drafts)
+        step = BatchStep(slots, torch.tensor(tokens), places, read, lambda _: [], drafts, self.ends)
         return step, self._features(places)
 
     def _obey(self, tokens: Any, slot: int, taken: int) -> None:
@@ -266,11 +273,13 @@ def compare_with_drafts(policy: StopPolicy, seed: int, change: Callable[[int], N
     inner, both_ = fused.arrays, (arrays, fused)
     assert isinstance(inner, DraftedSessions)
     stream = DraftedStream(draw)
+    told: list[Any] = []
 
     def admit(slot: int) -> None:
         terms = options(draw)
         for one in both_:
             one.admit(slot, [0, 12, 3, 4, 10, 10], terms)
+        stream.ends.enter(slot, terms)
         stream.admit(slot)
 
     for slot in range(SLOTS):
@@ -298,7 +307,8 @@ def compare_with_drafts(policy: StopPolicy, seed: int, change: Callable[[int], N
         elif event < 0.7:
             for sessions in both_:
                 end = stream.base[one] + int(stream.read[one] > 0)
-                sessions.settle([one], torch.tensor([end + 1]))
+                told.append(sessions.settle([one], torch.tensor([end + 1])))
+            assert torch.equal(told[-2], told[-1])
             assert arrays.counters[:-1].tolist() == fused.counters[:-1].tolist()
             admit(one)
         elif event < 0.72:

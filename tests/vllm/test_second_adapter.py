@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from lynxstop.artifacts.certified import Certified
 from lynxstop.core.conditions import Conditions, Uncertified
 from lynxstop.core.policy import Level, StopPolicy
 from lynxstop.engines.vllm.adapters import V2Adapter
+from lynxstop.engines.vllm.exit_reports import ExitReports, read_report
 from lynxstop.engines.vllm.request_options import RequestOptionsReader
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Drafts
 from lynxstop.engines.vllm.settings import PluginSettings
@@ -182,6 +184,8 @@ def test_a_portion_that_vllm_does_not_show_moves_no_row_of_the_next(adapter: V2A
     assert step.places is not None
     assert step.places.tolist() == [9]
     assert taken == [(1, 1, 2)]
+    # and it tells where the texts end
+    assert step.ends is adapter.slots.ends
 
 
 WAIT, STOP, END = 4, 9, 2
@@ -200,7 +204,6 @@ def drafted() -> V2Adapter:
         prompt_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         prefill_len=SimpleNamespace(np=np.zeros(SLOTS, np.int32)),
         total_len=SimpleNamespace(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
-        all_token_ids=SimpleNamespace(gpu=torch.zeros(SLOTS, CONTEXT, dtype=torch.int32)),
     )
     runner = SimpleNamespace(max_model_len=CONTEXT, max_num_reqs=SLOTS, req_states=states)
     settings = PluginSettings(None, risk=0.05, uncertified=Uncertified.STOP)
@@ -218,10 +221,10 @@ def draft_step(adapter: V2Adapter, row: list[int], sampled: list[int], *, read: 
     length = max(int(states.total_len.gpu[0]), int(states.prompt_len.np[0]))
     positions = torch.arange(length - 1, length - 1 + len(row))
     drafts = Drafts(np.array([0]), np.array([len(row)]), positions, np.array([False]))
-    step = BatchStep(np.array([0]), torch.tensor(row), None, np.array([read]), lambda _: [], drafts)
+    ends = adapter.slots.ends
+    step = BatchStep(np.array([0]), torch.tensor(row), None, np.array([read]), lambda _: [], drafts, ends)
     scores = torch.full((len(row), 1), 9.0)
     sessions.observe(step, lambda rows: scores if rows is None else scores[rows], scores)
-    states.all_token_ids.gpu[0, length : length + len(sampled)] = torch.tensor(sampled)
     states.total_len.gpu[0] = length + len(sampled)
 
 
@@ -260,3 +263,36 @@ def test_a_request_that_went_on_before_its_end_was_known_is_not_lost(drafted: V2
     draft_step(drafted, [STOP], [STOP])
     # when it is gone, then its state is not missed
     assert finished(drafted) == {}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"eos_token_id": END}, {"stop_token_ids": [7, END]}, {"max_tokens": 2}], ids=str
+)
+def test_a_step_that_was_under_way_at_the_end_of_a_text_counts_nothing_after_it(
+    drafted: V2Adapter, asked: dict[str, Any]
+) -> None:
+    # given a request whose text ends right after a cue, in drafts that were all accepted
+    arrive(drafted, 0, "r", [5, 0], **asked)
+    draft_step(drafted, [0], [WAIT], read=False)
+    draft_step(drafted, [WAIT, END, STOP], [END, STOP, STOP])
+    # when a step after these was under way before that was known
+    draft_step(drafted, [STOP, STOP], [STOP, STOP])
+    # then nothing has proved its cue, as in the step before
+    assert not drafted.sessions.exits()[0].any()
+    assert finished(drafted) == {"scored": 1}
+
+
+def test_an_exit_in_the_last_drafted_step_is_reported(drafted: V2Adapter, tmp_path: Path) -> None:
+    # given a request that is stopped in drafts, and ends with the first token of its exit
+    drafted.reports = ExitReports(tmp_path)
+    drafted.slots.entered.append(drafted.reports.enter)
+    drafted.slots.left.append(drafted.reports.leave)
+    name = 32 * "0"
+    arrive(drafted, 0, "r", [5, 0], max_tokens=3, extra_args={"lynxstop_report": name})
+    draft_step(drafted, [0], [WAIT], read=False)
+    draft_step(drafted, [WAIT, STOP], [STOP, EXIT[0]])
+    # when it is gone, then the report tells the exit that is counted
+    assert finished(drafted) == {"cues": 1, "scored": 1, "exits_score": 1, "exit_tokens": 2}
+    report = read_report(tmp_path, name)
+    assert report is not None
+    assert (report["exit"], report["thinking_tokens"], report["score"]) == ("score", 2, 9.0)

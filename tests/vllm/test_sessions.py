@@ -25,6 +25,7 @@ from lynxstop.core.watch import compile_watch  # noqa: E402
 from lynxstop.engines.vllm import host_sessions  # noqa: E402
 from lynxstop.engines.vllm.device_sessions import DeviceSessions  # noqa: E402
 from lynxstop.engines.vllm.host_sessions import HostSessions  # noqa: E402
+from lynxstop.engines.vllm.per_request import PerRequestSessions  # noqa: E402
 from lynxstop.engines.vllm.product_automaton import product  # noqa: E402
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions  # noqa: E402
 from lynxstop.engines.vllm.session_batch import COUNTERS, EXIT_KINDS, REASONS, BatchStep, SessionBatch  # noqa: E402
@@ -60,6 +61,8 @@ Make = Callable[[StopPolicy, int], SessionBatch]
 def make(kind: str, policy: StopPolicy, rows: int) -> SessionBatch:
     if kind == "host":
         return HostSessions(WATCH, policy, PROBE, rows + 1, 2)
+    if kind == "request":
+        return PerRequestSessions(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
     return DeviceSessions(MACHINE, policy, PROBE, torch.device("cpu"), rows + 1, 2)
 
 
@@ -76,11 +79,15 @@ def drive(
     slots: list[int] | None = None,
 ) -> list[int | None]:
     """Read one token per row; return the tokens that are forced next."""
-    values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
     mask = None if read is None else np.array(read)
     where = np.arange(len(fed)) if slots is None else np.array(slots)
-    step = BatchStep(where, torch.tensor(fed), None, mask, lambda rows: [])
-    logits = torch.zeros(len(fed), VOCABULARY)
+    return serve(sessions, BatchStep(where, torch.tensor(fed), None, mask, lambda rows: []), scores)
+
+
+def serve(sessions: SessionBatch, step: BatchStep, scores: list[float]) -> list[int | None]:
+    """Read a step; return the tokens that are forced next."""
+    values = torch.tensor(scores, dtype=torch.float32).unsqueeze(1)
+    logits = torch.zeros(len(values), VOCABULARY)
     sessions.observe(step, lambda rows: values if rows is None else values[rows], logits)
     sessions.force(logits)
     return [int(row.argmax()) if row.max() > 1e8 else None for row in logits]

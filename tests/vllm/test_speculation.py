@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import pytest
 
+from lynxstop.engines.vllm.exit_reports import read_report
 from tests.support.stepped import END, Served, preempt_all, steps, strip
 
 torch = pytest.importorskip("torch")
@@ -163,3 +165,57 @@ def test_preemption_with_drafts_changes_no_token(
     assert [strip(so_far[f"r{i}"]) for i in range(len(some))] == expected
     assert len(drafter.proposed) == DRAFTS + 1
     assert counts_of(llm)["errors"] == counts_of(llm)["lost"] == 0
+
+
+@pytest.fixture
+def _whole_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton's interpreter take masks of integers, as its compiler does."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    for name, place in (("create_masked_load", 2), ("create_masked_store", 3)):
+        inner = getattr(InterpreterBuilder, name)
+
+        def masked(*given: Any, inner: Any = inner, place: int = place) -> Any:
+            given[place].data = given[place].data.astype(bool)
+            return inner(*given)
+
+        monkeypatch.setattr(InterpreterBuilder, name, masked)
+
+
+@pytest.mark.usefixtures("_whole_masks")
+def test_n_grams_change_no_token_and_no_exit_and_all_are_reported(
+    make_llm: Any,
+    make_model: Any,
+    make_bundle: Any,
+    prompts: Any,
+    generate: Any,
+    reference: Any,
+    settled: Any,
+    tmp_path: Path,
+) -> None:
+    # given drafts that are copied from the request's own text
+    model = make_model("Qwen3")
+    bundle = make_bundle(model, (1, 3))
+    expected = reference(model, bundle, prompts)
+    draft = {
+        "method": "ngram",
+        "num_speculative_tokens": DRAFTS,
+        "prompt_lookup_min": 1,
+        "prompt_lookup_max": 2,
+    }
+    settings = {"uncertified": "stop", "reports": str(tmp_path)}
+    llm = make_llm(model, bundle, settings=settings, speculative_config=draft)
+    tags = [f"{number:032x}" for number in range(len(prompts))]
+    before = settled(llm)
+    # when requests are served that ask for reports
+    found = generate(llm, prompts, xargs=[{"lynxstop_report": tag} for tag in tags])
+    after = settled(llm)
+    # then drafts were accepted, and tokens, exits and reports are those without them
+    assert all(accepted(llm))
+    assert [strip(ids) for ids in found] == [g.output_ids for g in expected]
+    assert after["exits_score"] - before["exits_score"] == sum(g.exit is not None for g in expected) >= 3
+    told = [read_report(tmp_path, tag) for tag in tags]
+    assert [one and one.get("thinking_tokens") for one in told] == [
+        g.exit and g.exit.thinking_tokens for g in expected
+    ]
+    assert after["errors"] == after["lost"] == after["refused"] == 0

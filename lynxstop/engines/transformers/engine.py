@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from lynxstop.core.session import Session
 from lynxstop.core.statistics import UNKNOWN
 from lynxstop.core.types import Answer, Generation, Request, Sampling
 from lynxstop.core.watch import Watch
+from lynxstop.engines.context import check_prompts
 from lynxstop.engines.torch.device_probe import DeviceProbe
 from lynxstop.engines.torch.random import uniforms
 from lynxstop.engines.torch.sampling import exact_dtype
@@ -69,6 +71,8 @@ class TransformersEngine:
 
     Attributes
     ----------
+    context : float
+        Tokens that a prompt and its output may have together; infinite where the model does not say.
     departures : Counter of str
         Requests outside the certified conditions, by what departs.
     failures : int
@@ -120,6 +124,7 @@ class TransformersEngine:
         self.eos_ids = end_tokens(model, tokenizer)
         config = model.config.get_text_config()
         self.vocabulary: int = config.vocab_size
+        self.context = _context(config)
         self.width: int = config.hidden_size * len(self.layers)
         self._probe = None if probe is None else DeviceProbe(probe, self.device)
         if probe is not None and probe.width != self.width:
@@ -161,7 +166,10 @@ class TransformersEngine:
         ConfigError
             When a risk is not certified or there is no probe to hold it, or a prompt is empty or not of this
             vocabulary.
+        DataError
+            When a prompt fills the model's context.
         """
+        check_prompts(requests, self.context, "Leave it out, or take a model with a longer context.")
         for request in requests:
             self.policy.level(request.risk)
             if request.risk is not None and self.probe is None and self.policy.needs_probe:
@@ -177,7 +185,7 @@ class TransformersEngine:
         """Let a request outside the certified conditions think, unless it is to be stopped all the same."""
         if self.certified is None or request.risk is None:
             return request
-        served = Conditions.of(sampling)
+        served = Conditions.of(sampling).within(self.context - len(request.prompt_ids))
         level = self.policy.level(request.risk, request.group, served)
         departures = self.certified.departures(served, level)
         self.departures.update(departures)
@@ -215,7 +223,13 @@ class TransformersEngine:
         """
         places = [[event.seen_at for event in g.events] for g in generations] if cuts is None else cuts
         inputs = ForcedExitInputs(
-            self.model, self.device, self.policy.exit_ids, self.eos_ids, self.batch_size, self.uniforms
+            self.model,
+            self.device,
+            self.policy.exit_ids,
+            self.eos_ids,
+            self.batch_size,
+            self.uniforms,
+            self.context,
         )
         return force_exits(inputs, generations, places, sampling)
 
@@ -252,7 +266,9 @@ class TransformersEngine:
     def _run(
         self, requests: Sequence[Request], sampling: Sampling, record: bool, on_token: OnToken | None
     ) -> Iterator[Generation]:
-        rows = [Row(request, self._session(request, sampling), sampling) for request in requests]
+        rows = [
+            Row(request, self._session(request, sampling), sampling, self.context) for request in requests
+        ]
         numbers = self.uniforms(requests, sampling)
         batch = PaddedBatch(self.model, self.device)
         taps = Taps(self.model, self.layers) if self._probe is not None or (record and self.layers) else None
@@ -321,6 +337,16 @@ def _decide(
         if record:
             row.settle()
     return forced
+
+
+def _context(config: Any) -> float:
+    """Return the tokens that a text model is made for, as vLLM reads them; infinite where it does not say."""
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    if not length:
+        return math.inf
+    positions = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    stretched = positions.get("rope_type") in ("linear", "dynamic")
+    return int(length * positions.get("factor", 1.0)) if stretched else length
 
 
 def _close_thinking(

@@ -33,6 +33,8 @@ class ForcedExitInputs:
     uniforms : callable
         Maps requests and sampling to the uniform numbers of all their output positions, on the device: shape
         (requests, max_tokens + 1).
+    context : float
+        Most tokens of a prompt and its output together.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class ForcedExitInputs:
     eos_ids: frozenset[int]
     batch_size: int
     uniforms: Callable[[Sequence[Request], Sampling], Tensor]
+    context: float
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class _Exit:
     trace: int
     ordinal: int
     cut: int
-    room: int
+    room: float
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     first_entropy: float = math.nan
@@ -88,8 +91,9 @@ def _groups(
         for g, places in zip(generations, cuts, strict=True)
     ]
     for trace in sorted(range(len(cuts)), key=lengths.__getitem__):
+        most = min(sampling.max_tokens, inputs.context - len(generations[trace].request.prompt_ids))
         for ordinal, cut in enumerate(cuts[trace]):
-            room = min(sampling.answer_tokens, sampling.max_tokens - (cut + 1 + forced))
+            room = min(sampling.answer_tokens, most - (cut + 1 + forced))
             if room > 0:
                 group.append(_Exit(trace, ordinal, cut, room))
         if len(group) >= inputs.batch_size:

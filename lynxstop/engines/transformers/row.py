@@ -19,6 +19,8 @@ class Row:
     session : Session
     sampling : Sampling
         Its token limits are used.
+    context : float
+        Most tokens of the prompt and the output together.
 
     Attributes
     ----------
@@ -26,7 +28,7 @@ class Row:
         Tokens of the output, and their log-probabilities where statistics are taken.
     wanted : bool
         Whether the score at the last token is needed.
-    end : int
+    end : float
         Number of tokens at which the output is cut.
     """
 
@@ -35,13 +37,13 @@ class Row:
         "logprobs", "request", "session", "wanted",
     )  # fmt: skip
 
-    def __init__(self, request: Request, session: Session, sampling: Sampling) -> None:
+    def __init__(self, request: Request, session: Session, sampling: Sampling, context: float) -> None:
         self.request = request
         self.session = session
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.wanted = False
-        self.end = sampling.max_tokens
+        self.end = min(sampling.max_tokens, context - len(request.prompt_ids))
         self._answer_tokens: int | None = sampling.answer_tokens
         self._held: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._features: list[NDArray[np.float32]] = []

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,8 +25,6 @@ from lynxstop.engines.vllm.slots import BatchRows, Parked, SlotTable
 from lynxstop.errors import ConfigError
 
 logger = logging.getLogger("vllm.lynxstop")
-
-_UNLIMITED = 2**31 - 1
 
 
 class RunnerAdapter:
@@ -172,7 +169,12 @@ class RunnerAdapter:
             self.metrics.count_uncertified(options.departures)
             if self.reports is not None:
                 self.reports.departed(options)
-        return options
+        ends = (*(params.stop_token_ids or ()), params.eos_token_id)
+        return replace(
+            options,
+            ends=frozenset(token for token in ends if token is not None),
+            limit=int(prompt_len + (served.max_tokens or 0)),
+        )
 
     def lost(self) -> None:
         """Count a request that came back without its state."""
@@ -206,7 +208,9 @@ class V1Adapter(RunnerAdapter):
             tokens = runner.input_ids.gpu[places]
         slots = self.rows.of(count)
         read = self.slots.reading(slots, runner.discard_request_mask.np[:count])
-        return BatchStep(slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]))
+        return BatchStep(
+            slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]), ends=self.slots.ends
+        )
 
 
 class V2Adapter(RunnerAdapter):
@@ -223,46 +227,27 @@ class V2Adapter(RunnerAdapter):
         self._batch: Any = None
         self._portion = 0
         self._fed = np.zeros(runner.max_num_reqs, dtype=np.int64)
-        self._longest = np.zeros(runner.max_num_reqs, dtype=np.int64)
-        self._stops: list[set[int]] = [set() for _ in range(runner.max_num_reqs)]
 
     def finishing(self, output: Any) -> None:
         """Before the runner frees slots: keep the state of preempted requests, forget that of finished
         ones."""
         states = self.runner.req_states
-        gone = []
         for name in output.finished_req_ids:
             self._parked.pop(name, None)
-            if (slot := states.req_id_to_index.get(name)) is not None:
-                if self.slots.watched[slot]:
-                    gone.append(slot)
-                self.slots.leave(slot, 0)
-        if gone and self._drafts is not None:
-            self.sessions.settle(gone, self._lengths(gone, self._drafts))
+        slots = (states.req_id_to_index.get(name) for name in output.finished_req_ids)
+        gone = [slot for slot in slots if slot is not None]
+        if self._drafts is not None and (watched := [slot for slot in gone if self.slots.watched[slot]]):
+            exits = self.sessions.settle(watched, states.total_len.gpu[watched])
+            if self.reports is not None and exits is not None:
+                self.reports.settle(watched, exits)
+        for slot in gone:
+            self.slots.leave(slot, 0)
         for name in output.preempted_req_ids or ():
             if (slot := states.req_id_to_index.get(name)) is None:
                 continue
             outputs = int(self._fed[slot] - states.prompt_len.np[slot]) + 1
             if (parked := self.slots.leave(slot, outputs)) is not None:
                 self._parked[name] = parked
-
-    def _lengths(self, slots: list[int], drafts: int) -> Tensor:
-        """Lengths of the sequences of finished requests, up to their limit or the token that ended them.
-
-        Drafts beyond that may have been accepted, too, and a step after them may have been under way.
-        """
-        states = self.runner.req_states
-        lengths = states.total_len.gpu[slots].long()
-        width = max(len(self._stops[slot]) for slot in slots)
-        stops = [[*self._stops[slot], *[-1] * (width - len(self._stops[slot]))] for slot in slots]
-        given = np.stack([self._longest[slots], states.prompt_len.np[slots], slots])
-        longest, first, rows = torch.from_numpy(given).to(lengths.device, non_blocking=True)
-        last = torch.arange(2 * (drafts + 1), device=lengths.device)
-        places = torch.maximum(lengths.unsqueeze(1) - 1 - last, first.unsqueeze(1))
-        tokens = states.all_token_ids.gpu[rows.unsqueeze(1), places]
-        ended = (tokens.unsqueeze(2) == torch.tensor(stops, device=lengths.device).unsqueeze(1)).any(dim=2)
-        ends = torch.where(ended, places + 1, lengths.unsqueeze(1)).amin(dim=1)
-        return torch.minimum(ends, longest)
 
     def arriving(self, output: Any) -> None:
         """Before the runner fills slots: remember who comes."""
@@ -284,10 +269,6 @@ class V2Adapter(RunnerAdapter):
                 return False
             new = self._arriving[name]
             outputs = len(new.prefill_token_ids) - new.prompt_len
-            self._longest[slot] = new.prompt_len + (params.max_tokens or _UNLIMITED)
-            if self._drafts is not None:
-                ends = (*(params.stop_token_ids or ()), params.eos_token_id)
-                self._stops[slot] = {token for token in ends if token is not None}
             options = self.options(params, outputs == 0, new.prompt_len, new.lora_request)
             if self._drafts is not None and options.draw is not None:
                 raise ConfigError("Requests with random numbers of their own cannot be drafted.")
@@ -323,7 +304,7 @@ class V2Adapter(RunnerAdapter):
             ends = self._batch.cu_num_logits_np[request : request + len(slots) + 1].astype(np.int64)
             drafts = Drafts(ends[:-1] - at, np.diff(ends), ctx.pos, partial)
         places = self._batch.logits_indices[at : at + len(logits)]
-        return BatchStep(slots, ctx.input_ids, places, read, indices, drafts)
+        return BatchStep(slots, ctx.input_ids, places, read, indices, drafts, self.slots.ends)
 
     def _last_states(self, rows: int) -> Tensor:
         return self.hidden.take(rows, self._portion, len(self._batch.logits_indices))

@@ -111,7 +111,7 @@ FIELDS = (
     Fields(
         "vllm.v1.worker.gpu.states",
         "RequestState",
-        ("all_token_ids", "index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
+        ("index_to_req_id", "prefill_len", "prompt_len", "req_id_to_index", "total_len"),
     ),
     Fields("vllm.v1.worker.gpu.buffer_utils", "UvaBackedTensor", ("np",)),
     Fields(
@@ -174,11 +174,10 @@ FIELDS = (
     Fields(
         "vllm.sampling_params",
         "SamplingParams",
-        ("allowed_token_ids", "bad_words", "eos_token_id", "extra_args", "frequency_penalty", "logit_bias",
-        "max_tokens",
-        "min_p", "min_tokens", "presence_penalty", "repetition_detection", "repetition_penalty", "stop",
-        "stop_token_ids", "structured_outputs", "temperature",
-        "thinking_token_budget", "top_k", "top_p"),
+        ("allowed_token_ids", "bad_words", "eos_token_id", "extra_args", "frequency_penalty", "ignore_eos",
+        "logit_bias", "max_tokens", "min_p", "min_tokens", "presence_penalty", "repetition_detection",
+        "repetition_penalty", "stop", "stop_token_ids", "structured_outputs", "temperature",
+        "thinking_token_budget", "top_k", "top_p", "watermarking"),
     ),
 )  # fmt: skip
 

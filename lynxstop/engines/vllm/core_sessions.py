@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import replace
 
 import numpy as np
@@ -26,12 +27,14 @@ _COUNTED = {Reason.SCORE: "exits_score", Reason.BUDGET: "exits_budget", Reason.L
 
 
 class Watched:
-    """A watched request: its session, what of it has been counted, and whether it may exit by a score."""
+    """A watched request: its session, the tokens that end its text, what of it has been counted, and whether
+    it may exit by a score."""
 
-    __slots__ = ("decides", "events", "exit", "session")
+    __slots__ = ("decides", "ends", "events", "exit", "session")
 
-    def __init__(self, session: Session, decides: bool) -> None:
+    def __init__(self, session: Session, decides: bool, ends: Container[int] = ()) -> None:
         self.session = session
+        self.ends = ends
         self.decides = decides
         self.events = 0
         self.exit: Exit | None = None
@@ -87,8 +90,9 @@ class CoreSessions:
         self._asked: dict[int, float] = {}
         self._forced: dict[int, int] = {}
 
-    def settle(self, slots: list[int], lengths: Tensor) -> None:
+    def settle(self, slots: list[int], lengths: Tensor) -> Tensor | None:
         """Do nothing: every step counts what it did."""
+        return None
 
     def force(self, logits: Tensor) -> None:
         """Raise the logit of the wanted token in rows that are being forced."""

@@ -177,17 +177,20 @@ class DeviceSessions:
         self._forcing = True
         self._limited = self.device.type != "cpu" or bool((self._budget < ENDLESS).any())
 
-    def settle(self, slots: list[int], lengths: Tensor) -> None:
+    def settle(self, slots: list[int], lengths: Tensor) -> Tensor | None:
         """Do nothing: every step counts what it did."""
+        return None
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; no request ever loses its state here."""
         self.load(step.slots)
         read = None if step.read is None else torch.from_numpy(step.read).to(self.device, non_blocking=True)
-        self.step(step.tokens, features, read)
+        self.step(step.tokens, features, read, self._over(step, self._index, step.tokens))
         return 0
 
-    def step(self, tokens: Tensor, features: Features, read: Tensor | None = None) -> None:
+    def step(
+        self, tokens: Tensor, features: Features, read: Tensor | None = None, over: Tensor | None = None
+    ) -> None:
         """Read one token per row, score the cues among them, and decide.
 
         Parameters
@@ -199,7 +202,11 @@ class DeviceSessions:
         read : Tensor, optional
             bool, shape (rows,): rows whose token counts; the others (prompts) keep their state. All when
             None.
+        over : Tensor, optional
+            bool, shape (rows,): rows whose token ends the text, or comes after its end.
         """
+        if over is not None:
+            silence(self._rows, over if read is None else over & read)
         self._advance(tokens, read)
         column = self.classes[torch.minimum(tokens, self._beyond)]
         entry = self.table[torch.add(column, self._state, alpha=self.columns)]
@@ -243,6 +250,12 @@ class DeviceSessions:
     def open_in(self, states: Tensor) -> Tensor:
         """Say in which states a thinking block is open that may still be stopped; shape (fields, rows)."""
         return self._within[states[STATE]] & (states[STOPS] != 0)
+
+    def _over(
+        self, step: BatchStep, slots: Tensor, tokens: Tensor, positions: Tensor | None = None
+    ) -> Tensor | None:
+        """Say which tokens of these slots end the text, or come after its end."""
+        return None if step.ends is None else step.ends.over(slots, tokens, positions)
 
     def _advance(self, tokens: Tensor, read: Tensor | None) -> None:
         """Move on in the exit tokens; a token that is not the wanted one ends the forcing."""
@@ -339,6 +352,13 @@ class DeviceSessions:
         if self._loaded is not None:
             self._slots.index_copy_(1, self._index, self._rows)
             self._loaded = None
+
+
+def silence(states: Tensor, rows: Tensor) -> None:
+    """Leave requests alone from now on: states of shape (fields, requests), bool of shape (requests,)."""
+    states[STATE].masked_fill_(rows, DEAD)
+    states[FORCED].masked_fill_(rows, -1)
+    states[BUDGET].masked_fill_(rows, ENDLESS)
 
 
 def silent() -> Tensor:

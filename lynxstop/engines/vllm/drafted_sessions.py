@@ -14,16 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynxstop.engines.vllm.device_sessions import (
-    _FIELDS,
-    BUDGET,
-    ENDLESS,
-    EXIT,
-    FORCED,
-    STATE,
-    DeviceSessions,
-    silent,
-)
+from lynxstop.engines.vllm.device_sessions import _FIELDS, EXIT, STATE, DeviceSessions, silence, silent
 from lynxstop.engines.vllm.product_automaton import DEAD
 from lynxstop.engines.vllm.request_options import RequestOptions
 from lynxstop.engines.vllm.session_batch import COUNTERS, BatchStep, Features
@@ -81,12 +72,11 @@ class DraftedSessions(DeviceSessions):
             self._staged[slot] = state.expand(self._depth, _WIDTH)
         self._wanted = None
 
-    def settle(self, slots: list[int], lengths: Tensor) -> None:
+    def settle(self, slots: list[int], lengths: Tensor) -> Tensor | None:
         """Count what requests that are finished did in their last step; int lengths of their sequences."""
         self.unstage()
         kept = self._kept[:, :, torch.tensor(slots, device=self.device)]
-        # A step that was under way when a text ended has counted all before it.
-        self._current(kept, torch.maximum(lengths.to(torch.int32) - 1, kept[0, BASE]))
+        return self._current(kept, lengths.to(torch.int32) - 1)[EXIT:_FIELDS]
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read the rows of each request in order, score and decide; what is lost is counted on the device."""
@@ -109,7 +99,9 @@ class DraftedSessions(DeviceSessions):
             tokens = step.tokens[rows]
             live = live & self._bring(drafts.counts > number) & (tokens >= 0)
             read = live if number or step.read is None else live & self._bring(step.read)
-            self.step(tokens.clamp(min=0), lambda _, rows=rows: features(rows), read)  # type: ignore[misc]
+            over = self._over(step, index, tokens, drafts.positions[rows])
+            over = None if over is None else over & live
+            self.step(tokens.clamp(min=0), lambda _, rows=rows: features(rows), read, over)  # type: ignore[misc]
             current[READ] += live
             wanted[rows] = torch.where(live, self._forced, wanted[rows])
             after.append(current.clone())
@@ -142,9 +134,7 @@ class DraftedSessions(DeviceSessions):
         self.counters += (current[COUNTS] * (known & touched)).sum(dim=1)
         lost = touched & ~known & (current[STATE] != DEAD)
         self.counters[_LOST] += lost.sum()
-        current[STATE].masked_fill_(lost, DEAD)
-        current[FORCED].masked_fill_(lost, -1)
-        current[BUDGET].masked_fill_(lost, ENDLESS)
+        silence(current, lost)
         current[_FIELDS:] = 0
         return current
 

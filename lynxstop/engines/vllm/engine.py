@@ -19,6 +19,7 @@ from lynxstop.core.policy import StopPolicy
 from lynxstop.core.session import Phase, Session
 from lynxstop.core.statistics import LOGPROB, NEXT, unknown
 from lynxstop.core.types import Answer, Generation, Request, Sampling, Signals, Tokens
+from lynxstop.engines.context import check_prompts
 from lynxstop.engines.vllm.row_files import RecordedRow, unpack
 from lynxstop.engines.vllm.tool_calls import guard_tool_calls
 from lynxstop.errors import ConfigError, DataError
@@ -104,13 +105,8 @@ class VllmEngine:
         DataError
             When rows that were recorded do not arrive, or a prompt fills the context.
         """
-        for request in requests:
-            if len(request.prompt_ids) >= self.context:
-                raise DataError(
-                    f"The prompt of {request.id!r} has {len(request.prompt_ids):,} tokens, and vLLM's "
-                    f"context has {self.context:,}.",
-                    hint="Leave it out, or raise max_model_len where the model allows it.",
-                )
+        remedy = "Leave it out, or raise max_model_len where the model allows it."
+        check_prompts(requests, self.context, remedy)
         self.llm.reset_prefix_cache()
         self._run += 1
         params = []

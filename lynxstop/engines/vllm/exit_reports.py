@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ class ExitReports:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[int, RequestOptions] = {}
-        self._coming: tuple[NDArray[np.int64], Tensor, Any] | None = None
+        self._coming: deque[tuple[NDArray[np.int64], Tensor, Any]] = deque()
         self._failed = False
 
     @property
@@ -46,9 +48,8 @@ class ExitReports:
         return bool(self._open)
 
     def enter(self, slot: int, options: RequestOptions) -> None:
-        """Follow a request from now on, in its slot; a copy that is still to come shows the one before it."""
-        if self._coming is not None:
-            slots = self._coming[0]
+        """Follow a request from now on, in its slot; copies that are still to come show the one before it."""
+        for slots, *_ in self._coming:
             slots[slots == slot] = -1
         if options.report is None:
             self._open.pop(slot, None)
@@ -61,7 +62,7 @@ class ExitReports:
             self._write(options, {})
 
     def leave(self, slot: int) -> None:
-        """Forget the request of a slot; where it has no report yet, its last step is waited for."""
+        """Forget the request of a slot; where it has no report yet, its last steps are waited for."""
         if slot in self._open:
             self._read(wait=True)
             self._open.pop(slot, None)
@@ -69,30 +70,36 @@ class ExitReports:
     def observe(self, slots: NDArray[np.int64], exits: Tensor) -> None:
         """Read what the last step decided: `exits` as `SessionBatch.exits` gives it, for these slots.
 
-        From a device it is copied without waiting, and read at a later step.
+        From a device it is copied without waiting, and read at a later step. A step may come in portions.
         """
-        self._read(wait=False)
-        if self._coming is None:
-            on_host = exits.device.type == "cpu"
-            host = exits if on_host else torch.empty(exits.shape, dtype=exits.dtype, pin_memory=True)
-            copied = None
-            if not on_host:
-                host.copy_(exits, non_blocking=True)
-                copied = torch.Event(device=exits.device)
-                copied.record()
-            self._coming = slots.copy(), host, copied
+        on_host = exits.device.type == "cpu"
+        host = exits if on_host else torch.empty(exits.shape, dtype=exits.dtype, pin_memory=True)
+        copied = None
+        if not on_host:
+            host.copy_(exits, non_blocking=True)
+            copied = torch.Event(device=exits.device)
+            copied.record()
+        self._coming.append((slots.copy(), host, copied))
         self._read(wait=False)
 
+    def settle(self, slots: Sequence[int], exits: Tensor) -> None:
+        """Read what requests that are finished have come to, all of it, before they leave."""
+        if not self._open.keys().isdisjoint(slots):
+            self.observe(np.array(slots), exits)
+
     def _read(self, *, wait: bool) -> None:
-        """Take up a copy that has arrived."""
-        if self._coming is None:
-            return
-        slots, exits, copied = self._coming
-        if copied is not None and not copied.query():
-            if not wait:
-                return
-            copied.synchronize()
-        self._coming = None
+        """Take up the copies that have arrived, in order; all of them if they are waited for."""
+        while self._coming:
+            slots, exits, copied = self._coming[0]
+            if copied is not None and not copied.query():
+                if not wait:
+                    return
+                copied.synchronize()
+            self._coming.popleft()
+            self._tell(slots, exits)
+
+    def _tell(self, slots: NDArray[np.int64], exits: Tensor) -> None:
+        """Report the exits of requests that still wait for their report."""
         numbers = exits.numpy()
         for row in np.flatnonzero(numbers[0]).tolist():
             if (options := self._open.pop(int(slots[row]), None)) is not None:

@@ -119,6 +119,17 @@ def _decide(flags, score, pending, seen, last, number, admitted, budget, thresho
 
 
 @triton.jit
+def _over(token, position, ends, width, DRAFTED: tl.constexpr):
+    """Whether a token ends the text of its request, or comes after its end; `ends` is its row of the table."""
+    over = token != token
+    if DRAFTED:
+        over = tl.load(position).to(tl.int32) + 1 >= tl.load(ends)
+    for number in range(1, width):
+        over = over | (token == tl.load(ends + number))
+    return over
+
+
+@triton.jit
 def _accepted(kept, position, field_stride, level_stride):
     """Where the state at a position is kept, and whether there is one, by the states kept of a request."""
     chosen = position - tl.load(kept + _BASE * field_stride)
@@ -153,17 +164,17 @@ def _raise(logits, forced, exit_ids):
 
 
 _UNSPECIALIZED = (
-    "requests", "tokens", "places", "positions", "logits", "shows", "wanted", "exits", "field_stride",
-    "level_stride", "logits_stride", "many", "placed", "beyond", "columns", "cooldown", "min_tokens",
+    "requests", "tokens", "places", "positions", "ends", "logits", "shows", "wanted", "exits", "field_stride",
+    "level_stride", "logits_stride", "many", "ends_width", "placed", "beyond", "columns", "cooldown", "min_tokens",
     "stride", "most", "forces",
 )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED, do_not_specialize_on_alignment=_UNSPECIALIZED)
 def fused_step(
-    kept, requests, tokens, places, positions, states, logits, classes, table, exit_ids, weights, biases,
-    scratch, counters, shows, wanted, exits, field_stride, level_stride, logits_stride, many, placed, beyond,
-    columns, tilt, cooldown, min_tokens, stride, most, forces,
+    kept, requests, tokens, places, positions, ends, states, logits, classes, table, exit_ids, weights, biases,
+    scratch, counters, shows, wanted, exits, field_stride, level_stride, logits_stride, many, ends_width, placed,
+    beyond, columns, tilt, cooldown, min_tokens, stride, most, forces,
     DRAFTED: tl.constexpr, GUARDED: tl.constexpr, WIDTH: tl.constexpr, TAPPED: tl.constexpr,
     SIZES: tl.constexpr, HALF: tl.constexpr, UNITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -179,6 +190,8 @@ def fused_step(
     tokens, places, positions : integers, shape (rows,)
         Token of each row, its index in the forward pass (used for tapped layers when `placed` is 1), and its
         place in the sequence of its request (used when `DRAFTED`).
+    ends : int32, shape (slots, ends_width)
+        As `TextEnds.table` gives it; not used where `ends_width` is 0.
     states : tuple of arrays of shape (at least rows, WIDTH)
         Hidden states by layer; the first `TAPPED` are indexed by place, the others by row.
     logits : float, shape (rows, vocabulary)
@@ -235,6 +248,10 @@ def fused_step(
         live = live & (token >= 0)
         flags = token * 0
         if live & (reads | (ahead > 0)):
+            if ends_width > 0:
+                over = _over(token, positions + row, ends + slot * ends_width, ends_width, DRAFTED)
+                state, forced = tl.where(over, _DEAD, state), tl.where(over, -1, forced)
+                budget = tl.where(over, _ENDLESS, budget)
             # a token that is not the wanted one ends the forcing
             active = forced >= 0
             expected = tl.load(exit_ids + tl.maximum(forced, 0)).to(tl.int32)

@@ -72,9 +72,9 @@ class FusedSessions:
         self._waiting = None
         self.arrays.drop()
 
-    def settle(self, slots: list[int], lengths: Tensor) -> None:
+    def settle(self, slots: list[int], lengths: Tensor) -> Tensor | None:
         """Count what requests that are finished did in their last step; int lengths of their sequences."""
-        self.arrays.settle(slots, lengths)
+        return self.arrays.settle(slots, lengths)
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Note a step."""
@@ -192,12 +192,15 @@ class _Launch:
             states, tapped, width = (features(None),), 0, arrays.probe.width
         kept, many = arrays.states, self._requests.shape[1]
         into = self._scratch if logits is None else logits
+        ends = None if step.ends is None else step.ends.table(arrays.device)
         fused_step[(many,)](
             kept, self._requests, step.tokens, step.tokens if step.places is None else step.places,
-            step.tokens if drafts is None else drafts.positions, states, into,
+            step.tokens if drafts is None else drafts.positions, step.tokens if ends is None else ends,
+            states, into,
             arrays.classes, arrays.table, arrays.exit_ids, self._weights, self._biases, self._scratch,
             arrays.counters, self.shows, self.wanted, self.exits,
             kept.stride(-2), 0 if drafts is None else kept.stride(0), into.stride(0), many,
+            0 if ends is None else ends.shape[1],
             int(step.places is not None), len(arrays.classes) - 1, arrays.columns, *self._guards,
             int(logits is not None), DRAFTED=drafts is not None, WIDTH=width, TAPPED=tapped,
             **self._constants, num_warps=4, enable_fp_fusion=False,

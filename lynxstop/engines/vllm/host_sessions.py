@@ -7,6 +7,7 @@ device it would have to wait for the tokens of every step: see `lynxstop.engines
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ class _Follower(Watched):
 
     __slots__ = ("missed", "place", "room")
 
-    def __init__(self, session: Session, place: Place) -> None:
-        super().__init__(session, decides=True)
+    def __init__(self, session: Session, place: Place, ends: Container[int]) -> None:
+        super().__init__(session, True, ends)
         self.missed: list[int] = []
         self.place = place
         self.room = 0
@@ -70,7 +71,7 @@ class HostSessions(CoreSessions):
         follower = None
         if options.watched:
             session = self._start(prompt_ids, options)
-            follower = _Follower(session, self._places.at(session.state))
+            follower = _Follower(session, self._places.at(session.state), options.ends)
             self._make_room(follower)
         self.resume(slot, follower)
 
@@ -149,6 +150,9 @@ class HostSessions(CoreSessions):
 
     def _read(self, row: int, follower: _Follower, token: int) -> bool:
         """Let a session read a token itself; True when its score is wanted, else it has decided."""
+        if token in follower.ends:
+            follower.session.finish()
+            return False
         self._catch_up(follower)
         session = follower.session
         wanted = session.forced_token

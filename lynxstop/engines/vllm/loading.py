@@ -14,6 +14,7 @@ from lynxstop.artifacts.recipe import Recipe
 from lynxstop.artifacts.setup import Setup, setup_from_bundle, setup_from_recipe, with_budget
 from lynxstop.artifacts.tokenizer import load_tokenizer
 from lynxstop.core.policy import StopPolicy
+from lynxstop.engines.context import check_recipe
 from lynxstop.engines.torch.layers import layer_numbers
 from lynxstop.engines.vllm.engine import VllmEngine
 from lynxstop.engines.vllm.row_files import MEMORY
@@ -121,23 +122,12 @@ def load_engine(
     )
     if isinstance(made_by, Recipe):
         try:
-            _check_context(policy, made_by, config.max_model_len)
+            remedy = "Raise max_model_len where the model allows it. "
+            check_recipe(policy, made_by, config.max_model_len, remedy)
         except ConfigError:
             loaded.close()
             raise
     return loaded
-
-
-def _check_context(policy: StopPolicy, recipe: Recipe, context: int) -> None:
-    """Refuse a context that would cut traces before the budget ends them: they would have no answer."""
-    longest = (policy.budget or 0) + len(policy.exit_ids) + recipe.sampling.answer_tokens
-    if longest >= context:
-        raise ConfigError(
-            f"The recipe lets a trace have {longest:,} tokens, and vLLM's context has {context:,}, "
-            "the prompt included.",
-            hint="Raise max_model_len where the model allows it, or lower max_tokens in the recipe's "
-            "[sampling], or budget in its [guards].",
-        )
 
 
 def _settled(

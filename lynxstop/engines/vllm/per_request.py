@@ -96,7 +96,8 @@ class PerRequestSessions(CoreSessions):
         """Give a slot to a new request."""
         watched, state = None, DEAD
         if options.watched:
-            watched = Watched(self._start(prompt_ids, options), options.threshold < math.inf)
+            decides = options.threshold < math.inf
+            watched = Watched(self._start(prompt_ids, options), decides, options.ends)
             state = self._automaton.start(prompt_ids)
         self.resume(slot, _Parked(watched, None, state))
         self._fresh[slot] = True
@@ -190,6 +191,9 @@ class PerRequestSessions(CoreSessions):
     def _read(self, row: int, watched: Watched, known: _Known) -> bool:
         """Let a session read and decide; False when what it decides by is not known."""
         session, token = watched.session, int(known.tokens[row])
+        if token in watched.ends:
+            session.finish()
+            return True
         wanted = session.forced_token
         asked = session.read(token)
         statistics = Statistics(*known.statistics[row].tolist())

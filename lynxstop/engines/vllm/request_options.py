@@ -90,6 +90,10 @@ class RequestOptions:
     report : str, optional
         Name under which the server asks for what was decided; see
         `lynxstop.engines.vllm.exit_reports`.
+    ends : frozenset of int
+        Tokens that end its text. vLLM may have computed rows after one by the time that it sees it.
+    limit : int, optional
+        Most tokens of its prompt and output together, which accepted drafts may go beyond.
     """
 
     watched: bool
@@ -102,6 +106,8 @@ class RequestOptions:
     draw: Draw | None = None
     departures: tuple[str, ...] = ()
     report: str | None = None
+    ends: frozenset[int] = frozenset()
+    limit: int | None = None
 
 
 UNWATCHED = RequestOptions(watched=False)

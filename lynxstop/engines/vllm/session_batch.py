@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lynxstop.core.exits import Reason
 from lynxstop.engines.vllm.request_options import RequestOptions
+from lynxstop.engines.vllm.text_ends import TextEnds
 
 COUNTERS = (
     "cues", "scored", "not_finite", "exits_score", "exits_budget", "exit_tokens", "refused", "exits_loop",
@@ -64,6 +65,8 @@ class BatchStep(NamedTuple):
         Index of that token in the forward pass; None when row i is token i.
     read : bool array of shape (requests,) or None
         Requests whose (first) token was generated and is new; None when all are.
+    ends : TextEnds, optional
+        Where the texts of the requests end: nothing is read from there on.
     """
 
     slots: NDArray[np.int64]
@@ -73,6 +76,7 @@ class BatchStep(NamedTuple):
     indices: Callable[[NDArray[np.int64]], list[int]]
     """Give the indices, among the generated tokens, of the tokens of some rows."""
     drafts: Drafts | None = None
+    ends: TextEnds | None = None
 
 
 class SessionBatch(Protocol):
@@ -101,8 +105,11 @@ class SessionBatch(Protocol):
     def drop(self) -> None:
         """Leave every request of the batch alone from now on."""
 
-    def settle(self, slots: list[int], lengths: Tensor) -> None:
-        """Count what requests that are finished did in their last step; int lengths of their sequences."""
+    def settle(self, slots: list[int], lengths: Tensor) -> Tensor | None:
+        """Count what requests that are finished did in their last step; int lengths of their sequences.
+
+        Return their exits, as `exits` does; None where every step counts and tells all that it did.
+        """
 
     def observe(self, step: BatchStep, features: Features, logits: Tensor) -> int:
         """Read a step, score and decide; return how many requests lost their state in it.

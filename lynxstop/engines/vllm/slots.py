@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lynxstop.engines.vllm.request_options import UNWATCHED, RequestOptions
 from lynxstop.engines.vllm.session_batch import SessionBatch
+from lynxstop.engines.vllm.text_ends import TextEnds
 
 
 class Parked(NamedTuple):
@@ -42,13 +43,16 @@ class SlotTable:
         By slot.
     entered, left : list of callables
         Called with the slot of a request that comes, and its options; and of one that goes.
+    ends : TextEnds
+        Where the texts of the requests end.
     watched, recorded, drawn : bool arrays of shape (slots,)
         Which requests are watched, recorded, and have random numbers of their own.
     """
 
     def __init__(self, sessions: SessionBatch, count: int, *, drafted: bool = False) -> None:
         self.sessions = sessions
-        self.entered: list[Callable[[int, RequestOptions], None]] = []
+        self.ends = TextEnds(count + 1)
+        self.entered: list[Callable[[int, RequestOptions], None]] = [self.ends.enter]
         self.left: list[Callable[[int], None]] = []
         self._drafted = drafted
         self.idle = count
@@ -172,10 +176,10 @@ class BatchRows:
         self._view = None
         for name in [name for name in self._parked if name not in self._known]:
             del self._parked[name]
-        for row in change.removed:
+        # A row that is filled again at once is only among those added, maybe by a request that is in another.
+        for row in (*change.removed, *(row for row, *_ in change.added)):
             self._leave(row)
         for row, params, prompt_ids, output_ids in change.added:
-            self._leave(row)
             self._enter(row, params, prompt_ids or [], output_ids)
         for one, other, direction in change.moved:
             if direction.name == "SWAP":
