@@ -39,5 +39,6 @@ def check_recipe(policy: StopPolicy, recipe: Recipe, context: float, remedy: str
         raise ConfigError(
             f"The recipe lets a trace have {longest:,} tokens, and the context has {context:,}, the prompt "
             "included.",
-            hint=f"{remedy}Lower max_tokens in the recipe's [sampling], or budget in its [guards].",
+            hint=f"{remedy}Lower max_tokens in the recipe's [sampling], or budget in its [guards]; "
+            "`lynxstop recipe MODEL` writes a recipe that fits.",
         )
