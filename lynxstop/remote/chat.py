@@ -167,25 +167,30 @@ class Chat:
                         shown = []
                 else:
                     reading.end()
+            if self._truncation is None:
+                shown += self._held.release()
+            else:
+                shown += self._unfinished()
+                if shown:
+                    yield shown
+                shown = []
+                async with aclosing(continued(self, self._truncation)) as answer:
+                    async for burst in answer:
+                        yield burst
         except Exception:
             shown += self._held.release()
+            shown += self._unfinished()
             if shown:
                 yield shown
             raise
-        if self._truncation is None:
-            shown += self._held.release()
-        else:
-            if (last := self.rewriter.unfinished()) is not None:
-                shown.append(last)
-            if shown:
-                yield shown
-            async with aclosing(continued(self, self._truncation)) as answer:
-                async for burst in answer:
-                    yield burst
-            shown = []
         shown += self._ending()
         if shown:
             yield shown
+
+    def _unfinished(self) -> list[ClientEvent]:
+        """Return what waits for the end of the answer, which does not come."""
+        last = self.rewriter.unfinished()
+        return [] if last is None else [last]
 
     def answer_now(self) -> None:
         """End the thinking at the next token that arrives; no certificate is about that."""
