@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from lynxstop.core.exits import Reason
 from lynxstop.errors import ConfigError
 from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
@@ -235,7 +236,8 @@ class Chat:
         assert self._truncation is not None
         last, self._last = self._last, None
         named = str(self.rewriter.base.get("id"))
-        uncertified = self._asked or self.config.bare
+        taken = self.session.session.exit
+        uncertified = self.config.bare or (taken is not None and taken.reason is Reason.ASKED)
         if self.dialect.in_place and uncertified and await self.dialect.end_thinking(self.server, named):
             shown += self._held.release()
             if last is not None and (event := self.rewriter.shown(last.event)) is not None:
