@@ -21,6 +21,10 @@ def event(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": "c00001", "choices": [{"index": 0, "delta": delta, **more}]}
 
 
+TOP = [{"token": " and", "logprob": -0.5}, {"token": "?", "logprob": -2}]
+LOGPROBS = {"content": [{**TOP[0], "top_logprobs": TOP}]}
+"""Of a token without its id in the server's vocabulary."""
+
 TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]}
 
 
@@ -31,11 +35,9 @@ TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} fo
         (event({"tool_calls": [CALL]}), "not_understood"),
         (event({"function_call": {"name": "f", "arguments": "{}"}}), "not_understood"),
         (event({"refusal": "No."}), "not_understood"),
-        (
-            {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]},
-            "not_understood",
-        ),
+        (TWO, "not_understood"),
         (event({"reasoning": " and"}), "no_logprobs"),
+        (event({"reasoning": " and"}, logprobs=LOGPROBS), "no_logprobs"),
     ],
 )
 def test_nothing_is_cut_after_what_is_not_understood(odd: dict[str, Any], cause: str, place: int) -> None:
