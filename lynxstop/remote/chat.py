@@ -346,11 +346,13 @@ class Chat:
     def _ending(self) -> list[Json]:
         """Return the last events: the finish, and usage if the client wants it. The report is in the last."""
         rewriter = self.rewriter
+        if not self.read:
+            return []
         events = [] if rewriter.finish is None else [rewriter.finish]
-        self.final_report = self.report(self) if events or self.usage is not None else {}
+        self.final_report = self.report(self)
         if self.client_request.usage and self.usage is not None:
             usage = with_exit(self.usage, self.final_report)
             events.append({**rewriter.base, "choices": [], "usage": usage})
-        if events:
-            events[-1] = {**rewriter.beside, **events[-1], "lynxstop": self.final_report}
-        return events
+        # Some servers give no reason to finish.
+        last = events.pop() if events else rewriter.said("", thinking=False)
+        return [*events, {**rewriter.beside, **last, "lynxstop": self.final_report}]
