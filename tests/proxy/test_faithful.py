@@ -321,3 +321,21 @@ def test_shadow_counts_all_thinking() -> None:
         asyncio.run(ask(proxy.url, 1, lynxstop={"mode": "shadow"}))
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
         assert proxy.count("lynxstop_thinking_tokens_total", mode="shadow") == 5
+
+
+def test_parameters_for_a_plugin_do_not_replace_what_the_server_refuses() -> None:
+    seen: list[bytes] = []
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        seen.append((await receive())["body"])
+        status, said = (200, b'{"tokens": [1]}') if scope["path"] == "/tokenize" else (400, b"No object.")
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": said})
+
+    body = {**BODY, "vllm_xargs": "high"}
+    with serving(refuse) as url, watching(url, cause="plugin", sections={"policy": {"risk": 0.1}}) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json=body, timeout=30)
+    assert (answer.status_code, answer.text) == (400, "No object.")
+    assert orjson.loads(seen[-1]) == body
