@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from lynxstop.core.exits import Reason
-from lynxstop.errors import ConfigError
+from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.continued import continued
@@ -139,6 +139,19 @@ class Chat:
         if end and ids and len(self.session.tokens) == 1 and tuple(ids[-len(end) :]) != end:
             self.session = self._session(replace(self.config, opened=False))
 
+    async def _look_at_template(self, opening: Opening) -> None:
+        """Do the same before the first event, where the stream does not show the prompt."""
+        config = self.config
+        if not config.opened or config.opened_by or "messages" not in opening.body:
+            return
+        try:
+            end = await self.dialect.prompt_end(self.server, opening)
+        except UpstreamError:
+            self.blind = "not_understood"
+            return
+        if end is not None and not end.rstrip().endswith(config.open):
+            self.session = self._session(replace(config, opened=False))
+
     async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Yield the events for the client, without the final `[DONE]`.
 
@@ -153,6 +166,7 @@ class Chat:
         shown: list[ClientEvent] = []
         try:
             self.opening = opening = await self.dialect.opening(self.server, self.client_request.body)
+            await self._look_at_template(opening)
             whole = self.client_request.logprobs is not None
             reading = Reading(self.dialect.read, opening, whole=whole)
             async with self.server.events(opening.path, self.dialect.watched(opening.body)) as arriving:
