@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from uvicorn.config import STARTUP_FAILURE
 
 from lynxstop.cli import app
+from lynxstop.cli._checks import AddressError
 from lynxstop.errors import ConfigError
 from lynxstop.proxy import ops
 from lynxstop.proxy.app import ROUTES, create_app
@@ -249,6 +251,10 @@ def test_the_systemd_unit_runs_the_proxy() -> None:
     assert Path(parsed([Path(first).name, *words])["config"]) == Path("/etc/lynxstop/lynxstop.toml")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(unit["Service"]["TimeoutStopSec"]) > 2 * DEFAULTS.serve.drain_seconds
+    # A refused configuration stays refused, while an address may become free.
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Service"]["RestartPreventExitStatus"] == str(ConfigError.exit_code) == "2"
+    assert AddressError.exit_code == STARTUP_FAILURE != ConfigError.exit_code
     # Recordings and journals are written below a folder that it may write to, relative paths too.
     assert unit["Service"]["WorkingDirectory"] == f"%S/{unit['Service']['StateDirectory']}"
 

@@ -10,13 +10,21 @@ from pathlib import Path
 from lynxstop.errors import ConfigError
 
 
+class AddressError(ConfigError):
+    """An address cannot be listened on now; a supervisor may try again."""
+
+    exit_code = 3  # as uvicorn ends when the address is lost after this check
+
+
 def check_port(host: str, port: int, option: str = "--port") -> None:
     """Refuse an address that cannot be listened on.
 
     Raises
     ------
+    AddressError
+        When the port is in use, or the address is not this machine's.
     ConfigError
-        When the port is in use or reserved, or the address is not this machine's.
+        When the port is reserved.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -27,7 +35,7 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
+            raise AddressError(
                 f"Port {port} of {host} is in use.",
                 hint=f"Stop what listens there, or choose another with {option}.",
             ) from None
@@ -35,7 +43,7 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
             raise ConfigError(
                 f"Port {port} is reserved for the system.", hint=f"Choose one above 1023 with {option}."
             ) from None
-        raise ConfigError(
+        raise AddressError(
             f"{host} is not an address of this machine: {error.strerror}.", hint="Choose one with --host."
         ) from None
 

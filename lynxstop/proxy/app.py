@@ -47,7 +47,7 @@ OPERATORS = "/lynxstop/"
 """Paths that begin with this are the proxy's own."""
 
 _FOR_OPERATORS = (OPERATORS.rstrip("/"), "/metrics")
-"""Paths that an admin port has alone; the probes are on both."""
+"""Further paths that an admin port has alone; the probes are on both."""
 
 _PROBES = ("/health", "/ready")
 
@@ -127,9 +127,9 @@ class App:
         own = self._own.get(("GET" if incoming.method == "HEAD" else incoming.method, incoming.path))
         if own is None and incoming.path.startswith(OPERATORS):
             own = self._own.get((incoming.method, OPERATORS))
-        if (admin := self.config.admin.port) is not None and not incoming.path.startswith(_PROBES):
+        if (admin := self.config.admin.port) is not None and incoming.path not in _PROBES:
             at_admin = (scope.get("server") or ("", 0))[1] == admin
-            if at_admin is not incoming.path.startswith(_FOR_OPERATORS):
+            if at_admin is not (incoming.path in _FOR_OPERATORS or incoming.path.startswith(OPERATORS)):
                 await failures.answer(reply, _NOT_HERE)
                 return
         if own is not None:

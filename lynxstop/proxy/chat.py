@@ -125,8 +125,9 @@ class ChatHandler(Answers):
         treated = Treatment(options) if self._live is None else self._live.treat(incoming.id, model, options)
         options = treated.options
         xargs = for_plugin(self._config.policy, options, tools=has_tools(body)) if service.plugin else {}
-        if xargs:
-            body = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **xargs}}
+        own = body.get("vllm_xargs") or {}
+        if xargs and isinstance(own, dict):  # what is none, the server refuses
+            body = {**body, "vllm_xargs": {**own, **xargs}}
             content = encoded(body)
         request = ChatRequest(incoming, reply, server, body, content, options, service, arm=treated.arm)
         cause = await self._why_not(request, treated)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.examination import Service
@@ -52,7 +53,8 @@ class ChatRoutes:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, frozenset[str]], _Found] = {}
-        self._looking = asyncio.Lock()
+        # One for each model and kind that is being looked at: none waits for another.
+        self._looking: WeakValueDictionary[tuple[str, frozenset[str]], asyncio.Lock] = WeakValueDictionary()
 
     async def of(self, server: Server, service: Service, model: str, need: frozenset[str]) -> Service | None:
         """Return the service of such requests; None when they pass through.
@@ -68,7 +70,7 @@ class ChatRoutes:
         """
         if (known := self._known(service, model, need)) is not None:
             return known.made
-        async with self._looking:
+        async with self._looking.setdefault((model, need), asyncio.Lock()):
             if (known := self._known(service, model, need)) is not None:
                 return known.made
             found = await self._look(server, service, model, need)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import NO_GRACE
@@ -79,8 +80,9 @@ class Services(Promise):
         self._examiner = None if bundle is None else Examiner(bundle, dialect)
         self._found: dict[str, Service] = {}
         self._failed: dict[str, tuple[float, Service]] = {}
-        # Names that clients made up hold up no model of the server.
-        self._looking, self._looking_at_others = asyncio.Lock(), asyncio.Lock()
+        # One for each model of the server; names that clients made up have one together.
+        self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._looking_at_others = asyncio.Lock()
         self._first: asyncio.Task[str | None] | None = None
         self._only: str | None = None
         self.freshness = Freshness()
@@ -121,7 +123,9 @@ class Services(Promise):
         return {*signs, *self._listed, *self._names, self.model, self.freshness.first}
 
     def _turn(self, model: str) -> asyncio.Lock:
-        return self._looking if model in self._own else self._looking_at_others
+        if model not in self._own:
+            return self._looking_at_others
+        return self._looking.setdefault(model, asyncio.Lock())
 
     async def _crowded(self, server: Server, model: str) -> bool:
         """Say whether a model is not to be examined: nobody lists it, and too many of these are known."""

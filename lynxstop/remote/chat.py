@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from lynxstop.errors import ConfigError
+from lynxstop.core.exits import Reason
+from lynxstop.errors import ConfigError, UpstreamError
 from lynxstop.remote.chat_route import inside_call
 from lynxstop.remote.client_request import ClientRequest
 from lynxstop.remote.continued import continued
@@ -138,6 +139,19 @@ class Chat:
         if end and ids and len(self.session.tokens) == 1 and tuple(ids[-len(end) :]) != end:
             self.session = self._session(replace(self.config, opened=False))
 
+    async def _look_at_template(self, opening: Opening) -> None:
+        """Do the same before the first event, where the stream does not show the prompt."""
+        config = self.config
+        if not config.opened or config.opened_by or "messages" not in opening.body:
+            return
+        try:
+            end = await self.dialect.prompt_end(self.server, opening)
+        except UpstreamError:
+            self.blind = "not_understood"
+            return
+        if end is not None and not end.rstrip().endswith(config.open):
+            self.session = self._session(replace(config, opened=False))
+
     async def bursts(self) -> AsyncGenerator[list[ClientEvent]]:
         """Yield the events for the client, without the final `[DONE]`.
 
@@ -152,6 +166,7 @@ class Chat:
         shown: list[ClientEvent] = []
         try:
             self.opening = opening = await self.dialect.opening(self.server, self.client_request.body)
+            await self._look_at_template(opening)
             whole = self.client_request.logprobs is not None
             reading = Reading(self.dialect.read, opening, whole=whole)
             async with self.server.events(opening.path, self.dialect.watched(opening.body)) as arriving:
@@ -167,25 +182,30 @@ class Chat:
                         shown = []
                 else:
                     reading.end()
+            if self._truncation is None:
+                shown += self._held.release()
+            else:
+                shown += self._unfinished()
+                if shown:
+                    yield shown
+                shown = []
+                async with aclosing(continued(self, self._truncation)) as answer:
+                    async for burst in answer:
+                        yield burst
         except Exception:
             shown += self._held.release()
+            shown += self._unfinished()
             if shown:
                 yield shown
             raise
-        if self._truncation is None:
-            shown += self._held.release()
-        else:
-            if (last := self.rewriter.unfinished()) is not None:
-                shown.append(last)
-            if shown:
-                yield shown
-            async with aclosing(continued(self, self._truncation)) as answer:
-                async for burst in answer:
-                    yield burst
-            shown = []
         shown += self._ending()
         if shown:
             yield shown
+
+    def _unfinished(self) -> list[ClientEvent]:
+        """Return what waits for the end of the answer, which does not come."""
+        last = self.rewriter.unfinished()
+        return [] if last is None else [last]
 
     def answer_now(self) -> None:
         """End the thinking at the next token that arrives; no certificate is about that."""
@@ -230,7 +250,8 @@ class Chat:
         assert self._truncation is not None
         last, self._last = self._last, None
         named = str(self.rewriter.base.get("id"))
-        uncertified = self._asked or self.config.bare
+        taken = self.session.session.exit
+        uncertified = self.config.bare or (taken is not None and taken.reason is Reason.ASKED)
         if self.dialect.in_place and uncertified and await self.dialect.end_thinking(self.server, named):
             shown += self._held.release()
             if last is not None and (event := self.rewriter.shown(last.event)) is not None:
@@ -339,11 +360,13 @@ class Chat:
     def _ending(self) -> list[Json]:
         """Return the last events: the finish, and usage if the client wants it. The report is in the last."""
         rewriter = self.rewriter
+        if not self.read:
+            return []
         events = [] if rewriter.finish is None else [rewriter.finish]
-        self.final_report = self.report(self) if events or self.usage is not None else {}
+        self.final_report = self.report(self)
         if self.client_request.usage and self.usage is not None:
             usage = with_exit(self.usage, self.final_report)
             events.append({**rewriter.base, "choices": [], "usage": usage})
-        if events:
-            events[-1] = {**rewriter.beside, **events[-1], "lynxstop": self.final_report}
-        return events
+        # Some servers give no reason to finish.
+        last = events.pop() if events else rewriter.said("", thinking=False)
+        return [*events, {**rewriter.beside, **last, "lynxstop": self.final_report}]

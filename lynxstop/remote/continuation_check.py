@@ -149,9 +149,10 @@ async def check_continuation(
         When the server fails.
     """
     shown = await sample_answer(server, dialect, model)
-    if not shown.tokens:
+    if not shown.tokens or (dialect.exact and shown.opening.prompt_ids is None):
+        ids = ", or not their ids and those of the prompt, as vLLM before 0.12" if dialect.exact else ""
         raise UncontinuedError(
-            "The server shows no log-probabilities for the tokens of a chat.",
+            f"The server shows no log-probabilities for the tokens of a chat{ids}.",
             code="no_logprobs",
             hint="Decisions need them; `lynxstop doctor` shows what the server offers.",
         )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lynxstop import shipped
 from lynxstop.cli import app
-from lynxstop.cli._checks import check_folder, check_port
+from lynxstop.cli._checks import AddressError, check_folder, check_port
 from lynxstop.cli._risk import risk, risk_or_off
 from lynxstop.errors import ConfigError, LynxstopError, ModelError, StepError
 from lynxstop.proxy.config import ProxyConfig
@@ -89,7 +89,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = CliRunner().invoke(app, [command, "--port", str(port)])
-    assert isinstance(done.exception, ConfigError)
+    assert isinstance(done.exception, AddressError)
     assert str(port) in done.exception.message
     assert "--port" in str(done.exception.hint)
 
@@ -97,7 +97,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(command: str) -> None:
 def test_a_free_port_and_port_0_are_taken_and_a_foreign_address_is_not() -> None:
     check_port("127.0.0.1", 0)
     check_port("localhost", 0)
-    with pytest.raises(ConfigError, match="not an address of this machine"):
+    with pytest.raises(AddressError, match="not an address of this machine"):
         check_port("192.0.2.1", 0)
 
 

@@ -74,6 +74,22 @@ def test_what_cannot_be_continued_is_known_before(settings: dict[str, Any], code
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("kept", [(), ("prompt_token_ids",), ("token_ids",)])
+def test_a_server_that_does_not_show_token_ids_is_not_continued_from_them(kept: tuple[str, ...]) -> None:
+    """An older vLLM, or a gateway that passes on only what it knows."""
+
+    class Dropping(Vllm):
+        def read(self, event: Any) -> Any:
+            for part in (event, *(event.get("choices") or ())):
+                for name in {"prompt_token_ids", "token_ids"}.difference(kept):
+                    part.pop(name, None)
+            return super().read(event)
+
+    with serving(MockServer(MockSettings())) as url, pytest.raises(UncontinuedError, match="ids") as caught:
+        asking(url, lambda server: check_continuation(server, Dropping(), "toy"))
+    assert caught.value.code == "no_logprobs"
+
+
 def test_a_template_that_drops_closed_thinking_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a template as many models have: of an assistant's message only what follows the thinking is shown
     render: Any = vars(mocked)["render"]

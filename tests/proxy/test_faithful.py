@@ -12,6 +12,9 @@ import httpx
 import orjson
 import pytest
 
+from lynxstop.remote.dialects.base import Dialect
+from lynxstop.remote.dialects.llamacpp import LlamaCpp
+from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.testing.server import MockServer
 from tests.support.canned import CHAT, COMPLETIONS, Odd, ask, canned, chat, continuation
 from tests.support.servers import eventually, proxied, serving
@@ -77,6 +80,33 @@ def test_an_answer_is_not_taken_for_thinking_that_a_request_has_switched_off(ope
     assert kinds == ([] if path == CHAT else ["reasoning", "message"] if opens else ["message"])
     if not opens:
         assert "n1. (Wait, no.1}." in str(answer)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("dialect", [LlamaCpp(), OpenAI("text")])
+def test_the_template_is_asked_where_the_stream_does_not_show_the_prompt(
+    dialect: Dialect, fails: bool
+) -> None:
+    class Raw(Answers):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") != "/apply-template":
+                await super().__call__(scope, receive, send)
+                return
+            asked = orjson.loads((await receive())["body"])
+            thinks = "chat_template_kwargs" not in asked
+            shown = {"prompt": "?<think>\n" if thinks else "?<think>\n\n</think>\n\n"}
+            await send({"type": "http.response.start", "status": 500 if fails else 200, "headers": []})
+            await send({"type": "http.response.body", "body": orjson.dumps(shown)})
+
+    raw = Raw(lambda events: in_content(events) if "delta" in events[0]["choices"][0] else events)
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    with serving(raw) as url, watching(url, dialect=dialect, opened=True) as proxy:
+        thought, answered = (
+            httpx.post(proxy.url + CHAT, json={**BODY, **more}, timeout=30).json() for more in ({}, off)
+        )
+    assert thought["lynxstop"]["stopped"] is not fails
+    assert answered["lynxstop"]["stopped"] is False
+    assert answered["choices"][0]["message"]["content"] == "n1. (Wait, no.1}."
 
 
 @pytest.mark.parametrize("stop", ["</th", ["never", "The answer"]])
@@ -321,3 +351,21 @@ def test_shadow_counts_all_thinking() -> None:
         asyncio.run(ask(proxy.url, 1, lynxstop={"mode": "shadow"}))
         eventually(lambda: proxy.count("lynxstop_requests_active") == 0)
         assert proxy.count("lynxstop_thinking_tokens_total", mode="shadow") == 5
+
+
+def test_parameters_for_a_plugin_do_not_replace_what_the_server_refuses() -> None:
+    seen: list[bytes] = []
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        seen.append((await receive())["body"])
+        status, said = (200, b'{"tokens": [1]}') if scope["path"] == "/tokenize" else (400, b"No object.")
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": said})
+
+    body = {**BODY, "vllm_xargs": "high"}
+    with serving(refuse) as url, watching(url, cause="plugin", sections={"policy": {"risk": 0.1}}) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json=body, timeout=30)
+    assert (answer.status_code, answer.text) == (400, "No object.")
+    assert orjson.loads(seen[-1]) == body

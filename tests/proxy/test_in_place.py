@@ -7,6 +7,7 @@ answers of that, as `tests/llamacpp/test_dialect.py` finds them at the real one.
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import httpx
@@ -178,9 +179,41 @@ def test_answer_now_needs_no_second_prefill_and_falls_back(obeys: bool) -> None:
     assert len({event["id"] for event in events if event.get("id")}) == 1
 
 
-def test_a_certified_exit_is_never_taken_in_place() -> None:
-    # The server forces nothing after the thinking, and has gone on by then.
-    server = Llama()
-    with serving(server) as url, watching(url, dialect=LlamaCpp(in_place=True), rule="thinkbrake") as proxy:
-        httpx.post(proxy.url + CHAT, json=BODY, timeout=30)
-    assert CONTROL not in [path for path, _ in server.asked]
+class AtOnce(Llama):
+    """Sends all of a thought with a cue in one piece, once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Event()
+
+    async def _chat(self, asked: Any, send: Any) -> None:
+        await _start(send)
+        await _event(send, _chunk("chatcmpl-1", {"role": "assistant"}, None))
+        await asyncio.to_thread(self.let.wait, 30)
+        events = [_chunk("chatcmpl-1", {"reasoning_content": word}, word) for word in (*THOUGHT, "Wait", ",")]
+        events += [_chunk("chatcmpl-1", {"content": "41"}, "41"), _chunk("chatcmpl-1", {}, None, "stop")]
+        body = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
+        await send({"type": "http.response.body", "body": body + b"data: [DONE]\n\n"})
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_certified_exit_is_never_taken_in_place(asked: bool) -> None:
+    # The server forces nothing after the thinking, and has gone on by then. Nor does it matter that somebody
+    # has asked for the answer when the exit came first.
+    server = AtOnce()
+    with (
+        serving(server) as url,
+        watching(url, dialect=LlamaCpp(in_place=True)) as proxy,
+        httpx.stream("POST", proxy.url + CHAT, json=BODY, timeout=30) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        if asked:
+            name = response.headers["x-lynxstop-request"]
+            assert httpx.post(f"{proxy.url}/lynxstop/requests/{name}/answer").status_code == 202
+        server.let.set()
+        events = [orjson.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert events[-1]["lynxstop"]["exit"] == "score"
+    paths = [path for path, _ in server.asked]
+    assert CONTROL not in paths
+    assert "/v1/completions" in paths

@@ -269,6 +269,20 @@ def test_an_answer_without_a_reason_to_finish_has_ended_all_the_same(path: str) 
     assert answer.json().get("stop_reason", answer.json().get("status")) in ("end_turn", "completed")
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_answer_without_a_reason_to_finish_has_its_report(path: str) -> None:
+    def unfinished(events: list[Json]) -> list[Any]:
+        return [*events[:-2], b"data: [DONE]\n\n"]
+
+    threshold = math.inf if path == CHAT else -math.inf
+    answer, count = ask(Server(unfinished, path), threshold, stream=True)
+    *_, last = events_of(answer)
+    assert last["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
+    assert last["lynxstop"]["stopped"] is (path == COMPLETIONS)
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert count("lynxstop_continuations_total", outcome="broken") == 0
+
+
 def parts(choice: Json) -> None:
     said = choice["delta"]
     if thought := said.pop("reasoning", None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from typing import Any
@@ -109,3 +110,37 @@ def test_why_nothing_was_stopped_is_shown(threshold: float) -> None:
         [decision] = status(proxy)["decisions"]
     assert decision["stopped"] is (threshold < 0)
     assert decision["not_stopped_because"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "at_admin", "at_clients"),
+    [
+        ("/lynxstop", True, False),
+        ("/lynxstop/status", True, False),
+        ("/metrics", True, False),
+        ("/health", True, True),
+        ("/v1/models", False, True),
+        # The server's own, which only begin as ours do; SGLang generates a token for the first.
+        ("/health_generate", False, True),
+        ("/readyz", False, True),
+        ("/metrics/more", False, True),
+        ("/lynxstops", False, True),
+    ],
+)
+def test_the_admin_port_has_the_paths_of_operators_and_no_others(
+    path: str, at_admin: bool, at_clients: bool
+) -> None:
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def found(port: int, url: str) -> bool:
+        app = build(ProxyConfig.model_validate({"upstream": {"url": url}, "admin": {"port": 8401}}))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}{path}")
+        await app.end()
+        return answer.status_code == 200
+
+    with serving(server, lifespan="off") as url:
+        assert asyncio.run(found(8401, url)) is at_admin
+        assert asyncio.run(found(8400, url)) is at_clients

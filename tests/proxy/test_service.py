@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from lynxstop.errors import UpstreamError
-from lynxstop.proxy import service
+from lynxstop.proxy import chat_routes, service
 from lynxstop.proxy.examination import Service
 from lynxstop.proxy.service import Services
 from lynxstop.remote.dialects.openai import OpenAI
@@ -245,6 +245,54 @@ def test_names_that_clients_make_up_hold_up_no_model_of_the_server() -> None:
         return found
 
     assert asyncio.run(run()) is GOOD
+
+
+def test_a_model_that_takes_long_to_examine_holds_up_no_other() -> None:
+    class Waiting(Looking):
+        async def _look(self, server: Any, model: str) -> Service:
+            if model == "slow":
+                await asyncio.Event().wait()
+            return GOOD
+
+    services = Waiting()
+    services.freshness.signs = {"toy": "", "slow": ""}
+
+    async def run() -> Service:
+        slow = asyncio.create_task(services.of(cast(Any, None), "slow"))
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(services.of(cast(Any, None), "toy"), 10)
+        slow.cancel()
+        return found
+
+    assert asyncio.run(run()) is GOOD
+
+
+def test_how_tools_are_answered_is_found_out_for_one_model_while_another_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, tools = Fixed(0.0).service, frozenset({"tools"})
+    looks: list[str] = []
+
+    async def checked(server: Any, dialect: Any, model: str, *_: Any) -> tuple[Any, int]:
+        looks.append(model)
+        await (asyncio.Event().wait() if model == "slow" else asyncio.sleep(0))
+        return dialect, 0
+
+    monkeypatch.setattr(chat_routes, "check_chat_route", checked)
+
+    async def run() -> list[Service | None]:
+        routes = chat_routes.ChatRoutes()
+        slow = asyncio.create_task(routes.of(cast(Any, None), found, "slow", tools))
+        await asyncio.sleep(0)
+        asked = [routes.of(cast(Any, None), found, "toy", tools) for _ in range(3)]
+        answers = await asyncio.wait_for(asyncio.gather(*asked), 10)
+        slow.cancel()
+        return answers
+
+    answers = asyncio.run(run())
+    assert answers[0] is not None
+    assert answers[0] is answers[1] is answers[2]
+    assert looks == ["slow", "toy"]
 
 
 def test_requests_that_wait_for_an_examination_that_fails_wait_for_no_other() -> None:

@@ -101,7 +101,7 @@ def test_rows_are_in_the_order_of_arrival(tmp_path: Path) -> None:
 def test_a_request_that_does_not_come_to_its_end_is_told_as_left_out(tmp_path: Path) -> None:
     outcomes: list[str] = []
     options = {"redact": True, "answer_tokens": 4, "on_done": outcomes.append}
-    events = map(orjson.dumps, chat("00001")[:3])
+    events = map(orjson.dumps, [*chat("00001")[:3], {"error": {"message": "Out of memory."}}])
     body = {**BODY, "stream": True, "lynxstop": {"mode": "shadow"}}
     with (
         serving(Odd(*events)) as url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
@@ -20,6 +21,10 @@ def event(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": "c00001", "choices": [{"index": 0, "delta": delta, **more}]}
 
 
+TOP = [{"token": " and", "logprob": -0.5}, {"token": "?", "logprob": -2}]
+LOGPROBS = {"content": [{**TOP[0], "top_logprobs": TOP}]}
+"""Of a token without its id in the server's vocabulary."""
+
 TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]}
 
 
@@ -30,11 +35,9 @@ TWO = {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} fo
         (event({"tool_calls": [CALL]}), "not_understood"),
         (event({"function_call": {"name": "f", "arguments": "{}"}}), "not_understood"),
         (event({"refusal": "No."}), "not_understood"),
-        (
-            {"id": "c00001", "choices": [{"index": at, "delta": {"reasoning": "x"}} for at in (0, 1)]},
-            "not_understood",
-        ),
+        (TWO, "not_understood"),
         (event({"reasoning": " and"}), "no_logprobs"),
+        (event({"reasoning": " and"}, logprobs=LOGPROBS), "no_logprobs"),
     ],
 )
 def test_nothing_is_cut_after_what_is_not_understood(odd: dict[str, Any], cause: str, place: int) -> None:
@@ -110,3 +113,28 @@ def test_an_error_among_the_events_is_one_whatever_follows(path: str) -> None:
     assert b"out of memory" in streamed.content
     assert b"[DONE]" not in streamed.content
     assert b'"stop"' not in streamed.content
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_text_in_the_last_event_arrives_though_the_server_fails_after_it(path: str) -> None:
+    """vLLM says the last token and the reason to finish in one event."""
+
+    class Failing(Odd):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            events = continuation("00001", {}) if scope["path"] == COMPLETIONS else chat("00001")
+            if scope["path"] == path:
+                *events, last, _, _ = events
+                last["choices"][0]["finish_reason"] = "stop"
+                events += [last, {"error": {"message": "out of memory", "code": 500}}]
+            self.events = tuple(map(orjson.dumps, events))
+            await super().__call__(scope, receive, send)
+
+    threshold = math.inf if path == CHAT else -math.inf
+    with serving(Failing()) as url, watching(url, threshold) as proxy:
+        answer = httpx.post(proxy.url + CHAT, json=BODY, timeout=30)
+    got = [orjson.loads(part[6:]) for part in answer.content.split(b"\n\n") if part.startswith(b"data: {")]
+    *events, error = got
+    assert error["error"]["message"] == "out of memory"
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas).endswith("00001}.")
+    assert b'"stop"' not in answer.content

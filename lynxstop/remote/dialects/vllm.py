@@ -68,6 +68,11 @@ class Vllm(ChatDialect):
         """Ask for log-probabilities, token ids and usage."""
         return {**super().watched(body), "return_token_ids": True}
 
+    def read(self, event: Json) -> Delta:
+        """Read one event of a chat stream; tokens that have no ids cannot be continued, and are not read."""
+        delta = super().read(event)
+        return delta if all(token.id is not None for token in delta.tokens) else delta._replace(tokens=())
+
     async def continuation(self, server: Server, opening: Opening, kept: Kept, limits: AnswerLimits) -> Call:
         """Continue from token ids; the kept part of a token is tokenized together with the exit."""
         if opening.prompt_ids is None or any(token.id is None for token in kept.tokens):
