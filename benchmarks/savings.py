@@ -201,7 +201,7 @@ def main() -> None:
         return
     print(f"{arguments.n} problems, risk {arguments.risk:g}\n")
     print(
-        "| saved | thinking | generated | computed | generated and not read, per exit |\n|---|---|---|---|---|"
+        "| saved | thinking | generated | computed | generated, not read, per exit |\n|---|---|---|---|---|"
     )
     for name, row in found.items():
         shares = [f"{row[f'saved_{what}']:.1%}" for what in ("thinking", "generated", "computed")]
