@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from lynxstop.core.cues import CONFIRMED, HERE, PENDING, CueAutomaton, CueSet, compile_cues
 from lynxstop.core.points import boundary_tokens
 from lynxstop.core.surface import token_surfaces
@@ -22,6 +24,10 @@ class WatchState(NamedTuple):
 
 _SHOWN = [(bool(f & CONFIRMED), bool(f & HERE), bool(f & PENDING)) for f in range(8)]
 
+
+_TAIL = 32
+"""Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at
+most."""
 
 _MEMO = 1 << 16
 """Steps that are cached: a text visits few states and tokens, and a look-up costs a tenth of a step."""
@@ -119,6 +125,25 @@ class Watch(Reader):
     _memo: dict[tuple[WatchState, int], WatchStep] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def start(self, prompt_ids: Iterable[int]) -> WatchState:
+        """Read a prompt as `Reader.start` does, without walking over ordinary text: most of a long one."""
+        automaton = self.thinking.automaton
+        ids = np.fromiter(prompt_ids, dtype=np.int64)
+        columns = automaton.classes[np.minimum(ids, len(automaton.classes) - 1)]
+        ordinary = automaton.classes[-1]
+        state, after = self.thinking.start, -2
+        for place in np.flatnonzero(columns != ordinary).tolist():
+            if place != after + 1:
+                state = int(automaton.table[state, ordinary])
+            state = int(automaton.table[state, columns[place]])
+            after = place
+        if after + 1 < len(ids):
+            state = int(automaton.table[state, ordinary])
+        word = self.cues.start
+        for token in ids[-_TAIL:].tolist():
+            word = self.cues.step(word, token)[0]
+        return WatchState(state, self.cues.settle(word))
 
 
 def compile_watch(tokenizer: Any, cues: CueSet, delimiters: Delimiters) -> Watch:

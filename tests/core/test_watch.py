@@ -1,10 +1,12 @@
 """Cues count inside thinking blocks only."""
 
+import random
+
 import pytest
 
 from lynxstop.core.cues import CueSet
-from lynxstop.core.thinking import FAMILIES
-from lynxstop.core.watch import check_exit, compile_watch
+from lynxstop.core.thinking import FAMILIES, Delimiters
+from lynxstop.core.watch import Reader, check_exit, compile_watch
 from lynxstop.errors import TokenizerError
 
 
@@ -70,3 +72,30 @@ def test_compile_watch_reads_a_whole_text(tokenizers):
         if what.confirmed or what.here:
             spans.append(tokenizer.decode(ids[: i if what.confirmed else i + 1], skip_special_tokens=False))
     assert spans == ["wait, <think>Wait", "wait, <think>Wait, the waiter must hold  on"]
+
+
+@pytest.mark.parametrize("delimiters", [FAMILIES["think"], Delimiters(("[THINK]",), ("[/THINK]",))])
+def test_a_prompt_is_read_as_token_by_token(tokenizers, delimiters):
+    tokenizer = tokenizers["byte-level"]
+    watch = compile_watch(tokenizer, CueSet(("wait", "hold on")), delimiters)
+    [opened], [closed] = delimiters.open, delimiters.close
+    texts = f"{opened}{closed} wait, {opened} hold on {closed}[THINK[/THINK[]]</thin größer\n\n"
+    # Those of delimiters, their parts, and any others; one is not in the vocabulary.
+    often = [
+        *tokenizer.encode(texts).ids,
+        *tokenizer.encode(opened).ids,
+        *tokenizer.encode(closed).ids,
+        10**6,
+    ]
+    chance = random.Random(0)
+    seen = set()
+    for _ in range(2000):
+        prompt = []
+        while chance.random() < 0.97:
+            whole = chance.choice((opened, closed, opened[:3], " wait", "é"[: chance.randrange(2)]))
+            prompt += tokenizer.encode(whole).ids if chance.random() < 0.4 else [chance.choice(often)]
+        expected = Reader.start(watch, prompt)
+        assert watch.start(iter(prompt)) == expected
+        seen.add((watch.inside(expected), expected.cue, len(prompt) > 64))
+    assert {inside for inside, _, _ in seen} == {cue > 0 for _, cue, _ in seen} == {True, False}
+    assert any(long for _, _, long in seen)

@@ -154,16 +154,6 @@ def compare(
     assert counts["exit_tokens"] == sum(exit.thinking_tokens for exit in exits)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(tokens, max_size=60))
-def test_a_prompt_is_read_as_the_watch_reads_it(prompt: list[int]) -> None:
-    # given a prompt, when the fused machine starts on it
-    state = MACHINE.start(prompt)
-    # then it stands where both automata stand
-    expected = WATCH.start(prompt)
-    assert state == MACHINE.roots[expected.thinking, expected.cue]
-
-
 def test_a_step_that_reads_nothing_changes_nothing(
     sessions_for: Make,
 ) -> None:

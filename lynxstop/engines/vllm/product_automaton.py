@@ -22,9 +22,6 @@ SHIFT = 4
 MASK = (1 << SHIFT) - 1
 DEAD = 0
 """State of a row that is not watched: every token leads back to it and shows nothing."""
-_TAIL = 32
-"""Tokens at the end of a prompt that decide whether it ends inside a word; a character has 4 bytes at
-most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,25 +52,9 @@ class ProductAutomaton:
     watch: Watch
 
     def start(self, prompt_ids: Sequence[int]) -> int:
-        """Return the state after a prompt, as `Watch.start` does, without walking over ordinary text."""
-        thinking = self.watch.thinking.automaton
-        cues = self.watch.cues
-        ids = np.asarray(prompt_ids, dtype=np.int64)
-        columns = thinking.classes[np.minimum(ids, len(thinking.classes) - 1)]
-        inert = thinking.classes[-1]
-        state = self.watch.thinking.start
-        after = -2
-        for place in np.flatnonzero(columns != inert).tolist():
-            if place != after + 1:
-                state = int(thinking.table[state, inert])
-            state = int(thinking.table[state, columns[place]])
-            after = place
-        if after + 1 < len(ids):
-            state = int(thinking.table[state, inert])
-        word = cues.start
-        for token in ids[-_TAIL:].tolist():
-            word = cues.step(word, token)[0]
-        return int(self.roots[state, cues.settle(word)])
+        """Return the state after a prompt."""
+        thinking, cue = self.watch.start(prompt_ids)
+        return int(self.roots[thinking, cue])
 
 
 def product(watch: Watch) -> ProductAutomaton:
