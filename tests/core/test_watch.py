@@ -90,7 +90,7 @@ def test_a_prompt_is_read_as_token_by_token(tokenizers, delimiters):
     chance = random.Random(0)
     seen = set()
     for _ in range(2000):
-        prompt = []
+        prompt: list[int] = []
         while chance.random() < 0.97:
             whole = chance.choice((opened, closed, opened[:3], " wait", "é"[: chance.randrange(2)]))
             prompt += tokenizer.encode(whole).ids if chance.random() < 0.4 else [chance.choice(often)]
