@@ -39,7 +39,7 @@ def test_the_loss_charges_what_it_says() -> None:
 def test_the_dialect_is_found_by_its_facts_and_asks_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     class Server:
         async def call(self, path: str) -> Any:
-            return {"data": [{"owned_by": "forked"}]}
+            return {"data": [{"id": "m", "owned_by": "forked"}]}
 
     kind = example("A dialect")["Forked"]
     monkeypatch.setattr(table, "DIALECTS", {**table.DIALECTS, kind.name: kind})

@@ -114,9 +114,11 @@ def _examine_machine(model: str | None, bundle: Path | None, json: bool) -> None
 
 async def _name_models(server: Connection, model: str | None, error: UpstreamError) -> None:
     """Raise a clearer error where the server does not list the model that was asked."""
+    from lynxstop.remote.server import listed_models
+
     try:
-        listed = [str(entry["id"]) for entry in (await server.call("/v1/models"))["data"]]
-    except (UpstreamError, KeyError, TypeError):
+        listed = list(listed_models(await server.call("/v1/models")))
+    except UpstreamError:
         return
     if model is not None and model not in listed:
         raise ModelError(

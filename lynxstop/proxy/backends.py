@@ -10,10 +10,11 @@ import orjson
 
 from lynxstop.errors import RequestError, UpstreamError
 from lynxstop.proxy.exchange import Handler, Incoming, Reply
-from lynxstop.proxy.freshness import ANSWER_SECONDS, listed
+from lynxstop.proxy.freshness import ANSWER_SECONDS
 from lynxstop.proxy.relay import relay
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
+from lynxstop.remote.server import listed_models
 
 DEFAULT = "default"
 """Name of the backend that [upstream] and [policy] describe."""
@@ -129,7 +130,7 @@ class Backends:
                 if not isinstance(answer, UpstreamError):
                     raise answer
                 continue
-            for name, entry in listed(answer).items():
+            for name, entry in listed_models(answer).items():
                 if backend is (self._rest if backend.takes is None else self.named(name)):
                     found.setdefault(name, entry)
         failed = [answer for answer in answers if isinstance(answer, UpstreamError)]

@@ -19,7 +19,7 @@ import orjson
 
 from lynxstop.errors import UpstreamError
 from lynxstop.proxy.logs import logger
-from lynxstop.remote.server import Server
+from lynxstop.remote.server import Server, listed_models
 
 if TYPE_CHECKING:
     from lynxstop.proxy.service import Services
@@ -146,7 +146,7 @@ async def check(services: Services, server: Server, recheck_seconds: float) -> N
     freshness = services.freshness
     try:
         async with asyncio.timeout(ANSWER_SECONDS * (1 + freshness.unanswered)):
-            models = listed(await server.call("/v1/models"))
+            models = listed_models(await server.call("/v1/models"))
         freshness.unanswered = 0
     except UpstreamError as error:
         freshness.unanswered = 0
@@ -190,12 +190,6 @@ def _compare(services: Services, signs: dict[str, str]) -> None:
     gone = any(model not in signs for model in services.states() if model in before)
     if changed or gone:
         services.forget("upstream_changed")
-
-
-def listed(answer: Any) -> dict[str, Mapping[str, Any]]:
-    """Return the models that an answer of /v1/models lists, by name and in order."""
-    entries = answer.get("data") if isinstance(answer, dict) else None
-    return {str(entry["id"]): entry for entry in entries or () if isinstance(entry, dict) and "id" in entry}
 
 
 def sign(entry: Mapping[str, Any]) -> str:

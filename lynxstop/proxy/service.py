@@ -15,10 +15,10 @@ from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.expiry import NO_GRACE
 from lynxstop.errors import LynxstopError, UpstreamError
 from lynxstop.proxy.examination import Examiner, Service
-from lynxstop.proxy.freshness import Freshness, listed
+from lynxstop.proxy.freshness import Freshness
 from lynxstop.proxy.logs import logger
 from lynxstop.proxy.promise import Promise
-from lynxstop.remote.server import Server
+from lynxstop.remote.server import Server, listed_models
 
 RETRY_SECONDS = 10.0
 """After a failed examination of the server, requests pass through for so long before the next one."""
@@ -134,7 +134,7 @@ class Services(Promise):
             return False
         if self.freshness.signs is None:  # only clients have a key
             with suppress(UpstreamError):
-                self._listed = frozenset(listed(await server.call("/v1/models")))
+                self._listed = frozenset(listed_models(await server.call("/v1/models")))
         return model not in self._own
 
     async def again(self, server: Server, model: str) -> None:
@@ -248,7 +248,7 @@ class Services(Promise):
         """Return the model of requests that name none: the server's only one; None when it has several."""
         if self._only is None:
             try:
-                models = listed(await server.call("/v1/models"))
+                models = listed_models(await server.call("/v1/models"))
             except UpstreamError:
                 return None
             roots = {str(entry.get("root") or name) for name, entry in models.items()}
@@ -280,7 +280,7 @@ class Services(Promise):
         if model is None:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
-                    model = next(iter(listed(await server.call("/v1/models"))), None)
+                    model = next(iter(listed_models(await server.call("/v1/models"))), None)
             except (UpstreamError, TimeoutError):
                 # Another check reports that, or only clients have a key.
                 return None

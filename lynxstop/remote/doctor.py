@@ -19,7 +19,7 @@ from lynxstop.remote.continuation_check import (
 )
 from lynxstop.remote.dialects.base import CHAT, Dialect
 from lynxstop.remote.dialects.table import choose, version
-from lynxstop.remote.server import Server
+from lynxstop.remote.server import Server, listed_models
 
 _LONG = 256
 _READ = 4
@@ -119,7 +119,7 @@ async def examine(server: Server, *, model: str | None = None, dialect: str = "a
         When the server cannot be reached, or does not answer a chat.
     """
     spoken = await choose(dialect, server)
-    models = tuple(str(entry.get("id")) for entry in (await server.call("/v1/models")).get("data") or ())
+    models = tuple(listed_models(await server.call("/v1/models")))
     if model is None and not models:
         raise ModelError("The server lists no models.", hint="Name one with --model.")
     model = models[0] if model is None else model

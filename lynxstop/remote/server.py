@@ -43,3 +43,11 @@ class Server(Protocol):
             When the server cannot be reached, answers with an error, or dies in the middle.
         """
         ...
+
+
+def listed_models(answer: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the models that an answer of /v1/models lists, by name and in order; none where it is odd."""
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        return {}
+    return {str(entry["id"]): entry for entry in entries if isinstance(entry, dict) and "id" in entry}

@@ -20,13 +20,14 @@ from lynxstop.proxy.app import create_app
 from lynxstop.proxy.background import Background
 from lynxstop.proxy.config import ProxyConfig
 from lynxstop.proxy.examination import Service
-from lynxstop.proxy.freshness import Freshness, listed, sign
+from lynxstop.proxy.freshness import Freshness, sign
 from lynxstop.proxy.metrics import Metrics
 from lynxstop.proxy.routes import routes
 from lynxstop.proxy.service import Services
 from lynxstop.remote.dialects.vllm import Vllm
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.identity import identified
+from lynxstop.remote.server import listed_models
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
 from tests.support.canned import CHAT
@@ -282,8 +283,8 @@ def test_a_request_without_a_model_is_for_the_servers_only_one() -> None:
 def test_what_is_new_in_every_answer_is_no_sign() -> None:
     one, two = ({"id": "x", "created": place, "permission": [place], "root": "r"} for place in (1, 2))
     assert sign(one) == sign(two) != sign({**one, "root": "s"})
-    assert listed({"data": [one, "x", {}]}) == {"x": one}
-    assert listed([]) == {}
+    assert listed_models({"data": [one, "x", {}]}) == {"x": one}
+    assert listed_models([]) == {}
 
 
 def test_what_is_due() -> None:

@@ -200,6 +200,8 @@ def test_a_request_without_a_limit_is_continued_without_one() -> None:
         ({"/v1/models": {"data": []}, "/props": {"default_generation_settings": {}}}, "llamacpp"),
         ({"/v1/models": {"data": [{"owned_by": "me"}]}, "/props": b"<html>"}, "openai"),
         ({"/v1/models": {}}, "openai"),
+        ({"/v1/models": {"data": 7}}, "openai"),
+        ({"/v1/models": {"data": [None, "m", {"owned_by": "vllm"}]}}, "openai"),
     ],
 )
 def test_servers_are_known_by_what_they_say(answers: Mapping[str, Any], name: str) -> None:

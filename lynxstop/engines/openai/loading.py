@@ -24,6 +24,7 @@ from lynxstop.remote.http.config import ConnectionConfig
 from lynxstop.remote.http.connection import Connection
 from lynxstop.remote.http.upstream import Upstream
 from lynxstop.remote.identity import identify
+from lynxstop.remote.server import listed_models
 from lynxstop.remote.stream_config import StreamConfig
 
 KEY = "OPENAI_API_KEY"
@@ -157,13 +158,10 @@ def served_length(model: str, base_url: str) -> int | None:
         listed = asyncio.run(ask())
     except UpstreamError as error:
         raise _named(error, base_url) from error
-    entries = listed.get("data") if isinstance(listed, dict) else None
-    for entry in entries or []:
-        if isinstance(entry, dict) and entry.get("id") == model:
-            # of vLLM and SGLang, else of llama.cpp
-            length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
-            return length if isinstance(length, int) else None
-    return None
+    entry = listed_models(listed).get(model, {})
+    # of vLLM and SGLang, else of llama.cpp
+    length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
+    return length if isinstance(length, int) else None
 
 
 def _named(error: UpstreamError, base_url: str) -> UpstreamError:

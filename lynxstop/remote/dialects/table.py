@@ -13,7 +13,7 @@ from lynxstop.remote.dialects.ollama import Ollama
 from lynxstop.remote.dialects.openai import OpenAI
 from lynxstop.remote.dialects.sglang import SGLang
 from lynxstop.remote.dialects.vllm import Vllm
-from lynxstop.remote.server import Server
+from lynxstop.remote.server import Server, listed_models
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in (Vllm, SGLang, LlamaCpp, Ollama, OpenAI)}
 """A new kind of server is one file and one row here."""
@@ -47,7 +47,7 @@ async def detect(server: Server) -> str:
     models = await server.call("/v1/models")
     if not isinstance(models, dict):
         raise UpstreamError("The server does not list its models.", code="upstream_nonsense")
-    owners = {str(entry.get("owned_by")) for entry in models.get("data") or ()}
+    owners = {str(entry.get("owned_by")) for entry in listed_models(models).values()}
     for name, kind in DIALECTS.items():
         if kind.facts.owner in owners:
             return name
