@@ -21,7 +21,7 @@ LAST = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 def thought(text: str, **changes: Any) -> dict[str, Any]:
     """An event of thinking, with its log-probabilities."""
     likely = {"token": text, "logprob": -0.5, "top_logprobs": [{"token": text, "logprob": -0.5}]}
-    choice = {"index": 0, "delta": {"reasoning": text}, "logprobs": {"content": [likely]}}
+    choice = {"index": 0, "delta": {"reasoning": text}, "logprobs": {"content": [likely]}, "token_ids": [337]}
     return {"id": "c1", "choices": [choice | changes]}
 
 
