@@ -15,7 +15,7 @@ from lynxstop import shipped
 from lynxstop.artifacts.bundle import Bundle
 from lynxstop.artifacts.setup import setup_from_bundle
 from lynxstop.collect.texts import Texts
-from lynxstop.core.rule import eligible_mask
+from lynxstop.core.rule import eligible_mask, tilted
 from lynxstop.core.types import Request, Sampling
 from lynxstop.demo import held_out
 from lynxstop.engines.vllm.engine import VllmEngine
@@ -58,7 +58,8 @@ def test_vllm_decides_live_as_replayed(make_llm: Any, tmp_path: Path, temperatur
         assert whole.features is not None
         positions = np.array([event.position for event in whole.events], dtype=np.int64)
         mask = eligible_mask(policy, positions)
-        hit = first_exit(bundle.probe.score(whole.features), mask, policy.level(0.05).threshold)
+        scores = tilted(bundle.probe.score(whole.features), mask.cumsum() - mask, policy.tilt)
+        hit = first_exit(scores, mask, policy.level(0.05).threshold)
         if hit < 0:
             assert stopped.output_ids == whole.output_ids
             continue
