@@ -54,6 +54,9 @@ DEFINITIONS: dict[str, Callable[[NextToken], Any]] = {
 
 An entropy below 0 by rounding is left to the engine."""
 
+LEAST = -1e30
+"""The logit of an impossible token, where zero times it has to be zero."""
+
 DTYPE = np.float32
 WIDTH = len(Statistics._fields)
 """Columns of an array of statistics."""

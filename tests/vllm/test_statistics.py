@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lynxstop.engines.torch.statistics import describe  # noqa: E402
+from lynxstop.engines.torch import statistics as of_torch  # noqa: E402
+from lynxstop.engines.torch.statistics import describe, row_kernel  # noqa: E402
 from lynxstop.engines.vllm.statistics import TokenStatistics  # noqa: E402
 
 END, VOCABULARY = 3, 11
@@ -110,6 +113,17 @@ def test_statistics_of_logits_and_of_log_probabilities_are_those_of_their_defini
         assert kept.row(5).logprobs(torch.tensor([7])) == -math.inf
 
 
+@pytest.fixture(params=["kernel", "operations"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of large vocabularies by the kernel, and as where Numba is missing."""
+    if request.param == "operations":
+        monkeypatch.setattr(of_torch, "row_kernel", lambda: None)
+    else:
+        pytest.importorskip("numba")
+        assert row_kernel() is not None
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_vocabulary_is_described_row_by_row_and_each_row_by_itself(dtype) -> None:
     # given a vocabulary of which only one row is taken at a time, and tokens that are impossible
@@ -129,3 +143,55 @@ def test_a_large_vocabulary_is_described_row_by_row_and_each_row_by_itself(dtype
     assert seen.logprobs(torch.full((3,), 17))[0] == -math.inf
     # and the same, to the last bit, whatever else is in the batch
     assert torch.equal(torch.cat([describe(row, END)[0] for row in logits.split(1)]), found)
+
+
+@pytest.mark.usefixtures("way")
+def test_some_rows_of_a_wider_matrix_are_described_where_they_lie() -> None:
+    # given logits that a model pads to more columns than it has words
+    whole = torch.from_numpy(np.random.default_rng(2).normal(size=(5, 40_000)).astype(np.float32) * 3)
+    logits = whole[:, :39_000]
+    before = whole.clone()
+    space = torch.empty(3, 39_000)
+    # when some rows are described
+    found, seen = describe(logits, END, space, torch.tensor([4, 0, 2]))
+    # then they are those rows, in that order, and nothing has changed
+    exact = logits.double().numpy()
+    expected = np.array([known(exact[row], 17, exact[row]) for row in (4, 0, 2)])
+    np.testing.assert_allclose(found.numpy(), expected[:, :-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(seen.logprobs(torch.full((3,), 17)).numpy(), expected[:, -1], rtol=1e-5)
+    assert seen.shifted is space
+    assert torch.equal(whole, before)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("poison", [math.nan, -math.nan, math.inf])
+def test_a_row_with_a_logit_that_is_no_number_has_no_statistics(poison: float) -> None:
+    logits = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 20_000)).astype(np.float32))
+    logits[0, 9_000] = poison
+    found, _ = describe(logits, END)
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    seed=st.integers(0, 2**32 - 1),
+    words=st.integers(1 << 14, 18_000),
+    scale=st.sampled_from([0.0, 1e-6, 1, 30, 1e4]),
+)
+def test_the_kernel_finds_what_the_operations_find(seed: int, words: int, scale: float) -> None:
+    # given logits of any size, equal ones and impossible ones among them
+    draw = np.random.default_rng(seed)
+    logits = torch.from_numpy((draw.normal(size=(2, words)) * scale).astype(np.float32))
+    logits[0, torch.from_numpy(draw.integers(0, words, size=words // 2))] = -math.inf
+    logits[1, torch.from_numpy(draw.integers(0, words, size=2))] = logits[1].max()
+    logits[:, END] = 0
+    # when
+    found, seen = describe(logits, END)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_torch, "row_kernel", lambda: None)
+        expected, reference = describe(logits, END)
+    # then
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=2e-5)
+    assert torch.equal(seen.shifted, reference.shifted)
+    np.testing.assert_allclose(seen.log_total.numpy(), reference.log_total.numpy(), rtol=1e-5, atol=1e-6)

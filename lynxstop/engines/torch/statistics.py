@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+import logging
+from functools import cache
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from lynxstop.core.statistics import DEFINITIONS, NextToken
+from lynxstop.core.statistics import DEFINITIONS, LEAST, NextToken
 
-_LEAST = -1e30
+logger = logging.getLogger("lynxstop")
+
 _BLOCK = 512
+_LARGE = 1 << 14
+"""Words of a vocabulary from which a row has a kernel call of its own on a CPU."""
 _PART, _PART_ON_CPU = 1 << 23, 1 << 18
 """Logits that are taken at once. On a CPU what lies between then stays in the caches."""
 
@@ -32,24 +37,28 @@ class Distributions(NamedTuple):
     def logprobs(self, tokens: Tensor) -> Tensor:
         """Log-probabilities in nats of one token in each row; int64 of shape (rows,)."""
         found = self.shifted.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        return torch.where(found > _LEAST, found - self.log_total, -torch.inf)
+        return torch.where(found > LEAST, found - self.log_total, -torch.inf)
 
     def row(self, row: int) -> Self:
         """A copy of one row."""
         return type(self)(self.shifted[row : row + 1].clone(), self.log_total[row : row + 1].clone())
 
 
-def describe(logits: Tensor, end_token: int, shifted: Tensor | None = None) -> tuple[Tensor, Distributions]:
-    """Compute the statistics of next-token distributions, in one pass over all rows.
+def describe(
+    logits: Tensor, end_token: int, shifted: Tensor | None = None, rows: Tensor | None = None
+) -> tuple[Tensor, Distributions]:
+    """Compute the statistics of next-token distributions.
 
     Parameters
     ----------
-    logits : Tensor, shape (rows, vocabulary)
+    logits : Tensor, shape (all rows, vocabulary)
         Logits, or log-probabilities.
     end_token : int
         Id of the first exit token.
     shifted : Tensor, float32, shape (rows, vocabulary), optional
-        Where to write `Distributions.shifted`; may be `logits`.
+        Where to write `Distributions.shifted`; not part of `logits`.
+    rows : Tensor, int64, shape (rows,), optional
+        The rows that are wanted; all when None.
 
     Returns
     -------
@@ -57,22 +66,43 @@ def describe(logits: Tensor, end_token: int, shifted: Tensor | None = None) -> t
         float32, shape (rows, NEXT), in nats: the columns of `lynxstop.core.statistics.DEFINITIONS`.
     distributions : Distributions
     """
+    count, vocabulary = len(logits) if rows is None else len(rows), logits.shape[1]
     if shifted is None:
-        shifted = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    size = _PART_ON_CPU if logits.device.type == "cpu" else _PART
-    rows = max(1, size // logits.shape[1])
-    if rows == 1 and logits.device.type == "cpu":
-        each, total = _describe_one_by_one(logits, end_token, shifted)
+        shifted = torch.empty((count, vocabulary), dtype=torch.float32, device=logits.device)
+    on_cpu = logits.device.type == "cpu"
+    if on_cpu and vocabulary >= _LARGE and (kernel := row_kernel()) is not None:
+        each, total = _describe_rows(kernel, logits, end_token, shifted, rows)
         return each, Distributions(shifted, total)
-    if rows >= logits.shape[0]:
+    if rows is not None:
+        logits = torch.index_select(logits.float(), 0, rows, out=shifted)
+    part = max(1, (_PART_ON_CPU if on_cpu else _PART) // vocabulary)
+    if part >= count:
         all_at_once, total = _describe(logits.float(), end_token, shifted)
         return all_at_once, Distributions(shifted, total)
     found, totals = [], []
-    for given, out in zip(torch.split(logits, rows), torch.split(shifted, rows), strict=True):
+    for given, out in zip(torch.split(logits, part), torch.split(shifted, part), strict=True):
         statistics_of_part, total = _describe(given.float(), end_token, out)
         found.append(statistics_of_part)
         totals.append(total)
     return torch.cat(found), Distributions(shifted, torch.cat(totals))
+
+
+@cache
+def row_kernel() -> Any:
+    """Return `lynxstop.engines.torch.row_kernel.describe_row`; None where Numba, which vLLM brings, is
+    missing or of no use."""
+    try:
+        from lynxstop.engines.torch.row_kernel import describe_row
+    except Exception as error:
+        logger.info("PyTorch computes the statistics of logits, without Numba (%s).", error)
+        return None
+    return describe_row
+
+
+def prepare(device: torch.device, vocabulary: int) -> None:
+    """Compile what `describe` takes for so many words, which takes seconds the first time."""
+    if device.type == "cpu" and vocabulary >= _LARGE:
+        row_kernel()
 
 
 def statistics(logits: Tensor, end_token: int) -> Tensor:
@@ -84,27 +114,21 @@ def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, 
     highest, second = _top_two(logits)
     torch.sub(logits, highest.unsqueeze(1), out=shifted)
     # An impossible token contributes nothing: zero times any finite number.
-    weights = shifted.clamp_(min=_LEAST).exp()
+    weights = shifted.clamp_(min=LEAST).exp()
     total = weights.sum(dim=1)
     return _defined(shifted, total, weights.mul_(shifted).sum(dim=1), second - highest, end_token)
 
 
-def _describe_one_by_one(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_describe`, for large vocabularies on a CPU: a row is read and written once, all else is cached."""
-    weights = torch.empty(logits.shape[1])
-    totals, sums, gaps = [], [], []
-    for given, out in zip(logits, shifted, strict=True):
-        highest, second = _top_two(given.float().unsqueeze(0))
-        torch.sub(given, highest, out=out)
-        torch.exp(out, out=weights)
-        weighted = torch.dot(weights, out)
-        if weighted.isnan():
-            # Impossible tokens: see `_describe`.
-            weighted = torch.dot(weights, out.clamp_(min=_LEAST))
-        totals.append(weights.sum())
-        sums.append(weighted)
-        gaps.append(second - highest)
-    return _defined(shifted, torch.stack(totals), torch.stack(sums), torch.cat(gaps), end_token)
+def _describe_rows(
+    kernel: Any, logits: Tensor, end_token: int, shifted: Tensor, rows: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `_describe`, on a CPU, by a kernel that takes one row."""
+    numbers = range(len(logits)) if rows is None else rows.tolist()
+    found, written = torch.empty((len(numbers), 4)), shifted.numpy()
+    for place, row in enumerate(numbers):
+        kernel(logits[row].float().contiguous().numpy(), written[place], found.numpy(), place)
+    highest, second, total, weighted = found.unbind(1)
+    return _defined(shifted, total, weighted, second - highest, end_token)
 
 
 def _defined(
@@ -124,7 +148,7 @@ def _defined(
     """
     log_total = total.log()
     end = shifted[:, end_token]
-    end = torch.where(end > _LEAST, end, -torch.inf)
+    end = torch.where(end > LEAST, end, -torch.inf)
     seen = NextToken(log_total - weighted / total, -log_total, gap - log_total, end - log_total)
     return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1), log_total
 

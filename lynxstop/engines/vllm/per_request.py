@@ -20,7 +20,7 @@ from lynxstop.artifacts.probe import Probe
 from lynxstop.core.policy import StopPolicy
 from lynxstop.core.statistics import DTYPE, WIDTH, Statistics
 from lynxstop.engines.torch.device_probe import DeviceProbe
-from lynxstop.engines.torch.statistics import Distributions, bits
+from lynxstop.engines.torch.statistics import Distributions, bits, prepare
 from lynxstop.engines.vllm.core_sessions import CoreSessions, Watched
 from lynxstop.engines.vllm.product_automaton import DEAD, ProductAutomaton
 from lynxstop.engines.vllm.quiet_tokens import QuietTokens
@@ -85,6 +85,8 @@ class PerRequestSessions(CoreSessions):
         self._automaton = automaton
         self._probe = DeviceProbe(probe, device) if rule is None or rule.hidden or record else None
         wanted = rule is not None and rule.statistics
+        if wanted:
+            prepare(device, len(automaton.classes))
         self._statistics = TokenStatistics(slots, policy.exit_ids[0]) if wanted else None
         self._quiet = QuietTokens(automaton, policy, slots)
         self._by_slot: list[Watched | None] = [None] * slots

@@ -68,8 +68,7 @@ class TokenStatistics:
         chosen = torch.from_numpy(rows).to(logits.device, non_blocking=True)
         own = self._own(slots, places, order, (read if every else read[chosen]).long())
         space = self._room(len(rows), logits)
-        given = logits if every else torch.index_select(logits.float(), 0, chosen, out=space)
-        known, self._before = describe(given, self._end_token, space)
+        known, self._before = describe(logits, self._end_token, space, None if every else chosen)
         self._place[slots] = order
         return torch.cat([known, own.unsqueeze(1)], dim=1)
 
