@@ -93,7 +93,8 @@ class RunnerAdapter:
             self.recorder.observe(self.slots, step, features, logits)
         if self.ends is not None or (self.reports is not None and self.reports.waiting):
             self._beside(logits, step)
-        draw_tokens(logits, self.slots, step)
+        if self.slots.drawing:
+            draw_tokens(logits, self.slots, step)
         self.sessions.force(logits)
         self.metrics.stepped = True
 
@@ -207,7 +208,7 @@ class V1Adapter(RunnerAdapter):
             places = ends.gpu[1 : count + 1] - 1
             tokens = runner.input_ids.gpu[places]
         slots = self.rows.of(count)
-        read = self.slots.reading(slots, runner.discard_request_mask.np[:count])
+        read = self.slots.reading(slots, runner.discard_request_mask.np)
         return BatchStep(
             slots, tokens, places, read, lambda rows: self.rows.indices(slots[rows]), ends=self.slots.ends
         )

@@ -23,6 +23,7 @@ _THINKING, _FORCING = Phase.THINKING, Phase.FORCING
 _RISK = 0.5
 """Stands for the level of a request, whose threshold its options name."""
 
+_PLACES = {name: place for place, name in enumerate(COUNTERS)}
 _COUNTED = {Reason.SCORE: "exits_score", Reason.BUDGET: "exits_budget", Reason.LOOP: "exits_loop"}
 
 
@@ -160,4 +161,4 @@ class CoreSessions:
             self._count("exit_tokens", session.exit.thinking_tokens)
 
     def _count(self, name: str, amount: int = 1) -> None:
-        self._counts[COUNTERS.index(name)] += amount
+        self._counts[_PLACES[name]] += amount

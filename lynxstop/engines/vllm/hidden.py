@@ -47,8 +47,8 @@ class RowFeatures:
     last: Tensor
     places: Tensor | None
 
-    def __call__(self, rows: Tensor | None) -> Tensor:
-        """Return the features of rows (int64 indices), or of all."""
+    def __call__(self, rows: Tensor | slice | None) -> Tensor:
+        """Return the features of rows (int64 indices, or a slice), or of all."""
         return self.hidden.features(self.last, self.places, rows)
 
     def states(self) -> tuple[Tensor, ...]:
@@ -131,7 +131,7 @@ class HiddenStates:
             )
         return last if rows == expected else last[at : at + rows]
 
-    def features(self, last: Tensor, places: Tensor | None, rows: Tensor | None) -> Tensor:
+    def features(self, last: Tensor, places: Tensor | None, rows: Tensor | slice | None) -> Tensor:
         """Return the features of rows: float32, shape (rows, len(layers) * width).
 
         Parameters
@@ -140,7 +140,7 @@ class HiddenStates:
             What `take` gave.
         places : Tensor or None
             Index of each row's token in the forward pass; None when they are the same numbers.
-        rows : Tensor or None
+        rows : Tensor, slice or None
             int64 indices of the rows wanted; all when None.
         """
         parts = []

@@ -169,7 +169,9 @@ class HostSessions(CoreSessions):
 
     def _score(self, asking: list[tuple[int, _Follower]], features: Features) -> None:
         """Score rows that ask for it, and let their sessions decide."""
-        scores = self._probe.score(features(torch.tensor([row for row, _ in asking])))
+        first = asking[0][0]
+        alone = slice(first, first + 1) if len(asking) == 1 else None
+        scores = self._probe.score(features(alone or torch.tensor([row for row, _ in asking])))
         for (row, follower), score in zip(asking, scores.tolist(), strict=True):
             self._decide(row, follower, score, asked=True)
             self._make_room(follower)

@@ -28,8 +28,6 @@ def draw_tokens(logits: Tensor, table: SlotTable, step: BatchStep) -> None:
         Says which requests have random numbers of their own.
     step : BatchStep
     """
-    if not np.count_nonzero(table.drawn):
-        return
     rows = table.drawn[step.slots].nonzero()[0]
     groups: dict[Sampling, tuple[list[int], list[float]]] = {}
     for row, slot, index in zip(rows.tolist(), step.slots[rows].tolist(), step.indices(rows), strict=True):

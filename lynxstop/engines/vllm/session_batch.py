@@ -27,8 +27,9 @@ REASONS = (None, Reason.SCORE, Reason.BUDGET, Reason.LOOP, Reason.END)
 EXIT_KINDS = 8
 """An exit as a number: thinking tokens times this, plus the place of its reason in `REASONS`; 0 is none."""
 
-Features = Callable[[Tensor | None], Tensor]
-"""Give the float32 features of rows of the batch (int64 indices), or of all rows: shape (rows, width)."""
+Features = Callable[[Tensor | slice | None], Tensor]
+"""Give the float32 features of rows of the batch (int64 indices, or a slice), or of all rows: shape (rows,
+width)."""
 
 
 class Drafts(NamedTuple):

@@ -47,6 +47,8 @@ class SlotTable:
         Where the texts of the requests end.
     watched, recorded, drawn : bool arrays of shape (slots,)
         Which requests are watched, recorded, and have random numbers of their own.
+    drawing : bool
+        Whether any has.
     """
 
     def __init__(self, sessions: SessionBatch, count: int, *, drafted: bool = False) -> None:
@@ -60,6 +62,7 @@ class SlotTable:
         self.watched = np.zeros(count + 1, dtype=np.bool_)
         self.recorded = np.zeros(count + 1, dtype=np.bool_)
         self.drawn = np.zeros(count + 1, dtype=np.bool_)
+        self.drawing = False
         self.filling = np.zeros(count + 1, dtype=np.bool_)
         self._arrivals = False
         self._unnamed = 0
@@ -90,6 +93,7 @@ class SlotTable:
         self.watched[slot] = options.watched
         self.recorded[slot] = options.record is not None
         self.drawn[slot] = options.draw is not None
+        self.drawing = bool(self.drawn.any())
         self.filling[slot] = self._arrivals = True
         self._new[slot] = outputs == 0
         self._read[slot] = outputs - 1
@@ -112,10 +116,11 @@ class SlotTable:
     def reading(self, slots: NDArray[np.int64], partial: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Say which rows read a generated token in this step: shape (rows,), None when all do.
 
-        `partial` marks rows whose prompt, or history after preemption, is not complete yet.
+        `partial` marks rows whose prompt, or history after preemption, is not complete yet; it may be longer.
         """
         if not self._arrivals:
             return None
+        partial = partial[: len(slots)]
         read = ~(partial | self._new[slots])
         done = slots[~partial]
         self.filling[done] = False
