@@ -246,3 +246,20 @@ def test_features_that_are_not_finite_never_exit(sessions_for: Make, visible: bo
     # when the cue is proven, then nothing is forced, and the score is counted as lost
     assert drive(batch, [4], [value]) == drive(batch, [9], [0.0]) == [None]
     assert batch.counters[COUNTERS.index("not_finite")] == 1
+
+
+@pytest.mark.parametrize("kind", ["host", "request"])
+def test_a_token_that_ends_one_text_and_not_another_is_read_as_each_request_means_it(kind: str) -> None:
+    # given two requests, of which only the second ends at a token that decides nothing otherwise
+    batch = make(kind, StopPolicy(EXIT, (Level(RISK, 0.0),), 0, 0, 9), 2)
+    ending, cue = (len(SPECIAL) + PLAIN.index(text) for text in (".", "Hmm,"))
+    batch.admit(0, [0], RequestOptions(True, 0.0, 9))
+    drive(batch, [ending], [0.0])
+    batch.admit(1, [0], RequestOptions(True, 0.0, 9, ends=frozenset({ending})))
+    # when both read it, and a cue after it
+    assert drive(batch, [10, 10], [0.0, 0.0]) == [None, None]
+    assert drive(batch, [ending, ending], [0.0, 0.0]) == [None, None]
+    # then only the first goes on
+    assert drive(batch, [cue, cue], [1.0, 1.0]) == [EXIT[0], None]
+    # and the second one had read what came before its end
+    assert batch.shown()[1].tolist() == [4, 1]

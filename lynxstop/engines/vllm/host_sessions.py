@@ -71,6 +71,7 @@ class HostSessions(CoreSessions):
         follower = None
         if options.watched:
             session = self._start(prompt_ids, options)
+            self._places.exclude(options.ends)
             follower = _Follower(session, self._places.at(session.state), options.ends)
             self._make_room(follower)
         self.resume(slot, follower)
@@ -150,10 +151,10 @@ class HostSessions(CoreSessions):
 
     def _read(self, row: int, follower: _Follower, token: int) -> bool:
         """Let a session read a token itself; True when its score is wanted, else it has decided."""
+        self._catch_up(follower)
         if token in follower.ends:
             follower.session.finish()
             return False
-        self._catch_up(follower)
         session = follower.session
         wanted = session.forced_token
         self._places.learn(follower.place, token)

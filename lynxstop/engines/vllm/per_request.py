@@ -100,6 +100,7 @@ class PerRequestSessions(CoreSessions):
         if options.watched:
             decides = options.threshold < math.inf
             watched = Watched(self._start(prompt_ids, options), decides, options.ends)
+            self._quiet.exclude(options.ends)
             state = self._automaton.start(prompt_ids)
         self.resume(slot, _Parked(watched, None, state))
         self._fresh[slot] = True

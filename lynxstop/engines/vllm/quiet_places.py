@@ -6,6 +6,8 @@ and the session catches up by `lynxstop.core.session.Session.pass_over` when som
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from lynxstop.core.watch import Watch, WatchState
 
 _MOST = 1 << 16
@@ -33,7 +35,17 @@ class QuietPlaces:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._places: dict[WatchState, Place] = {}
+        self._excluded: set[int] = set()
         self._known = 0
+
+    def exclude(self, tokens: Set[int]) -> None:
+        """Never take these tokens as quiet: they end the texts of some requests."""
+        if tokens <= self._excluded:
+            return
+        self._excluded |= tokens
+        for place in self._places.values():
+            for token in tokens:
+                place.pop(token, None)
 
     def at(self, state: WatchState) -> Place:
         """Return the place of a state."""
@@ -48,7 +60,7 @@ class QuietPlaces:
         Quiet is a thinking token that neither completes nor confirms a cue, and any token with no thinking
         block open before or after it.
         """
-        if token in place:
+        if token in place or token in self._excluded:
             return
         seen = self._watch.read(place.state, token)
         if self._watch.inside(place.state):

@@ -7,6 +7,8 @@ kept here, and it reads that, in order, before anything else happens to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +46,7 @@ class QuietTokens:
         self._table, self._columns = automaton.table.reshape(-1), automaton.table.shape[1]
         self._beyond = len(automaton.classes) - 1
         self._every = policy.every if policy.points & INTERVAL else 0
+        self._excluded = np.zeros(len(automaton.classes), dtype=np.bool_)
         self._boundary: NDArray[np.bool_] | None = None
         if policy.points & BOUNDARY:
             self._boundary = np.zeros(len(automaton.classes), dtype=np.bool_)
@@ -58,6 +61,10 @@ class QuietTokens:
         self._tokens = np.zeros((slots, ROOM), dtype=np.int32)
         self._statistics = np.full((slots, ROOM, WIDTH), np.nan, dtype=DTYPE)
         self._turn = 0
+
+    def exclude(self, tokens: Iterable[int]) -> None:
+        """Never take these tokens as quiet: they end the texts of some requests."""
+        self._excluded[[min(token, self._beyond) for token in tokens]] = True
 
     def enter(self, slot: int, state: int) -> None:
         """Give a slot, at a state of the automaton, to a session that has read all its tokens."""
@@ -119,6 +126,7 @@ class QuietTokens:
             quiet &= ~self._boundary[known]
         quiet &= ~(looked & np.isnan(statistics[:, LOGPROB]))
         quiet = np.where(thinks, quiet, ~self._automaton.within[after]) & self._free[slots] & reads
+        quiet &= ~self._excluded[known]
         rows = np.flatnonzero(quiet)
         where = slots[rows]
         at = self._count[where]

@@ -8,7 +8,6 @@ vLLM samples and its logit is raised, so that the request is sent as a greedy on
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
