@@ -219,9 +219,8 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
         # the first step feeds the end of the prompt, which is not read
         read = None if number else np.array([False, False])
         step = BatchStep(np.array([0, 1]), torch.tensor(tokens), None, read, lambda rows: [])
-        sessions.observe(
-            step, lambda rows: torch.zeros(2 if rows is None else len(rows), 128), torch.zeros(2, 22)
-        )
+        features = torch.zeros(2, 128)
+        sessions.observe(step, lambda rows: features if rows is None else features[rows], torch.zeros(2, 22))
         logits = torch.zeros(2, 22)
         sessions.force(logits)
         forced.append([int(row.argmax()) if row.max() > 1e8 else None for row in logits])

@@ -188,6 +188,8 @@ class V1Adapter(RunnerAdapter):
     def __init__(self, runner: Any, served: ServedBundle, *parts: Any) -> None:
         super().__init__(runner, served, *parts)
         self.rows = BatchRows(self.slots, self.options, self.lost, runner.requests)
+        self._fed: Tensor | None = None
+        self._first: Any = ()
 
     def update(self, change: Any) -> None:
         """Follow a `BatchUpdate`."""
@@ -200,13 +202,17 @@ class V1Adapter(RunnerAdapter):
         """Describe the step from the runner's own buffers, which hold true under asynchronous scheduling."""
         if not self.rows.any_watched:
             return None
-        runner, count = self.runner, len(logits)
-        ends = runner.query_start_loc
+        runner, count = self.runner, logits.shape[0]
+        ends, fed = runner.query_start_loc, runner.input_ids.gpu
         if int(ends.np[count]) == count:
-            places, tokens = None, runner.input_ids.gpu[:count]
+            places = None
+            # Making a view is the largest part of what a step costs that decides nothing.
+            if fed is not self._fed or count != len(self._first):
+                self._fed, self._first = fed, fed[:count]
+            tokens = self._first
         else:
             places = ends.gpu[1 : count + 1] - 1
-            tokens = runner.input_ids.gpu[places]
+            tokens = fed[places]
         slots = self.rows.of(count)
         read = self.slots.reading(slots, runner.discard_request_mask.np)
         return BatchStep(
