@@ -214,12 +214,11 @@ def test_a_structured_request_is_forced_to_the_end_of_thinking_only(
         sessions.admit(slot, [0], RequestOptions(True, 0.0, budget=3, structured=structured))
     # when a budget stops it
     forced: list[list[int | None]] = []
-    tokens = [13, 13]
+    tokens, features = [13, 13], torch.zeros(2, 128)
     for number in range(10):
         # the first step feeds the end of the prompt, which is not read
         read = None if number else np.array([False, False])
         step = BatchStep(np.array([0, 1]), torch.tensor(tokens), None, read, lambda rows: [])
-        features = torch.zeros(2, 128)
         sessions.observe(step, lambda rows: features if rows is None else features[rows], torch.zeros(2, 22))
         logits = torch.zeros(2, 22)
         sessions.force(logits)

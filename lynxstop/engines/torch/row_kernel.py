@@ -1,4 +1,4 @@
-"""The sums of one row of logits on a CPU: the row is read from memory once, and written once.
+"""The sums of rows of logits on a CPU: each row is read from memory once, and written once.
 
 PyTorch passes over a row once per operation, and a row of 150,000 logits does not stay in the caches; here
 all sums are taken block by block. Compiled by Numba, in a second or two, when this module is imported.
@@ -96,27 +96,37 @@ def _sums(logits: Any, first: Any, shifted: Any) -> Any:
     return total, weighted
 
 
-@njit([void(float32[::1], float32[::1], float32[:, ::1], int64)], error_model="numpy")  # type: ignore[untyped-decorator]
-def describe_row(logits: Any, shifted: Any, found: Any, at: int) -> None:
-    """Write a row of logits minus the highest, and what its statistics are computed from.
+_NUMBERS = float32[::1]
+
+
+@njit(  # type: ignore[untyped-decorator]
+    [void(_NUMBERS, int64[::1], _NUMBERS, float32[:, ::1], int64, int64)], error_model="numpy"
+)
+def describe_rows(logits: Any, starts: Any, shifted: Any, found: Any, vocabulary: int, end: int) -> None:
+    """Write rows of logits minus their highest, and what their statistics are computed from.
 
     Parameters
     ----------
-    logits : float32 array of shape (vocabulary,)
-    shifted : float32 array of shape (vocabulary,)
-        Where to write logits minus the highest, at least `LEAST`; not part of `logits`.
-    found : float32 array of shape (rows, 4)
-        Where to write the two highest logits, the sum of the exponentials of `shifted`, and that of these
-        times `shifted`.
-    at : int
-        The row of `found`.
+    logits : float32 array of shape (numbers,)
+    starts : int64 array of shape (rows,)
+        Where in `logits` the rows begin.
+    shifted : float32 array of shape (rows * vocabulary,)
+        Where to write the rows minus their highest logits, at least `LEAST`; not part of `logits`.
+    found : float32 array of shape (rows, 5)
+        Where to write the two highest logits, the sum of the exponentials of `shifted`, that of these times
+        `shifted`, and what `shifted` has at the token `end`.
+    vocabulary, end : int
     """
-    first, second = _top_two(logits.view(np.int32))
-    highest = _number(first)
-    total, weighted = 0.0, 0.0
-    for start in range(0, len(logits), 4 * _BLOCK):
-        stop = start + 4 * _BLOCK
-        some, times = _sums(logits[start:stop], highest, shifted[start:stop])
-        total += some
-        weighted += times
-    found[at, 0], found[at, 1], found[at, 2], found[at, 3] = highest, _number(second), total, weighted
+    for row in range(len(starts)):
+        given = logits[starts[row] : starts[row] + vocabulary]
+        written = shifted[row * vocabulary : (row + 1) * vocabulary]
+        first, second = _top_two(given.view(np.int32))
+        highest = _number(first)
+        total, weighted = 0.0, 0.0
+        for start in range(0, vocabulary, 4 * _BLOCK):
+            stop = min(start + 4 * _BLOCK, vocabulary)
+            some, times = _sums(given[start:stop], highest, written[start:stop])
+            total += some
+            weighted += times
+        found[row, 0], found[row, 1], found[row, 2], found[row, 3] = highest, _number(second), total, weighted
+        found[row, 4] = written[end]

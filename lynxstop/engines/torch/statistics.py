@@ -6,16 +6,17 @@ import logging
 from functools import cache
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lynxstop.core.statistics import DEFINITIONS, LEAST, NextToken
+from lynxstop.core.statistics import DEFINITIONS, DTYPE, LEAST, NextToken
 
 logger = logging.getLogger("lynxstop")
 
 _BLOCK = 512
 _LARGE = 1 << 14
-"""Words of a vocabulary from which a row has a kernel call of its own on a CPU."""
+"""Words of a vocabulary from which a CPU takes rows by a kernel."""
 _PART, _PART_ON_CPU = 1 << 23, 1 << 18
 """Logits that are taken at once. On a CPU what lies between then stays in the caches."""
 
@@ -36,6 +37,10 @@ class Distributions(NamedTuple):
 
     def logprobs(self, tokens: Tensor) -> Tensor:
         """Log-probabilities in nats of one token in each row; int64 of shape (rows,)."""
+        if self.shifted.device.type == "cpu":
+            # An operation of NumPy takes a fraction of the time where nothing of it is in the caches.
+            own = self.shifted.numpy()[np.arange(len(tokens)), tokens.numpy()]
+            return torch.from_numpy(np.where(own > LEAST, own - self.log_total.numpy(), DTYPE(-np.inf)))
         found = self.shifted.gather(1, tokens.unsqueeze(1)).squeeze(1)
         return torch.where(found > LEAST, found - self.log_total, -torch.inf)
 
@@ -89,14 +94,14 @@ def describe(
 
 @cache
 def row_kernel() -> Any:
-    """Return `lynxstop.engines.torch.row_kernel.describe_row`; None where Numba, which vLLM brings, is
+    """Return `lynxstop.engines.torch.row_kernel.describe_rows`; None where Numba, which vLLM brings, is
     missing or of no use."""
     try:
-        from lynxstop.engines.torch.row_kernel import describe_row
+        from lynxstop.engines.torch.row_kernel import describe_rows
     except Exception as error:
         logger.info("PyTorch computes the statistics of logits, without Numba (%s).", error)
         return None
-    return describe_row
+    return describe_rows
 
 
 def prepare(device: torch.device, vocabulary: int) -> None:
@@ -116,41 +121,47 @@ def _describe(logits: Tensor, end_token: int, shifted: Tensor) -> tuple[Tensor, 
     # An impossible token contributes nothing: zero times any finite number.
     weights = shifted.clamp_(min=LEAST).exp()
     total = weights.sum(dim=1)
-    return _defined(shifted, total, weights.mul_(shifted).sum(dim=1), second - highest, end_token)
+    log_total, end = total.log(), shifted[:, end_token]
+    end = torch.where(end > LEAST, end, -torch.inf)
+    seen = _next_token(log_total, weights.mul_(shifted).sum(dim=1) / total, second - highest, end)
+    return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1), log_total
 
 
 def _describe_rows(
     kernel: Any, logits: Tensor, end_token: int, shifted: Tensor, rows: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As `_describe`, on a CPU, by a kernel that takes one row."""
-    numbers = range(len(logits)) if rows is None else rows.tolist()
-    found, written = torch.empty((len(numbers), 4)), shifted.numpy()
-    for place, row in enumerate(numbers):
-        kernel(logits[row].float().contiguous().numpy(), written[place], found.numpy(), place)
-    highest, second, total, weighted = found.unbind(1)
-    return _defined(shifted, total, weighted, second - highest, end_token)
+    """As `_describe`, on a CPU, by a kernel that takes row after row."""
+    logits = logits.float()
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    many, vocabulary = logits.shape
+    if not 0 <= end_token < vocabulary:
+        raise IndexError(f"Token {end_token} is not among {vocabulary}.")
+    stride = logits.stride(0) if many > 1 else vocabulary
+    flat = torch.as_strided(logits, ((many - 1) * stride + vocabulary,), (1,)).numpy()
+    starts = stride * (np.arange(many) if rows is None else rows.numpy())
+    found = np.empty((len(starts), 5), DTYPE)
+    kernel(flat, starts, shifted.numpy().reshape(-1), found, vocabulary, end_token)
+    highest, second, total, weighted, end = found.T
+    with np.errstate(all="ignore"):
+        log_total = np.log(total)
+        end = np.where(end > LEAST, end, DTYPE(-np.inf))
+        seen = _next_token(log_total, weighted / total, second - highest, end)
+        each = np.stack([define(seen) for define in DEFINITIONS.values()], axis=1)
+    return torch.from_numpy(each), torch.from_numpy(log_total)
 
 
-def _defined(
-    shifted: Tensor, total: Tensor, weighted: Tensor, gap: Tensor, end_token: int
-) -> tuple[Tensor, Tensor]:
-    """Return the statistics, and the logarithm of `total`.
+def _next_token(log_total: Any, mean: Any, gap: Any, end: Any) -> NextToken:
+    """What statistics are computed from, by row.
 
     Parameters
     ----------
-    shifted : Tensor, shape (rows, vocabulary)
+    log_total : array or tensor of shape (rows,)
         See `Distributions`.
-    total, weighted : Tensor, shape (rows,)
-        Sums of the exponentials of `shifted`, and of these times `shifted`.
-    gap : Tensor, shape (rows,)
-        Second highest logit minus the highest.
-    end_token : int
+    mean, gap, end : arrays or tensors of shape (rows,)
+        The mean of `Distributions.shifted`; its second highest number, and that of the first exit token.
     """
-    log_total = total.log()
-    end = shifted[:, end_token]
-    end = torch.where(end > LEAST, end, -torch.inf)
-    seen = NextToken(log_total - weighted / total, -log_total, gap - log_total, end - log_total)
-    return torch.stack([define(seen) for define in DEFINITIONS.values()], dim=1), log_total
+    return NextToken(log_total - mean, -log_total, gap - log_total, end - log_total)
 
 
 def _top_two(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -177,17 +177,22 @@ class PerRequestSessions(CoreSessions):
         slots, count = step.slots, len(step.slots)
         looked = self._undecided[slots] & (reads | self._fresh[slots]) & (self._statistics is not None)
         scored = self._open[slots] & reads & (self._probe is not None)
-        parts = [torch.as_tensor(step.tokens).to(torch.int32)]
+        found, logit = torch.empty(0), torch.empty(0)
         if self._statistics is not None and looked.any():
             rows = np.flatnonzero(looked)
-            parts.append(bits(self._statistics.observe(logits, rows, slots[rows], step.tokens)))
+            found = self._statistics.observe(logits, rows, slots[rows], step.tokens)
         if self._probe is not None and scored.any():
             some = None if scored.all() else torch.from_numpy(np.flatnonzero(scored)).to(self._device)
-            parts.append(bits(self._probe.score(features(some))))
-        host = (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
-        numbers = host[count:].view(np.float32)
+            logit = self._probe.score(features(some))
         statistics, scores = np.full((count, WIDTH), np.nan, DTYPE), np.full(count, np.nan, np.float32)
-        split = WIDTH * int(looked.sum())
+        if self._device.type == "cpu":
+            tokens = np.asarray(step.tokens, dtype=np.int32)
+            statistics[looked], scores[scored] = found.numpy().reshape(-1, WIDTH), logit.numpy()
+            return _Known(tokens, statistics, looked, scores)
+        packed = [torch.as_tensor(step.tokens).to(torch.int32)]
+        packed += [bits(part) for part in (found, logit) if len(part)]
+        host = (torch.cat(packed) if len(packed) > 1 else packed[0]).cpu().numpy()
+        numbers, split = host[count:].view(np.float32), WIDTH * int(looked.sum())
         statistics[looked], scores[scored] = numbers[:split].reshape(-1, WIDTH), numbers[split:]
         return _Known(host[:count], statistics, looked, scores)
 
