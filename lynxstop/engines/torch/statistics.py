@@ -15,8 +15,6 @@ from lynxstop.core.statistics import DEFINITIONS, DTYPE, LEAST, NextToken
 logger = logging.getLogger("lynxstop")
 
 _BLOCK = 512
-_LARGE = 1 << 14
-"""Words of a vocabulary from which a CPU takes rows by a kernel."""
 _PART, _PART_ON_CPU = 1 << 23, 1 << 18
 """Logits that are taken at once. On a CPU what lies between then stays in the caches."""
 
@@ -75,7 +73,7 @@ def describe(
     if shifted is None:
         shifted = torch.empty((count, vocabulary), dtype=torch.float32, device=logits.device)
     on_cpu = logits.device.type == "cpu"
-    if on_cpu and vocabulary >= _LARGE and (kernel := row_kernel()) is not None:
+    if on_cpu and count and (kernel := row_kernel()) is not None:
         each, total = _describe_rows(kernel, logits, end_token, shifted, rows)
         return each, Distributions(shifted, total)
     if rows is not None:
@@ -104,9 +102,9 @@ def row_kernel() -> Any:
     return describe_rows
 
 
-def prepare(device: torch.device, vocabulary: int) -> None:
-    """Compile what `describe` takes for so many words, which takes seconds the first time."""
-    if device.type == "cpu" and vocabulary >= _LARGE:
+def prepare(device: torch.device) -> None:
+    """Compile what `describe` needs on a device, which takes seconds the first time."""
+    if device.type == "cpu":
         row_kernel()
 
 

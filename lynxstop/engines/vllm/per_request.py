@@ -86,7 +86,7 @@ class PerRequestSessions(CoreSessions):
         self._probe = DeviceProbe(probe, device) if rule is None or rule.hidden or record else None
         wanted = rule is not None and rule.statistics
         if wanted:
-            prepare(device, len(automaton.classes))
+            prepare(device)
         self._statistics = TokenStatistics(slots, policy.exit_ids[0]) if wanted else None
         self._quiet = QuietTokens(automaton, policy, slots)
         self._by_slot: list[Watched | None] = [None] * slots
