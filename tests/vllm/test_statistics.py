@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -171,6 +174,13 @@ def test_a_row_with_a_logit_that_is_no_number_has_no_statistics(poison: float) -
     found, _ = describe(logits, END)
     assert found[0].isnan().all()
     assert found[1].isfinite().all()
+
+
+def test_without_compilation_the_operations_serve() -> None:
+    # given Numba with its compiler switched off, where the kernel would run number by number
+    pytest.importorskip("numba")
+    code = "from lynxstop.engines.torch.statistics import row_kernel; assert row_kernel() is None"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, check=True)
 
 
 @hypothesis.settings(max_examples=60, deadline=None)

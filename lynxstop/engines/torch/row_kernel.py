@@ -100,7 +100,7 @@ _NUMBERS = float32[::1]
 
 
 @njit(  # type: ignore[untyped-decorator]
-    [void(_NUMBERS, int64[::1], _NUMBERS, float32[:, ::1], int64, int64)], error_model="numpy"
+    [void(_NUMBERS, int64[::1], _NUMBERS, float32[:, ::1], int64, int64)], error_model="numpy", nogil=True
 )
 def describe_rows(logits: Any, starts: Any, shifted: Any, found: Any, vocabulary: int, end: int) -> None:
     """Write rows of logits minus their highest, and what their statistics are computed from.

@@ -93,8 +93,12 @@ def describe(
 @cache
 def row_kernel() -> Any:
     """Return `lynxstop.engines.torch.row_kernel.describe_rows`; None where Numba, which vLLM brings, is
-    missing or of no use."""
+    missing, switched off or of no use."""
     try:
+        from numba import config
+
+        if config.DISABLE_JIT:
+            return None
         from lynxstop.engines.torch.row_kernel import describe_rows
     except Exception as error:
         logger.info("PyTorch computes the statistics of logits, without Numba (%s).", error)
@@ -136,7 +140,7 @@ def _describe_rows(
     if not 0 <= end_token < vocabulary:
         raise IndexError(f"Token {end_token} is not among {vocabulary}.")
     stride = logits.stride(0) if many > 1 else vocabulary
-    flat = torch.as_strided(logits, ((many - 1) * stride + vocabulary,), (1,)).numpy()
+    flat = torch.as_strided(logits, ((many - 1) * stride + vocabulary,), (1,)).detach().numpy()
     starts = stride * (np.arange(many) if rows is None else rows.numpy())
     found = np.empty((len(starts), 5), DTYPE)
     kernel(flat, starts, shifted.numpy().reshape(-1), found, vocabulary, end_token)
