@@ -176,6 +176,15 @@ def test_a_row_with_a_logit_that_is_no_number_has_no_statistics(poison: float) -
     assert found[1].isfinite().all()
 
 
+def test_vllm_starts_an_engine_after_the_kernel_is_loaded() -> None:
+    # given what vLLM does with every module when an engine starts on a CPU
+    dispatcher = pytest.importorskip("vllm.triton_utils.dispatcher")
+    pytest.importorskip("numba")
+    assert row_kernel() is not None
+    # then it does not stumble over llvmlite
+    dispatcher._rebind_kernels([])
+
+
 def test_without_compilation_the_operations_serve() -> None:
     # given Numba with its compiler switched off, where the kernel would run number by number
     pytest.importorskip("numba")

@@ -9,9 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import ffi
 from numba import float32, int64, njit, void
 
 from lynxstop.core.statistics import LEAST
+
+# vLLM looks for a `kernel` in whatever any module holds when it starts on a CPU. llvmlite's library answers to
+# every name with a function of it, also to `__dict__`, and an engine started after Numba is loaded fails.
+ffi.lib._fntab.setdefault("__dict__", {})
 
 _BLOCK = 512
 _LEAST, _SMALLEST, _ZERO, _HALF = np.float32(LEAST), np.float32(-87), np.float32(0), np.float32(0.5)
