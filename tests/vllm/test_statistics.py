@@ -176,6 +176,7 @@ def test_a_row_with_a_logit_that_is_no_number_has_no_statistics(poison: float) -
     assert found[1].isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_vllm_starts_an_engine_after_the_kernel_is_loaded() -> None:
     # given what vLLM does with every module when an engine starts on a CPU
     dispatcher = pytest.importorskip("vllm.triton_utils.dispatcher")

@@ -15,7 +15,7 @@ from numba import float32, int64, njit, void
 from lynxstop.core.statistics import LEAST
 
 # vLLM looks for a `kernel` in whatever any module holds when it starts on a CPU. llvmlite's library answers to
-# every name with a function of it, also to `__dict__`, and an engine started after Numba is loaded fails.
+# any name with a function, to `__dict__` too, and no engine starts any more where Numba is loaded.
 ffi.lib._fntab.setdefault("__dict__", {})
 
 _BLOCK = 512
