@@ -14,8 +14,8 @@ from numba import float32, int64, njit, void
 
 from lynxstop.core.statistics import LEAST
 
-# vLLM looks for a `kernel` in whatever any module holds when it starts on a CPU. llvmlite's library answers to
-# any name with a function, to `__dict__` too, and no engine starts any more where Numba is loaded.
+# vLLM looks for a `kernel` in whatever any module holds when it starts on a CPU. llvmlite's library answers
+# to any name with a function, to `__dict__` too, and no engine starts any more where Numba is loaded.
 ffi.lib._fntab.setdefault("__dict__", {})
 
 _BLOCK = 512
