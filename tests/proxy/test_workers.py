@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 
@@ -50,7 +50,8 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
     found = []
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
         for number in map(int, children.read().split()):
-            with open(f"/proc/{number}/cmdline") as line:
+            # one that was killed may be gone by now
+            with suppress(FileNotFoundError), open(f"/proc/{number}/cmdline") as line:
                 if "resource_tracker" not in line.read():
                     found.append(number)
     return found
