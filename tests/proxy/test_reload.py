@@ -22,7 +22,7 @@ from lynxstop.proxy.reload import Reloading
 from lynxstop.proxy.serve import reloading
 from lynxstop.testing.server import MockServer
 from lynxstop.testing.settings import MockSettings
-from tests.support.servers import command, eventually, program, serving
+from tests.support.servers import children, command, eventually, program, serving
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "What is 7 + 5 * 2?"}], "stream": True}
@@ -240,12 +240,6 @@ def test_what_cannot_be_served_ends_the_command_and_starts_no_worker(tmp_path: P
     assert "There is no bundle at" in done.stderr
     assert "Traceback" not in done.stderr
     assert "worker" not in done.stderr
-
-
-def children(parent: int) -> list[int]:
-    """Processes that serve, in the order in which they were started."""
-    found = [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def said(lines: list[Any], event: str) -> int:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import httpx
 
 from lynxstop.testing.server import MockServer
-from tests.support.servers import eventually, serving
+from tests.support.servers import children, eventually, serving
 
 ASK = {"messages": [{"role": "user", "content": "7 + 5 * 2"}], "stream": True}
 CHAT = "/v1/chat/completions"
@@ -45,25 +45,13 @@ def several(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[by
         process.wait(60)
 
 
-def workers(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the processes that serve: children that are no helpers of Python's own."""
-    found = []
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
-        for number in map(int, children.read().split()):
-            # one that was killed may be gone by now
-            with suppress(FileNotFoundError), open(f"/proc/{number}/cmdline") as line:
-                if "resource_tracker" not in line.read():
-                    found.append(number)
-    return found
-
-
 def value(text: str, name: str) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 
 def test_every_worker_serves_and_shows_the_sum_of_all() -> None:
     with serving(MockServer()) as url, several("--upstream", url) as (process, proxy):
-        eventually(lambda: len(workers(process)) == 2)
+        eventually(lambda: len(children(process.pid)) == 2)
 
         def shown() -> set[float]:
             # Connections of their own, so that either worker may answer.
@@ -72,7 +60,7 @@ def test_every_worker_serves_and_shows_the_sum_of_all() -> None:
 
         def handled() -> dict[int, int]:
             found = {}
-            for number in workers(process):
+            for number in children(process.pid):
                 with open(f"/proc/{number}/io") as counts:
                     found[number] = int(counts.read().split("wchar: ")[1].split()[0])
             return found
@@ -109,7 +97,7 @@ def test_a_signal_drains_all_workers() -> None:
             return list(await asyncio.gather(*tasks))
 
     with serving(mock) as url, several("--upstream", url) as (process, address):
-        eventually(lambda: len(workers(process)) == 2)
+        eventually(lambda: len(children(process.pid)) == 2)
         found = asyncio.run(all_of_them())
         status = process.wait(60)
 
@@ -120,8 +108,8 @@ def test_a_signal_drains_all_workers() -> None:
 
 def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on() -> None:
     with serving(MockServer()) as url, several("--upstream", url) as (process, proxy):
-        eventually(lambda: len(workers(process)) == 2)
-        lost = set(workers(process))
+        eventually(lambda: len(children(process.pid)) == 2)
+        lost = set(children(process.pid))
 
         def shown(name: str) -> float:
             try:
@@ -138,7 +126,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on() -> None:
             assert shown("lynxstop_requests_active") == 1
             for number in lost:
                 os.kill(number, signal.SIGKILL)
-            eventually(lambda: len(set(workers(process)) - lost) == 2)
+            eventually(lambda: len(set(children(process.pid)) - lost) == 2)
 
         # What the lost ones had counted stays counted, and what they were about is no more.
         eventually(lambda: shown("lynxstop_requests_total") == 10)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -120,3 +121,14 @@ def command(
         if reader.ident is not None:
             reader.join(10)
         stream.close()
+
+
+def children(parent: int) -> list[int]:
+    """Processes of a server that serve, in the order in which they were started."""
+    found = []
+    for one in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+        # one that was killed may be gone by now
+        with suppress(FileNotFoundError):
+            if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(one)
+    return found
